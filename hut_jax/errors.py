@@ -1,0 +1,25 @@
+"""The one exception for a user's mistake, and the help it carries."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Something the user gave is wrong; the message says what, where, and what would be right.
+
+    The commands print the message alone and exit with 2; library code raises it as any other exception.
+    """
+
+
+def nearest(name: str, valid: Iterable[str], count: int = 3) -> str:
+    """The valid names most like `name`, as a phrase to end an error message with.
+
+    Returns:
+        `"did you mean 'a', 'b'?"`, or `"valid: 'a', 'b', ..."` where nothing is alike.
+    """
+    names = sorted(set(valid))
+    close = difflib.get_close_matches(name, names, n=count, cutoff=0.5)
+    if close:
+        return "did you mean " + ", ".join(map(repr, close)) + "?"
+    shown = ", ".join(map(repr, names[:8])) or "none"
+    return f"valid: {shown}" + (f", and {len(names) - 8} more" if len(names) > 8 else "")

@@ -1,0 +1,158 @@
+"""Which parameters an adapter acts on: patterns over '/'-joined paths, and how a kernel's axes are read."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flax import traverse_util
+
+from hut_jax.errors import UserError, nearest
+
+Patterns = str | Iterable[str] | None
+Rules = Mapping[str, Any] | Sequence[tuple[str, Any]]
+
+ALL_LINEAR = "all-linear"
+
+DEFAULT_TARGETS = {
+    "hut_jax": r"attention/(query|value)$",
+    "transformers' Flax BERT and RoBERTa": r"attention/self/(query|value)$",
+    "transformers' Flax GPT-2": r"attn/c_attn$",
+}
+"""Query and value, as each model family names them; the first family that matches is taken."""
+
+
+def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A tree of dicts as one dict from '/'-joined paths to leaves."""
+    return traverse_util.flatten_dict(tree, sep="/")
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `flatten`."""
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def as_patterns(patterns: Patterns) -> tuple[str, ...]:
+    """One pattern, several or none, as a tuple.
+
+    Raises:
+        UserError: one is no regular expression.
+    """
+    several = () if patterns is None else (patterns,) if isinstance(patterns, str) else tuple(patterns)
+    for pattern in several:
+        _check(pattern)
+    return several
+
+
+def as_rules(rules: Rules) -> tuple[tuple[str, Any], ...]:
+    """Pairs of a pattern and a value, in order, from pairs or from a mapping.
+
+    Raises:
+        UserError: a pattern is no regular expression.
+    """
+    pairs = rules.items() if isinstance(rules, Mapping) else rules
+    for pattern, _ in pairs:
+        _check(pattern)
+    return tuple((pattern, value) for pattern, value in pairs)
+
+
+def match(paths: Sequence[str], targets: Sequence[str], exclude: Sequence[str]) -> list[str]:
+    """The paths in which some target pattern is found and no excluding one is, in their order.
+
+    `all-linear` stands for every path. No targets at all means the default of the first model family that matches.
+
+    Raises:
+        UserError: a target pattern is found in no path, or an excluding one takes everything away.
+    """
+    if not targets:
+        targets = [pattern for pattern in DEFAULT_TARGETS.values() if _found(pattern, paths)][:1]
+        if not targets:
+            raise UserError(
+                f"no default targets fit this model; give targets=, a pattern over its paths: {_some(paths)}"
+            )
+    chosen: set[str] = set()
+    for pattern in targets:
+        found = paths if pattern == ALL_LINEAR else _found(pattern, paths)
+        if not found:
+            raise UserError(f"target pattern {pattern!r} matches no path; {nearest(pattern, paths)}")
+        chosen.update(found)
+    for pattern in exclude:
+        if not _found(pattern, paths):
+            raise UserError(f"exclude pattern {pattern!r} matches no path; {nearest(pattern, paths)}")
+        chosen.difference_update(_found(pattern, paths))
+    if not chosen:
+        raise UserError(f"exclude {list(exclude)} takes away all that targets {list(targets)} match")
+    return [path for path in paths if path in chosen]
+
+
+def first_match(rules: Iterable[tuple[str, Any]], path: str) -> Any | None:
+    """The value of the first (pattern, value) whose pattern is found in `path`; None where none is."""
+    return next((value for pattern, value in rules if re.search(pattern, path)), None)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a kernel's axes are read: `stacked` leading layer axes, then `inputs` input axes, then outputs."""
+
+    stacked: int
+    inputs: int
+
+    @classmethod
+    def parse(cls, text: str, shape: Sequence[int]) -> "Layout":
+        """The layout that a string such as "lio" spells, a letter an axis: l(ayer), i(nput), o(utput).
+
+        Raises:
+            UserError: it is no such string, or not one for a kernel of this shape.
+        """
+        if not re.fullmatch("l*i+o+", text) or len(text) != len(shape):
+            raise UserError(
+                f"layout {text!r} does not fit a kernel of shape {list(shape)}: "
+                "one letter an axis, l for stacked layers, then i for inputs, then o for outputs"
+            )
+        return cls(stacked=text.count("l"), inputs=text.count("i"))
+
+    @classmethod
+    def infer(cls, shape: Sequence[int], bias_shape: Sequence[int] | None) -> "Layout":
+        """The layout that the shapes leave open no doubt about.
+
+        A matrix is one of inputs by outputs. With more axes the bias tells: it has the output axes, and a
+        leading axis more where layers are stacked.
+
+        Raises:
+            UserError: there is no bias, or it fits two readings.
+        """
+        if len(shape) == 2:
+            return cls(stacked=0, inputs=1)
+        readings = []
+        if bias_shape is not None:
+            for stacked in range(len(shape) - 1):
+                outputs = tuple(bias_shape[stacked:])
+                inputs = len(shape) - stacked - len(outputs)
+                if (
+                    outputs
+                    and inputs > 0
+                    and tuple(shape[-len(outputs) :]) == outputs
+                    and tuple(shape[:stacked]) == tuple(bias_shape[:stacked])
+                ):
+                    readings.append(cls(stacked=stacked, inputs=inputs))
+        if len(readings) != 1:
+            raise UserError(
+                f"which axes of a kernel of shape {list(shape)} are inputs and which outputs cannot be told; "
+                'say so with layout={pattern: "lio"}, a letter an axis (l stacked layers, i input, o output)'
+            )
+        return readings[0]
+
+
+def _found(pattern: str, paths: Iterable[str]) -> list[str]:
+    return [path for path in paths if re.search(pattern, path)]
+
+
+def _check(pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except (re.error, TypeError) as error:
+        raise UserError(f"{pattern!r} is no regular expression: {error}") from None
+
+
+def _some(paths: Sequence[str]) -> str:
+    return ", ".join(map(repr, paths[:6])) + (", ..." if len(paths) > 6 else "")

@@ -1,0 +1,31 @@
+"""Full fine-tuning as a member of the family: `W = W0 + D`, every number of every target free."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from hut_jax.transforms.base import Factors, Transform, add, wide
+
+
+@dataclass(frozen=True)
+class Full(Transform):
+    """`W0 + D` on any parameter, `D` of its shape.
+
+    `D` rather than `W` trains, so that weight decay pulls towards the pretrained model, as it does for the
+    other transformations. From random initialisation this is pre-training.
+    """
+
+    name: ClassVar[str] = "full"
+    whole_leaves: ClassVar[bool] = True
+
+    def init(self, key: jax.Array, kernel: Float[Array, "..."], bias: Array | None = None) -> Factors:
+        """Zeros of the parameter's shape."""
+        return {"d": jnp.zeros(kernel.shape, jnp.float32)}
+
+    def weight(self, kernel: Float[Array, "..."], factors: Factors) -> Float[Array, "..."]:
+        """`W0 + D`, in W0's dtype."""
+        d = factors["d"]
+        return add(kernel.astype(wide(kernel, d)), d).astype(kernel.dtype)

@@ -1,0 +1,119 @@
+"""HUT, the Hadamard Updated Transformation (Zhang, Zhou and Chen, arXiv 2409.13501, 2024, section 3).
+
+    W = (M_A x 1_A) ⊙ W0 ⊙ (1_B x M_B)        M_A: [d, r]    M_B: [r, k]
+    h = gamma ⊙ (x @ W + bias) + beta          gamma, beta: [k]
+
+so that `W[i, j] = M_A[i, q(j)] * W0[i, j] * M_B[p(i), j]`: each of r groups of outputs has its own scale for
+every input, and each of r groups of inputs its own scale for every output. The paper leaves the spreading of
+the two low-rank matrices over W0 to its reader. `block` is our reading: groups are runs of neighbours,
+`q(j) = j // (k/r)` and `p(i) = i // (d/r)`; `cyclic` deals them out, `q(j) = j mod r` and `p(i) = i mod r`.
+
+What is stored are deviations from the identity: `M_A = 1 + a`, `M_B = 1 + b`, `gamma = 1 + g`, `beta = s`.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from hut_jax.errors import UserError, nearest
+from hut_jax.transforms.base import Factors, Transform, add, wide
+
+SPREADS = ("block", "cyclic")
+
+
+@dataclass(frozen=True)
+class HUT(Transform):
+    """Two low-rank Hadamard factors on the kernel, a scale and a shift on the output.
+
+    Attributes:
+        rank: r; must divide both sides of every kernel. r = 1 is `diag(a) W0 diag(b)`.
+        spread: how the low-rank matrices are spread over W0, "block" or "cyclic".
+        scale: whether gamma trains.
+        shift: whether beta trains; it needs a layer with a bias, into which it can be merged.
+    """
+
+    rank: int = 8
+    spread: str = "block"
+    scale: bool = True
+    shift: bool = True
+
+    name: ClassVar[str] = "hut"
+    # At the factors' own rate scale and shift did harm, at a tenth of it none: docs/method.md, "Rates".
+    rates: ClassVar[Mapping[str, float]] = {"g": 0.1, "s": 0.1}
+
+    def __post_init__(self):
+        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
+            raise UserError(f"HUT: rank must be a whole number of at least 1, not {self.rank!r}")
+        if self.spread not in SPREADS:
+            raise UserError(f"HUT: unknown spread {self.spread!r}; {nearest(str(self.spread), SPREADS)}")
+
+    def init(self, key: jax.Array, kernel: Float[Array, "d k"], bias: Float[Array, " k"] | None) -> Factors:
+        """Zeros `a: [d, r]`, `b: [r, k]`, and where they train `g: [k]`, `s: [k]`.
+
+        Raises:
+            UserError: the rank does not divide d and k, or `shift` is on and the layer has no bias.
+        """
+        (d, k), r = kernel.shape, self.rank
+        if d % r or k % r:
+            raise UserError(
+                f"HUT: rank {r} does not divide both sides of a kernel of shape [{d}, {k}]; "
+                f"the nearest ranks that do: {_nearest_ranks(r, d, k)}"
+            )
+        if self.shift and bias is None:
+            raise UserError("HUT: shift=True needs a layer with a bias; this one has none, use shift=False")
+        shapes: dict[str, tuple[int, ...]] = {"a": (d, r), "b": (r, k)}
+        if self.scale:
+            shapes["g"] = (k,)
+        if self.shift:
+            shapes["s"] = (k,)
+        return {name: jnp.zeros(shape, jnp.float32) for name, shape in shapes.items()}
+
+    def weight(self, kernel: Float[Array, "d k"], factors: Factors) -> Float[Array, "d k"]:
+        """`(M_A x 1_A) ⊙ W0 ⊙ (1_B x M_B)`."""
+        return self._product(kernel, factors).astype(kernel.dtype)
+
+    def output(self, y: Float[Array, "*batch k"], factors: Factors) -> Float[Array, "*batch k"]:
+        """`gamma ⊙ y + beta`, in y's dtype."""
+        out = y
+        if "g" in factors:
+            out = out * (1 + factors["g"])
+        if "s" in factors:
+            out = add(out, factors["s"])
+        return out.astype(y.dtype)
+
+    def merge(
+        self, kernel: Float[Array, "d k"], bias: Float[Array, " k"] | None, factors: Factors
+    ) -> tuple[Float[Array, "d k"], Float[Array, " k"] | None]:
+        """Scale and shift folded into kernel and bias: `W ⊙ gamma` and `gamma ⊙ bias + beta`."""
+        gamma = 1 + factors["g"] if "g" in factors else 1
+        merged = (self._product(kernel, factors) * gamma).astype(kernel.dtype)
+        if bias is None:
+            return merged, None
+        shifted = bias.astype(wide(bias)) * gamma
+        if "s" in factors:
+            shifted = add(shifted, factors["s"])
+        return merged, shifted.astype(bias.dtype)
+
+    def _product(self, kernel: Float[Array, "d k"], factors: Factors) -> Float[Array, "d k"]:
+        """W in the wide dtype. The spread is a broadcast over W0 cut into groups: no large matrix is built."""
+        a, b = 1 + factors["a"], 1 + factors["b"]
+        (d, k), r = kernel.shape, a.shape[-1]
+        w = kernel.astype(wide(kernel, a, b))
+        if self.spread == "block":
+            w = w.reshape(r, d // r, r, k // r)  # [p, i within p, q, j within q]
+            w = a.reshape(r, d // r, r, 1) * w * b.reshape(r, 1, r, k // r)
+        else:
+            w = w.reshape(d // r, r, k // r, r)  # [i within p, p, j within q, q]
+            w = a.reshape(d // r, r, 1, r) * w * b.reshape(1, r, k // r, r)
+        return w.reshape(d, k)
+
+
+def _nearest_ranks(rank: int, d: int, k: int) -> str:
+    common = math.gcd(d, k)
+    divisors = [r for r in range(1, common + 1) if common % r == 0]
+    return ", ".join(map(str, sorted(sorted(divisors, key=lambda r: (abs(r - rank), r))[:2])))
