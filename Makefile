@@ -1,0 +1,56 @@
+# `make quickstart` and `make test` need Python 3.11 or later and nothing else: each makes what it lacks.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help quickstart test lint format peers test-peers clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+quickstart: $(VENV)/run.stamp ## train HUT on the embedded base and data, about a minute, and show what it achieved
+	$(BIN)/python -m hut_jax.quickstart
+
+test: $(VENV)/dev.stamp ## the default tests
+	$(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/dev.stamp ## format, lint and types, as CI checks them
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/dev.stamp ## put the code in its format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+peers: $(VENV)/peers.stamp .venv-flax/peers.stamp ## install the libraries that the marked tests compare with
+
+test-peers: peers ## the marked tests
+	$(BIN)/python -m pytest -m "peers or slow"
+
+clean: ## take away the environments and caches, not the runs
+	rm -rf $(VENV) .venv-flax .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# A stamp is as old as its last install: a changed requirements file installs again.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "hut_jax needs Python 3.11 or later; name one with PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/run.stamp: requirements.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	touch $@
+
+$(VENV)/dev.stamp: requirements-dev.txt requirements.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	touch $@
+
+$(VENV)/peers.stamp: requirements-peers.txt $(VENV)/dev.stamp
+	$(BIN)/python -m pip install --quiet -r requirements-peers.txt
+	touch $@
+
+# The last transformers with Flax classes wants an environment of its own.
+.venv-flax/peers.stamp: requirements-flax.txt
+	$(PYTHON) -m venv .venv-flax
+	.venv-flax/bin/python -m pip install --quiet -r requirements-flax.txt
+	touch $@
