@@ -1,0 +1,1 @@
+"""The models in Flax Linen, and their Hugging Face files."""

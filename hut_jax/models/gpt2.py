@@ -1,0 +1,386 @@
+"""GPT-2 (Radford et al., "Language Models are Unsupervised Multitask Learners", 2019) in Flax Linen.
+
+Written after the model's description and Hugging Face's config.json fields; the logits equal those of
+`transformers.GPT2LMHeadModel` given the same arguments. The parameters are
+
+    token_embedding/embedding, position_embedding/embedding
+    layer_{i}/{attention_norm,mlp_norm}/{scale,bias}
+    layer_{i}/attention/{query,key,value,out}/{kernel,bias}
+    layer_{i}/mlp/{up,down}/{kernel,bias}
+    final_norm/{scale,bias}
+    lm_head/kernel                       only where the config does not tie it to the token embedding
+
+and with `scan_layers` one `layers/...`, whose leaves have a leading layer axis.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from hut_jax.errors import UserError, nearest
+from hut_jax.models.config import Ids, read_config
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu_new": functools.partial(nn.gelu, approximate=True),
+    "gelu_pytorch_tanh": functools.partial(nn.gelu, approximate=True),
+    "gelu": functools.partial(nn.gelu, approximate=False),
+    "relu": nn.relu,
+    "silu": nn.silu,
+    "swish": nn.silu,
+    "tanh": nn.tanh,
+}
+
+HostOrDevice = Array | np.ndarray
+Tokens = Int[HostOrDevice, "batch length"]
+Mask = Bool[HostOrDevice, "batch keys"] | Int[HostOrDevice, "batch keys"]
+Hidden = Float[Array, "batch length width"]
+Heads = Float[Array, "batch length heads head_width"]
+Memory = tuple[Any, Any]  # one layer's cached keys and values, each Float[Array, "batch keys heads head_width"]
+
+# In bf16 the products are still summed and returned in fp32; rounding logits to bf16 would make ties.
+_fp32_dot = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class GPT2Config:
+    """The fields of Hugging Face's config.json that change what the model computes or how it starts.
+
+    `reorder_and_upcast_attn` is not among them: attention's statistics are always in fp32 here.
+    """
+
+    vocab_size: int
+    n_positions: int
+    n_embd: int
+    n_layer: int
+    n_head: int
+    n_inner: int | None = None
+    activation_function: str = "gelu_new"
+    resid_pdrop: float = 0.1
+    embd_pdrop: float = 0.1
+    attn_pdrop: float = 0.1
+    layer_norm_epsilon: float = 1e-5
+    initializer_range: float = 0.02
+    scale_attn_weights: bool = True
+    scale_attn_by_inverse_layer_idx: bool = False
+    tie_word_embeddings: bool = True
+    bos_token_id: Ids = 50256
+    eos_token_id: Ids = 50256
+    pad_token_id: Ids = None
+
+    def __post_init__(self):
+        if self.n_embd % self.n_head:
+            raise UserError(f"n_embd {self.n_embd} is not divisible by n_head {self.n_head}")
+        if self.activation_function not in ACTIVATIONS:
+            known = nearest(self.activation_function, ACTIVATIONS)
+            raise UserError(f"unsupported activation_function {self.activation_function!r}; {known}")
+        for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 0 and below 1, not {getattr(self, name)}")
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], where: str = "config.json") -> "GPT2Config":
+        """Reads a parsed config.json; fields that say nothing about the language model are ignored.
+
+        Raises:
+            UserError: a field is missing, of the wrong kind, or asks for what is not supported.
+        """
+        if values.get("add_cross_attention"):
+            raise UserError(f"{where}: 'add_cross_attention' is not supported: this GPT-2 has no encoder")
+        return read_config(cls, values, where)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as config.json has them, with `model_type`."""
+        return {"model_type": "gpt2", **dataclasses.asdict(self)}
+
+    @property
+    def attention_scales(self) -> tuple[float, ...]:
+        """What each layer multiplies its query-key products with."""
+        scale = (self.n_embd // self.n_head) ** -0.5 if self.scale_attn_weights else 1.0
+        by_depth = self.scale_attn_by_inverse_layer_idx
+        return tuple(scale / (depth + 1) if by_depth else scale for depth in range(self.n_layer))
+
+
+@flax.struct.dataclass
+class Cache:
+    """The keys and values of the tokens read so far. Every call returns a new one.
+
+    Attributes:
+        keys: a tuple of one array a layer, `[batch, length, heads, head_width]`; with `scan_layers` one
+            array with a leading layer axis. Either way the batch is axis -4.
+        values: as `keys`.
+        index: how many tokens have been read, a whole number: the next one is written there. Under jit a call
+            cannot tell that it runs past the end, and would overwrite the last places: the caller counts.
+    """
+
+    keys: Any
+    values: Any
+    index: Any
+
+    @property
+    def length(self) -> int:
+        """How many tokens there is room for."""
+        return jax.tree.leaves(self.keys)[0].shape[-3]
+
+
+def plain_attention(
+    query: Heads,
+    key: Float[Array, "batch keys heads head_width"],
+    value: Float[Array, "batch keys heads head_width"],
+    mask: Bool[Array, "#batch 1 length keys"],
+    scale: float | Float[Array, ""],
+    drop: Callable[[Array], Array] = lambda weights: weights,
+) -> Heads:
+    """What `jax.nn.dot_product_attention` computes, with `drop` applied to the attention weights."""
+    scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32) * scale
+    weights = nn.softmax(jnp.where(mask, scores, jnp.finfo(jnp.float32).min)).astype(value.dtype)
+    return jnp.einsum("bhqk,bkhd->bqhd", drop(weights), value)
+
+
+class Attention(nn.Module):
+    """Causal self-attention over several heads; with `memory`, over the remembered tokens too."""
+
+    config: GPT2Config
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Hidden, memory: Memory | None, scale, mask, index, deterministic: bool):
+        """Returns the output, `[batch, length, width]`, and the new memory."""
+        c = self.config
+        normal = nn.initializers.normal(c.initializer_range)
+
+        def heads(name: str) -> Heads:
+            y = nn.Dense(c.n_embd, dtype=self.dtype, kernel_init=normal, name=name)(x)
+            return y.reshape(*x.shape[:-1], c.n_head, c.n_embd // c.n_head)
+
+        query, key, value = heads("query"), heads("key"), heads("value")
+        if memory is not None:
+            key = jax.lax.dynamic_update_slice_in_dim(memory[0], key, index, axis=1)
+            value = jax.lax.dynamic_update_slice_in_dim(memory[1], value, index, axis=1)
+            memory = key, value
+        if deterministic or c.attn_pdrop == 0:
+            y = jax.nn.dot_product_attention(query, key, value, mask=mask, scale=scale)
+        else:
+            drop = nn.Dropout(c.attn_pdrop, deterministic=False)
+            y = plain_attention(query, key, value, mask, scale, drop)
+        y = y.reshape(x.shape)
+        return nn.Dense(c.n_embd, dtype=self.dtype, kernel_init=_residual_normal(c), name="out")(y), memory
+
+
+class MLP(nn.Module):
+    """The position-wise feed-forward network."""
+
+    config: GPT2Config
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Hidden) -> Hidden:
+        """Maps width -> n_inner -> width."""
+        c = self.config
+        normal = nn.initializers.normal(c.initializer_range)
+        y = nn.Dense(c.n_inner or 4 * c.n_embd, dtype=self.dtype, kernel_init=normal, name="up")(x)
+        y = ACTIVATIONS[c.activation_function](y)
+        return nn.Dense(c.n_embd, dtype=self.dtype, kernel_init=_residual_normal(c), name="down")(y)
+
+
+class Layer(nn.Module):
+    """One pre-norm transformer block."""
+
+    config: GPT2Config
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Hidden, memory: Memory | None, scale, mask, index, deterministic: bool):
+        """Returns `(x, memory)`, as `nn.scan` wants it: what goes to the next layer, what is stacked."""
+        c = self.config
+        drop = nn.Dropout(c.resid_pdrop, deterministic=deterministic)
+        y = layer_norm(c, self.dtype, "attention_norm")(x)
+        y, memory = Attention(c, self.dtype, name="attention")(y, memory, scale, mask, index, deterministic)
+        x = x + drop(y)
+        y = layer_norm(c, self.dtype, "mlp_norm")(x)
+        return x + drop(MLP(c, self.dtype, name="mlp")(y)), memory
+
+
+class GPT2(nn.Module):
+    """The language model.
+
+    Attributes:
+        config: the sizes and rates.
+        dtype: what is computed in; the parameters may have another. Statistics and logits are in fp32.
+        remat: whether each layer's activations are computed again in the backward pass, not kept.
+        scan_layers: whether the layers are one `nn.scan`, which compiles one layer, however many there are.
+    """
+
+    config: GPT2Config
+    dtype: Any = jnp.float32
+    remat: bool = False
+    scan_layers: bool = False
+
+    def setup(self):
+        """Names the parts."""
+        c = self.config
+        normal = nn.initializers.normal(c.initializer_range)
+        self.token_embedding = nn.Embed(c.vocab_size, c.n_embd, dtype=self.dtype, embedding_init=normal)
+        self.position_embedding = nn.Embed(c.n_positions, c.n_embd, dtype=self.dtype, embedding_init=normal)
+        self.embedding_dropout = nn.Dropout(c.embd_pdrop)
+        layer: Any = Layer
+        if self.remat:
+            # 6 is `deterministic`, counting self. Within a scan, XLA cannot merge the two computations anyway.
+            layer = nn.remat(Layer, static_argnums=(6,), prevent_cse=not self.scan_layers)
+        if self.scan_layers:
+            self.layers = nn.scan(
+                layer,
+                variable_axes={"params": 0, "adapter": 0},
+                split_rngs={"params": True, "dropout": True},
+                in_axes=(0, 0, nn.broadcast, nn.broadcast, nn.broadcast),
+                length=c.n_layer,
+            )(c, self.dtype)
+        else:
+            self.layer = [layer(c, self.dtype) for _ in range(c.n_layer)]
+        self.final_norm = layer_norm(c, self.dtype)
+        if not c.tie_word_embeddings:
+            self.lm_head = nn.Dense(
+                c.vocab_size, use_bias=False, dtype=self.dtype, kernel_init=normal, dot_general=_fp32_dot
+            )
+
+    def __call__(
+        self,
+        input_ids: Tokens,
+        attention_mask: Mask | None = None,
+        *,
+        position_ids: Int[HostOrDevice, "#batch length"] | None = None,
+        deterministic: bool = True,
+        cache: Cache | None = None,
+        logits_at: Int[HostOrDevice, " n"] | None = None,
+    ):
+        """The logits of each position's next token, in fp32.
+
+        Args:
+            input_ids: token ids.
+            attention_mask: 1 or True for the keys that may be attended to. There is one a token; with a
+                cache one for each of the cache's places (those yet to be written do not matter).
+            position_ids: default: 0, 1, ... from the cache's index on, whatever the mask, as in transformers'
+                `forward`. So left padding wants them given, as `generation` does.
+            deterministic: False turns dropout on; then an rng named "dropout" is needed.
+            cache: from `init_cache` or an earlier call.
+            logits_at: indices into the flattened `batch * length` positions. Only their logits are computed,
+                which spares a large vocabulary's memory where most positions carry no loss.
+
+        Returns:
+            Logits, `[batch, length, vocab]` or with `logits_at` `[n, vocab]`; with a cache, `(logits, cache)`.
+
+        Raises:
+            UserError: more tokens than n_positions or than the cache has room for, or a mask of another length.
+        """
+        hidden = self.hidden(
+            input_ids,
+            attention_mask,
+            position_ids=position_ids,
+            deterministic=deterministic,
+            cache=cache,
+        )
+        if cache is not None:
+            hidden, cache = hidden
+        if logits_at is not None:
+            hidden = hidden.reshape(-1, hidden.shape[-1])[logits_at]
+        logits = self.head(hidden)
+        return logits if cache is None else (logits, cache)
+
+    def hidden(
+        self,
+        input_ids: Tokens,
+        attention_mask: Mask | None = None,
+        *,
+        position_ids: Int[HostOrDevice, "#batch length"] | None = None,
+        deterministic: bool = True,
+        cache: Cache | None = None,
+    ):
+        """The final hidden states, after the final norm: `[batch, length, width]`, with a cache also the new one.
+
+        Arguments and errors are those of a call. Use it as `model.apply(variables, ..., method="hidden")`.
+        """
+        c = self.config
+        length = input_ids.shape[1]
+        start, keys = (0, length) if cache is None else (cache.index, cache.length)
+        _check_lengths(c, length, start, keys, attention_mask)
+
+        queries = start + jnp.arange(length)
+        if position_ids is None:
+            position_ids = queries[None]
+        mask = (jnp.arange(keys) <= queries[:, None])[None, None]
+        if attention_mask is not None:
+            mask = mask & jnp.asarray(attention_mask, bool)[:, None, None, :]
+
+        x = self.token_embedding(input_ids) + self.position_embedding(position_ids)
+        x = self.embedding_dropout(x, deterministic=deterministic)
+        if self.scan_layers:
+            memory: Any = None if cache is None else (cache.keys, cache.values)
+            scales = jnp.array(c.attention_scales, jnp.float32)
+            x, memory = self.layers(x, memory, scales, mask, start, deterministic)
+        else:
+            memories = []
+            for i, (layer, scale) in enumerate(zip(self.layer, c.attention_scales, strict=True)):
+                old = None if cache is None else (cache.keys[i], cache.values[i])
+                x, new = layer(x, old, scale, mask, start, deterministic)
+                memories.append(new)
+            memory = None if cache is None else tuple(zip(*memories, strict=True))
+        x = self.final_norm(x)
+        if memory is None:
+            return x
+        return x, Cache(keys=memory[0], values=memory[1], index=start + length)
+
+    def head(self, hidden: Float[Array, "*batch width"]) -> Float[Array, "*batch vocab"]:
+        """The logits, in fp32, of final hidden states."""
+        if not self.config.tie_word_embeddings:
+            return self.lm_head(hidden)
+        table = self.token_embedding.embedding.astype(self.dtype)
+        return jnp.einsum("...d,vd->...v", hidden, table, preferred_element_type=jnp.float32)
+
+    def init_cache(self, batch: int, length: int) -> Cache:
+        """An empty cache with room for `length` tokens in each of `batch` rows.
+
+        Raises:
+            UserError: `length` is above n_positions.
+        """
+        c = self.config
+        _check_lengths(c, length, 0, length, None)
+        shape = (batch, length, c.n_head, c.n_embd // c.n_head)
+
+        def empty():
+            if self.scan_layers:
+                return jnp.zeros((c.n_layer, *shape), self.dtype)
+            return tuple(jnp.zeros(shape, self.dtype) for _ in range(c.n_layer))
+
+        return Cache(keys=empty(), values=empty(), index=jnp.zeros((), jnp.int32))
+
+
+def layer_norm(config: GPT2Config, dtype: Any, name: str | None = None) -> nn.LayerNorm:
+    """A layer norm with its statistics in fp32.
+
+    The variance is taken from the deviations: E[x²] - E[x]² loses digits where GPT-2 has its large features.
+    """
+    return nn.LayerNorm(epsilon=config.layer_norm_epsilon, dtype=dtype, use_fast_variance=False, name=name)
+
+
+def _residual_normal(config: GPT2Config) -> Callable:
+    # Each of the 2 * n_layer sublayers adds to the residual stream; at the start their sum keeps its scale.
+    return nn.initializers.normal(config.initializer_range / math.sqrt(2 * config.n_layer))
+
+
+def _check_lengths(config: GPT2Config, length: int, start, keys: int, attention_mask) -> None:
+    if keys > config.n_positions:
+        raise UserError(f"a sequence of {keys} tokens is longer than the model's n_positions {config.n_positions}")
+    if attention_mask is not None and attention_mask.shape[-1] != keys:
+        raise UserError(f"attention_mask covers {attention_mask.shape[-1]} keys, not {keys}")
+    known = not isinstance(start, jax.core.Tracer)
+    if length > keys or (known and int(start) + length > keys):
+        read = f" and {int(start)} are in it" if known else ""
+        raise UserError(f"{length} more tokens do not fit a cache for {keys} tokens{read}")

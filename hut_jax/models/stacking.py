@@ -1,0 +1,46 @@
+"""Layers apart, `layer_{i}/...`, and layers stacked for `nn.scan`, `layers/...` with a leading axis."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+Params = Mapping[str, Any]
+
+
+def scanned(path: str) -> tuple[str, int | None]:
+    """Where a parameter's path leads with `scan_layers`: the stacked one's, and the place on its leading axis."""
+    match = re.match(r"layer_(\d+)/", path)
+    return (f"layers/{path[match.end() :]}", int(match[1])) if match else (path, None)
+
+
+def stack_layers(params: Params) -> dict[str, Any]:
+    """The parameters of a model with `scan_layers`, from those of the same model without."""
+    stacked: dict[str, Any] = {}
+    for path, leaf in flatten_dict(params, sep="/").items():
+        place, depth = scanned(path)
+        if depth is None:
+            stacked[place] = leaf
+        else:
+            stacked.setdefault(place, {})[depth] = leaf
+    return unflatten_dict(
+        {
+            place: jnp.stack([leaf[i] for i in range(len(leaf))]) if isinstance(leaf, dict) else leaf
+            for place, leaf in stacked.items()
+        },
+        sep="/",
+    )
+
+
+def unstack_layers(params: Params) -> dict[str, Any]:
+    """The inverse of `stack_layers`."""
+    plain = {}
+    for path, leaf in flatten_dict(params, sep="/").items():
+        if path.startswith("layers/"):
+            rest = path.removeprefix("layers/")
+            plain.update({f"layer_{depth}/{rest}": leaf[depth] for depth in range(leaf.shape[0])})
+        else:
+            plain[path] = leaf
+    return unflatten_dict(plain, sep="/")
