@@ -1,0 +1,1 @@
+"""Sources (E2E, plain text) -> tokens -> batches."""

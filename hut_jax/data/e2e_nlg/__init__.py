@@ -1,0 +1,1 @@
+"""The E2E NLG dataset as a TFDS builder."""
