@@ -24,6 +24,7 @@ from hut_jax.targets import (
     first_match,
     flatten,
     match,
+    nearest_path,
     unflatten,
 )
 from hut_jax.transforms import Factors, Transform
@@ -115,7 +116,7 @@ class Adapter:
         for pattern, _ in self.ranks + self.layout:
             if not any(re.search(pattern, path) for path in kernels):
                 raise UserError(
-                    f"pattern {pattern!r} in ranks= or layout= matches no path; {nearest(pattern, kernels)}"
+                    f"pattern {pattern!r} in ranks= or layout= matches no path; {nearest_path(pattern, kernels)}"
                 )
         return [self._site(path, flat) for path in match(kernels, self.targets, self.exclude)]
 

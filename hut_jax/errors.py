@@ -1,4 +1,4 @@
-"""The one exception for a user's mistake, and the help it carries."""
+"""The exceptions that end a command in one line: a user's mistake, with the help it carries, and Ctrl-C."""
 
 import difflib
 from collections.abc import Iterable
@@ -9,6 +9,13 @@ class UserError(ValueError):
 
     The commands print the message alone and exit with 2; library code raises it as any other exception.
     """
+
+
+class Interrupted(Exception):
+    """Ctrl-C: the run was saved after this many updates."""
+
+    def __init__(self, step: int):
+        super().__init__(f"stopped after update {step} and saved; the same command goes on from there")
 
 
 def nearest(name: str, valid: Iterable[str], count: int = 3) -> str:

@@ -1,5 +1,6 @@
 """Which parameters an adapter acts on: patterns over '/'-joined paths, and how a kernel's axes are read."""
 
+import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -74,15 +75,23 @@ def match(paths: Sequence[str], targets: Sequence[str], exclude: Sequence[str]) 
     for pattern in targets:
         found = paths if pattern == ALL_LINEAR else _found(pattern, paths)
         if not found:
-            raise UserError(f"target pattern {pattern!r} matches no path; {nearest(pattern, paths)}")
+            raise UserError(f"target pattern {pattern!r} matches no path; {nearest_path(pattern, paths)}")
         chosen.update(found)
     for pattern in exclude:
         if not _found(pattern, paths):
-            raise UserError(f"exclude pattern {pattern!r} matches no path; {nearest(pattern, paths)}")
+            raise UserError(f"exclude pattern {pattern!r} matches no path; {nearest_path(pattern, paths)}")
         chosen.difference_update(_found(pattern, paths))
     if not chosen:
         raise UserError(f"exclude {list(exclude)} takes away all that targets {list(targets)} match")
     return [path for path in paths if path in chosen]
+
+
+def nearest_path(pattern: str, paths: Sequence[str]) -> str:
+    """As `errors.nearest`, for a pattern: it is compared with as many of a path's last parts as it has itself."""
+    parts = pattern.count("/") + 1
+    endings = {"/".join(path.split("/")[-parts:]): path for path in reversed(paths)}
+    close = difflib.get_close_matches(re.sub(r"[^\w/]", "", pattern), endings, cutoff=0.5)
+    return "did you mean " + ", ".join(repr(endings[end]) for end in close) + "?" if close else nearest("", paths)
 
 
 def first_match(rules: Iterable[tuple[str, Any]], path: str) -> Any | None:

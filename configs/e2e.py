@@ -1,0 +1,55 @@
+"""Fine-tune GPT-2 with HUT on the E2E NLG data, after the LoRA paper's recipe (arXiv 2106.09685, appendix D.3).
+
+    python -m hut_jax.train --config=configs/e2e.py --workdir=runs/e2e
+
+downloads gpt2-medium and the data; with both at hand, and only so offline,
+
+    python -m hut_jax.train --config=configs/e2e.py --config.model=FOLDER --config.tokenizer=FOLDER \
+        --config.data.dir=FOLDER --workdir=runs/e2e
+
+What to expect: EXPECTATION
+"""
+
+from ml_collections import ConfigDict
+
+from hut_jax.config import default_config, set_transform
+
+
+def get_config() -> ConfigDict:
+    """The config; any field can be set on the command line, as in `--config.train.steps=100`."""
+    config = default_config()
+    config.task = "e2e"  # restaurant descriptions from what is to be said of them
+    config.model = "gpt2-medium"  # a hub name or a folder; any GPT-2
+    config.tokenizer = ""  # empty: the model's own
+    config.dtype = "float32"  # "bfloat16" on a GPU or TPU: half the memory, about twice the speed
+    config.seed = 0  # the paper reports the mean over three
+
+    config.data.dir = ""  # a folder with trainset.csv, devset.csv and testset_w_refs.csv; empty: the download
+    config.data.cache = ""  # where TFDS keeps the prepared data; empty: its own folder
+    config.data.max_length = 512  # as the paper's; E2E's longest has about 190 tokens, so nothing is cut
+
+    set_transform(config, "hut", rank=8)  # the paper's LoRA has rank 4; HUT of any rank costs the same forward
+    config.adapter.targets = (r"attention/(query|value)$",)  # as the paper's LoRA
+    config.adapter.spread = "block"  # neighbours share a scale; see docs/method.md
+    config.adapter.scale = True  # gamma, at a tenth of the rate
+    config.adapter.shift = True  # beta, at a tenth of the rate
+
+    config.train.epochs = 5.0  # as the paper's
+    config.train.steps = 0  # above 0: this many updates instead
+    config.train.batch_size = 8  # as the paper's; batches are of like lengths, so padding costs little
+    config.train.accumulate = 1  # 2 or 4 where eight examples do not fit in memory
+    config.train.learning_rate = 2e-2  # HUT's own, by sweep (docs/method.md, "Rates"); the paper's LoRA has 2e-4
+    config.train.warmup = 500.0  # updates, as the paper's
+    config.train.decay = "linear"  # as the paper's
+    config.train.weight_decay = 0.01  # as the paper's; here it pulls towards the base
+    config.train.clip = 1.0  # a guard: HUT's rate is high, and a rare batch has a large gradient
+    config.train.label_smoothing = 0.1  # as the paper's
+    config.train.eps = 1e-6  # as the paper's
+    config.train.dropout = True  # the model's own, 0.1 in GPT-2; as the paper's
+
+    config.log.every = 100  # updates between two lines of metrics.jsonl
+    config.eval.every = 1000  # updates between two validations
+    config.eval.batch_size = 32  # examples; no gradients are kept, so it may be larger than the training batch
+    config.checkpoint.every = 1000  # updates; what a kill may cost
+    config.checkpoint.keep = 2  # the newest, in case one is damaged
+    return config

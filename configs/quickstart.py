@@ -1,0 +1,40 @@
+"""HUT on a small GPT-2 and made-up restaurants: offline, about a minute on two cores.
+
+    make quickstart
+
+or, for the training alone,
+
+    python -m hut_jax.train --config=configs/quickstart.py --workdir=runs/quickstart
+
+What to expect: EXPECTATION
+
+The base in assets/tiny was pre-trained on public-domain books by configs/lm.py and knows nothing of restaurants.
+The data in assets/restaurants is generated: python -m hut_jax.data.restaurants --output=assets/restaurants
+"""
+
+from ml_collections import ConfigDict
+
+from hut_jax.config import default_config, set_transform
+
+
+def get_config() -> ConfigDict:
+    """The config; it differs from configs/e2e.py in size alone."""
+    config = default_config()
+    config.task = "e2e"
+    config.model = "assets/tiny"
+    config.data.dir = "assets/restaurants"
+    config.data.cache = "runs/tfds"  # beside the runs, so that a clone that is deleted leaves nothing behind
+
+    set_transform(config, "hut", rank=8)
+    config.adapter.targets = ("all-linear",)  # a base this small and this far from its task wants every kernel
+
+    config.train.epochs = 5.0
+    config.train.batch_size = 16
+    config.train.learning_rate = 3e-2
+    config.train.warmup = 0.06
+    config.train.label_smoothing = 0.0  # so that the training loss, too, is a perplexity's logarithm
+
+    config.log.every = 20
+    config.eval.every = 100
+    config.checkpoint.every = 100
+    return config

@@ -1,0 +1,189 @@
+"""The fields of a run: their defaults, their meaning and what they may be. A config file overrides them."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from hut_jax.errors import UserError, nearest
+from hut_jax.transforms import TRANSFORMS, transform_fields
+
+# What config.adapter holds beside the settings of the transformation that it names.
+ADAPTER_FIELDS = {"targets": (), "exclude": (), "ranks": (), "layout": ()}
+
+
+def default_config() -> ConfigDict:
+    """Every field with its default. It is locked: a misspelt field is an error where it is set."""
+    config = ConfigDict()
+    config.task = "e2e"  # what is learned: see hut_jax/tasks
+    config.model = ""  # the base: a hub name, or a folder in Hugging Face's layout
+    config.init = "pretrained"  # or "random": only the base's config.json is read, and the weights are drawn
+    config.tokenizer = ""  # a hub name or a folder; empty: the base's own
+    config.dtype = "float32"  # of the base and of what is computed with it; or "bfloat16". Factors are fp32
+    config.seed = 0  # for factors, order of the data, dropout and random initialisation
+
+    config.data = ConfigDict()
+    config.data.dir = ""  # the folder of the task's files; empty: the public download, where there is one
+    config.data.cache = ""  # where prepared data is kept; empty: TFDS' own folder
+    config.data.max_length = 512  # tokens of an example; longer ones are cut, and counted
+    config.data.text = ""  # language modelling: a UTF-8 text, plain or .xz
+    config.data.max_bytes = 0  # language modelling: read no more of it than this; 0: all
+    config.data.block = 256  # language modelling: tokens of a training example
+    config.data.holdout = 0.01  # language modelling: the share of blocks kept for validation
+
+    config.adapter = ConfigDict()
+    config.adapter.name = ""  # the transformation; set_transform also adds its settings
+    config.adapter.targets = ()  # patterns of paths; none: the default of the model's family
+    config.adapter.exclude = ()  # patterns of paths to leave alone
+    config.adapter.ranks = ()  # (pattern, rank) pairs where the rank is not adapter.rank
+    config.adapter.layout = ()  # (pattern, axes) pairs for kernels whose axes are in doubt, as in "lio"
+
+    config.train = ConfigDict()
+    config.train.epochs = 5.0  # passes over the training data
+    config.train.steps = 0  # updates; where above 0, it counts and epochs do not
+    config.train.batch_size = 8  # examples of an update
+    config.train.accumulate = 1  # an update's examples come in this many batches, to save memory
+    config.train.learning_rate = 2e-2  # the peak
+    config.train.warmup = 500.0  # updates over which the rate rises to its peak; below 1, a share of all updates
+    config.train.decay = "linear"  # then "linear" to zero, "cosine" to zero, or "constant"
+    config.train.weight_decay = 0.01  # AdamW's; factors are deviations, so it pulls towards the base
+    config.train.clip = 1.0  # the largest norm of the gradient; 0: any
+    config.train.label_smoothing = 0.0  # the share of probability spread over the vocabulary
+    config.train.beta1 = 0.9  # AdamW's
+    config.train.beta2 = 0.999  # AdamW's
+    config.train.eps = 1e-6  # AdamW's
+    config.train.dropout = True  # whether the model's own dropout acts in training
+    config.train.remat = False  # compute activations again in the backward pass instead of keeping them
+    config.train.scan_layers = False  # one compiled layer for all: compiles faster, runs a little slower
+
+    config.log = ConfigDict()
+    config.log.every = 50  # updates between two lines of metrics.jsonl
+
+    config.eval = ConfigDict()
+    config.eval.every = 1000  # updates between two evaluations; there is one at the start and one at the end
+    config.eval.batch_size = 32  # examples of an evaluation batch
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every = 1000  # updates between two checkpoints; there is one at the end
+    config.checkpoint.keep = 2  # the newest that are kept
+
+    set_transform(config, "hut")
+    config.lock()
+    return config
+
+
+def set_transform(config: ConfigDict, name: str, **settings: Any) -> None:
+    """Make `config.adapter` that of the transformation `name`: its settings and no other's.
+
+    Raises:
+        UserError: there is no such transformation, or it has no such setting.
+    """
+    fields = transform_fields(name)
+    for field in settings:
+        if field not in fields:
+            raise UserError(f"config.adapter: {name} has no setting {field!r}; {nearest(field, fields)}")
+    with config.unlocked():
+        for field in [*config.adapter]:
+            if field != "name" and field not in ADAPTER_FIELDS:
+                del config.adapter[field]
+        config.adapter.name = name
+        config.adapter.update(fields | settings)
+
+
+_POSITIVE = (lambda value: value > 0, "above 0")
+_AT_LEAST_1 = (lambda value: value >= 1, "at least 1")
+_NOT_NEGATIVE = (lambda value: value >= 0, "0 or more")
+_SHARE = (lambda value: 0 <= value < 1, "at least 0 and below 1")
+
+_RANGES = {
+    "data.max_length": _AT_LEAST_1,
+    "data.max_bytes": _NOT_NEGATIVE,
+    "data.block": _AT_LEAST_1,
+    "data.holdout": (lambda value: 0 < value < 1, "between 0 and 1"),
+    "train.epochs": _POSITIVE,
+    "train.steps": _NOT_NEGATIVE,
+    "train.batch_size": _AT_LEAST_1,
+    "train.accumulate": _AT_LEAST_1,
+    "train.learning_rate": _POSITIVE,
+    "train.warmup": _NOT_NEGATIVE,
+    "train.weight_decay": _NOT_NEGATIVE,
+    "train.clip": _NOT_NEGATIVE,
+    "train.label_smoothing": _SHARE,
+    "train.beta1": _SHARE,
+    "train.beta2": _SHARE,
+    "train.eps": _POSITIVE,
+    "log.every": _AT_LEAST_1,
+    "eval.every": _AT_LEAST_1,
+    "eval.batch_size": _AT_LEAST_1,
+    "checkpoint.every": _AT_LEAST_1,
+    "checkpoint.keep": _AT_LEAST_1,
+}
+
+_CHOICES = {
+    "init": ("pretrained", "random"),
+    "dtype": ("float32", "bfloat16"),
+    "train.decay": ("linear", "cosine", "constant"),
+    "adapter.name": tuple(TRANSFORMS),
+}
+
+
+def validate(config: ConfigDict) -> None:
+    """Every check that needs the config alone.
+
+    Raises:
+        UserError: a field is unknown or missing, or its value is out of its range; the message names both.
+    """
+    given = flatten_config(config)
+    known = default_config()
+    set_transform(known, config.adapter.name)
+    fields = flatten_config(known)
+    for field in given.keys() - fields.keys():
+        raise UserError(f"unknown config field config.{field}; {nearest(field, fields)}")
+    for field in fields.keys() - given.keys():
+        raise UserError(f"config.{field} is missing; its default is {fields[field]!r}")
+    for field, choices in _CHOICES.items():
+        if given[field] not in choices:
+            raise UserError(f"config.{field} is {given[field]!r}; {nearest(str(given[field]), choices)}")
+    for field, (fits, phrase) in _RANGES.items():
+        if not fits(given[field]):
+            raise UserError(f"config.{field} is {given[field]!r}; it must be {phrase}")
+    if not config.model:
+        raise UserError("config.model is empty; give a hub name such as gpt2-medium, or a folder")
+    if config.train.batch_size % config.train.accumulate:
+        raise UserError(
+            f"config.train.accumulate is {config.train.accumulate}; "
+            f"it must divide config.train.batch_size, {config.train.batch_size}"
+        )
+
+
+def flatten_config(config: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """The fields by their dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, ConfigDict | Mapping):
+            flat.update(flatten_config(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def to_json(config: ConfigDict) -> str:
+    """The config as text, to be kept with a run."""
+    return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
+
+
+def from_json(text: str) -> ConfigDict:
+    """The inverse of `to_json`.
+
+    Raises:
+        json.JSONDecodeError: the text is no JSON.
+    """
+    return ConfigDict(_tuples(json.loads(text)))
+
+
+def _tuples(value: Any) -> Any:
+    """Lists, which is what JSON makes of tuples, back to tuples."""
+    if isinstance(value, dict):
+        return {name: _tuples(item) for name, item in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -1,0 +1,20 @@
+"""A name for exact weights: what an adapter remembers of its base."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from hut_jax.targets import flatten
+
+
+def fingerprint(params: Mapping[str, Any]) -> str:
+    """A SHA-256 over every parameter's path, dtype, shape and bytes, in the order of the paths."""
+    digest = hashlib.sha256()
+    flat = flatten(params)
+    for path in sorted(flat):
+        leaf = np.asarray(flat[path])
+        digest.update(f"{path} {leaf.dtype} {leaf.shape}\n".encode())
+        digest.update(np.ascontiguousarray(leaf).view(np.uint8).data)
+    return digest.hexdigest()

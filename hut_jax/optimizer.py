@@ -1,0 +1,53 @@
+"""AdamW over the factors, with a warmed-up and decaying rate, and a rate of its own for factors that want one."""
+
+from collections.abc import Mapping
+
+import jax
+import optax
+from jaxtyping import Array, PyTree
+from ml_collections import ConfigDict
+
+from hut_jax.errors import UserError
+
+
+def schedule(train: ConfigDict, steps: int) -> optax.Schedule:
+    """The learning rate by update: a linear rise over `train.warmup`, then `train.decay` to the last of `steps`.
+
+    Raises:
+        UserError: the warm-up is longer than the run.
+    """
+    warmup = round(train.warmup * steps) if train.warmup < 1 else int(train.warmup)
+    if warmup >= steps and train.decay != "constant":
+        raise UserError(
+            f"config.train.warmup is {warmup} updates and the run has {steps}; "
+            "make it shorter, or give a share of the run, such as 0.06"
+        )
+    peak = train.learning_rate
+    after = {
+        "linear": optax.linear_schedule(peak, 0.0, max(1, steps - warmup)),
+        "cosine": optax.cosine_decay_schedule(peak, max(1, steps - warmup)),
+        "constant": optax.constant_schedule(peak),
+    }[train.decay]
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, max(1, warmup)), after], [warmup])
+
+
+def make_optimizer(
+    train: ConfigDict, steps: int, rates: Mapping[str, float], factors: PyTree[Array]
+) -> optax.GradientTransformation:
+    """Clipping by the global norm, Adam, decoupled weight decay, and the rate.
+
+    Args:
+        train: `config.train`.
+        steps: updates of the whole run.
+        rates: the transformation's own: what to multiply the learning rate by, for each factor that it names.
+        factors: what trains, for its structure.
+    """
+    multipliers = jax.tree.map_with_path(lambda path, _: rates.get(path[-1].key, 1.0), factors)
+    parts = [optax.clip_by_global_norm(train.clip)] if train.clip else []
+    parts += [
+        optax.scale_by_adam(train.beta1, train.beta2, train.eps),
+        optax.add_decayed_weights(train.weight_decay),
+        optax.stateless(lambda updates, _: jax.tree.map(lambda u, m: u * m, updates, multipliers)),
+        optax.scale_by_learning_rate(schedule(train, steps)),
+    ]
+    return optax.chain(*parts)

@@ -1,0 +1,23 @@
+"""E2E: describe a restaurant, given what is to be said of it (Novikova et al., arXiv 1706.09254)."""
+
+from ml_collections import ConfigDict
+
+from hut_jax.data.e2e import encode_e2e, load_e2e
+from hut_jax.data.tokenizer import Tokenizer
+from hut_jax.tasks.base import Task
+from hut_jax.tasks.causal_lm import causal_lm_loss, causal_lm_metrics
+
+
+def load(config: ConfigDict, tokenizer: Tokenizer) -> Task:
+    """The task on `config.data.dir`'s files, or on the public ones where it is empty.
+
+    Raises:
+        UserError: the data is missing or malformed.
+    """
+    records = load_e2e(config.data.dir, cache_dir=config.data.cache)
+    encoded = {
+        split: encode_e2e(records[split], tokenizer, config.data.max_length) for split in ("train", "validation")
+    }
+    cut = sum(split.truncated for split in encoded.values())
+    notes = (f"{cut} examples were cut to config.data.max_length, {config.data.max_length} tokens",) if cut else ()
+    return Task(encoded["train"].sequences, encoded["validation"].sequences, causal_lm_loss, causal_lm_metrics, notes)

@@ -1,0 +1,157 @@
+"""Fine-tune a model: python -m hut_jax.train --config=configs/e2e.py --workdir=runs/e2e
+
+The same command goes on with a run that was stopped. The workdir then holds `config.json`, `metrics.jsonl`,
+`tensorboard/`, `checkpoints/`, the best factors in `adapter/`, and at the end `result.json`.
+"""
+
+import importlib.metadata
+import math
+import platform
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+import hut_jax
+from hut_jax import cli
+from hut_jax.adapter_files import save_adapter, size_on_disk
+from hut_jax.checkpoint import Checkpoints
+from hut_jax.config import to_json
+from hut_jax.data.batching import Batches, batch_dataset
+from hut_jax.fingerprint import fingerprint
+from hut_jax.metrics_log import MetricsLog
+from hut_jax.optimizer import make_optimizer
+from hut_jax.recipe import Parts, load_base, make_parts
+from hut_jax.training import Evaluation, Fit, Plan, Steps, fit
+from hut_jax.workdir import ADAPTER, CHECKPOINTS, CONFIG, RESULT, check_workdir, write_json, write_text
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command; returns its exit code."""
+    parser = cli.Parser("hut_jax.train", __doc__ or "")
+    parser.add_argument("--workdir", required=True, metavar="FOLDER", help="where the run is kept")
+    args, config = cli.parse_with_config(parser, argv)
+    result = train(config, Path(args.workdir))
+    print(
+        f"done: validation {_show(result['metrics'])}; best at update {result['best']['step']}: "
+        f"{_show({name: result['best'][name] for name in result['metrics']})}\n"
+        f"{result['trainable']:,} numbers trained, {result['adapter_bytes']:,} bytes in {args.workdir}/{ADAPTER}; "
+        f"all figures in {args.workdir}/{RESULT}"
+    )
+    return 0
+
+
+def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """The run that the config describes, from its start or from where it was; returns what `result.json` holds.
+
+    Raises:
+        UserError: something in the config, the data, the model or the workdir is wrong.
+        Interrupted: Ctrl-C; the run was saved.
+    """
+    check_workdir(workdir, config)
+    parts = make_parts(config)
+    plan = make_plan(config, parts)
+    rates = parts.adapter.transform.rates
+    make_optimizer(config.train, plan.steps, rates, parts.shapes)  # for its errors, before the weights are read
+    _describe(config, parts, plan)
+    model, params = load_base(config)
+    factors = jax.jit(parts.adapter.init)(jax.random.key(config.seed), params)
+    base = fingerprint(params)
+
+    forward = partial(parts.adapter.apply, model)
+    evaluation = Evaluation(forward, parts.task.loss)
+    steps = Steps(
+        forward,
+        parts.task.loss,
+        make_optimizer(config.train, plan.steps, rates, factors),
+        label_smoothing=config.train.label_smoothing,
+        dropout=config.train.dropout,
+        seed=config.seed,
+    )
+    batches = batch_dataset(
+        parts.task.train, batch_size=config.train.batch_size // config.train.accumulate, seed=config.seed
+    )
+    validation = list(batch_dataset(parts.task.validation, batch_size=config.eval.batch_size, shuffle=False, epochs=1))
+
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_text(workdir / CONFIG, to_json(config))
+    checkpoints = Checkpoints(workdir / CHECKPOINTS, config.checkpoint.keep)
+    try:
+        done = fit(
+            steps,
+            steps.init(factors),
+            params,
+            iter(batches.to_iter_dataset()),
+            plan=plan,
+            evaluate=lambda factors: parts.task.metrics(evaluation(params, factors, validation)),
+            on_best=lambda factors, _: save_adapter(
+                workdir / ADAPTER, parts.adapter, factors, base_name=config.model, base_fingerprint=base
+            ),
+            checkpoints=checkpoints,
+            log=partial(MetricsLog, workdir),
+        )
+    finally:
+        checkpoints.close()
+    result = _result(config, parts, plan, done, workdir, base)
+    write_json(workdir / RESULT, result)
+    return result
+
+
+def make_plan(config: ConfigDict, parts: Parts) -> Plan:
+    """How many updates, and what happens how often."""
+    examples = len(parts.task.train)
+    per_epoch = math.ceil(examples / config.train.batch_size)
+    return Plan(
+        steps=config.train.steps or max(1, round(per_epoch * config.train.epochs)),
+        accumulate=config.train.accumulate,
+        log_every=config.log.every,
+        eval_every=config.eval.every,
+        checkpoint_every=config.checkpoint.every,
+    )
+
+
+def _describe(config: ConfigDict, parts: Parts, plan: Plan) -> None:
+    batch = config.train.batch_size // config.train.accumulate
+    padding = Batches(parts.task.train, batch_size=batch, seed=config.seed).report()
+    print(parts.adapter.report(parts.shapes))
+    print(
+        f"{len(parts.task.train):,} examples to learn from, {len(parts.task.validation):,} to validate; {plan.steps:,} "
+        f"updates of {config.train.batch_size}; {100 * padding.real_tokens:.0f} % of the positions hold real tokens, "
+        f"in {len(padding.shapes)} shapes of batch"
+    )
+    for note in parts.task.notes:
+        print(f"note: {note}")
+    sys.stdout.flush()
+
+
+def _result(config: ConfigDict, parts: Parts, plan: Plan, done: Fit, workdir: Path, base: str) -> dict[str, Any]:
+    count = parts.adapter.count(parts.shapes)
+    libraries = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+    return {
+        "task": config.task,
+        "steps": plan.steps,
+        "metrics": done.last,
+        "best": done.best,
+        "seconds": round(done.seconds, 3),
+        "trainable": count.trainable,
+        "total": count.total,
+        "percent": count.percent,
+        "adapter_bytes": size_on_disk(workdir / ADAPTER),
+        "base": {"name": config.model, "fingerprint": base},
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "platform": platform.platform(),
+        "versions": {"hut_jax": hut_jax.__version__, "python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in libraries},
+    }
+
+
+def _show(metrics: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,325 @@
+"""The training step and the loop. It trains whatever factors a loss depends on, and knows no task by name."""
+
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, PyTree
+
+from hut_jax.checkpoint import Checkpoints
+from hut_jax.errors import Interrupted, UserError
+from hut_jax.metrics_log import MetricsLog
+
+Batch = Mapping[str, Any]
+Forward = Callable[..., Array]
+"""`forward(base, factors, *args, **kwargs)`: the adapted model."""
+Loss = Callable[..., tuple[Array, Array]]
+"""`loss(apply, batch, label_smoothing=, **kwargs)`: a batch's summed loss and the weight to divide it by."""
+
+
+@flax.struct.dataclass
+class State:
+    """What a training step changes."""
+
+    step: Array
+    factors: PyTree[Array]
+    opt_state: PyTree[Array]
+
+
+class Steps:
+    """The compiled training update.
+
+    The base is an argument of it, never closed over: it is not copied into the compiled code, not donated, and
+    has no gradient.
+    """
+
+    def __init__(
+        self,
+        forward: Forward,
+        loss: Loss,
+        optimizer: optax.GradientTransformation,
+        *,
+        label_smoothing: float = 0.0,
+        dropout: bool = True,
+        seed: int = 0,
+    ):
+        self._forward, self._loss, self._optimizer = forward, loss, optimizer
+        self._label_smoothing, self._dropout = label_smoothing, dropout
+        self._key = jax.random.key(seed)
+        self._whole = jax.jit(self._train, donate_argnums=0)
+        self._gradients = jax.jit(self._sum_gradients)
+        self._add = jax.jit(partial(jax.tree.map, jnp.add), donate_argnums=0)
+        self._apply = jax.jit(self._update, donate_argnums=0)
+
+    def init(self, factors: PyTree[Array]) -> State:
+        """The state before the first update. It has its own copy of the factors, which updates then give up."""
+        return State(jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, factors), self._optimizer.init(factors))
+
+    def train(self, state: State, base: PyTree, batches: Sequence[Batch]) -> tuple[State, dict[str, Array]]:
+        """One update from these batches together; the old state is given up.
+
+        Returns:
+            The new state, and this update's mean training loss, the weight it was divided by, and the gradient's norm.
+        """
+        if len(batches) == 1:
+            return self._whole(state, base, batches[0])
+        sums = self._gradients(state, base, batches[0], 0)
+        for part, batch in enumerate(batches[1:], start=1):
+            sums = self._add(sums, self._gradients(state, base, batch, part))
+        return self._apply(state, sums)
+
+    def _sum_gradients(self, state, base, batch, part):
+        """Gradients of the summed loss, and the sums to divide them by: so parts add up to the whole batch's."""
+        key = jax.random.fold_in(jax.random.fold_in(self._key, state.step), part)
+
+        def loss(factors):
+            return self._loss(
+                partial(self._forward, base, factors),
+                batch,
+                label_smoothing=self._label_smoothing,
+                deterministic=not self._dropout,
+                rngs={"dropout": key},
+            )
+
+        (total, weight), gradients = jax.value_and_grad(loss, has_aux=True)(state.factors)
+        return gradients, total, weight
+
+    def _update(self, state, sums):
+        gradients, total, weight = sums
+        gradients = jax.tree.map(lambda g: g / weight, gradients)
+        updates, opt_state = self._optimizer.update(gradients, state.opt_state, state.factors)
+        factors = optax.apply_updates(state.factors, updates)
+        metrics = {"loss": total / weight, "gradient_norm": optax.tree.norm(gradients), "weight": weight}
+        return State(state.step + 1, factors, opt_state), metrics
+
+    def _train(self, state, base, batch):
+        return self._update(state, self._sum_gradients(state, base, batch, 0))
+
+
+class Evaluation:
+    """The mean loss of factors over batches, without dropout and label smoothing."""
+
+    def __init__(self, forward: Forward, loss: Loss):
+        self._sums = jax.jit(
+            lambda base, factors, batch: loss(partial(forward, base, factors), batch, deterministic=True)
+        )
+
+    def __call__(self, base: PyTree, factors: PyTree[Array], batches: Iterable[Batch]) -> float:
+        """The batches' summed losses over their summed weights."""
+        sums = [self._sums(base, factors, batch) for batch in batches]
+        loss, weight = (sum(map(float, parts)) for parts in zip(*sums, strict=True))
+        return loss / weight
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long a run is, and what it does how often, counted in updates; and the batches that make an update."""
+
+    steps: int
+    accumulate: int
+    log_every: int
+    eval_every: int
+    checkpoint_every: int
+
+
+@dataclass
+class Fit:
+    """What a finished run leaves: the last state, its evaluation, the best one with its step, and what it all took."""
+
+    state: State
+    last: dict[str, float]
+    best: dict[str, float]
+    seconds: float
+
+
+def fit(
+    steps: Steps,
+    state: State,
+    base: PyTree,
+    batches: Any,
+    *,
+    plan: Plan,
+    evaluate: Callable[[PyTree[Array]], dict[str, float]],
+    on_best: Callable[[PyTree[Array], dict[str, float]], None],
+    checkpoints: Checkpoints,
+    log: Callable[[int], MetricsLog],
+) -> Fit:
+    """Train to the end of the plan, from the newest checkpoint if there is one.
+
+    Args:
+        steps: the compiled update.
+        state: the state to begin with, where there is no checkpoint.
+        base: the frozen parameters.
+        batches: an iterator over training batches with `get_state` and `set_state`, as Grain's have.
+        plan: how long, and what how often.
+        evaluate: from factors to metrics, of which "loss" is the one to make small.
+        on_best: called with the factors and metrics of each evaluation that is better than all before it.
+        checkpoints: where to save, and to go on from.
+        log: from the number of updates done to the log that goes on from there.
+
+    Raises:
+        UserError: the loss or its gradient is not finite.
+        Interrupted: Ctrl-C; everything up to the last whole update is saved.
+    """
+    last: dict[str, float] = {}
+    best: dict[str, float] = {}
+    began, earlier = time.perf_counter(), 0.0
+    start = checkpoints.latest
+    if start is not None:
+        state, progress = checkpoints.restore(start, state)
+        batches.set_state(progress["data"])
+        last, best, earlier = progress["last"], progress["best"], progress["seconds"]
+    log_file = log(start or 0)
+
+    def seconds() -> float:
+        return earlier + time.perf_counter() - began
+
+    def save(step: int) -> None:
+        progress = {"data": batches.get_state(), "last": last, "best": best, "seconds": seconds()}
+        checkpoints.save(step, state, progress)
+
+    def evaluate_at(step: int) -> None:
+        nonlocal last, best
+        last = evaluate(state.factors)
+        log_file.write(step, "validation", last)
+        progress_line.write(f"update {step}: validation " + _show(last))
+        if not best or last["loss"] < best["loss"]:
+            best = {"step": step, **last}
+            on_best(state.factors, best)
+
+    with _Progress(start or 0, plan.steps) as progress_line, _stop_on_interrupt() as interrupted:
+        try:
+            if start is None:
+                evaluate_at(0)
+                save(0)
+            window = _Window()
+            pending = None  # the last update's figures, read only once the next update is under way
+            for step in range((start or 0) + 1, plan.steps + 1):
+                group = [next(batches) for _ in range(plan.accumulate)]
+                state, metrics = steps.train(state, base, group)
+                if pending is not None:
+                    window.add(_finite(*pending))
+                pending = step, metrics, sum(int(batch["attention_mask"].sum()) for batch in group)
+                evaluating = step % plan.eval_every == 0 or step == plan.steps
+                saving = step % plan.checkpoint_every == 0 or step == plan.steps or interrupted.is_set()
+                logging = step % plan.log_every == 0 or step == plan.steps
+                if evaluating or saving or logging:
+                    window.add(_finite(*pending))
+                    pending = None
+                if logging:
+                    values = window.close()
+                    log_file.write(step, "train", values)
+                    progress_line.show(values)
+                progress_line.advance(step)
+                if evaluating:
+                    evaluate_at(step)
+                    window.restart()
+                if saving:
+                    save(step)
+                if interrupted.is_set():
+                    raise Interrupted(step)
+        finally:
+            checkpoints.wait()
+            log_file.close()
+    return Fit(state, last, best, seconds())
+
+
+def _finite(step: int, metrics: Mapping[str, Array], tokens: int) -> dict[str, float]:
+    values = {name: float(value) for name, value in metrics.items()} | {"tokens": tokens}
+    if not (math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"])):
+        raise UserError(
+            f"update {step}: the loss is {values['loss']} and its gradient's norm {values['gradient_norm']}; "
+            "the last checkpoint is kept. Try a lower config.train.learning_rate, a longer config.train.warmup, "
+            "a config.train.clip, or config.dtype=float32"
+        )
+    return values
+
+
+class _Window:
+    """The means over the updates since the last line of the log."""
+
+    def __init__(self):
+        self._values: list[dict[str, float]] = []
+        self.restart()
+
+    def add(self, values: dict[str, float]) -> None:
+        self._values.append(values)
+
+    def restart(self) -> None:
+        """Begin to count time here: what went before was no training."""
+        self._counted = len(self._values)
+        self._began = time.perf_counter()
+
+    def close(self) -> dict[str, float]:
+        """The means, and what the window took; then a new window begins."""
+        seconds, values = time.perf_counter() - self._began, self._values
+        weight = sum(value["weight"] for value in values)
+        means = {
+            "loss": sum(value["loss"] * value["weight"] for value in values) / weight,
+            "gradient_norm": sum(value["gradient_norm"] for value in values) / len(values),
+            "tokens_per_second": sum(value["tokens"] for value in values[self._counted :]) / seconds,
+        }
+        self._values = []
+        self.restart()
+        return means
+
+
+class _Progress:
+    """One line on the terminal: updates done, time left, loss, tokens (no padding) a second."""
+
+    def __init__(self, start: int, steps: int):
+        from tqdm import tqdm
+
+        self._bar = tqdm(
+            total=steps, initial=start, unit="step", dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 10
+        )
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def advance(self, step: int) -> None:
+        self._bar.update(step - self._bar.n)
+
+    def show(self, values: Mapping[str, float]) -> None:
+        self._bar.set_postfix_str(f"loss {values['loss']:.3f}, {values['tokens_per_second']:,.0f} tokens/s")
+
+    def write(self, line: str) -> None:
+        self._bar.write(line)
+
+
+def _show(metrics: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+
+
+@contextmanager
+def _stop_on_interrupt():
+    """An event that the first Ctrl-C sets, so that a run can end between two updates; a second one breaks it off."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event  # only the main thread may handle signals
+        return
+    previous = signal.getsignal(signal.SIGINT)
+
+    def handle(*_: object) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, previous)
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, previous)

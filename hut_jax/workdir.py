@@ -1,0 +1,87 @@
+"""The folder of a run: `config.json`, `metrics.jsonl`, `checkpoints/`, `adapter/`, `result.json`."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from hut_jax.config import flatten_config, from_json, to_json
+from hut_jax.errors import UserError, nearest
+
+CONFIG = "config.json"
+RESULT = "result.json"
+CHECKPOINTS = "checkpoints"
+ADAPTER = "adapter"
+
+
+def check_workdir(workdir: Path, config: ConfigDict) -> None:
+    """Make sure that a run with this config may use this folder. Nothing is left behind.
+
+    Raises:
+        UserError: it cannot be written, or holds a run whose config differs; the message names the fields.
+    """
+    _probe(workdir)
+    if not (workdir / CONFIG).exists():
+        return
+    there, here = flatten_config(read_config(workdir)), flatten_config(from_json(to_json(config)))
+    differing = [
+        f"{name} is {here.get(name)!r} and was {there.get(name)!r}"
+        for name in sorted(there.keys() | here.keys())
+        if there.get(name) != here.get(name)
+    ]
+    if differing:
+        raise UserError(
+            f"{workdir} holds a run with another config: {'; '.join(differing)}; "
+            "give another --workdir, or the config that it was begun with"
+        )
+
+
+def read_config(workdir: Path) -> ConfigDict:
+    """The config of the run in this folder.
+
+    Raises:
+        UserError: there is no run, or its config is damaged.
+    """
+    path = workdir / CONFIG
+    try:
+        return from_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"no run in {workdir}: it has no {CONFIG}; {_runs_beside(workdir)}") from None
+    except ValueError as error:
+        raise UserError(f"{path} is no JSON: {error}") from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write the value, all of it or nothing."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write the text, all of it or nothing."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _probe(workdir: Path) -> None:
+    """Write to the folder, made for that if need be, and take it all away again."""
+    made: list[Path] = []
+    try:
+        for folder in [*reversed(workdir.parents), workdir]:
+            if not folder.exists():
+                folder.mkdir()
+                made.append(folder)
+        tempfile.TemporaryFile(dir=workdir).close()
+    except OSError as error:
+        raise UserError(f"the workdir {workdir} cannot be written: {error.strerror}") from None
+    finally:
+        for folder in reversed(made):
+            folder.rmdir()
+
+
+def _runs_beside(workdir: Path) -> str:
+    runs = [str(path.parent) for path in workdir.parent.glob(f"*/{CONFIG}")]
+    return nearest(str(workdir), runs) if runs else "give the --workdir of python -m hut_jax.train"

@@ -1,0 +1,291 @@
+"""The command from end to end on a small model: what it writes, how it goes on, what it refuses."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from hut_jax import cli
+from hut_jax.adapter_files import load_adapter
+from hut_jax.config import to_json
+from hut_jax.errors import UserError
+from hut_jax.fingerprint import fingerprint
+from hut_jax.metrics_log import read_metrics
+from hut_jax.models.pretrained import load_pretrained
+from hut_jax.train import main, train
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def config_file(small_config, tmp_path):
+    """The small run as a config file."""
+    (tmp_path / "config.json").write_text(to_json(small_config))
+    file = tmp_path / "small.py"
+    file.write_text(
+        "from pathlib import Path\nfrom hut_jax.config import default_config, from_json\n"
+        "def get_config():\n    config = default_config()\n"
+        "    config.update(from_json(Path(__file__).with_name('config.json').read_text()))\n    return config\n"
+    )
+    return file
+
+
+def factors_of(workdir):
+    return load_file(workdir / "adapter" / "adapter_model.safetensors")
+
+
+def losses_of(workdir):
+    return [{key: line[key] for key in ("step", "split", "loss")} for line in read_metrics(workdir)]
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def test_a_run_from_end_to_end(small_config, tmp_path):
+    base = {path.name: path.read_bytes() for path in Path(small_config.model).iterdir()}
+    result = train(small_config, tmp_path / "run")
+    run = tmp_path / "run"
+
+    assert {path.name for path in run.iterdir()} == {
+        "config.json", "metrics.jsonl", "tensorboard", "checkpoints", "adapter", "result.json",
+    }  # fmt: skip
+    assert json.loads((run / "result.json").read_text()) == result
+    lines = read_metrics(run)
+    assert [line["step"] for line in lines if line["split"] == "validation"] == [0, 6, 12]
+    assert [line["step"] for line in lines if line["split"] == "train"] == [2, 4, 6, 8, 10, 12]
+    assert result["metrics"]["loss"] < lines[0]["loss"]
+    assert result["best"]["step"] == 12
+    assert list((run / "tensorboard").iterdir())
+
+    adapter, factors = load_adapter(run / "adapter")
+    assert adapter.transform.rank == 2
+    assert result["trainable"] == sum(leaf.size for leaf in factors_of(run).values())
+    assert any(leaf.any() for leaf in factors_of(run).values())
+    _, params = load_pretrained(small_config.model)
+    assert result["base"]["fingerprint"] == fingerprint(params)
+    assert {path.name: path.read_bytes() for path in Path(small_config.model).iterdir()} == base
+    assert adapter.count(params).trainable == result["trainable"]
+    assert set(factors) == {"layer_0", "layer_1"}
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(small_config, tmp_path):
+    for name, seed in (("one", 0), ("two", 0), ("three", 1)):
+        small_config.seed = seed
+        train(small_config, tmp_path / name)
+    assert same(factors_of(tmp_path / "one"), factors_of(tmp_path / "two"))
+    assert losses_of(tmp_path / "one") == losses_of(tmp_path / "two")
+    assert not same(factors_of(tmp_path / "one"), factors_of(tmp_path / "three"))
+
+
+def test_accumulation_gives_nearly_the_losses_of_whole_batches(small_config, tmp_path):
+    """Without dropout the same examples give the same gradient; batches of half the size mix them otherwise."""
+    small_config.train.dropout = False
+    whole = train(small_config, tmp_path / "whole")
+    small_config.train.accumulate = 2
+    halves = train(small_config, tmp_path / "halves")
+    assert halves["metrics"]["loss"] == pytest.approx(whole["metrics"]["loss"], rel=0.02)
+
+
+def test_ctrl_c_saves_and_the_same_command_ends_with_the_same_bits(config_file, small_config, tmp_path):
+    unbroken = tmp_path / "unbroken"
+    train(small_config, unbroken)
+    command = [sys.executable, "-m", "hut_jax.train", f"--config={config_file}", f"--workdir={tmp_path / 'broken'}"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    log = tmp_path / "broken" / "metrics.jsonl"
+    while process.poll() is None and not (log.exists() and '"train"' in log.read_text()):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert "and saved; the same command goes on" in process.stderr.read()
+    assert not (tmp_path / "broken" / "result.json").exists()
+
+    assert subprocess.run(command, env=environment, capture_output=True, check=False).returncode == 0
+    assert same(factors_of(tmp_path / "broken"), factors_of(unbroken))
+    assert losses_of(tmp_path / "broken") == losses_of(unbroken)
+
+
+def test_a_finished_run_begun_again_changes_nothing(small_config, tmp_path):
+    first = train(small_config, tmp_path / "run")
+    before = factors_of(tmp_path / "run")
+    again = train(small_config, tmp_path / "run")
+    assert again["metrics"] == first["metrics"]
+    assert again["best"] == first["best"]
+    assert same(factors_of(tmp_path / "run"), before)
+    assert [line["step"] for line in read_metrics(tmp_path / "run") if line["split"] == "validation"] == [0, 6, 12]
+
+
+def test_another_config_in_the_same_workdir_is_refused(small_config, tmp_path):
+    small_config.train.steps = 2
+    small_config.train.warmup = 0.0
+    train(small_config, tmp_path / "run")
+    small_config.train.learning_rate = 0.5
+    small_config.adapter.rank = 4
+    with pytest.raises(UserError, match=r"adapter.rank is 4 and was 2; train.learning_rate is 0.5 and was 0.02"):
+        train(small_config, tmp_path / "run")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(small_config, tmp_path):
+    small_config.train.learning_rate = 1e30
+    small_config.train.warmup = 0.0
+    small_config.train.clip = 0.0
+    with pytest.raises(UserError, match=r"update \d+: the loss is (nan|inf).*config.train.learning_rate"):
+        train(small_config, tmp_path / "run")
+    assert all(np.isfinite(leaf).all() for leaf in factors_of(tmp_path / "run").values())
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_language_modelling_from_random_weights(small_config, small_model, tmp_path):
+    from hut_jax.config import set_transform
+
+    text = tmp_path / "text.txt"
+    text.write_text("the cat sat on the mat and the dog sat on the cat.\n" * 200)
+    small_config.task = "lm"
+    small_config.init = "random"
+    small_config.data.text = str(text)
+    small_config.data.block = 32
+    small_config.data.holdout = 0.1
+    set_transform(small_config, "full")
+    result = train(small_config, tmp_path / "run")
+    assert result["trainable"] == result["total"]
+    assert result["metrics"]["loss"] < 7.0 < read_metrics(tmp_path / "run")[0]["loss"]  # ln 2048 is 7.6
+
+
+def in_a_copy(source, tmp_path, change):
+    """A changed copy of a folder."""
+    folder = tmp_path / "changed"
+    shutil.copytree(source, folder)
+    change(folder)
+    return folder
+
+
+def rewrite(name, text):
+    return lambda folder: (folder / name).write_text(text)
+
+
+def cut(name, size):
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:size])
+
+
+def set_in_config(**values):
+    def change(folder):
+        path = folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+    return change
+
+
+def drop_tensor(folder):
+    tensors = load_file(folder / "model.safetensors")
+    tensors.pop("transformer.h.1.mlp.c_fc.weight")
+    save_file(tensors, folder / "model.safetensors")
+
+
+# What is wrong, how it is made (a change to a copy of the model or the data, or arguments), what the line says.
+BAD_INPUT = [
+    ("a rank that does not divide", ["--config.adapter.rank=3"], "rank 3 does not divide .* ranks that do: 2, 4"),
+    ("a pattern that matches nothing", ["--config.adapter.targets=atention/query$"], "mean 'layer_0/attention/query'"),
+    ("a pattern that is none", ["--config.adapter.targets=("], "is no regular expression"),
+    ("a misspelt field", ["--config.train.stps=3"], "config.train.stps; did you mean 'train.steps'"),
+    ("an unknown task", ["--config.task=e2"], "config.task is 'e2'; did you mean 'e2e'"),
+    ("a warm-up longer than the run", ["--config.train.warmup=13.0"], "warmup is 13 updates and the run has 12"),
+    ("a missing model folder", ["--config.model=./nowhere/model"], "no such folder: ./nowhere/model"),
+    ("a missing data folder", ["--config.data.dir=./nowhere"], "nowhere"),
+    ("a missing tokenizer", ["--config.tokenizer=./nowhere"], "nowhere"),
+    ("a workdir under a file", ["--workdir={file}/run"], "workdir .* cannot be written: Not a directory"),
+    ("a workdir that is not to be made", ["--workdir=/proc/run"], "workdir .* cannot be written"),
+    ("a CSV without its columns", ("data", rewrite("trainset.csv", "meaning,text\na,b\n")), r"trainset.csv.*'?mr'?"),
+    ("an empty CSV", ("data", rewrite("devset.csv", "")), "devset.csv.*empty"),
+    ("a CSV of a header alone", ("data", rewrite("devset.csv", "mr,ref\n")), "devset.csv"),
+    ("a missing CSV", ("data", lambda folder: (folder / "devset.csv").unlink()), "devset.csv"),
+    ("a ragged CSV", ("data", rewrite("devset.csv", "mr,ref\na,b\na,b,c\n")), "devset.csv.*line 3|devset.csv:3"),
+    ("truncated weights", ("model", cut("model.safetensors", 1000)), "model.safetensors"),
+    ("empty weights", ("model", cut("model.safetensors", 0)), "model.safetensors"),
+    ("a missing tensor", ("model", drop_tensor), "1 missing: .*h.1.mlp.c_fc.weight"),
+    ("another family's config", ("model", set_in_config(model_type="llama")), "'llama' is not supported"),
+    ("a config that is no JSON", ("model", rewrite("config.json", "{")), "config.json"),
+    ("a model too short for the data", ("model", set_in_config(n_positions=16)), "the model takes 16"),
+    ("a vocabulary too small", ("model", set_in_config(vocab_size=100)), "2,048 tokens .* vocabulary of 100"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("made", "message"), [case[1:] for case in BAD_INPUT], ids=[case[0] for case in BAD_INPUT])
+def test_bad_input_is_one_line_and_leaves_nothing(
+    made, message, config_file, small_config, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "file").write_text("")
+    if isinstance(made, tuple):
+        what, change = made
+        source = {"model": small_config.model, "data": small_config.data.dir}[what]
+        field = {"model": "model", "data": "data.dir"}[what]
+        made = [f"--config.{field}={in_a_copy(source, tmp_path, change)}", f"--config.data.cache={tmp_path / 'cache'}"]
+    arguments = [argument.format(file=tmp_path / "file") for argument in made]
+    workdir = (
+        [] if any(argument.startswith("--workdir") for argument in arguments) else [f"--workdir={tmp_path / 'run'}"]
+    )
+    monkeypatch.setattr(sys, "argv", ["train", f"--config={config_file}", *workdir, *arguments])
+    with pytest.raises(SystemExit) as exit_:
+        cli.run(main)
+    error = capsys.readouterr().err
+    assert exit_.value.code in (1, 2)
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert re.search(message, error), error
+    assert not (tmp_path / "run").exists()
+    assert (tmp_path / "file").read_text() == ""
+
+
+@pytest.mark.slow
+def test_the_real_e2e_data_with_gpt2s_tokenizer(tmp_path, monkeypatch):
+    """The command of the README on the real data, with a random GPT-2 of two layers, bounded to a few updates."""
+    data = ROOT.parent / "shared" / "data"
+    if not data.is_dir():
+        pytest.skip("the real data is not beside the repository")
+    import jax
+
+    from hut_jax.models.gpt2 import GPT2, GPT2Config
+    from hut_jax.models.pretrained import init_params, save_pretrained
+
+    model = GPT2(GPT2Config(vocab_size=50257, n_positions=512, n_embd=32, n_layer=2, n_head=4))
+    save_pretrained(tmp_path / "gpt2", model, init_params(model, jax.random.key(0)))
+    monkeypatch.chdir(ROOT)
+    code = main(
+        [
+            "--config=configs/e2e.py",
+            f"--config.model={tmp_path / 'gpt2'}",
+            f"--config.data.dir={data / 'e2e'}",
+            f"--config.data.cache={tmp_path / 'cache'}",
+            f"--config.tokenizer={data / 'tokenizers/gpt2'}",
+            f"--workdir={tmp_path / 'run'}",
+            "--config.train.steps=30",
+            "--config.train.warmup=5",
+        ]
+    )
+    assert code == 0
+    first, last = (line["loss"] for line in read_metrics(tmp_path / "run") if line["split"] == "validation")
+    assert last < first
+
+
+@pytest.mark.slow
+def test_the_quickstart_halves_the_perplexity(tmp_path, monkeypatch, capsys):
+    from hut_jax import quickstart
+
+    monkeypatch.chdir(ROOT)
+    assert quickstart.main([f"--workdir={tmp_path / 'run'}", f"--config.data.cache={tmp_path / 'cache'}"]) == 0
+    out = capsys.readouterr().out
+    base, hut = (
+        float(next(line for line in out.splitlines() if line.split()[:1] == [name]).split()[2])
+        for name in ("base", "HUT")
+    )
+    assert hut < base / 2
+    assert (tmp_path / "run/adapter/adapter_model.safetensors").exists()
