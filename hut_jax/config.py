@@ -27,6 +27,8 @@ def default_config() -> ConfigDict:
     config.data.dir = ""  # the folder of the task's files; empty: the public download, where there is one
     config.data.cache = ""  # where prepared data is kept; empty: TFDS' own folder
     config.data.max_length = 512  # tokens of an example; longer ones are cut, and counted
+    config.data.length_multiple = 16  # batches are padded to a multiple of this many tokens: more, fewer compilations
+    config.data.slot_multiple = 8  # and to a multiple of this many predicted tokens an example
     config.data.text = ""  # language modelling: a UTF-8 text, plain or .xz
     config.data.max_bytes = 0  # language modelling: read no more of it than this; 0: all
     config.data.block = 256  # language modelling: tokens of a training example
@@ -98,6 +100,8 @@ _SHARE = (lambda value: 0 <= value < 1, "at least 0 and below 1")
 
 _RANGES = {
     "data.max_length": _AT_LEAST_1,
+    "data.length_multiple": _AT_LEAST_1,
+    "data.slot_multiple": _AT_LEAST_1,
     "data.max_bytes": _NOT_NEGATIVE,
     "data.block": _AT_LEAST_1,
     "data.holdout": (lambda value: 0 < value < 1, "between 0 and 1"),

@@ -15,7 +15,7 @@ from hut_jax.data.batching import batch_dataset
 from hut_jax.data.e2e import encode_e2e, encode_prompts, load_e2e, references
 from hut_jax.data.tokenizer import load_tokenizer
 from hut_jax.generation import greedy
-from hut_jax.recipe import load_base
+from hut_jax.recipe import batching, load_base
 from hut_jax.tasks.causal_lm import causal_lm_loss
 from hut_jax.train import train
 from hut_jax.training import Evaluation
@@ -51,7 +51,8 @@ def compare(config: ConfigDict, workdir: Path) -> None:
     models = {"base": params, "HUT": adapter.merge(params, factors)}
 
     sequences = encode_e2e(test, tokenizer, config.data.max_length).sequences
-    batches = list(batch_dataset(sequences, batch_size=config.eval.batch_size, shuffle=False, epochs=1))
+    shapes = batching(config) | {"batch_size": config.eval.batch_size}
+    batches = list(batch_dataset(sequences, **shapes, shuffle=False, epochs=1))
     evaluation = Evaluation(
         lambda params, _, *args, **kwargs: model.apply({"params": params}, *args, **kwargs), causal_lm_loss
     )

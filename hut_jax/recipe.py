@@ -82,6 +82,16 @@ def load_base(config: ConfigDict) -> tuple[Any, Any]:
     return model, init_params(model, jax.random.key(config.seed), dtype=model.dtype)
 
 
+def batching(config: ConfigDict) -> dict[str, Any]:
+    """The options of `batch_dataset` for training batches."""
+    return {
+        "batch_size": config.train.batch_size // config.train.accumulate,
+        "seed": config.seed,
+        "length_multiple": config.data.length_multiple,
+        "slot_multiple": config.data.slot_multiple,
+    }
+
+
 def model_options(config: ConfigDict) -> dict[str, Any]:
     """The options of `load_pretrained` and `build_model`."""
     return {

@@ -25,7 +25,7 @@ from hut_jax.data.batching import Batches, batch_dataset
 from hut_jax.fingerprint import fingerprint
 from hut_jax.metrics_log import MetricsLog
 from hut_jax.optimizer import make_optimizer
-from hut_jax.recipe import Parts, load_base, make_parts
+from hut_jax.recipe import Parts, batching, load_base, make_parts
 from hut_jax.training import Evaluation, Fit, Plan, Steps, fit
 from hut_jax.workdir import ADAPTER, CHECKPOINTS, CONFIG, RESULT, check_workdir, write_json, write_text
 
@@ -72,10 +72,9 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         dropout=config.train.dropout,
         seed=config.seed,
     )
-    batches = batch_dataset(
-        parts.task.train, batch_size=config.train.batch_size // config.train.accumulate, seed=config.seed
-    )
-    validation = list(batch_dataset(parts.task.validation, batch_size=config.eval.batch_size, shuffle=False, epochs=1))
+    batches = batch_dataset(parts.task.train, **batching(config))
+    shapes = batching(config) | {"batch_size": config.eval.batch_size}
+    validation = list(batch_dataset(parts.task.validation, **shapes, shuffle=False, epochs=1))
 
     workdir.mkdir(parents=True, exist_ok=True)
     write_text(workdir / CONFIG, to_json(config))
@@ -115,8 +114,7 @@ def make_plan(config: ConfigDict, parts: Parts) -> Plan:
 
 
 def _describe(config: ConfigDict, parts: Parts, plan: Plan) -> None:
-    batch = config.train.batch_size // config.train.accumulate
-    padding = Batches(parts.task.train, batch_size=batch, seed=config.seed).report()
+    padding = Batches(parts.task.train, **batching(config)).report()
     print(parts.adapter.report(parts.shapes))
     print(
         f"{len(parts.task.train):,} examples to learn from, {len(parts.task.validation):,} to validate; {plan.steps:,} "

@@ -174,20 +174,22 @@ def fit(
     """
     last: dict[str, float] = {}
     best: dict[str, float] = {}
+    window = _Window([])
     began, earlier = time.perf_counter(), 0.0
     start = checkpoints.latest
     if start is not None:
         state, progress = checkpoints.restore(start, state)
         batches.set_state(progress["data"])
         last, best, earlier = progress["last"], progress["best"], progress["seconds"]
+        window = _Window(progress["window"])
     log_file = log(start or 0)
 
     def seconds() -> float:
         return earlier + time.perf_counter() - began
 
     def save(step: int) -> None:
-        progress = {"data": batches.get_state(), "last": last, "best": best, "seconds": seconds()}
-        checkpoints.save(step, state, progress)
+        position = {"data": batches.get_state(), "window": window.values}
+        checkpoints.save(step, state, position | {"last": last, "best": best, "seconds": seconds()})
 
     def evaluate_at(step: int) -> None:
         nonlocal last, best
@@ -203,7 +205,7 @@ def fit(
             if start is None:
                 evaluate_at(0)
                 save(0)
-            window = _Window()
+            window.restart()
             pending = None  # the last update's figures, read only once the next update is under way
             for step in range((start or 0) + 1, plan.steps + 1):
                 group = [next(batches) for _ in range(plan.accumulate)]
@@ -247,30 +249,30 @@ def _finite(step: int, metrics: Mapping[str, Array], tokens: int) -> dict[str, f
 
 
 class _Window:
-    """The means over the updates since the last line of the log."""
+    """The means over the updates since the last line of the log; `values` is what a checkpoint keeps of it."""
 
-    def __init__(self):
-        self._values: list[dict[str, float]] = []
+    def __init__(self, values: list[dict[str, float]]):
+        self.values = values
         self.restart()
 
     def add(self, values: dict[str, float]) -> None:
-        self._values.append(values)
+        self.values.append(values)
 
     def restart(self) -> None:
-        """Begin to count time here: what went before was no training."""
-        self._counted = len(self._values)
+        """Begin to count time here: what went before was no training, or another process's."""
+        self._counted = len(self.values)
         self._began = time.perf_counter()
 
     def close(self) -> dict[str, float]:
         """The means, and what the window took; then a new window begins."""
-        seconds, values = time.perf_counter() - self._began, self._values
+        seconds, values = time.perf_counter() - self._began, self.values
         weight = sum(value["weight"] for value in values)
         means = {
             "loss": sum(value["loss"] * value["weight"] for value in values) / weight,
             "gradient_norm": sum(value["gradient_norm"] for value in values) / len(values),
             "tokens_per_second": sum(value["tokens"] for value in values[self._counted :]) / seconds,
         }
-        self._values = []
+        self.values = []
         self.restart()
         return means
 

@@ -1,21 +1,21 @@
 """Set before jax is imported: eight virtual devices for the sharding tests, and shapes that are checked."""
 
-import importlib.util
 import os
+from pathlib import Path
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = "cpu"
-
-from pathlib import Path
+# Most of the tests' time is XLA's; what was compiled once, here or in a command that a test starts, is kept.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "jax"))
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 import pytest
 from jaxtyping import install_import_hook
 
-# Shapes in signatures are checked under test, and only there.
-assert importlib.util.find_spec("beartype"), "the tests need beartype: make test installs it"
-install_import_hook(["hut_jax.transforms", "hut_jax.models.gpt2"], "beartype.beartype")
-
 ROOT = Path(__file__).parent.parent
+
+# Shapes in signatures are checked under test, and only there.
+install_import_hook(["hut_jax.transforms", "hut_jax.models.gpt2"], "beartype.beartype")
 
 
 @pytest.fixture(scope="session")
@@ -56,6 +56,7 @@ def small_config(small_model, small_data):
     config.model = str(small_model)
     config.data.dir = str(small_data)
     config.data.cache = str(small_data / "cache")
+    config.data.length_multiple = config.data.slot_multiple = 64  # few shapes to compile
     config.adapter.rank = 2
     config.train.steps = 12
     config.train.warmup = 2.0

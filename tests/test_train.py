@@ -101,13 +101,16 @@ def test_ctrl_c_saves_and_the_same_command_ends_with_the_same_bits(config_file, 
     train(small_config, unbroken)
     command = [sys.executable, "-m", "hut_jax.train", f"--config={config_file}", f"--workdir={tmp_path / 'broken'}"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     log = tmp_path / "broken" / "metrics.jsonl"
-    while process.poll() is None and not (log.exists() and '"train"' in log.read_text()):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
-    assert "and saved; the same command goes on" in process.stderr.read()
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        while process.poll() is None and not (log.exists() and '"train"' in log.read_text()):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "and saved; the same command goes on" in error
     assert not (tmp_path / "broken" / "result.json").exists()
 
     assert subprocess.run(command, env=environment, capture_output=True, check=False).returncode == 0
