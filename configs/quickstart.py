@@ -31,7 +31,7 @@ def get_config() -> ConfigDict:
     config.adapter.targets = ("all-linear",)  # a base this small and this far from its task wants every kernel
 
     config.train.scan_layers = True  # compiles one layer, not six
-    config.train.epochs = 2.0
+    config.train.epochs = 1.5
     config.train.batch_size = 16
     config.train.learning_rate = 3e-2
     config.train.warmup = 0.06

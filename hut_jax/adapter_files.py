@@ -57,6 +57,7 @@ def save_adapter(
     try:
         (partial / CONFIG_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
         save_file({path: np.asarray(leaf) for path, leaf in flatten(factors).items()}, partial / WEIGHTS_FILE)
+        (partial / WEIGHTS_FILE).chmod(0o644)  # safetensors makes its files readable for the owner alone
         folder.mkdir(exist_ok=True)
         for name in (WEIGHTS_FILE, CONFIG_FILE):
             os.replace(partial / name, folder / name)

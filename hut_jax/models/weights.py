@@ -115,6 +115,7 @@ def write(folder: Path, config: Mapping, tensors: Mapping[str, np.ndarray]) -> N
         raise UserError(f"cannot make the folder {folder}: {error.strerror}") from None
     with _replacing(folder / "config.json") as new_config, _replacing(folder / SINGLE) as new_weights:
         save_file(dict(tensors), new_weights, metadata={"format": "pt"})  # transformers asks for this key
+        new_weights.chmod(0o644)  # safetensors makes its files readable for the owner alone
         new_config.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
