@@ -53,5 +53,5 @@ def get_config() -> ConfigDict:
     config.eval.every = 1000  # updates between two validations
     config.eval.batch_size = 32  # examples; no gradients are kept, so it may be larger than the training batch
     config.checkpoint.every = 1000  # updates; what a kill may cost
-    config.checkpoint.keep = 2  # the newest, in case one is damaged
+    config.checkpoint.keep = 2  # the newest; where one is damaged, delete its folder to go on from the other
     return config

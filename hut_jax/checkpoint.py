@@ -10,6 +10,8 @@ import jax
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
+from hut_jax.errors import UserError
+
 
 class Checkpoints:
     """The checkpoints of one run, the newest few of them kept. Saving happens in the background."""
@@ -41,11 +43,21 @@ class Checkpoints:
         )
 
     def restore(self, step: int, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
-        """The state, with the structure, dtypes and devices of `like`, and the progress."""
+        """The state, with the structure, dtypes and devices of `like`, and the progress.
+
+        Raises:
+            UserError: the checkpoint is damaged.
+        """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        restored = self._manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore())
-        )
+        parts = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore())
+        try:
+            restored = self._manager.restore(step, args=parts)
+        except Exception as error:  # Orbax and its stores raise many kinds where a file is damaged
+            folder = self._manager.directory / f"step_{step}"
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise UserError(
+                f"the checkpoint {folder} is damaged ({reason}); delete that folder to go on from the one before it"
+            ) from error
         return restored["state"], restored["progress"]
 
     def wait(self) -> None:

@@ -1,6 +1,7 @@
 """The fields of a run: their defaults, their meaning and what they may be. A config file overrides them."""
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -99,14 +100,15 @@ _NOT_NEGATIVE = (lambda value: value >= 0, "0 or more")
 _SHARE = (lambda value: 0 <= value < 1, "at least 0 and below 1")
 
 _RANGES = {
+    "seed": (lambda value: 0 <= value < 2**32, "at least 0 and below 2**32"),
     "data.max_length": _AT_LEAST_1,
     "data.length_multiple": _AT_LEAST_1,
     "data.slot_multiple": _AT_LEAST_1,
     "data.max_bytes": _NOT_NEGATIVE,
     "data.block": _AT_LEAST_1,
     "data.holdout": (lambda value: 0 < value < 1, "between 0 and 1"),
-    "train.epochs": _POSITIVE,
-    "train.steps": _NOT_NEGATIVE,
+    "train.epochs": (lambda value: 0 < value <= 1e6, "above 0 and at most a million"),
+    "train.steps": (lambda value: 0 <= value < 2**31, "at least 0 and below 2**31"),
     "train.batch_size": _AT_LEAST_1,
     "train.accumulate": _AT_LEAST_1,
     "train.learning_rate": _POSITIVE,
@@ -149,6 +151,9 @@ def validate(config: ConfigDict) -> None:
     for field, choices in _CHOICES.items():
         if given[field] not in choices:
             raise UserError(f"config.{field} is {given[field]!r}; {nearest(str(given[field]), choices)}")
+    for field, value in given.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"config.{field} is {value}; it must be finite")
     for field, (fits, phrase) in _RANGES.items():
         if not fits(given[field]):
             raise UserError(f"config.{field} is {given[field]!r}; it must be {phrase}")

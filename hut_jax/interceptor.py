@@ -41,7 +41,7 @@ def interceptor(
             return next_fun(*args, **kwargs)
         _check(module, path, inputs[path])
         used.add(path)
-        return _run(transform, module, inputs[path], *args, **kwargs)
+        return _run(transform, module, inputs[path], args[0] if args else kwargs["inputs"])
 
     return intercept
 

@@ -45,7 +45,7 @@ def _drop_after(path: Path, step: int) -> None:
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
-        except json.JSONDecodeError:
+        except (ValueError, KeyError, TypeError):
             break
     partial = path.with_suffix(".partial")
     partial.write_text("".join(kept), encoding="utf-8")

@@ -9,19 +9,36 @@ from ml_collections import ConfigDict
 
 from hut_jax.errors import UserError
 
+SHORT_WARMUP = 0.06
+"""The share of a run that warms up where `train.steps` makes it shorter than its warm-up."""
 
-def schedule(train: ConfigDict, steps: int) -> optax.Schedule:
-    """The learning rate by update: a linear rise over `train.warmup`, then `train.decay` to the last of `steps`.
+
+def warmup_updates(train: ConfigDict, steps: int) -> int:
+    """The updates over which the rate rises, in a run of `steps`.
+
+    `train.steps` bounds a run, and a run so bounded may be shorter than the warm-up of its recipe.
 
     Raises:
-        UserError: the warm-up is longer than the run.
+        UserError: a run of whole epochs is shorter than its warm-up.
     """
     warmup = round(train.warmup * steps) if train.warmup < 1 else int(train.warmup)
-    if warmup >= steps and train.decay != "constant":
-        raise UserError(
-            f"config.train.warmup is {warmup} updates and the run has {steps}; "
-            "make it shorter, or give a share of the run, such as 0.06"
-        )
+    if warmup < steps:
+        return warmup
+    if train.steps:
+        return round(SHORT_WARMUP * steps)
+    raise UserError(
+        f"config.train.warmup is {warmup} updates and the run has {steps}; "
+        f"make it shorter, or give a share of the run, such as {SHORT_WARMUP}"
+    )
+
+
+def schedule(train: ConfigDict, steps: int) -> optax.Schedule:
+    """The learning rate by update: a linear rise over the warm-up, then `train.decay` to the last of `steps`.
+
+    Raises:
+        UserError: as `warmup_updates`.
+    """
+    warmup = warmup_updates(train, steps)
     peak = train.learning_rate
     after = {
         "linear": optax.linear_schedule(peak, 0.0, max(1, steps - warmup)),

@@ -51,7 +51,9 @@ def as_rules(rules: Rules) -> tuple[tuple[str, Any], ...]:
     Raises:
         UserError: a pattern is no regular expression.
     """
-    pairs = rules.items() if isinstance(rules, Mapping) else rules
+    pairs = list(rules.items()) if isinstance(rules, Mapping) else rules
+    if not isinstance(pairs, list | tuple) or not all(isinstance(p, list | tuple) and len(p) == 2 for p in pairs):
+        raise UserError(f"{rules!r} are no pairs of a pattern and a value, such as (('mlp/', 4),)")
     for pattern, _ in pairs:
         _check(pattern)
     return tuple((pattern, value) for pattern, value in pairs)
@@ -113,7 +115,7 @@ class Layout:
         Raises:
             UserError: it is no such string, or not one for a kernel of this shape.
         """
-        if not re.fullmatch("l*i+o+", text) or len(text) != len(shape):
+        if not re.fullmatch("l*i+o+", str(text)) or len(text) != len(shape):
             raise UserError(
                 f"layout {text!r} does not fit a kernel of shape {list(shape)}: "
                 "one letter an axis, l for stacked layers, then i for inputs, then o for outputs"

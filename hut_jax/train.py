@@ -18,13 +18,13 @@ from ml_collections import ConfigDict
 
 import hut_jax
 from hut_jax import cli
-from hut_jax.adapter_files import save_adapter, size_on_disk
+from hut_jax.adapter_files import check_base, save_adapter, size_on_disk
 from hut_jax.checkpoint import Checkpoints
 from hut_jax.config import to_json
 from hut_jax.data.batching import Batches, batch_dataset
 from hut_jax.fingerprint import fingerprint
 from hut_jax.metrics_log import MetricsLog
-from hut_jax.optimizer import make_optimizer
+from hut_jax.optimizer import make_optimizer, warmup_updates
 from hut_jax.recipe import Parts, batching, load_base, make_parts
 from hut_jax.training import Evaluation, Fit, Plan, Steps, fit
 from hut_jax.workdir import ADAPTER, CHECKPOINTS, CONFIG, RESULT, check_workdir, write_json, write_text
@@ -59,6 +59,8 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     make_optimizer(config.train, plan.steps, rates, parts.shapes)  # for its errors, before the weights are read
     _describe(config, parts, plan)
     model, params = load_base(config)
+    if (workdir / ADAPTER).exists():
+        check_base(workdir / ADAPTER, params, name=config.model)
     factors = jax.jit(parts.adapter.init)(jax.random.key(config.seed), params)
     base = fingerprint(params)
 
@@ -121,9 +123,17 @@ def _describe(config: ConfigDict, parts: Parts, plan: Plan) -> None:
         f"updates of {config.train.batch_size}; {100 * padding.real_tokens:.0f} % of the positions hold real tokens, "
         f"in {len(padding.shapes)} shapes of batch"
     )
-    for note in parts.task.notes:
+    for note in _notes(config, parts, plan):
         print(f"note: {note}")
     sys.stdout.flush()
+
+
+def _notes(config: ConfigDict, parts: Parts, plan: Plan) -> list[str]:
+    warmup = warmup_updates(config.train, plan.steps)
+    if config.train.warmup >= 1 and warmup != int(config.train.warmup):
+        cut = f"config.train.warmup, {config.train.warmup:.0f}, does not fit {plan.steps} updates: {warmup} warm up"
+        return [*parts.task.notes, cut]
+    return [*parts.task.notes]
 
 
 def _result(config: ConfigDict, parts: Parts, plan: Plan, done: Fit, workdir: Path, base: str) -> dict[str, Any]:

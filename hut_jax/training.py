@@ -188,12 +188,16 @@ def fit(
         return earlier + time.perf_counter() - began
 
     def save(step: int) -> None:
+        if not all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state.factors)):
+            raise UserError(f"update {step}: a factor is not finite; {_NOT_FINITE}")
         position = {"data": batches.get_state(), "window": window.values}
         checkpoints.save(step, state, position | {"last": last, "best": best, "seconds": seconds()})
 
     def evaluate_at(step: int) -> None:
         nonlocal last, best
         last = evaluate(state.factors)
+        if not math.isfinite(last["loss"]):
+            raise UserError(f"update {step}: the validation loss is {last['loss']}; {_NOT_FINITE}")
         log_file.write(step, "validation", last)
         progress_line.write(f"update {step}: validation " + _show(last))
         if not best or last["loss"] < best["loss"]:
@@ -237,13 +241,18 @@ def fit(
     return Fit(state, last, best, seconds())
 
 
+_NOT_FINITE = (
+    "the last checkpoint is kept. In another --workdir try a lower config.train.learning_rate, a longer "
+    "config.train.warmup, a config.train.clip, or config.dtype=float32"
+)
+
+
 def _finite(step: int, metrics: Mapping[str, Array], tokens: int) -> dict[str, float]:
     values = {name: float(value) for name, value in metrics.items()} | {"tokens": tokens}
     if not (math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"])):
         raise UserError(
             f"update {step}: the loss is {values['loss']} and its gradient's norm {values['gradient_norm']}; "
-            "the last checkpoint is kept. Try a lower config.train.learning_rate, a longer config.train.warmup, "
-            "a config.train.clip, or config.dtype=float32"
+            + _NOT_FINITE
         )
     return values
 

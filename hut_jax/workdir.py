@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from hut_jax.config import flatten_config, from_json, to_json
+from hut_jax.config import flatten_config, from_json, to_json, validate
 from hut_jax.errors import UserError, nearest
 
 CONFIG = "config.json"
@@ -47,11 +47,15 @@ def read_config(workdir: Path) -> ConfigDict:
     """
     path = workdir / CONFIG
     try:
-        return from_json(path.read_text(encoding="utf-8"))
+        config = from_json(path.read_text(encoding="utf-8"))
+        validate(config)
+        return config
     except FileNotFoundError:
         raise UserError(f"no run in {workdir}: it has no {CONFIG}; {_runs_beside(workdir)}") from None
-    except ValueError as error:
-        raise UserError(f"{path} is no JSON: {error}") from None
+    except UserError as error:
+        raise UserError(f"{path} is no config of this version: {error}") from None
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged, and no config of a run: {error}") from None
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -155,6 +155,18 @@ def test_a_bf16_base_stays_bf16_and_close():
     np.testing.assert_allclose(got.astype(jnp.float32), run(adapter, model, params, factors, x), atol=0.3, rtol=0.1)
 
 
+def test_a_layer_may_be_called_by_keyword():
+    class ByKeyword(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(4, name="hidden")(inputs=x)
+
+    adapter = Adapter(HUT(rank=2), "hidden")
+    x, params, factors = setup(ByKeyword(), adapter)
+    merged = run_plain(ByKeyword(), adapter.merge(params, factors), x)
+    np.testing.assert_allclose(run(adapter, ByKeyword(), params, factors, x), merged, rtol=1e-5, atol=1e-5)
+
+
 def test_the_factor_tree_mirrors_the_modules():
     model = Scanned()
     _, _, factors = setup(model, ADAPTERS[0])

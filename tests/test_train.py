@@ -87,13 +87,36 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(small_config, tm
     assert not same(factors_of(tmp_path / "one"), factors_of(tmp_path / "three"))
 
 
-def test_accumulation_gives_nearly_the_losses_of_whole_batches(small_config, tmp_path):
-    """Without dropout the same examples give the same gradient; batches of half the size mix them otherwise."""
-    small_config.train.dropout = False
-    whole = train(small_config, tmp_path / "whole")
+def test_accumulation_takes_its_parts_from_the_data(small_config, tmp_path):
+    """Twice as many batches of half the size: 48 examples are two epochs in 12 updates either way."""
     small_config.train.accumulate = 2
-    halves = train(small_config, tmp_path / "halves")
-    assert halves["metrics"]["loss"] == pytest.approx(whole["metrics"]["loss"], rel=0.02)
+    train(small_config, tmp_path / "run")
+    progress = (tmp_path / "run/checkpoints/step_12/progress/metadata").read_text()
+    assert json.loads(progress)["data"]["next_index"] == 24
+
+
+def test_a_base_whose_weights_changed_is_refused(small_config, tmp_path):
+    small_config.model = str(in_a_copy(small_config.model, tmp_path, lambda folder: None))
+    small_config.train.steps = 2
+    train(small_config, tmp_path / "run")
+    tensors = load_file(Path(small_config.model) / "model.safetensors")
+    tensors["transformer.wpe.weight"] = tensors["transformer.wpe.weight"] + 1
+    save_file(tensors, Path(small_config.model) / "model.safetensors")
+    with pytest.raises(UserError, match="has other weights"):
+        train(small_config, tmp_path / "run")
+
+
+def test_a_damaged_run_is_one_line(small_config, tmp_path):
+    small_config.train.steps = 2
+    train(small_config, tmp_path / "run")
+    for path in (tmp_path / "run/checkpoints/step_2/progress").rglob("*"):
+        path.write_text("")
+    with pytest.raises(UserError, match=r"step_2 is damaged .*delete that folder"):
+        train(small_config, tmp_path / "run")
+    for text, message in (("[1]", "no config of a run"), ("{", "no config of a run"), ("null", "no config of a run")):
+        (tmp_path / "run/config.json").write_text(text)
+        with pytest.raises(UserError, match=message):
+            train(small_config, tmp_path / "run")
 
 
 def test_ctrl_c_saves_and_the_same_command_ends_with_the_same_bits(config_file, small_config, tmp_path):
@@ -136,6 +159,16 @@ def test_another_config_in_the_same_workdir_is_refused(small_config, tmp_path):
     small_config.adapter.rank = 4
     with pytest.raises(UserError, match=r"adapter.rank is 4 and was 2; train.learning_rate is 0.5 and was 0.02"):
         train(small_config, tmp_path / "run")
+
+
+def test_a_last_update_that_breaks_the_model_stops_the_run(small_config, tmp_path):
+    small_config.train.steps = 1
+    small_config.train.learning_rate = 1e30
+    small_config.train.warmup = 0.0
+    small_config.train.decay = "constant"
+    with pytest.raises(UserError, match=r"update 1: the validation loss is nan; .*config.train.learning_rate"):
+        train(small_config, tmp_path / "run")
+    assert not (tmp_path / "run" / "result.json").exists()
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(small_config, tmp_path):
@@ -201,9 +234,17 @@ BAD_INPUT = [
     ("a pattern that is none", ["--config.adapter.targets=("], "is no regular expression"),
     ("a misspelt field", ["--config.train.stps=3"], "config.train.stps; did you mean 'train.steps'"),
     ("an unknown task", ["--config.task=e2"], "config.task is 'e2'; did you mean 'e2e'"),
-    ("a warm-up longer than the run", ["--config.train.warmup=13.0"], "warmup is 13 updates and the run has 12"),
+    (
+        "a warm-up longer than the run",
+        ["--config.train.steps=0", "--config.train.epochs=1", "--config.train.warmup=7"],
+        "warmup is 7 updates and the run has 6",
+    ),
+    ("ranks that are no pairs", ["--config.adapter.ranks=(3,)"], "are no pairs of a pattern and a value"),
+    ("a rate that is not finite", ["--config.train.learning_rate=inf"], "learning_rate is inf; it must be finite"),
+    ("a seed out of range", ["--config.seed=-1"], "config.seed is -1; it must be at least 0"),
+    ("a workdir that is a file", ["--workdir={file}"], "workdir .* cannot be written: Not a directory"),
     ("a missing model folder", ["--config.model=./nowhere/model"], "no such folder: ./nowhere/model"),
-    ("a missing data folder", ["--config.data.dir=./nowhere"], "nowhere"),
+    ("a missing data folder", ["--config.data.dir=./nowhere"], "no folder .*E2E's holds"),
     ("a missing tokenizer", ["--config.tokenizer=./nowhere"], "nowhere"),
     ("a workdir under a file", ["--workdir={file}/run"], "workdir .* cannot be written: Not a directory"),
     ("a workdir that is not to be made", ["--workdir=/proc/run"], "workdir .* cannot be written"),
@@ -212,8 +253,8 @@ BAD_INPUT = [
     ("a CSV of a header alone", ("data", rewrite("devset.csv", "mr,ref\n")), "devset.csv"),
     ("a missing CSV", ("data", lambda folder: (folder / "devset.csv").unlink()), "devset.csv"),
     ("a ragged CSV", ("data", rewrite("devset.csv", "mr,ref\na,b\na,b,c\n")), "devset.csv.*line 3|devset.csv:3"),
-    ("truncated weights", ("model", cut("model.safetensors", 1000)), "model.safetensors"),
-    ("empty weights", ("model", cut("model.safetensors", 0)), "model.safetensors"),
+    ("truncated weights", ("model", cut("model.safetensors", 1000)), "not a whole safetensors file"),
+    ("empty weights", ("model", cut("model.safetensors", 0)), "not a whole safetensors file"),
     ("a missing tensor", ("model", drop_tensor), "1 missing: .*h.1.mlp.c_fc.weight"),
     ("another family's config", ("model", set_in_config(model_type="llama")), "'llama' is not supported"),
     ("a config that is no JSON", ("model", rewrite("config.json", "{")), "config.json"),
@@ -271,7 +312,6 @@ def test_the_real_e2e_data_with_gpt2s_tokenizer(tmp_path, monkeypatch):
             f"--config.tokenizer={data / 'tokenizers/gpt2'}",
             f"--workdir={tmp_path / 'run'}",
             "--config.train.steps=30",
-            "--config.train.warmup=5",
         ]
     )
     assert code == 0

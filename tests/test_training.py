@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from hut_jax.config import default_config
 from hut_jax.errors import UserError
-from hut_jax.optimizer import make_optimizer, schedule
+from hut_jax.optimizer import make_optimizer, schedule, warmup_updates
 from hut_jax.training import Evaluation, Steps
 
 
@@ -101,6 +101,11 @@ def test_the_rate_rises_and_falls():
 def test_a_warmup_longer_than_the_run_is_refused():
     with pytest.raises(UserError, match=r"warmup is 500 updates and the run has 100; .*0.06"):
         schedule(train_config(warmup=500.0), 100)
+
+
+def test_a_run_that_steps_bounds_warms_up_within_it():
+    assert warmup_updates(train_config(warmup=500.0, steps=100), 100) == 6
+    assert warmup_updates(train_config(warmup=50.0, steps=100), 100) == 50
 
 
 def test_the_update_is_adamws_with_a_rate_of_its_own_for_some_factors():
