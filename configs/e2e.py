@@ -33,7 +33,7 @@ def get_config() -> ConfigDict:
     config.data.slot_multiple = 8  # the same for the positions whose logits are computed
 
     set_transform(config, "hut", rank=8)  # the paper's LoRA has rank 4; HUT of any rank costs the same forward
-    config.adapter.targets = (r"attention/(query|value)$",)  # as the paper's LoRA
+    config.adapter.targets = ()  # the transformation's own; HUT's are query and value, as the paper's LoRA has them
     config.adapter.spread = "block"  # neighbours share a scale; see docs/method.md
     config.adapter.scale = True  # gamma, at a tenth of the rate
     config.adapter.shift = True  # beta, at a tenth of the rate
@@ -42,7 +42,7 @@ def get_config() -> ConfigDict:
     config.train.steps = 0  # above 0: this many updates instead
     config.train.batch_size = 8  # as the paper's; batches are of like lengths, so padding costs little
     config.train.accumulate = 1  # 2 or 4 where eight examples do not fit in memory
-    config.train.learning_rate = 5e-2  # HUT's own, by sweep (docs/method.md, "Rates"); the paper's LoRA has 2e-4
+    config.train.learning_rate = 0.0  # the transformation's own; HUT's is 5e-2 (docs/method.md, "Rates")
     config.train.warmup = 500.0  # updates, as the paper's
     config.train.decay = "linear"  # as the paper's
     config.train.weight_decay = 0.01  # as the paper's; here it pulls towards the base

@@ -1,22 +1,22 @@
 """An adapter: a transformation and what it acts on. It computes; it knows no file and no optimiser."""
 
-import functools
 import math
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Int, PyTree
 
 from hut_jax.errors import UserError, nearest
-from hut_jax.interceptor import COLLECTION, interceptor
+from hut_jax.interceptor import COLLECTION, Place, dropout_acts, interceptor
+from hut_jax.sites import Site, dense_site, leaf_site
 from hut_jax.targets import (
-    Layout,
+    ALL_LINEAR,
     Patterns,
     Rules,
     as_patterns,
@@ -24,27 +24,14 @@ from hut_jax.targets import (
     first_match,
     flatten,
     match,
+    match_default,
+    match_modules,
     nearest_path,
     unflatten,
 )
-from hut_jax.transforms import Factors, Transform
+from hut_jax.transforms import Full, Transform
 
 Params = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Site:
-    """One place that an adapter acts on: a dense layer, or for whole-leaf transformations a parameter."""
-
-    path: str
-    shape: tuple[int, ...]
-    factors: dict[str, tuple[int, ...]]
-    layout: Layout | None = None
-
-    @property
-    def count(self) -> int:
-        """Numbers that train here."""
-        return sum(map(math.prod, self.factors.values()))
 
 
 @dataclass(frozen=True)
@@ -67,12 +54,14 @@ class Adapter:
     Attributes:
         transform: what to do with each kernel, such as `HUT(rank=8)`.
         targets: regular expressions searched in the '/'-joined paths of the dense layers (of every parameter,
-            for a transformation of whole leaves); "all-linear" is all of them; none: query and value, by the
-            names of the model's family.
+            for a transformation of whole leaves); "all-linear" is all of them; none: the transformation's own
+            default, by the names of the model's family.
         exclude: patterns of paths to leave alone.
         ranks: rank by pattern where it is not the transformation's own, `{"mlp/": 4}`; the first match counts.
         layout: how to read the axes of kernels whose shapes leave doubt, by pattern: `{"^layers/": "lio"}`, a
             letter an axis, l stacked layers, i input, o output.
+        also_train: patterns of modules that train in full beside the factors, such as a new head; "all-linear"
+            leaves them to it. An embedding must be named in full: a head tied to it trains through the tie.
     """
 
     transform: Transform
@@ -80,6 +69,7 @@ class Adapter:
     exclude: tuple[str, ...]
     ranks: tuple[tuple[str, int], ...]
     layout: tuple[tuple[str, str], ...]
+    also_train: tuple[str, ...]
 
     def __init__(
         self,
@@ -89,6 +79,7 @@ class Adapter:
         exclude: Patterns = None,
         ranks: Rules = (),
         layout: Rules = (),
+        also_train: Patterns = None,
     ):
         if ranks and not hasattr(transform, "rank"):
             raise UserError(f"ranks= was given, and {transform.name} has no rank")
@@ -98,6 +89,7 @@ class Adapter:
         object.__setattr__(self, "exclude", as_patterns(exclude))
         object.__setattr__(self, "ranks", as_rules(ranks))
         object.__setattr__(self, "layout", as_rules(layout))
+        object.__setattr__(self, "also_train", as_patterns(also_train))
 
     def sites(self, params: Params) -> list[Site]:
         """Where this adapter acts on these parameters (arrays, or shapes alone), in the order of the tree.
@@ -106,19 +98,20 @@ class Adapter:
             UserError: a pattern matches nothing, or the transformation does not fit a kernel that one matches.
         """
         flat = flatten(params)
-        if self.transform.whole_leaves:
-            chosen = match(list(flat), self.targets or ("",), self.exclude)
-            return [
-                Site(path, flat[path].shape, _factor_shapes(self.transform, flat[path].shape, False, path))
-                for path in chosen
-            ]
-        kernels = [path.removesuffix("/kernel") for path in flat if path.endswith("/kernel")]
-        for pattern, _ in self.ranks + self.layout:
-            if not any(re.search(pattern, path) for path in kernels):
+        also = match_modules(list(flat), self.also_train)
+        make = self._leaf if self.transform.whole_leaves else self._dense
+        paths = self._candidates(flat)
+        if ALL_LINEAR in self.targets:
+            paths = [path for path in paths if path not in also and f"{path}/kernel" not in also]
+        targets = self.targets or match_default(paths, self.transform.default_targets)
+        sites = [make(path, flat) for path in match(paths, targets, self.exclude)]
+        for site in sites:
+            if also and set(site.leaves(flat)) & set(also):
                 raise UserError(
-                    f"pattern {pattern!r} in ranks= or layout= matches no path; {nearest_path(pattern, kernels)}"
+                    f"{site.path} is among the targets and trains in full by also_train={list(self.also_train)}; "
+                    "exclude= it from the targets, or leave it out of also_train="
                 )
-        return [self._site(path, flat) for path in match(kernels, self.targets, self.exclude)]
+        return sites + [leaf_site(Full(), path, flat, also=True) for path in also]
 
     def init(self, key: jax.Array, params: Params) -> PyTree[Array]:
         """Factors for these parameters: a tree that mirrors the modules' paths, and the identity to begin with.
@@ -127,17 +120,10 @@ class Adapter:
             UserError: as `sites`.
         """
         flat = flatten(params)
-        tree: dict[str, Factors] = {}
+        tree = {}
         for site in self.sites(params):
             # A key from the path: what else is targeted changes nothing here.
-            site_key = jax.random.fold_in(key, zlib.crc32(site.path.encode()))
-            if site.layout is None:
-                tree[site.path] = self.transform.init(site_key, flat[site.path], None)
-                continue
-            kernel, bias = _matrices(site, flat)
-            keys = jax.random.split(site_key, kernel.shape[:-2])
-            init = _over_layers(self._transform_at(site.path).init, site.layout.stacked)
-            tree[site.path] = init(keys, kernel, bias)
+            tree[site.path] = site.init(jax.random.fold_in(key, zlib.crc32(site.path.encode())), flat)
         return unflatten(tree)
 
     def apply(
@@ -147,22 +133,46 @@ class Adapter:
         factors: PyTree[Array],
         *args: Any,
         method: Any = None,
+        adapter_ids: Int[Array, " batch"] | None = None,
         **kwargs: Any,
     ) -> Any:
         """`model.apply({"params": params}, *args, **kwargs)`, run with these factors; for any Linen model.
+
+        Dropout of the transformation's own (LoRA's) draws from the rng "dropout" and obeys the model's argument
+        `deterministic` (or `train`); where the model has neither, it acts if such an rng is given.
+
+        Args:
+            model: the model.
+            params: its parameters.
+            factors: from `init`, trained; with `adapter_ids` several such trees stacked leaf by leaf on a new
+                first axis, as `Bank.stacked` has them.
+            *args: the model's own.
+            method: as in `model.apply`.
+            adapter_ids: for each row of the batch, which of the stacked trees is its own. The batch must be the
+                first axis of what every adapted layer sees.
+            **kwargs: the model's own.
 
         Raises:
             UserError: the factors are not those of this adapter for these parameters, or a target is owned by
                 a module that cannot run with factors, or (when `method` is not given) was never called.
         """
-        sites = self._checked(params, factors)
-        if self.transform.whole_leaves:
-            return model.apply({"params": self.merge(params, factors)}, *args, method=method, **kwargs)
+        sites = self.check(params, factors, stacked=adapter_ids is not None)
+        leaves = [site for site in sites if site.layout is None]
+        places = {site.path: Place(site.transform, site.layout.inputs) for site in sites if site.layout is not None}
+        if leaves and adapter_ids is not None:
+            raise UserError(f"{leaves[0].path} trains in full, and cannot differ from row to row of a batch")
+        if leaves:
+            params = _merged(leaves, params, factors)
+        if not places:
+            return model.apply({"params": params}, *args, method=method, **kwargs)
+        if adapter_ids is not None:
+            flat = flatten(factors)
+            factors = unflatten({site.path: site.sets_after_layers(site.own(flat)) for site in sites})
         used: set[str] = set()
-        inputs = {site.path: site.layout.inputs for site in sites if site.layout is not None}
-        with nn.intercept_methods(interceptor(self.transform, inputs, used)):
+        drop = any(place.transform.random for place in places.values()) and dropout_acts(model, method, args, kwargs)
+        with nn.intercept_methods(interceptor(places, used, drop=drop, ids=adapter_ids)):
             out = model.apply({"params": params, COLLECTION: factors}, *args, method=method, **kwargs)
-        unused = [path for path in inputs if path not in used]
+        unused = [path for path in places if path not in used]
         if unused and method is None:
             raise UserError(
                 f"{unused[0]} has factors and was never called as a layer ({len(unused)} such); "
@@ -174,22 +184,82 @@ class Adapter:
         """Parameters of a plain model that computes what `apply` does. Untouched leaves are passed on uncopied.
 
         Raises:
-            UserError: the factors are not those of this adapter for these parameters.
+            UserError: the factors are not those of this adapter for these parameters, or (outside of `jit`, where
+                values are known) a merged parameter is not finite.
         """
-        flat, flat_factors = flatten(params), flatten(factors)
-        merged = dict(flat)
-        for site in self._checked(params, factors):
-            site_factors = {name: flat_factors[f"{site.path}/{name}"] for name in site.factors}
-            if site.layout is None:
-                merged[site.path] = self.transform.weight(flat[site.path], site_factors)
-                continue
-            kernel, bias = _matrices(site, flat)
-            merge = _over_layers(self.transform.merge, site.layout.stacked)
-            kernel, bias = merge(kernel, bias, site_factors)
-            merged[f"{site.path}/kernel"] = kernel.reshape(site.shape)
-            if bias is not None:
-                merged[f"{site.path}/bias"] = bias.reshape(flat[f"{site.path}/bias"].shape)
-        return unflatten(merged)
+        sites = self.check(params, factors)
+        merged = _merged(sites, params, factors)
+        self.check_finite(merged)
+        return merged
+
+    def check_finite(self, merged: Params) -> None:
+        """Make sure that every number which `merge` wrote is finite; under `jit` values are not known, nor checked.
+
+        Raises:
+            UserError: one is not; the message names its parameter.
+        """
+        flat = flatten(merged)
+        for path in self.leaves(merged):
+            finite = jnp.isfinite(flat[path]).all()
+            if not isinstance(finite, jax.core.Tracer) and not bool(finite):
+                raise UserError(f"merging gives {path} numbers that are not finite; look at the factors, or the dtype")
+
+    def leaves(self, params: Params) -> list[str]:
+        """The paths of the parameters that `merge` replaces."""
+        flat = flatten(params)
+        return [path for site in self.sites(params) for path in site.leaves(flat)]
+
+    def kept(self, params: Params) -> dict[str, Any]:
+        """The parameters that `merge` replaces: what `unmerge` needs where the base is not held otherwise."""
+        flat = flatten(params)
+        return unflatten({path: flat[path] for path in self.leaves(params)})
+
+    def unmerge(self, merged: Params, base: Params) -> dict[str, Any]:
+        """The base again, to the bit: W0 is put back, and never computed by a division.
+
+        Args:
+            merged: from `merge`.
+            base: what `kept` gave before, or the whole base.
+
+        Raises:
+            UserError: a parameter that `merge` replaced is missing in `base`, or has another shape or dtype there.
+        """
+        flat, old = flatten(merged), flatten(base)
+        for path in self.leaves(merged):
+            if path not in old:
+                raise UserError(f"the base to put back has no {path}; {nearest(path, old)}")
+            if (old[path].shape, old[path].dtype) != (flat[path].shape, flat[path].dtype):
+                raise UserError(
+                    f"{path} is {old[path].dtype}{list(old[path].shape)} in the base to put back and "
+                    f"{flat[path].dtype}{list(flat[path].shape)} in what was merged: they do not belong together"
+                )
+            flat[path] = old[path]
+        return unflatten(flat)
+
+    def check(self, params: Params, factors: PyTree[Array], *, stacked: bool = False) -> list[Site]:
+        """The sites, once the factors are known to be these sites' own: no more, no fewer, of their shapes.
+
+        Raises:
+            UserError: they are not.
+        """
+        sites = self.sites(params)
+        wanted = {f"{site.path}/{name}": shape for site in sites for name, shape in site.factors.items()}
+        given = {path: leaf.shape for path, leaf in flatten(factors).items()}
+        for path in sorted(given.keys() - wanted.keys()):
+            raise UserError(
+                f"factor {path} belongs to no target of this adapter in this model; {nearest(path, wanted)}"
+            )
+        adapters = None
+        for path, shape in wanted.items():
+            if path not in given:
+                raise UserError(f"factor {path} is missing; {nearest(path, given)}")
+            if stacked:
+                adapters = given[path][:1] if adapters is None else adapters
+                shape = (*adapters, *shape)
+            if given[path] != shape:
+                of = "; with adapter_ids the factor sets are stacked on a new first axis" if stacked else ""
+                raise UserError(f"factor {path} has shape {list(given[path])}; its kernel wants {list(shape)}{of}")
+        return sites
 
     def count(self, params: Params) -> Count:
         """How many numbers train, and how many the base has."""
@@ -208,72 +278,39 @@ class Adapter:
         lines.append(f"trainable {count.trainable:,} of {count.total:,} ({count.percent:.3f} %)")
         return "\n".join(lines)
 
-    def _transform_at(self, path: str) -> Transform:
+    def _candidates(self, flat: Mapping[str, Any]) -> list[str]:
+        """What targets are searched in: dense layers, or the parameters that the transformation takes."""
+        if self.transform.whole_leaves:
+            siblings: dict[str, set[str]] = {}
+            for path in flat:
+                module, _, leaf = path.rpartition("/")
+                siblings.setdefault(module, set()).add(leaf)
+            split = {path: path.rpartition("/") for path in flat}
+            return [path for path, (module, _, leaf) in split.items() if self.transform.takes(leaf, siblings[module])]
+        paths = [path.removesuffix("/kernel") for path in flat if path.endswith("/kernel")]
+        for pattern, _ in self.ranks + self.layout:
+            if not any(re.search(pattern, path) for path in paths):
+                raise UserError(
+                    f"pattern {pattern!r} in ranks= or layout= matches no path; {nearest_path(pattern, paths)}"
+                )
+        return paths
+
+    def _leaf(self, path: str, flat: Mapping[str, Any]) -> Site:
+        return leaf_site(self.transform, path, flat)
+
+    def _dense(self, path: str, flat: Mapping[str, Any]) -> Site:
         rank = first_match(self.ranks, path)
-        return self.transform if rank is None else replace(cast(Any, self.transform), rank=rank)
-
-    def _site(self, path: str, flat: Mapping[str, Any]) -> Site:
-        kernel, bias = flat[f"{path}/kernel"], flat.get(f"{path}/bias")
-        shape, bias_shape = kernel.shape, None if bias is None else bias.shape
-        try:
-            spelled = first_match(self.layout, path)
-            layout = Layout.parse(spelled, shape) if spelled else Layout.infer(shape, bias_shape)
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from None
-        d = math.prod(shape[layout.stacked : layout.stacked + layout.inputs])
-        k = math.prod(shape[layout.stacked + layout.inputs :])
-        factors = _factor_shapes(self._transform_at(path), (d, k), bias is not None, path)
-        stack = shape[: layout.stacked]
-        return Site(path, shape, {name: (*stack, *dims) for name, dims in factors.items()}, layout)
-
-    def _checked(self, params: Params, factors: PyTree[Array]) -> list[Site]:
-        """The sites, once the factors are known to be these sites' own: no more, no fewer, of their shapes."""
-        sites = self.sites(params)
-        wanted = {f"{site.path}/{name}": shape for site in sites for name, shape in site.factors.items()}
-        given = {path: leaf.shape for path, leaf in flatten(factors).items()}
-        for path in sorted(given.keys() - wanted.keys()):
-            raise UserError(
-                f"factor {path} belongs to no target of this adapter in this model; {nearest(path, wanted)}"
-            )
-        for path, shape in wanted.items():
-            if path not in given:
-                raise UserError(f"factor {path} is missing; {nearest(path, given)}")
-            if given[path] != shape:
-                raise UserError(f"factor {path} has shape {list(given[path])}; its kernel wants {list(shape)}")
-        return sites
+        transform = self.transform if rank is None else replace(cast(Any, self.transform), rank=rank)
+        return dense_site(transform, path, flat, self.layout)
 
 
-@functools.lru_cache(maxsize=4096)
-def _shapes_of(transform: Transform, shape: tuple[int, ...], has_bias: bool) -> dict[str, tuple[int, ...]]:
-    kernel = jax.ShapeDtypeStruct(shape, jnp.float32)
-    bias = jax.ShapeDtypeStruct(shape[-1:], jnp.float32) if has_bias else None
-    factors = jax.eval_shape(transform.init, jax.random.key(0), kernel, bias)
-    return {name: factor.shape for name, factor in factors.items()}
-
-
-def _factor_shapes(
-    transform: Transform, shape: tuple[int, ...], has_bias: bool, path: str
-) -> dict[str, tuple[int, ...]]:
-    try:
-        return _shapes_of(transform, shape, has_bias)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-
-
-def _matrices(site: Site, flat: Mapping[str, Any]) -> tuple[Array, Array | None]:
-    """A site's kernel as `[*stack, d, k]` and its bias, if it has one, as `[*stack, k]`."""
-    assert site.layout is not None
-    stack = site.shape[: site.layout.stacked]
-    d = math.prod(site.shape[len(stack) : len(stack) + site.layout.inputs])
-    bias = flat.get(f"{site.path}/bias")
-    kernel = flat[f"{site.path}/kernel"].reshape(*stack, d, -1)
-    return kernel, None if bias is None else bias.reshape(*stack, -1)
-
-
-def _over_layers(function: Any, stacked: int) -> Any:
-    for _ in range(stacked):
-        function = jax.vmap(function)
-    return function
+def _merged(sites: Iterable[Site], params: Params, factors: PyTree[Array]) -> dict[str, Any]:
+    """The parameters with these sites merged."""
+    flat, flat_factors = flatten(params), flatten(factors)
+    merged = dict(flat)
+    for site in sites:
+        merged.update(site.merge(flat, site.own(flat_factors)))
+    return unflatten(merged)
 
 
 def _shape(shape: tuple[int, ...]) -> str:

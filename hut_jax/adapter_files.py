@@ -1,6 +1,7 @@
 """An adapter as a folder to keep and pass on: `adapter_config.json` and `adapter_model.safetensors`."""
 
 import dataclasses
+import importlib.metadata
 import json
 import os
 import shutil
@@ -18,8 +19,10 @@ from safetensors.numpy import load_file, save_file
 from hut_jax.adapter import Adapter
 from hut_jax.errors import UserError
 from hut_jax.fingerprint import fingerprint
+from hut_jax.stacking import stack_layers, unstack_layers
 from hut_jax.targets import flatten, unflatten
 from hut_jax.transforms import make_transform
+from hut_jax.version import VERSION
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -35,6 +38,8 @@ def save_adapter(
 ) -> None:
     """Write the adapter to `folder`, all of it or nothing; an adapter that is there is replaced.
 
+    Factors of stacked layers (`scan_layers`) are written layer by layer, so that the folder fits either kind of model.
+
     Args:
         folder: made where it is missing.
         adapter: what the factors belong to.
@@ -42,43 +47,42 @@ def save_adapter(
         base_name: the base model's name, for the reader.
         base_fingerprint: `fingerprint(params)` of the base, so that another base can be told apart.
     """
-    folder = Path(folder)
     description = {
         "library": "hut_jax",
+        "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax")} | {"hut_jax": VERSION},
         "transform": {"name": adapter.transform.name, **dataclasses.asdict(adapter.transform)},
         "targets": adapter.targets,
         "exclude": adapter.exclude,
         "ranks": adapter.ranks,
         "layout": adapter.layout,
+        "also_train": adapter.also_train,
         "base": {"name": base_name, "fingerprint": base_fingerprint},
     }
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        (partial / CONFIG_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-        save_file({path: np.asarray(leaf) for path, leaf in flatten(factors).items()}, partial / WEIGHTS_FILE)
-        (partial / WEIGHTS_FILE).chmod(0o644)  # safetensors makes its files readable for the owner alone
-        folder.mkdir(exist_ok=True)
-        for name in (WEIGHTS_FILE, CONFIG_FILE):
-            os.replace(partial / name, folder / name)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    tensors = {path: np.asarray(leaf) for path, leaf in flatten(unstack_layers(factors)).items()}
+    write_adapter_files(folder, description, tensors)
 
 
-def load_adapter(folder: str | Path) -> tuple[Adapter, PyTree[Array]]:
+def load_adapter(
+    folder: str | Path, params: Mapping[str, Any] | None = None, *, name: str | None = None, force: bool = False
+) -> tuple[Adapter, PyTree[Array]]:
     """The adapter and its factors. Nothing is unpickled or run.
 
+    Args:
+        folder: what `save_adapter` wrote.
+        params: the base that it is to be applied to. Then the fingerprint is compared, the factors are checked
+            against the parameters, and they are stacked where the base's layers are.
+        name: that base's name, for the message where it is the wrong one.
+        force: take the base whatever its fingerprint.
+
     Raises:
-        UserError: the folder holds no adapter, or a file of it is damaged.
+        UserError: the folder holds no adapter of this library, a file of it is damaged, or `params` are not the
+            base that it was trained on.
     """
     description = read_description(folder)
-    path = Path(folder) / WEIGHTS_FILE
-    try:
-        factors = load_file(path)
-    except FileNotFoundError:
-        raise UserError(f"{folder} has no {WEIGHTS_FILE}") from None
-    except SafetensorError as error:
-        raise UserError(f"{path} is damaged or no safetensors file: {error}") from None
+    where = Path(folder) / CONFIG_FILE
+    if "peft_type" in description:
+        raise UserError(f"{folder} holds an adapter of Hugging Face PEFT; read it with hut_jax.load_peft")
+    tensors = read_tensors(Path(folder) / WEIGHTS_FILE)
     try:
         adapter = Adapter(
             make_transform(**description["transform"]),
@@ -86,13 +90,21 @@ def load_adapter(folder: str | Path) -> tuple[Adapter, PyTree[Array]]:
             exclude=description["exclude"],
             ranks=description["ranks"],
             layout=description["layout"],
+            also_train=description["also_train"],
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{Path(folder) / CONFIG_FILE} describes no adapter of this library: {error}") from None
-    return adapter, unflatten({path: jnp.asarray(leaf) for path, leaf in factors.items()})
+        factors = unflatten({path: jnp.asarray(leaf) for path, leaf in tensors.items()})
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{where} describes no adapter of this library: {type(error).__name__}: {error}") from None
+    if params is not None:
+        check_base(folder, params, name=name, force=force)
+        factors = stack_layers(factors) if "layers" in params else factors
+        adapter.check(params, factors)
+    return adapter, factors
 
 
-def check_base(folder: str | Path, params: Mapping[str, Any], *, name: str, force: bool = False) -> None:
+def check_base(folder: str | Path, params: Mapping[str, Any], *, name: str | None, force: bool = False) -> None:
     """Make sure that these parameters are the base on which the adapter was trained.
 
     Args:
@@ -104,14 +116,61 @@ def check_base(folder: str | Path, params: Mapping[str, Any], *, name: str, forc
     Raises:
         UserError: the adapter remembers another base's fingerprint.
     """
-    base = read_description(folder).get("base") or {}
+    base = read_description(folder).get("base")
+    base = base if isinstance(base, dict) else {}
     wanted = base.get("fingerprint")
-    if force or wanted is None or wanted == fingerprint(params):
+    if force or wanted is None:
         return
-    raise UserError(
-        f"the adapter in {folder} was trained on {base.get('name')!r} ({wanted[:12]}), and {name!r} has other weights "
-        f"({fingerprint(params)[:12]}); force it if that is what you want"
-    )
+    got = fingerprint(params)
+    if wanted != got:
+        raise UserError(
+            f"the adapter in {folder} was trained on {base.get('name')!r} ({str(wanted)[:12]}), and "
+            f"{name or 'the base given'!r} has other weights ({got[:12]}); force it if that is what you want"
+        )
+
+
+def write_adapter_files(
+    folder: str | Path, description: Mapping[str, Any], tensors: Mapping[str, np.ndarray], metadata: dict | None = None
+) -> None:
+    """Write both files of an adapter, all of it or nothing.
+
+    Args:
+        folder: made where it is missing.
+        description: for `adapter_config.json`.
+        tensors: for `adapter_model.safetensors`.
+        metadata: for its header.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        (partial / CONFIG_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+        save_file(dict(tensors), partial / WEIGHTS_FILE, metadata=metadata)
+        (partial / WEIGHTS_FILE).chmod(0o644)  # safetensors makes its files readable for the owner alone
+        folder.mkdir(exist_ok=True)
+        for name in (WEIGHTS_FILE, CONFIG_FILE):
+            os.replace(partial / name, folder / name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def read_tensors(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of a safetensors file, all of them floats.
+
+    Raises:
+        UserError: there is no such file, it is damaged, or a tensor is of another kind.
+    """
+    try:
+        tensors = load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"{path.parent} has no {path.name}") from None
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        text = " ".join(str(error).split())
+        raise UserError(f"{path} is damaged or no safetensors file: {text}") from None
+    for name, tensor in tensors.items():
+        if not jnp.issubdtype(tensor.dtype, jnp.floating):
+            raise UserError(f"{path}: {name!r} is {tensor.dtype}, and factors are floats")
+    return tensors
 
 
 def read_description(folder: str | Path) -> dict[str, Any]:
@@ -125,7 +184,7 @@ def read_description(folder: str | Path) -> dict[str, Any]:
         description = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"no adapter in {folder}: it has no {CONFIG_FILE}") from None
-    except ValueError as error:
+    except (RecursionError, ValueError) as error:
         raise UserError(f"{path} is no JSON: {error}") from None
     if not isinstance(description, dict):
         raise UserError(f"{path} holds no JSON object")

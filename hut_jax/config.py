@@ -11,7 +11,7 @@ from hut_jax.errors import UserError, nearest
 from hut_jax.transforms import TRANSFORMS, transform_fields
 
 # What config.adapter holds beside the settings of the transformation that it names.
-ADAPTER_FIELDS = {"targets": (), "exclude": (), "ranks": (), "layout": ()}
+ADAPTER_FIELDS = ("targets", "exclude", "ranks", "layout", "also_train")
 
 
 def default_config() -> ConfigDict:
@@ -37,17 +37,19 @@ def default_config() -> ConfigDict:
 
     config.adapter = ConfigDict()
     config.adapter.name = ""  # the transformation; set_transform also adds its settings
-    config.adapter.targets = ()  # patterns of paths; none: the default of the model's family
+    config.adapter.targets = ()  # patterns of paths; none: the transformation's own default, by the model's family
     config.adapter.exclude = ()  # patterns of paths to leave alone
     config.adapter.ranks = ()  # (pattern, rank) pairs where the rank is not adapter.rank
     config.adapter.layout = ()  # (pattern, axes) pairs for kernels whose axes are in doubt, as in "lio"
+    config.adapter.also_train = ()  # patterns of modules that train in full beside the factors, such as a new head
 
     config.train = ConfigDict()
     config.train.epochs = 5.0  # passes over the training data
     config.train.steps = 0  # updates; where above 0, it counts and epochs do not
     config.train.batch_size = 8  # examples of an update
     config.train.accumulate = 1  # an update's examples come in this many batches, to save memory
-    config.train.learning_rate = 2e-2  # the peak
+    config.train.learning_rate = 0.0  # the peak; 0: the transformation's own
+    config.train.also_train_learning_rate = 0.0  # the peak for adapter.also_train; 0: that of full fine-tuning
     config.train.warmup = 500.0  # updates over which the rate rises to its peak; below 1, a share of all updates
     config.train.decay = "linear"  # then "linear" to zero, "cosine" to zero, or "constant"
     config.train.weight_decay = 0.01  # AdamW's; factors are deviations, so it pulls towards the base
@@ -82,16 +84,13 @@ def set_transform(config: ConfigDict, name: str, **settings: Any) -> None:
     Raises:
         UserError: there is no such transformation, or it has no such setting.
     """
-    fields = transform_fields(name)
-    for field in settings:
-        if field not in fields:
-            raise UserError(f"config.adapter: {name} has no setting {field!r}; {nearest(field, fields)}")
+    fields = transform_fields(name, **settings)
     with config.unlocked():
         for field in [*config.adapter]:
             if field != "name" and field not in ADAPTER_FIELDS:
                 del config.adapter[field]
         config.adapter.name = name
-        config.adapter.update(fields | settings)
+        config.adapter.update(fields)
 
 
 _POSITIVE = (lambda value: value > 0, "above 0")
@@ -111,7 +110,8 @@ _RANGES = {
     "train.steps": (lambda value: 0 <= value < 2**31, "at least 0 and below 2**31"),
     "train.batch_size": _AT_LEAST_1,
     "train.accumulate": _AT_LEAST_1,
-    "train.learning_rate": _POSITIVE,
+    "train.learning_rate": _NOT_NEGATIVE,
+    "train.also_train_learning_rate": _NOT_NEGATIVE,
     "train.warmup": _NOT_NEGATIVE,
     "train.weight_decay": _NOT_NEGATIVE,
     "train.clip": _NOT_NEGATIVE,
@@ -164,6 +164,15 @@ def validate(config: ConfigDict) -> None:
             f"config.train.accumulate is {config.train.accumulate}; "
             f"it must divide config.train.batch_size, {config.train.batch_size}"
         )
+
+
+def resolve(config: ConfigDict) -> ConfigDict:
+    """A copy in which what was left to the transformation has its value: the learning rates."""
+    config = config.copy_and_resolve_references()
+    own = {"learning_rate": TRANSFORMS[config.adapter.name], "also_train_learning_rate": TRANSFORMS["full"]}
+    for field, transform in own.items():
+        config.train[field] = config.train[field] or transform.learning_rate
+    return config
 
 
 def flatten_config(config: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[str, Any]:

@@ -6,13 +6,17 @@ from typing import Any
 
 import numpy as np
 
+from hut_jax.stacking import unstack_layers
 from hut_jax.targets import flatten
 
 
 def fingerprint(params: Mapping[str, Any]) -> str:
-    """A SHA-256 over every parameter's path, dtype, shape and bytes, in the order of the paths."""
+    """A SHA-256 over every parameter's path, dtype, shape and bytes, in the order of the paths.
+
+    Layers stacked for `nn.scan` have the fingerprint of the same layers apart.
+    """
     digest = hashlib.sha256()
-    flat = flatten(params)
+    flat = flatten(unstack_layers(params))
     for path in sorted(flat):
         leaf = np.asarray(flat[path])
         digest.update(f"{path} {leaf.dtype} {leaf.shape}\n".encode())

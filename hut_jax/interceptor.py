@@ -6,12 +6,14 @@ an ordinary variable collection, factors pass through `nn.remat`, `jit` and `vma
 `nn.scan` where it is given an axis for them (`variable_axes={"params": 0, "adapter": 0}`).
 """
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from hut_jax.errors import UserError
 from hut_jax.transforms.base import Transform
@@ -19,50 +21,106 @@ from hut_jax.transforms.base import Transform
 COLLECTION = "adapter"
 
 
+_APPLY_ARGUMENTS = ("rngs", "mutable", "capture_intermediates")
+"""What `model.apply` takes for itself."""
+
+
+class Place(NamedTuple):
+    """What the interceptor must know of a targeted layer: what to do there, and its kernel's input axes."""
+
+    transform: Transform
+    inputs: int
+
+
 def interceptor(
-    transform: Transform, inputs: Mapping[str, int], used: set[str]
+    places: Mapping[str, Place], used: set[str], *, drop: bool = False, ids: jax.Array | None = None
 ) -> Callable[[Callable[..., Any], tuple, dict, nn.module.InterceptorContext], Any]:
     """An interceptor for `flax.linen.intercept_methods` that runs the modules at the given paths adapted.
 
     Args:
-        transform: what to do with a kernel.
-        inputs: from each targeted module's '/'-joined path to the number of its kernel's input axes.
+        places: each targeted module's '/'-joined path.
         used: to which the path of each module that ran adapted is added.
+        drop: whether dropout of the transformations' own acts; it draws from the rng "dropout".
+        ids: for each row of the batch, which of the factor sets stacked on the factors' first axis is its own.
 
     Raises:
-        UserError: when the model runs, a targeted module is no `nn.Dense` or `nn.DenseGeneral`, or its factors
-            do not reach it.
+        UserError: when the model runs, a targeted module is no `nn.Dense` or `nn.DenseGeneral`, its factors
+            do not reach it, or its input's first axis is not that of `ids`.
     """
 
     def intercept(next_fun, args, kwargs, context):
         module = context.module
         path = "/".join(module.scope.path) if module.scope is not None else ""
-        if path not in inputs or context.method_name != "__call__":
+        if path not in places or context.method_name != "__call__":
             return next_fun(*args, **kwargs)
-        _check(module, path, inputs[path])
+        place = places[path]
+        _check(module, path, place.inputs)
         used.add(path)
-        return _run(transform, module, inputs[path], args[0] if args else kwargs["inputs"])
+        x = jnp.asarray(args[0] if args else kwargs["inputs"])
+        if ids is not None and (x.ndim < 2 or x.shape[0] != ids.shape[0]):
+            raise UserError(
+                f"{path} sees {list(x.shape)}, whose first axis is not the {ids.shape[0]} rows of adapter_ids; "
+                "exclude it, or run a batch for each adapter"
+            )
+        key = module.make_rng("dropout") if drop and place.transform.random else None
+        return _run(place, module, x, key, ids)
 
     return intercept
 
 
-def _run(transform: Transform, module: nn.Module, inputs: int, x: Any) -> Any:
+def dropout_acts(model: nn.Module, method: Any, args: tuple, kwargs: Mapping[str, Any]) -> bool:
+    """Whether this call of the model is one in which dropout acts.
+
+    Raises:
+        UserError: it is, and there is no rng for it.
+    """
+    given = "dropout" in (kwargs.get("rngs") or {})
+    function = method if callable(method) else getattr(type(model), method or "__call__")
+    own = {name: value for name, value in kwargs.items() if name not in _APPLY_ARGUMENTS}
+    call = inspect.signature(function).bind(*((model, *args) if not inspect.ismethod(function) else args), **own)
+    call.apply_defaults()
+    for name, acts in (("deterministic", False), ("train", True), ("training", True)):
+        if name in call.arguments and call.arguments[name] is not None:
+            if bool(call.arguments[name]) is not acts:
+                return False
+            if not given:
+                raise UserError('the adapter has dropout, which acts here: give it rngs={"dropout": key}')
+            return True
+    return given
+
+
+def _run(place: Place, module: nn.Module, x: Any, key: jax.Array | None, ids: jax.Array | None) -> Any:
     """The module's output for x, by the module's own code on a kernel and bias that the transformation gives."""
     variables = module.variables
     params, factors = dict(variables["params"]), dict(variables[COLLECTION])
     kernel, bias = params["kernel"], params.get("bias")
-    outputs = kernel.shape[inputs:]
-    bare = module.clone(parent=None, name=None)
+    inputs, outputs = kernel.shape[: place.inputs], kernel.shape[place.inputs :]
+    matrix, vector = kernel.reshape(math.prod(inputs), -1), None if bias is None else bias.reshape(-1)
+
+    # A transformation sees inputs as vectors [d], whichever axes of x the module reads them from.
+    bare: Any = module.clone(parent=None, name=None)
+    if isinstance(module, nn.DenseGeneral):
+        last = tuple(range(-len(inputs), 0))
+        x = jnp.moveaxis(x, module.axis, last if len(last) > 1 else -1)
+        bare = bare.clone(axis=last)
+    x = x.reshape(*x.shape[: x.ndim - len(inputs)], -1)
 
     def dense(x, kernel_2d, bias_1d):
         changed = {"kernel": kernel_2d.reshape(kernel.shape)}
-        if bias is not None:
-            changed["bias"] = bias_1d.reshape(bias.shape)
-        y = cast(jax.Array, bare.apply({"params": params | changed}, x))
+        if bias_1d is not None:
+            changed["bias"] = bias_1d.reshape(params["bias"].shape)
+        layer = bare.clone(use_bias=bias_1d is not None)
+        y = cast(jax.Array, layer.apply({"params": changed}, x.reshape(*x.shape[:-1], *inputs)))
         return y.reshape(*y.shape[: y.ndim - len(outputs)], -1)
 
-    flat_kernel = kernel.reshape(math.prod(kernel.shape[:inputs]), -1)
-    y = transform.forward(dense, x, flat_kernel, None if bias is None else bias.reshape(-1), factors)
+    def forward(x, factors, key):
+        return place.transform.forward(dense, x, matrix, vector, factors, key)
+
+    if ids is None:
+        y = forward(x, factors, key)
+    else:
+        keys = None if key is None else jax.random.split(key, ids.shape[0])
+        y = jax.vmap(forward)(x, jax.tree.map(lambda leaf: leaf[ids], factors), keys)
     return y.reshape(*y.shape[:-1], *outputs)
 
 

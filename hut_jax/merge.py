@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 
 from hut_jax import cli
-from hut_jax.adapter_files import check_base, load_adapter
+from hut_jax.adapter_files import load_adapter, read_description
 from hut_jax.data.tokenizer import load_tokenizer
 from hut_jax.models.pretrained import save_pretrained
 from hut_jax.recipe import load_base
@@ -30,12 +29,15 @@ def main(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     config = read_config(Path(args.workdir))
     folder = Path(args.workdir) / ADAPTER
-    adapter, factors = load_adapter(folder)
+    read_description(folder)  # for its errors, before the weights are read
     tokenizer = load_tokenizer(config.tokenizer or config.model)
     model, params = load_base(config)
-    check_base(folder, params, name=config.model, force=args.force)
-    merged = jax.jit(adapter.merge)(params, factors)
-    save_pretrained(args.output, model, merged, dtype=jnp.dtype(args.dtype) if args.dtype else None)
+    adapter, factors = load_adapter(folder, params, name=config.model, force=args.force)
+    merged = adapter.merge(params, factors)
+    if args.dtype:
+        merged = jax.tree.map(lambda leaf: leaf.astype(args.dtype), merged)
+        adapter.check_finite(merged)
+    save_pretrained(args.output, model, merged)
     tokenizer.save(args.output)
     print(f"merged {adapter.count(params).trainable:,} numbers into {config.model}; the model is in {args.output}")
     return 0

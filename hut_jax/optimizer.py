@@ -1,10 +1,8 @@
 """AdamW over the factors, with a warmed-up and decaying rate, and a rate of its own for factors that want one."""
 
-from collections.abc import Mapping
-
 import jax
 import optax
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from hut_jax.errors import UserError
@@ -48,23 +46,19 @@ def schedule(train: ConfigDict, steps: int) -> optax.Schedule:
     return optax.join_schedules([optax.linear_schedule(0.0, peak, max(1, warmup)), after], [warmup])
 
 
-def make_optimizer(
-    train: ConfigDict, steps: int, rates: Mapping[str, float], factors: PyTree[Array]
-) -> optax.GradientTransformation:
+def make_optimizer(train: ConfigDict, steps: int, rates: PyTree[float]) -> optax.GradientTransformation:
     """Clipping by the global norm, Adam, decoupled weight decay, and the rate.
 
     Args:
         train: `config.train`.
         steps: updates of the whole run.
-        rates: the transformation's own: what to multiply the learning rate by, for each factor that it names.
-        factors: what trains, for its structure.
+        rates: for each factor what to multiply the learning rate by, as `recipe.rates` has them.
     """
-    multipliers = jax.tree.map_with_path(lambda path, _: rates.get(path[-1].key, 1.0), factors)
     parts = [optax.clip_by_global_norm(train.clip)] if train.clip else []
     parts += [
         optax.scale_by_adam(train.beta1, train.beta2, train.eps),
         optax.add_decayed_weights(train.weight_decay),
-        optax.stateless(lambda updates, _: jax.tree.map(lambda u, m: u * m, updates, multipliers)),
+        optax.stateless(lambda updates, _: jax.tree.map(lambda u, rate: u * rate, updates, rates)),
         optax.scale_by_learning_rate(schedule(train, steps)),
     ]
     return optax.chain(*parts)

@@ -12,6 +12,7 @@ from hut_jax.config import ADAPTER_FIELDS
 from hut_jax.data.tokenizer import Tokenizer, load_tokenizer
 from hut_jax.errors import UserError, nearest
 from hut_jax.models.pretrained import build_model, init_params, load_pretrained
+from hut_jax.targets import unflatten
 from hut_jax.tasks import TASKS, Task
 from hut_jax.transforms import make_transform
 
@@ -67,6 +68,26 @@ def make_adapter(config: ConfigDict) -> Adapter:
         exclude=config.adapter.exclude,
         ranks=config.adapter.ranks,
         layout=config.adapter.layout,
+        also_train=config.adapter.also_train,
+    )
+
+
+def rates(config: ConfigDict, adapter: Adapter, shapes: Any) -> Any:
+    """For each factor what its learning rate is a multiple of the run's by: a tree like the factors'.
+
+    Args:
+        config: with its learning rates resolved (`config.resolve`).
+        adapter: of the run.
+        shapes: of the base's parameters.
+    """
+    also = config.train.also_train_learning_rate / config.train.learning_rate
+    return unflatten(
+        {
+            site.path: {
+                name: (also if site.also else 1.0) * site.transform.rates.get(name, 1.0) for name in site.factors
+            }
+            for site in adapter.sites(shapes)
+        }
     )
 
 

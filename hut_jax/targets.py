@@ -14,13 +14,7 @@ Patterns = str | Iterable[str] | None
 Rules = Mapping[str, Any] | Sequence[tuple[str, Any]]
 
 ALL_LINEAR = "all-linear"
-
-DEFAULT_TARGETS = {
-    "hut_jax": r"attention/(query|value)$",
-    "transformers' Flax BERT and RoBERTa": r"attention/self/(query|value)$",
-    "transformers' Flax GPT-2": r"attn/c_attn$",
-}
-"""Query and value, as each model family names them; the first family that matches is taken."""
+"""What stands for every path, where a pattern may."""
 
 
 def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,20 +56,14 @@ def as_rules(rules: Rules) -> tuple[tuple[str, Any], ...]:
 def match(paths: Sequence[str], targets: Sequence[str], exclude: Sequence[str]) -> list[str]:
     """The paths in which some target pattern is found and no excluding one is, in their order.
 
-    `all-linear` stands for every path. No targets at all means the default of the first model family that matches.
+    `all-linear` stands for every path.
 
     Raises:
         UserError: a target pattern is found in no path, or an excluding one takes everything away.
     """
-    if not targets:
-        targets = [pattern for pattern in DEFAULT_TARGETS.values() if _found(pattern, paths)][:1]
-        if not targets:
-            raise UserError(
-                f"no default targets fit this model; give targets=, a pattern over its paths: {_some(paths)}"
-            )
     chosen: set[str] = set()
     for pattern in targets:
-        found = paths if pattern == ALL_LINEAR else _found(pattern, paths)
+        found = _found(pattern, paths)
         if not found:
             raise UserError(f"target pattern {pattern!r} matches no path; {nearest_path(pattern, paths)}")
         chosen.update(found)
@@ -86,6 +74,45 @@ def match(paths: Sequence[str], targets: Sequence[str], exclude: Sequence[str]) 
     if not chosen:
         raise UserError(f"exclude {list(exclude)} takes away all that targets {list(targets)} match")
     return [path for path in paths if path in chosen]
+
+
+def match_default(paths: Sequence[str], defaults: Sequence[str]) -> tuple[str, ...]:
+    """The first of the default patterns that is found in some path, as the targets.
+
+    Raises:
+        UserError: none is.
+    """
+    for pattern in defaults:
+        if _found(pattern, paths):
+            return (pattern,)
+    raise UserError(f"no default targets fit this model; give targets=, a pattern over its paths: {_some(paths)}")
+
+
+def match_modules(leaves: Sequence[str], patterns: Sequence[str]) -> list[str]:
+    """The parameters of the modules in whose paths some pattern is found, in their order.
+
+    An embedding table may be tied to the head, and then trains there too. So it is taken only by a pattern that
+    matches its module's whole path: `token_embedding`, never by a broad `embed` or `.`.
+
+    Raises:
+        UserError: a pattern is found in no module's path.
+    """
+    modules = {leaf: leaf.rpartition("/")[0] for leaf in leaves}
+    chosen: set[str] = set()
+    for pattern in patterns:
+        found = [leaf for leaf, module in modules.items() if re.search(pattern, module)]
+        taken = [leaf for leaf in found if not leaf.endswith("/embedding") or re.fullmatch(pattern, modules[leaf])]
+        if not taken:
+            tables = sorted({modules[leaf] for leaf in leaves if leaf.endswith("/embedding")})
+            hint = (
+                f"; an embedding, to which a head may be tied, must be named in full: {_some(tables)}" if tables else ""
+            )
+            raise UserError(
+                f"also_train pattern {pattern!r} matches no module; "
+                f"{nearest_path(pattern, sorted({*modules.values()} - {*tables, ''}))}{hint}"
+            )
+        chosen.update(taken)
+    return [leaf for leaf in leaves if leaf in chosen]
 
 
 def nearest_path(pattern: str, paths: Sequence[str]) -> str:
@@ -155,7 +182,7 @@ class Layout:
 
 
 def _found(pattern: str, paths: Iterable[str]) -> list[str]:
-    return [path for path in paths if re.search(pattern, path)]
+    return [path for path in paths if pattern == ALL_LINEAR or re.search(pattern, path)]
 
 
 def _check(pattern: str) -> None:

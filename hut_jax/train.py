@@ -20,12 +20,12 @@ import hut_jax
 from hut_jax import cli
 from hut_jax.adapter_files import check_base, save_adapter, size_on_disk
 from hut_jax.checkpoint import Checkpoints
-from hut_jax.config import to_json
+from hut_jax.config import resolve, to_json
 from hut_jax.data.batching import Batches, batch_dataset
 from hut_jax.fingerprint import fingerprint
 from hut_jax.metrics_log import MetricsLog
 from hut_jax.optimizer import make_optimizer, warmup_updates
-from hut_jax.recipe import Parts, batching, load_base, make_parts
+from hut_jax.recipe import Parts, batching, load_base, make_parts, rates
 from hut_jax.training import Evaluation, Fit, Plan, Steps, fit
 from hut_jax.workdir import ADAPTER, CHECKPOINTS, CONFIG, RESULT, check_workdir, write_json, write_text
 
@@ -52,11 +52,11 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         UserError: something in the config, the data, the model or the workdir is wrong.
         Interrupted: Ctrl-C; the run was saved.
     """
+    config = resolve(config)
     check_workdir(workdir, config)
     parts = make_parts(config)
     plan = make_plan(config, parts)
-    rates = parts.adapter.transform.rates
-    make_optimizer(config.train, plan.steps, rates, parts.shapes)  # for its errors, before the weights are read
+    optimizer = make_optimizer(config.train, plan.steps, rates(config, parts.adapter, parts.shapes))
     _describe(config, parts, plan)
     model, params = load_base(config)
     if (workdir / ADAPTER).exists():
@@ -69,7 +69,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     steps = Steps(
         forward,
         parts.task.loss,
-        make_optimizer(config.train, plan.steps, rates, factors),
+        optimizer,
         label_smoothing=config.train.label_smoothing,
         dropout=config.train.dropout,
         seed=config.seed,

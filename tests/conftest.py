@@ -60,6 +60,7 @@ def small_config(small_model, small_data):
     config.adapter.rank = 2
     config.train.steps = 12
     config.train.warmup = 2.0
+    config.train.learning_rate = 2e-2
     config.log.every = 2
     config.eval.every = 6
     config.checkpoint.every = 3

@@ -55,7 +55,7 @@ def test_a_large_model_needs_under_12_mb_of_checkpoint(checkpoints, tmp_path):
         return jnp.asarray(random.standard_normal(leaf.shape), leaf.dtype)
 
     factors = jax.tree.map(noise, shapes)
-    optimizer = make_optimizer(default_config().train, 1000, {}, factors)
+    optimizer = make_optimizer(default_config().train, 1000, jax.tree.map(lambda _: 1.0, factors))
     state = Steps(None, None, optimizer).init(factors)
     state = state.replace(opt_state=jax.tree.map(noise, state.opt_state))
     checkpoints.save(1, state, {"data": {}, "best": {}})

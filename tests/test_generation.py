@@ -9,7 +9,7 @@ from hut_jax.errors import UserError
 from hut_jax.generation import greedy
 from hut_jax.models.gpt2 import GPT2, GPT2Config
 from hut_jax.models.pretrained import init_params, load_pretrained
-from hut_jax.models.stacking import stack_layers
+from hut_jax.stacking import stack_layers
 
 CONFIG = GPT2Config(
     vocab_size=50, n_positions=48, n_embd=16, n_layer=2, n_head=2, initializer_range=0.5, eos_token_id=0

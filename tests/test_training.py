@@ -113,7 +113,7 @@ def test_the_update_is_adamws_with_a_rate_of_its_own_for_some_factors():
     factors = {"layer": {"a": jnp.array([1.0, -2.0]), "g": jnp.array([3.0])}}
     gradients = {"layer": {"a": jnp.array([0.1, 0.2]), "g": jnp.array([-0.3])}}
     config = train_config(learning_rate=0.5, warmup=0.0, decay="constant", clip=0.0, weight_decay=0.01)
-    ours = make_optimizer(config, 10, {"g": 0.1}, factors)
+    ours = make_optimizer(config, 10, {"layer": {"a": 1.0, "g": 0.1}})
     got, _ = ours.update(gradients, ours.init(factors), factors)
     for name, rate in (("a", 0.5), ("g", 0.05)):
         theirs = optax.adamw(rate, b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.01)
@@ -126,7 +126,7 @@ def test_the_update_is_adamws_with_a_rate_of_its_own_for_some_factors():
 def test_clipping_is_by_the_global_norm():
     factors = {"a": jnp.zeros(2), "b": jnp.zeros(1)}
     config = train_config(learning_rate=1.0, warmup=0.0, decay="constant", clip=1.0, weight_decay=0.0)
-    optimizer = make_optimizer(config, 10, {}, factors)
+    optimizer = make_optimizer(config, 10, {"a": 1.0, "b": 1.0})
     large = {"a": jnp.array([30.0, 0.0]), "b": jnp.array([40.0])}
     small = jax.tree.map(lambda leaf: leaf / 50, large)
     got, expected = (optimizer.update(g, optimizer.init(factors), factors)[1] for g in (large, small))

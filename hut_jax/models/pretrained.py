@@ -14,7 +14,7 @@ from hut_jax.errors import UserError, nearest
 from hut_jax.models import weights
 from hut_jax.models.families import FAMILIES, Family, Tensor
 from hut_jax.models.hub import locate
-from hut_jax.models.stacking import scanned
+from hut_jax.stacking import scanned
 from hut_jax.models.weights import Weights, listing
 
 Params = Mapping[str, Any]

@@ -5,35 +5,64 @@ from typing import Any
 
 from hut_jax.errors import UserError, nearest
 from hut_jax.transforms.base import Factors, Transform
+from hut_jax.transforms.bitfit import BitFit
+from hut_jax.transforms.dora import DoRA
 from hut_jax.transforms.full import Full
+from hut_jax.transforms.hira import HiRA
 from hut_jax.transforms.hut import HUT
+from hut_jax.transforms.ia3 import IA3
+from hut_jax.transforms.layernorm import LayerNorm
+from hut_jax.transforms.loha import LoHa
+from hut_jax.transforms.lora import LoRA
+from hut_jax.transforms.lora_plus import LoRAPlus
+from hut_jax.transforms.ssf import SSF
 
-TRANSFORMS: dict[str, type[Transform]] = {cls.name: cls for cls in (HUT, Full)}
+TRANSFORMS: dict[str, type[Transform]] = {
+    cls.name: cls for cls in (HUT, LoRA, LoRAPlus, DoRA, HiRA, LoHa, IA3, SSF, BitFit, LayerNorm, Full)
+}
 """Every transformation by the name a config gives it."""
 
 
-def transform_fields(name: str) -> dict[str, Any]:
-    """The settings of the transformation called `name`, with their defaults.
-
-    Raises:
-        UserError: there is no such transformation.
-    """
-    if name not in TRANSFORMS:
-        raise UserError(f"unknown transformation {name!r}; {nearest(name, TRANSFORMS)}")
-    return {field.name: field.default for field in dataclasses.fields(TRANSFORMS[name])}
-
-
-def make_transform(name: str, **fields: Any) -> Transform:
-    """The transformation called `name` with these settings.
+def transform_fields(name: str, **given: Any) -> dict[str, Any]:
+    """The settings of the transformation called `name`: its defaults, and what is given over them.
 
     Raises:
         UserError: there is no such transformation, or it has no such setting.
     """
-    valid = transform_fields(name)
-    for field in fields:
-        if field not in valid:
-            raise UserError(f"{name} has no setting {field!r}; {nearest(field, valid)}")
+    if name not in TRANSFORMS:
+        raise UserError(f"unknown transformation {name!r}; {nearest(str(name), TRANSFORMS)}")
+    fields = {field.name: field.default for field in dataclasses.fields(TRANSFORMS[name])}
+    for field in given:
+        if field not in fields:
+            raise UserError(f"{name} has no setting {field!r}; {nearest(field, fields)}")
+    return fields | given
+
+
+def make_transform(name: str, **settings: Any) -> Transform:
+    """The transformation called `name` with these settings.
+
+    Raises:
+        UserError: there is no such transformation, it has no such setting, or a value is out of its range.
+    """
+    fields = transform_fields(name, **settings)
     return TRANSFORMS[name](**fields)
 
 
-__all__ = ["HUT", "TRANSFORMS", "Factors", "Full", "Transform", "make_transform", "transform_fields"]
+__all__ = [
+    "HUT",
+    "IA3",
+    "SSF",
+    "TRANSFORMS",
+    "BitFit",
+    "DoRA",
+    "Factors",
+    "Full",
+    "HiRA",
+    "LayerNorm",
+    "LoHa",
+    "LoRA",
+    "LoRAPlus",
+    "Transform",
+    "make_transform",
+    "transform_fields",
+]

@@ -19,6 +19,8 @@ class Full(Transform):
     """
 
     name: ClassVar[str] = "full"
+    learning_rate: ClassVar[float] = 1e-4
+    default_targets: ClassVar[tuple[str, ...]] = ("",)
     whole_leaves: ClassVar[bool] = True
 
     def init(self, key: jax.Array, kernel: Float[Array, "..."], bias: Array | None = None) -> Factors:

@@ -21,7 +21,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from hut_jax.errors import UserError, nearest
-from hut_jax.transforms.base import Factors, Transform, add, wide
+from hut_jax.transforms.base import Dense, Factors, Transform, check_rank, wide
+from hut_jax.transforms.ssf import scale_and_shift
 
 SPREADS = ("block", "cyclic")
 
@@ -43,14 +44,17 @@ class HUT(Transform):
     shift: bool = True
 
     name: ClassVar[str] = "hut"
-    # At the factors' own rate scale and shift did harm, at a tenth of it none: docs/method.md, "Rates".
-    rates: ClassVar[Mapping[str, float]] = {"g": 0.1, "s": 0.1}
+    learning_rate: ClassVar[float] = 5e-2  # docs/method.md, "Rates"
 
     def __post_init__(self):
-        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
-            raise UserError(f"HUT: rank must be a whole number of at least 1, not {self.rank!r}")
+        check_rank("HUT", self.rank)
         if self.spread not in SPREADS:
             raise UserError(f"HUT: unknown spread {self.spread!r}; {nearest(str(self.spread), SPREADS)}")
+
+    @property
+    def rates(self) -> Mapping[str, float]:
+        """At the factors' own rate scale and shift did harm, at a tenth of it none: docs/method.md, "Rates"."""
+        return {"g": 0.1, "s": 0.1}
 
     def init(self, key: jax.Array, kernel: Float[Array, "d k"], bias: Float[Array, " k"] | None) -> Factors:
         """Zeros `a: [d, r]`, `b: [r, k]`, and where they train `g: [k]`, `s: [k]`.
@@ -79,12 +83,24 @@ class HUT(Transform):
 
     def output(self, y: Float[Array, "*batch k"], factors: Factors) -> Float[Array, "*batch k"]:
         """`gamma ⊙ y + beta`, in y's dtype."""
-        out = y
-        if "g" in factors:
-            out = out * (1 + factors["g"])
-        if "s" in factors:
-            out = add(out, factors["s"])
-        return out.astype(y.dtype)
+        return scale_and_shift(y, factors)
+
+    def forward(
+        self,
+        dense: Dense,
+        x: Float[Array, "*batch d"],
+        kernel: Float[Array, "d k"],
+        bias: Float[Array, " k"] | None,
+        factors: Factors,
+        key: jax.Array | None = None,
+    ) -> Float[Array, "*batch k"]:
+        """By the kernel W; at r = 1 by the activations, `((x ⊙ M_A) @ W0) ⊙ M_B`, which needs no gradient of W."""
+        if self.rank != 1:
+            return super().forward(dense, x, kernel, bias, factors, key)
+        a, b = 1 + factors["a"][:, 0], 1 + factors["b"][0]
+        y = dense((x * a).astype(x.dtype), kernel, None)
+        y = (y * b).astype(y.dtype)
+        return self.output(y if bias is None else y + bias.astype(y.dtype), factors)
 
     def merge(
         self, kernel: Float[Array, "d k"], bias: Float[Array, " k"] | None, factors: Factors
@@ -92,12 +108,7 @@ class HUT(Transform):
         """Scale and shift folded into kernel and bias: `W ⊙ gamma` and `gamma ⊙ bias + beta`."""
         gamma = 1 + factors["g"] if "g" in factors else 1
         merged = (self._product(kernel, factors) * gamma).astype(kernel.dtype)
-        if bias is None:
-            return merged, None
-        shifted = bias.astype(wide(bias)) * gamma
-        if "s" in factors:
-            shifted = add(shifted, factors["s"])
-        return merged, shifted.astype(bias.dtype)
+        return merged, None if bias is None else scale_and_shift(bias, factors)
 
     def _product(self, kernel: Float[Array, "d k"], factors: Factors) -> Float[Array, "d k"]:
         """W in the wide dtype. The spread is a broadcast over W0 cut into groups: no large matrix is built."""

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from hut_jax.errors import UserError
 from hut_jax.models.gpt2 import GPT2, GPT2Config, plain_attention
 from hut_jax.models.pretrained import init_params, load_pretrained
-from hut_jax.models.stacking import stack_layers, unstack_layers
+from hut_jax.stacking import stack_layers, unstack_layers
 
 GOLDENS = sorted((Path(__file__).parents[1] / "goldens").glob("gpt2_*/"))
 CONFIG = GPT2Config(vocab_size=23, n_positions=12, n_embd=8, n_layer=2, n_head=2)

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from hut_jax.errors import UserError
 from hut_jax.models.gpt2 import GPT2, GPT2Config
 from hut_jax.models.pretrained import build_model, init_params, load_config, load_pretrained, save_pretrained
-from hut_jax.models.stacking import stack_layers
+from hut_jax.stacking import stack_layers
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
-from flax.traverse_util import flatten_dict, unflatten_dict
 
-Params = Mapping[str, Any]
+from hut_jax.targets import flatten, unflatten
+
+Tree = Mapping[str, Any]
 
 
 def scanned(path: str) -> tuple[str, int | None]:
@@ -16,31 +17,30 @@ def scanned(path: str) -> tuple[str, int | None]:
     return (f"layers/{path[match.end() :]}", int(match[1])) if match else (path, None)
 
 
-def stack_layers(params: Params) -> dict[str, Any]:
-    """The parameters of a model with `scan_layers`, from those of the same model without."""
+def stack_layers(params: Tree) -> dict[str, Any]:
+    """The parameters (or factors) of a model with `scan_layers`, from those of the same model without."""
     stacked: dict[str, Any] = {}
-    for path, leaf in flatten_dict(params, sep="/").items():
+    for path, leaf in flatten(params).items():
         place, depth = scanned(path)
         if depth is None:
             stacked[place] = leaf
         else:
             stacked.setdefault(place, {})[depth] = leaf
-    return unflatten_dict(
+    return unflatten(
         {
-            place: jnp.stack([leaf[i] for i in range(len(leaf))]) if isinstance(leaf, dict) else leaf
+            place: jnp.stack([leaf[i] for i in sorted(leaf)]) if isinstance(leaf, dict) else leaf
             for place, leaf in stacked.items()
-        },
-        sep="/",
+        }
     )
 
 
-def unstack_layers(params: Params) -> dict[str, Any]:
+def unstack_layers(params: Tree) -> dict[str, Any]:
     """The inverse of `stack_layers`."""
     plain = {}
-    for path, leaf in flatten_dict(params, sep="/").items():
+    for path, leaf in flatten(params).items():
         if path.startswith("layers/"):
             rest = path.removeprefix("layers/")
             plain.update({f"layer_{depth}/{rest}": leaf[depth] for depth in range(leaf.shape[0])})
         else:
             plain[path] = leaf
-    return unflatten_dict(plain, sep="/")
+    return unflatten(plain)

@@ -1,0 +1,19 @@
+"""BitFit (Ben Zaken, Ravfogel and Goldberg, arXiv 2106.10199, 2021): the biases train, `bias = bias0 + d`."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import ClassVar
+
+from hut_jax.transforms.full import Full
+
+
+@dataclass(frozen=True)
+class BitFit(Full):
+    """Every bias among the targets, those of dense layers and of norms alike."""
+
+    name: ClassVar[str] = "bitfit"
+    learning_rate: ClassVar[float] = 1e-3
+
+    def takes(self, leaf: str, siblings: Collection[str]) -> bool:
+        """Biases."""
+        return leaf == "bias"

@@ -1,0 +1,80 @@
+"""DoRA, weight-decomposed low-rank adaptation (Liu et al., arXiv 2402.09353, 2024, section 4).
+
+    V = W0 + s A B        A: [d, r], drawn at random    B: [r, k], zero at the start    s = alpha / r
+    W = m ⊙ V / |V|       m: [k], at the start |W0|; |.| is the norm of each column (of an output's weights)
+
+What is stored of m is its relative deviation: `m = |W0| (1 + g)`. The layer runs as `(x @ W0 + s (x @ A) @ B)` times
+`m / |V|`, and |V| comes from |W0|, W0^T A and A^T A, so that no matrix of W0's size is formed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from hut_jax.errors import UserError
+from hut_jax.transforms.base import Dense, Factors, Transform, add, wide
+from hut_jax.transforms.lora import LoRA
+from hut_jax.transforms.low_rank import product
+
+
+@dataclass(frozen=True)
+class DoRA(LoRA):
+    """LoRA on the direction of each output's weights, and a magnitude of its own.
+
+    Attributes:
+        detach: whether |V| is a constant to the gradient, as the paper proposes (section 4.3) to save memory.
+    """
+
+    detach: bool = True
+
+    name: ClassVar[str] = "dora"
+    learning_rate: ClassVar[float] = 3e-3
+
+    def init(self, key: jax.Array, kernel: Float[Array, "d k"], bias: Float[Array, " k"] | None) -> Factors:
+        """LoRA's `a: [d, r]` and `b: [r, k]`, and `g: [k]`, zeros."""
+        return super().init(key, kernel, bias) | {"g": jnp.zeros(kernel.shape[1], jnp.float32)}
+
+    def weight(self, kernel: Float[Array, "d k"], factors: Factors) -> Float[Array, "d k"]:
+        """`m ⊙ V / |V|`."""
+        d = self.scaling * product(factors["a"], factors["b"])
+        v = add(kernel.astype(wide(kernel, d)), d)
+        return (v * self._scale(kernel, factors)).astype(kernel.dtype)
+
+    def forward(
+        self,
+        dense: Dense,
+        x: Float[Array, "*batch d"],
+        kernel: Float[Array, "d k"],
+        bias: Float[Array, " k"] | None,
+        factors: Factors,
+        key: jax.Array | None = None,
+    ) -> Float[Array, "*batch k"]:
+        """`(x @ W0 + s (x @ A) @ B) ⊙ m / |V| + bias`; with dropout, x is dropped from the low-rank path alone."""
+        y = super().forward(dense, x, kernel, None, factors, key)
+        y = (y * self._scale(kernel, factors)).astype(y.dtype)
+        return y if bias is None else y + bias.astype(y.dtype)
+
+    def combine(self, sets: Sequence[tuple[Transform, Factors]], weights: Sequence[float]) -> tuple[Transform, Factors]:
+        """Not possible: a sum of columns scaled to norms of their own is no such column.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError("DoRA's factors do not combine: a sum of normalised columns is none; merge instead")
+
+    def _scale(self, kernel: Float[Array, "d k"], factors: Factors) -> Float[Array, " k"]:
+        """`m / |V|`. Written so that it is 1 to the bit where the factors are zero."""
+        a, b = factors["a"], self.scaling * factors["b"]
+        w = kernel.astype(wide(kernel, a, b))
+        base = jnp.sum(w * w, axis=0)
+        cross = jnp.sum(product(w.T, a).T * b, axis=0)
+        square = base + (2 * cross + jnp.sum(product(product(a.T, a), b) * b, axis=0))
+        if self.detach:
+            square = jax.lax.stop_gradient(square)
+        # A column of zeros has no direction to keep: it stays as it is.
+        ratio = jnp.where((base > 0) & (square > 0), base, 1) / jnp.where((base > 0) & (square > 0), square, 1)
+        return jnp.sqrt(ratio) * (1 + factors["g"])

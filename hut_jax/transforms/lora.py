@@ -1,0 +1,95 @@
+"""LoRA, low-rank adaptation (Hu et al., arXiv 2106.09685, 2021, section 4.1).
+
+    W = W0 + s A B        A: [d, r], drawn at random    B: [r, k], zero at the start
+    s = alpha / r, or alpha / sqrt(r) with `rs` (rsLoRA: Kalajdzievski, arXiv 2312.03732, 2023)
+
+In training the low-rank path runs beside the layer, `x @ W0 + bias + s (dropout(x) @ A) @ B`, and never forms W.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, cast
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from hut_jax.transforms.base import Dense, Factors, Transform, add, check_number, check_rank, same_kind, wide
+from hut_jax.transforms.low_rank import concatenate, product, thin_pair
+
+
+@dataclass(frozen=True)
+class LoRA(Transform):
+    """A product of two thin matrices, added to the kernel.
+
+    Attributes:
+        rank: r.
+        alpha: the numerator of the scaling.
+        rs: whether the scaling is alpha / sqrt(r), which keeps its size as r grows.
+        dropout: the share of x that the low-rank path does not see in training.
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    rs: bool = False
+    dropout: float = 0.0
+
+    name: ClassVar[str] = "lora"
+    learning_rate: ClassVar[float] = 3e-3
+
+    def __post_init__(self):
+        name = type(self).__name__
+        check_rank(name, self.rank)
+        check_number(name, "alpha", self.alpha, 0.0)
+        check_number(name, "dropout", self.dropout, 0.0, 1.0)
+
+    @property
+    def random(self) -> bool:
+        """With dropout."""
+        return self.dropout > 0
+
+    @property
+    def scaling(self) -> float:
+        """s."""
+        return self.alpha / (math.sqrt(self.rank) if self.rs else self.rank)
+
+    def init(self, key: jax.Array, kernel: Float[Array, "d k"], bias: Float[Array, " k"] | None) -> Factors:
+        """`a: [d, r]`, uniform within 1 / sqrt(d), and `b: [r, k]`, zeros."""
+        return thin_pair(key, kernel.shape, self.rank)
+
+    def weight(self, kernel: Float[Array, "d k"], factors: Factors) -> Float[Array, "d k"]:
+        """`W0 + s A B`."""
+        d = self.scaling * product(factors["a"], factors["b"])
+        return add(kernel.astype(wide(kernel, d)), d).astype(kernel.dtype)
+
+    def forward(
+        self,
+        dense: Dense,
+        x: Float[Array, "*batch d"],
+        kernel: Float[Array, "d k"],
+        bias: Float[Array, " k"] | None,
+        factors: Factors,
+        key: jax.Array | None = None,
+    ) -> Float[Array, "*batch k"]:
+        """The layer, and the low-rank path beside it."""
+        y = dense(x, kernel, bias)
+        if key is not None:
+            x = jnp.where(jax.random.bernoulli(key, 1 - self.dropout, x.shape), x / (1 - self.dropout), 0)
+        return add(y, self.path(x, y.dtype, factors))
+
+    def path(self, x: Float[Array, "*batch d"], dtype: jnp.dtype, factors: Factors) -> Float[Array, "*batch k"]:
+        """`s (x A) B`, computed in `dtype`."""
+        a, b = factors["a"].astype(dtype), factors["b"].astype(dtype)
+        return (x.astype(dtype) @ a) @ (self.scaling * b).astype(dtype)
+
+    def combine(self, sets: Sequence[tuple[Transform, Factors]], weights: Sequence[float]) -> tuple[Transform, Factors]:
+        """Exactly `sum_i weights[i] s_i A_i B_i`, by concatenation: the ranks add up, and s becomes 1.
+
+        Raises:
+            UserError: the sets are not all of this transformation.
+        """
+        scalings = [cast(LoRA, transform).scaling for transform, _ in same_kind(self, sets)]
+        factors = concatenate([one for _, one in sets], [w * s for w, s in zip(weights, scalings, strict=True)])
+        rank = factors["a"].shape[-1]
+        return replace(self, rank=rank, alpha=float(rank), rs=False), factors
