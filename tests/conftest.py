@@ -15,7 +15,9 @@ from jaxtyping import install_import_hook
 ROOT = Path(__file__).parent.parent
 
 # Shapes in signatures are checked under test, and only there.
-install_import_hook(["hut_jax.transforms", "hut_jax.models.gpt2"], "beartype.beartype")
+install_import_hook(
+    ["hut_jax.transforms", "hut_jax.models.gpt2", "hut_jax.models.layers", "hut_jax.models.roberta"], "beartype.beartype"
+)
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from typing import Any
 from hut_jax.errors import UserError
 
 Ids = int | tuple[int, ...] | None  # transformers allows one end token, several or none
+Names = tuple[str, ...]
 
 
 def _whole(value: Any) -> bool:
@@ -27,8 +28,14 @@ _KINDS: dict[Any, tuple[Callable[[Any], bool], str]] = {
     int: (_size, "a whole number of at least 1"),
     int | None: (lambda value: value is None or _size(value), "a whole number of at least 1, or null"),
     float: (_number, "a number"),
+    float | None: (lambda value: value is None or _number(value), "a number, or null"),
     bool: (lambda value: isinstance(value, bool), "true or false"),
     str: (lambda value: isinstance(value, str), "a string"),
+    str | None: (lambda value: value is None or isinstance(value, str), "a string, or null"),
+    Names: (
+        lambda value: isinstance(value, tuple) and len(value) > 0 and all(isinstance(name, str) for name in value),
+        "a list of at least one string",
+    ),
     Ids: (
         lambda value: value is None or _whole(value) or (isinstance(value, tuple) and all(map(_whole, value))),
         "a token id, a list of token ids, or null",
@@ -57,7 +64,7 @@ def read_config(cls: Any, values: Mapping[str, Any], where: str) -> Any:
         holds, words = _KINDS[field.type]
         if field.name in given and not holds(given[field.name]):
             raise UserError(f"{where}: {field.name!r} must be {words}, not {values[field.name]!r}")
-        if field.name in given and field.type is float:
+        if given.get(field.name) is not None and field.type in (float, float | None):
             given[field.name] = float(given[field.name])
     try:
         return cls(**given)

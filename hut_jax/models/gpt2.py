@@ -14,40 +14,22 @@ and with `scan_layers` one `layers/...`, whose leaves have a leading layer axis.
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from hut_jax.errors import UserError, nearest
 from hut_jax.models.config import Ids, read_config
+from hut_jax.models.layers import ACTIVATIONS, Heads, Hidden, HostOrDevice, Mask, Tokens, attend, fp32_dot, layer_norm
+from hut_jax.models.layers import plain_attention as plain_attention
 
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu_new": functools.partial(nn.gelu, approximate=True),
-    "gelu_pytorch_tanh": functools.partial(nn.gelu, approximate=True),
-    "gelu": functools.partial(nn.gelu, approximate=False),
-    "relu": nn.relu,
-    "silu": nn.silu,
-    "swish": nn.silu,
-    "tanh": nn.tanh,
-}
-
-HostOrDevice = Array | np.ndarray
-Tokens = Int[HostOrDevice, "batch length"]
-Mask = Bool[HostOrDevice, "batch keys"] | Int[HostOrDevice, "batch keys"]
-Hidden = Float[Array, "batch length width"]
-Heads = Float[Array, "batch length heads head_width"]
-Memory = tuple[Any, Any]  # one layer's cached keys and values, each Float[Array, "batch keys heads head_width"]
-
-# In bf16 the products are still summed and returned in fp32; rounding logits to bf16 would make ties.
-_fp32_dot = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
+Memory = tuple[Any, Any]  # one layer's cached keys and values, each Keys
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +38,9 @@ class GPT2Config:
 
     `reorder_and_upcast_attn` is not among them: attention's statistics are always in fp32 here.
     """
+
+    model_type: ClassVar[str] = "gpt2"
+    head: ClassVar[str] = "causal"
 
     vocab_size: int
     n_positions: int
@@ -99,7 +84,7 @@ class GPT2Config:
 
     def to_json(self) -> dict[str, Any]:
         """The fields as config.json has them, with `model_type`."""
-        return {"model_type": "gpt2", **dataclasses.asdict(self)}
+        return {"model_type": self.model_type, **dataclasses.asdict(self)}
 
     @property
     def attention_scales(self) -> tuple[float, ...]:
@@ -131,20 +116,6 @@ class Cache:
         return jax.tree.leaves(self.keys)[0].shape[-3]
 
 
-def plain_attention(
-    query: Heads,
-    key: Float[Array, "batch keys heads head_width"],
-    value: Float[Array, "batch keys heads head_width"],
-    mask: Bool[Array, "#batch 1 length keys"],
-    scale: float | Float[Array, ""],
-    drop: Callable[[Array], Array] = lambda weights: weights,
-) -> Heads:
-    """What `jax.nn.dot_product_attention` computes, with `drop` applied to the attention weights."""
-    scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32) * scale
-    weights = nn.softmax(jnp.where(mask, scores, jnp.finfo(jnp.float32).min)).astype(value.dtype)
-    return jnp.einsum("bhqk,bkhd->bqhd", drop(weights), value)
-
-
 class Attention(nn.Module):
     """Causal self-attention over several heads; with `memory`, over the remembered tokens too."""
 
@@ -166,12 +137,8 @@ class Attention(nn.Module):
             key = jax.lax.dynamic_update_slice_in_dim(memory[0], key, index, axis=1)
             value = jax.lax.dynamic_update_slice_in_dim(memory[1], value, index, axis=1)
             memory = key, value
-        if deterministic or c.attn_pdrop == 0:
-            y = jax.nn.dot_product_attention(query, key, value, mask=mask, scale=scale)
-        else:
-            drop = nn.Dropout(c.attn_pdrop, deterministic=False)
-            y = plain_attention(query, key, value, mask, scale, drop)
-        y = y.reshape(x.shape)
+        drop = nn.Dropout(c.attn_pdrop, deterministic=deterministic)
+        y = attend(query, key, value, mask, scale, drop).reshape(x.shape)
         return nn.Dense(c.n_embd, dtype=self.dtype, kernel_init=_residual_normal(c), name="out")(y), memory
 
 
@@ -202,10 +169,10 @@ class Layer(nn.Module):
         """Returns `(x, memory)`, as `nn.scan` wants it: what goes to the next layer, what is stacked."""
         c = self.config
         drop = nn.Dropout(c.resid_pdrop, deterministic=deterministic)
-        y = layer_norm(c, self.dtype, "attention_norm")(x)
+        y = layer_norm(c.layer_norm_epsilon, self.dtype, "attention_norm")(x)
         y, memory = Attention(c, self.dtype, name="attention")(y, memory, scale, mask, index, deterministic)
         x = x + drop(y)
-        y = layer_norm(c, self.dtype, "mlp_norm")(x)
+        y = layer_norm(c.layer_norm_epsilon, self.dtype, "mlp_norm")(x)
         return x + drop(MLP(c, self.dtype, name="mlp")(y)), memory
 
 
@@ -245,10 +212,10 @@ class GPT2(nn.Module):
             )(c, self.dtype)
         else:
             self.layer = [layer(c, self.dtype) for _ in range(c.n_layer)]
-        self.final_norm = layer_norm(c, self.dtype)
+        self.final_norm = layer_norm(c.layer_norm_epsilon, self.dtype)
         if not c.tie_word_embeddings:
             self.lm_head = nn.Dense(
-                c.vocab_size, use_bias=False, dtype=self.dtype, kernel_init=normal, dot_general=_fp32_dot
+                c.vocab_size, use_bias=False, dtype=self.dtype, kernel_init=normal, dot_general=fp32_dot
             )
 
     def __call__(
@@ -360,14 +327,6 @@ class GPT2(nn.Module):
             return tuple(jnp.zeros(shape, self.dtype) for _ in range(c.n_layer))
 
         return Cache(keys=empty(), values=empty(), index=jnp.zeros((), jnp.int32))
-
-
-def layer_norm(config: GPT2Config, dtype: Any, name: str | None = None) -> nn.LayerNorm:
-    """A layer norm with its statistics in fp32.
-
-    The variance is taken from the deviations: E[x²] - E[x]² loses digits where GPT-2 has its large features.
-    """
-    return nn.LayerNorm(epsilon=config.layer_norm_epsilon, dtype=dtype, use_fast_variance=False, name=name)
 
 
 def _residual_normal(config: GPT2Config) -> Callable:

@@ -1,9 +1,10 @@
 """Hugging Face checkpoints <-> models and parameter trees."""
 
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,42 +14,69 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from hut_jax.errors import UserError, nearest
 from hut_jax.models import weights
 from hut_jax.models.families import FAMILIES, Family, Tensor
+from hut_jax.models.heads import Asked, drawable, stored_head, with_head
 from hut_jax.models.hub import locate
-from hut_jax.stacking import scanned
 from hut_jax.models.weights import Weights, listing
+from hut_jax.stacking import scanned
 
 Params = Mapping[str, Any]
 Model = Any  # a Linen module of one of FAMILIES' classes
 
+_log = logging.getLogger(__name__)
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 def load_pretrained(
     name: str | os.PathLike,
     *,
+    head: str | None = None,
+    num_labels: int | None = None,
+    labels: Sequence[str] | None = None,
+    problem_type: str | None = None,
+    key: jax.Array | None = None,
+    report: Callable[[str], None] = _log.warning,
     dtype: Any = jnp.float32,
     remat: bool = False,
     scan_layers: bool = False,
 ) -> tuple[Model, dict[str, Any]]:
     """The model of a Hugging Face checkpoint and its parameters.
 
-    Tensors are read one by one, so that the model is in memory once.
+    Tensors are read one by one, so that the model is in memory once. Where another head is asked for than the
+    checkpoint has, what that head shares with it is read, and the rest of it drawn as the model's authors drew it.
 
     Args:
         name: a folder, or a hub name such as `gpt2`, whose safetensors files are then downloaded or taken from
             the cache. Pickled files (`pytorch_model.bin`) are never read.
+        head: for RoBERTa and BERT: "classification", "mlm" or "none". Default: what config.json's `architectures`
+            name.
+        num_labels: how many outputs the classification head has; default: as in config.json. Where that has another
+            number, the output layer is drawn.
+        labels: their names; default: as in config.json, or with another `num_labels` LABEL_0, LABEL_1, ...
+        problem_type: "regression", "single_label_classification" or "multi_label_classification", kept in the
+            config; default: as in config.json.
+        key: what is drawn is drawn with it; default: `jax.random.key(0)`.
+        report: called with a line on the parameters that were drawn, and one on the tensors of other heads that
+            were left out, if there are any. Default: a logged warning.
         dtype: of the parameters, and what the model computes in.
         remat: whether activations are computed again in the backward pass, not kept.
         scan_layers: whether the layers are one `nn.scan`; their parameters are then stacked.
 
     Raises:
-        UserError: nothing of that name, a config.json that is not supported, or files damaged or not of the
-            config's shapes.
+        UserError: nothing of that name, a config.json that is not supported, a head or labels that the model cannot
+            have, or files damaged or not of the config's shapes.
     """
     folder = locate(name, ("config.json", *weights.PATTERNS))
-    family, config = _read_config(folder)
-    model = family.model(config=config, dtype=dtype, remat=remat, scan_layers=scan_layers)
-    return model, _read_params(Weights(folder), family, model, np.dtype(dtype))
+    source = _read_config(folder, Asked(head, num_labels, labels, problem_type))
+    model = source.family.model(config=source.config, dtype=dtype, remat=remat, scan_layers=scan_layers)
+    files = Weights(folder, source.architecture)
+    match = _match(files, source, model)
+    params = _read_params(files, match, source, model, np.dtype(dtype))
+    if match.drawn:
+        params.update(_draw(model, jax.random.key(0) if key is None else key, match.drawn, dtype))
+        report(f"{folder}: drawn at random, since the files have none that fit: {listing(match.drawn)}")
+    if match.left_out:
+        report(f"{folder}: left out, since head {model.config.head!r} has no use for them: {listing(match.left_out)}")
+    return model, unflatten_dict(params, sep="/")
 
 
 def load_config(name: str | os.PathLike) -> Any:
@@ -57,12 +85,16 @@ def load_config(name: str | os.PathLike) -> Any:
     Raises:
         UserError: nothing of that name, or a config.json that is not supported.
     """
-    return _read_config(locate(name, ("config.json",)))[1]
+    return _read_config(locate(name, ("config.json",)), Asked()).config
 
 
 def build_model(
     name: str | os.PathLike,
     *,
+    head: str | None = None,
+    num_labels: int | None = None,
+    labels: Sequence[str] | None = None,
+    problem_type: str | None = None,
     dtype: Any = jnp.float32,
     remat: bool = False,
     scan_layers: bool = False,
@@ -71,8 +103,8 @@ def build_model(
 
     Arguments and errors are those of `load_pretrained`. For its parameters see `init_params`.
     """
-    family, config = _read_config(locate(name, ("config.json",)))
-    return family.model(config=config, dtype=dtype, remat=remat, scan_layers=scan_layers)
+    source = _read_config(locate(name, ("config.json",)), Asked(head, num_labels, labels, problem_type))
+    return source.family.model(config=source.config, dtype=dtype, remat=remat, scan_layers=scan_layers)
 
 
 def init_params(model: Model, key: jax.Array, *, dtype: Any = jnp.float32) -> dict[str, Any]:
@@ -100,7 +132,7 @@ def save_pretrained(folder: str | os.PathLike, model: Model, params: Params, *, 
         UserError: `params` are not those of `model`, or the folder cannot be made.
     """
     config = model.config
-    family = next(family for family in FAMILIES.values() if family.config is type(config))
+    family = FAMILIES[config.model_type]
     leaves = flatten_dict(params, sep="/")
     _check_params(leaves, model)
     tensors = {}
@@ -108,63 +140,84 @@ def save_pretrained(folder: str | os.PathLike, model: Model, params: Params, *, 
         pieces = [_take(leaves, path, model) for path in tensor.paths]
         whole = np.concatenate(pieces, axis=-1) if len(pieces) > 1 else pieces[0]
         whole = whole.T if tensor.transpose else whole
-        tensors[tensor.name] = np.ascontiguousarray(whole, None if dtype is None else np.dtype(dtype))
+        for name in (tensor.name, *([tensor.also] if tensor.also else [])):
+            tensors[name] = np.ascontiguousarray(whole, None if dtype is None else np.dtype(dtype))
     written = next(iter(tensors.values())).dtype.name
-    values = {**config.to_json(), "architectures": [family.architecture], "dtype": written}
+    architecture = next(name for name, head in family.heads.items() if head == config.head)
+    values = {**config.to_json(), "architectures": [architecture], "dtype": written}
     weights.write(Path(folder).expanduser(), values, tensors)
 
 
-def _read_config(folder: Path) -> tuple[Family, Any]:
+class _Source(NamedTuple):
+    """What a folder's config.json says, and what the caller makes of it."""
+
+    family: Family
+    config: Any  # with the head asked for
+    stored: Any  # without
+    head: str | None  # the files'; None where it is not one of the family's
+    architecture: str
+
+
+def _read_config(folder: Path, asked: Asked) -> _Source:
     path = folder / "config.json"
     values = weights.read_json(path)
     kind = values.get("model_type")
     if kind not in FAMILIES:
         found = "no 'model_type'" if kind is None else f"model_type {kind!r} is not supported"
         raise UserError(f"{path}: {found}; {nearest(str(kind), FAMILIES)}")
-    return FAMILIES[kind], FAMILIES[kind].config.from_json(values, where=str(path))
+    family = FAMILIES[kind]
+    stored = family.config.from_json(values, where=str(path))
+    config = with_head(family, stored, values, asked, where=str(path))
+    architecture = (values.get("architectures") or list(family.heads))[0]
+    return _Source(family, config, stored, stored_head(family, values), architecture)
 
 
-def _read_params(files: Weights, family: Family, model: Model, dtype: np.dtype) -> dict[str, Any]:
-    config = model.config
-    tensors = {tensor.name: tensor for tensor in family.tensors(config)}
-    tied = family.tied(config)
-    stored = _match(files, family, tensors, tied, model)
-    for name, other in tied.items():
-        if name in stored and not _same(files[stored[name]], files[stored[other]]):
-            raise UserError(
-                f"{files.folder}: {name!r} is not {other!r}, to which config.json ties it; "
-                "where they should differ, set its 'tie_word_embeddings' to false"
-            )
-    leaves: dict[str, np.ndarray] = {}
-    for name, tensor in tensors.items():
-        whole = files[stored[name]]
-        whole = whole.T if tensor.transpose else whole
-        for path, piece in zip(tensor.paths, np.split(whole, len(tensor.paths), axis=-1), strict=True):
-            _put(leaves, path, np.ascontiguousarray(piece, dtype), model)
-    # One by one, so that no second copy of the whole is ever held.
-    return unflatten_dict({path: jnp.asarray(leaves.pop(path)) for path in list(leaves)}, sep="/")
+class _Match(NamedTuple):
+    """What is read from where.
+
+    Attributes:
+        tensors: name -> what is read under it.
+        stored: name -> the name in the files.
+        drawn: our parameters that the files do not have.
+        left_out: the files' tensors that belong to another head.
+    """
+
+    tensors: Mapping[str, Tensor]
+    stored: Mapping[str, str]
+    drawn: list[str]
+    left_out: list[str]
 
 
-def _match(
-    files: Weights,
-    family: Family,
-    tensors: Mapping[str, Tensor],
-    tied: Mapping[str, str],
-    model: Model,
-) -> dict[str, str]:
-    """Each wanted tensor's name in the files, once all are known to be there, of the right shape and dtype."""
+def _match(files: Weights, source: _Source, model: Model) -> _Match:
+    """Which tensors are read, once all are known to be there, of the right shape and dtype."""
+    family, config = source.family, source.config
     ours = _shapes(model.clone(scan_layers=False))
+    tensors = {tensor.name: tensor for tensor in family.tensors(config)}
     shapes = {name: _their_shape(tensor, ours) for name, tensor in tensors.items()}
-    shapes.update({name: shapes[other] for name, other in tied.items()})
+    shapes.update({name: shapes[other] for name, other in family.tied(config).items()})
+    wanted = {family.bare(name): name for name in shapes}
+    also = {tensor.also: name for name, tensor in tensors.items() if tensor.also}
+
     stored: dict[str, str] = {}
-    unknown = []
-    for name in files.shapes:
-        full = name if name in shapes else family.prefix + name
-        if full in shapes and full not in stored:
+    unknown, left_out = [], []
+    for name in sorted(files.shapes, key=lambda name: name in also):  # so that the first name goes before the other
+        bare = family.bare(name)
+        full = wanted.get(bare) or also.get(name)
+        if full is not None and full not in stored:
             stored[full] = name
-        elif not family.dropped.fullmatch(name.removeprefix(family.prefix)):
+        elif family.other_heads.fullmatch(bare) and full is None:
+            left_out.append(name)
+        elif name not in also and not family.dropped.fullmatch(bare):
             unknown.append(name)
-    missing = [name for name in tensors if name not in stored]
+
+    drawn: list[str] = []
+    for name, tensor in tensors.items():
+        there = stored.get(name)
+        fits = there is not None and files.shapes[there] == shapes[name]
+        if not fits and drawable(tensor.paths[0], config, source.stored, source.head):
+            drawn += tensor.paths
+            left_out += [stored.pop(name)] if there is not None else []
+    missing = [name for name, tensor in tensors.items() if name not in stored and tensor.paths[0] not in drawn]
     misshapen = [
         f"{name} {list(files.shapes[there])}, not {list(shapes[name])}"
         for name, there in stored.items()
@@ -175,7 +228,36 @@ def _match(
     found = [f"{len(names)} {what}: {listing(names)}" for what, names in faults.items() if names]
     if found:
         raise UserError(f"{files.folder}: its tensors are not those of its config.json: {'; '.join(found)}")
-    return stored
+    return _Match({name: tensor for name, tensor in tensors.items() if name in stored}, stored, drawn, left_out)
+
+
+def _read_params(files: Weights, match: _Match, source: _Source, model: Model, dtype: np.dtype) -> dict[str, Any]:
+    """The parameters in the files, by '/'-joined path."""
+    for name, other in source.family.tied(source.config).items():
+        if {name, other} <= match.stored.keys() and not _same(files[match.stored[name]], files[match.stored[other]]):
+            raise UserError(
+                f"{files.folder}: {name!r} is not {other!r}, to which config.json ties it; "
+                "where they should differ, set its 'tie_word_embeddings' to false"
+            )
+    leaves: dict[str, np.ndarray] = {}
+    for name, tensor in match.tensors.items():
+        whole = files[match.stored[name]]
+        whole = whole.T if tensor.transpose else whole
+        for path, piece in zip(tensor.paths, np.split(whole, len(tensor.paths), axis=-1), strict=True):
+            _put(leaves, path, np.ascontiguousarray(piece, dtype), model)
+    # One by one, so that no second copy of the whole is ever held.
+    return {path: jnp.asarray(leaves.pop(path)) for path in list(leaves)}
+
+
+def _draw(model: Model, key: jax.Array, paths: Sequence[str], dtype: Any) -> dict[str, jax.Array]:
+    """These parameters alone, with the values that `init_params` gives them."""
+    one_layer = model.clone(scan_layers=True)  # of which no more is drawn, so that a deep model need not be traced
+
+    def init(key):
+        params = flatten_dict(one_layer.init(key, jnp.zeros((1, 1), jnp.int32))["params"], sep="/")
+        return {path: params[path].astype(dtype) for path in paths}
+
+    return jax.jit(init)(key)
 
 
 def _their_shape(tensor: Tensor, ours: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:

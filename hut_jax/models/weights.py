@@ -26,8 +26,12 @@ class Weights:
         dtypes: each tensor's dtype, as safetensors writes it ("F32", "BF16", ...).
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, architecture: str = "AutoModel"):
         """Reads the headers.
+
+        Args:
+            folder: where they are.
+            architecture: the transformers class that can write them, for an error's advice.
 
         Raises:
             UserError: there are no safetensors files, or one is missing, damaged or not as the index says.
@@ -36,7 +40,7 @@ class Weights:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, str] = {}
         self._files = {}
-        promised = None if (folder / SINGLE).is_file() else _read_index(folder)
+        promised = None if (folder / SINGLE).is_file() else _read_index(folder, architecture)
         for path in [folder / SINGLE] if promised is None else sorted({*promised.values()}):
             file = _open(path)
             names: list[str] = file.keys()
@@ -66,14 +70,14 @@ def _open(path: Path):
         raise UserError(f"{path}: {size} bytes, not a whole safetensors file ({reason}); fetch it again") from None
 
 
-def _read_index(folder: Path) -> dict[str, Path]:
+def _read_index(folder: Path, architecture: str) -> dict[str, Path]:
     """Each tensor's file as model.safetensors.index.json has it."""
     path = folder / INDEX
     if not path.is_file():
         if any(folder.glob("pytorch_model*.bin")):
             raise UserError(
                 f"{folder}: only pytorch_model.bin, a pickle, which is never read here; convert it with "
-                "transformers: AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder)"
+                f"transformers: {architecture}.from_pretrained(folder).save_pretrained(folder)"
             )
         raise UserError(f"{folder}: neither {SINGLE} nor {INDEX}")
     placed = read_json(path).get("weight_map")

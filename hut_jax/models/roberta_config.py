@@ -1,0 +1,148 @@
+"""The config.json of RoBERTa and BERT: one dataclass, in which all that tells the two apart is to be found."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from hut_jax.errors import UserError, nearest
+from hut_jax.models.config import Ids, Names, read_config
+from hut_jax.models.layers import ACTIVATIONS
+
+HEADS = ("none", "classification", "mlm")
+
+# Where config.json is silent; RoBERTa's are the dataclass' defaults.
+_BERT = {"pad_token_id": 0, "bos_token_id": None, "eos_token_id": None}
+
+
+@dataclasses.dataclass(frozen=True)
+class RobertaConfig:
+    """The fields of Hugging Face's config.json that change what the model computes or how it starts.
+
+    `head` and `labels` stand there in other words: `architectures`, and `id2label` or `num_labels`.
+    `problem_type` changes nothing here: it is for the loss.
+    """
+
+    model_type: str
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    max_position_embeddings: int
+    type_vocab_size: int = 2
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    classifier_dropout: float | None = None
+    layer_norm_eps: float = 1e-12
+    initializer_range: float = 0.02
+    tie_word_embeddings: bool = True
+    pad_token_id: Ids = 1
+    bos_token_id: Ids = 0
+    eos_token_id: Ids = 2
+    head: str = "none"
+    labels: Names = ("LABEL_0", "LABEL_1")
+    problem_type: str | None = None
+
+    def __post_init__(self):
+        if self.model_type not in ("roberta", "bert"):
+            raise UserError(f"model_type must be 'roberta' or 'bert', not {self.model_type!r}")
+        if self.head not in HEADS:
+            raise UserError(f"no head {self.head!r}; {nearest(self.head, HEADS)}")
+        if self.hidden_size % self.num_attention_heads:
+            raise UserError(
+                f"hidden_size {self.hidden_size} is not divisible by num_attention_heads {self.num_attention_heads}"
+            )
+        if self.hidden_act not in ACTIVATIONS:
+            raise UserError(f"unsupported hidden_act {self.hidden_act!r}; {nearest(self.hidden_act, ACTIVATIONS)}")
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
+            rate = getattr(self, name)
+            if rate is not None and not 0 <= rate < 1:
+                raise UserError(f"{name} must be at least 0 and below 1, not {rate}")
+        if self.model_type == "roberta" and not (isinstance(self.pad_token_id, int) and self.pad_token_id >= 0):
+            raise UserError(
+                f"pad_token_id must be a whole number of at least 0, not {self.pad_token_id!r}: "
+                "RoBERTa counts its positions from it"
+            )
+        if self.n_positions < 1:
+            raise UserError(
+                f"max_position_embeddings {self.max_position_embeddings} leaves no position after those up to "
+                f"pad_token_id {self.pad_token_id}, which RoBERTa does not use"
+            )
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], where: str = "config.json") -> "RobertaConfig":
+        """Reads a parsed config.json; its `architectures` are left to `heads.py`.
+
+        Raises:
+            UserError: a field is missing, of the wrong kind, or asks for what is not supported.
+        """
+        for name in ("is_decoder", "add_cross_attention"):
+            if values.get(name):
+                raise UserError(f"{where}: {name!r} is not supported: this is an encoder alone")
+        positions = values.get("position_embedding_type") or "absolute"
+        if positions != "absolute":
+            raise UserError(f"{where}: position_embedding_type {positions!r} is not supported; valid: 'absolute'")
+        defaults = _BERT if values.get("model_type") == "bert" else {}
+        return read_config(cls, {**defaults, **values, "head": "none", "labels": _labels(values, where)}, where)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as config.json has them; all but the head, which is its `architectures`."""
+        values = dataclasses.asdict(self)
+        del values["head"]
+        labels = values.pop("labels")
+        values["id2label"] = {str(i): label for i, label in enumerate(labels)}
+        values["label2id"] = {label: i for i, label in enumerate(labels)}
+        return values
+
+    @property
+    def n_positions(self) -> int:
+        """The longest sequence the model takes."""
+        return self.max_position_embeddings - self.position_offset
+
+    @property
+    def position_offset(self) -> int:
+        """The first token's position: RoBERTa counts on from that of padding, which is the padding's id."""
+        if self.model_type == "bert":
+            return 0
+        assert isinstance(self.pad_token_id, int)
+        return self.pad_token_id + 1
+
+    @property
+    def n_layer(self) -> int:
+        """The number of layers, under the name that every family here has."""
+        return self.num_hidden_layers
+
+    @property
+    def has_pooler(self) -> bool:
+        """Whether there is a dense layer on the first token, as in transformers' class of this head."""
+        return self.head == "none" or (self.head == "classification" and self.model_type == "bert")
+
+    @property
+    def classifier_rate(self) -> float:
+        """The dropout rate in the classification head."""
+        return self.hidden_dropout_prob if self.classifier_dropout is None else self.classifier_dropout
+
+    @property
+    def mlm_activation(self) -> str:
+        """The masked-LM head's activation: RoBERTa's is fixed."""
+        return "gelu" if self.model_type == "roberta" else self.hidden_act
+
+
+def default_labels(count: int) -> Names:
+    """The names that transformers gives to labels without any."""
+    return tuple(f"LABEL_{i}" for i in range(count))
+
+
+def _labels(values: Mapping[str, Any], where: str) -> Names:
+    """The labels' names in the order of their ids."""
+    named = values.get("id2label")
+    if named is None:
+        count = values.get("num_labels", 2)
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise UserError(f"{where}: 'num_labels' must be a whole number of at least 1, not {count!r}")
+        return default_labels(count)
+    wanted = {str(i) for i in range(len(named))} if isinstance(named, dict) else set()
+    if not wanted or set(named) != wanted or not all(isinstance(label, str) for label in named.values()):
+        raise UserError(f'{where}: \'id2label\' must map "0", "1", ... to the labels\' names, not {named!r}')
+    return tuple(named[str(i)] for i in range(len(named)))
