@@ -1,0 +1,109 @@
+"""Several adapters on one base: by name, off, side by side in a batch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hut_jax import HUT, Adapter, Bank, Full, LoRA, UserError, combine
+from hut_jax.models.gpt2 import GPT2, GPT2Config
+from hut_jax.models.pretrained import init_params
+
+MODEL = GPT2(GPT2Config(vocab_size=11, n_positions=8, n_embd=8, n_layer=2, n_head=2))
+PARAMS = init_params(MODEL, jax.random.key(0))
+IDS = np.arange(24).reshape(4, 6) % 11
+
+
+def noisy(factors, seed):
+    random = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: leaf + 0.3 * random.standard_normal(leaf.shape).astype(np.float32), factors)
+
+
+def filled(adapter):
+    bank = Bank(adapter, PARAMS)
+    for seed, name in enumerate(("formal", "terse", "rhymed")):
+        bank[name] = noisy(adapter.init(jax.random.key(seed), PARAMS), seed)
+    return bank
+
+
+def test_switching_and_turning_off_compile_nothing_anew():
+    bank = filled(Adapter(HUT(rank=2)))
+    run = jax.jit(lambda factors: bank.adapter.apply(MODEL, PARAMS, factors, IDS))
+    outputs = {name: run(bank[name]) for name in bank}
+    off = run(bank.off)
+    assert run._cache_size() == 1
+    np.testing.assert_array_equal(off, jax.jit(lambda: MODEL.apply({"params": PARAMS}, IDS))())
+    everything = [off, *outputs.values()]
+    for i, one in enumerate(everything):
+        for other in everything[:i]:
+            assert jnp.abs(one - other).max() > 1e-3
+
+
+@pytest.mark.parametrize("transform", [HUT(rank=1), HUT(rank=4), LoRA(rank=2)], ids=["rank1", "rank4", "lora"])
+def test_rows_are_named(transform):
+    bank = filled(Adapter(transform, "all-linear"))
+    names = ["rhymed", None, "formal", "rhymed"]
+    run = jax.jit(lambda stacked, ids: bank.adapter.apply(MODEL, PARAMS, stacked, IDS, adapter_ids=ids))
+    got = run(bank.stacked(), bank.ids(names))
+    for row, name in enumerate(names):
+        factors = bank.off if name is None else bank[name]
+        alone = bank.adapter.apply(MODEL, PARAMS, factors, IDS[row : row + 1])
+        np.testing.assert_allclose(got[row], alone[0], rtol=1e-5, atol=1e-5)
+
+
+def test_a_bank_is_a_table_by_name():
+    bank = filled(Adapter(HUT(rank=2)))
+    assert list(bank) == ["formal", "terse", "rhymed"]
+    assert "terse" in bank
+    del bank["terse"]
+    assert (len(bank), "terse" in bank) == (2, False)
+    np.testing.assert_array_equal(bank.ids(["rhymed", None]), [2, 0])
+    for action in (lambda: bank["rymed"], lambda: bank.ids(["rymed"]), lambda: bank.__delitem__("rymed")):
+        with pytest.raises(UserError, match="no adapter is called 'rymed'; did you mean 'rhymed'"):
+            action()
+
+
+def test_factors_of_another_adapter_are_refused():
+    bank = Bank(Adapter(HUT(rank=2)), PARAMS)
+    with pytest.raises(UserError, match=r"factor .* has shape .*; its kernel wants"):
+        bank["other"] = Adapter(HUT(rank=4)).init(jax.random.key(0), PARAMS)
+
+
+def test_what_cannot_differ_by_row_is_refused():
+    ids = jnp.array([0, 0, 0, 0])
+    bank = filled(Adapter(Full(), "final_norm"))
+    with pytest.raises(UserError, match=r"final_norm/\w+ trains in full, and cannot differ from row to row"):
+        bank.adapter.apply(MODEL, PARAMS, bank.stacked(), IDS, adapter_ids=ids)
+    bank = filled(Adapter(HUT(rank=2)))
+    with pytest.raises(UserError, match=r"query sees \[4, 6, 8\], whose first axis is not the 3 rows of adapter_ids"):
+        bank.adapter.apply(MODEL, PARAMS, bank.stacked(), IDS, adapter_ids=ids[:3])
+    with pytest.raises(UserError, match=r"with adapter_ids the factor sets are stacked on a new first axis"):
+        bank.adapter.apply(MODEL, PARAMS, bank["terse"], IDS, adapter_ids=ids)
+
+
+def test_lora_of_different_ranks_combine_exactly():
+    one, two = Adapter(LoRA(rank=2, alpha=4.0)), Adapter(LoRA(rank=3, alpha=1.0, rs=True))
+    factors = [noisy(adapter.init(jax.random.key(0), PARAMS), seed) for seed, adapter in enumerate((one, two))]
+    joint, combined = combine([(one, factors[0]), (two, factors[1])], [0.25, 2.0], PARAMS)
+    assert joint.transform == LoRA(rank=5, alpha=5.0)
+    merged = [adapter.merge(PARAMS, own) for adapter, own in zip((one, two), factors, strict=True)]
+    expected = jax.tree.map(lambda w, a, b: w + 0.25 * (a - w) + 2 * (b - w), PARAMS, *merged)
+    for a, b in zip(jax.tree.leaves(joint.merge(PARAMS, combined)), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("adapters", "weights", "message"),
+    [
+        ([], [], "0 weights for 0 adapters"),
+        ([Adapter(HUT(rank=2))], [1.0, 2.0], "2 weights for 1 adapters"),
+        ([Adapter(HUT(rank=2)), Adapter(HUT(rank=2), "key$")], [1.0, 1.0], "place of one adapter and not of another"),
+        ([Adapter(HUT(rank=2)), Adapter(HUT(rank=4))], [1.0, 1.0], "do not combine: their settings differ"),
+        ([Adapter(HUT(rank=2)), Adapter(LoRA(rank=2))], [1.0, 1.0], "hut and lora do not combine"),
+        ([Adapter(LoRA(rank=2), ranks={"query": 3})], [1.0], "lora with ranks= by pattern does not combine"),
+    ],
+)  # fmt: skip
+def test_what_does_not_combine_is_refused(adapters, weights, message):
+    sets = [(adapter, adapter.init(jax.random.key(0), PARAMS)) for adapter in adapters]
+    with pytest.raises(UserError, match=message):
+        combine(sets, weights, PARAMS)
