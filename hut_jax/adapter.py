@@ -30,6 +30,7 @@ from hut_jax.targets import (
     unflatten,
 )
 from hut_jax.transforms import Full, Transform
+from hut_jax.transforms.base import check_rank
 
 Params = Mapping[str, Any]
 
@@ -83,6 +84,8 @@ class Adapter:
     ):
         if ranks and not hasattr(transform, "rank"):
             raise UserError(f"ranks= was given, and {transform.name} has no rank")
+        for pattern, rank in as_rules(ranks):
+            check_rank(f"ranks= at {pattern!r}", rank)
         # Held as plain tuples, so that an adapter hashes and compares by value: a static argument of jit.
         object.__setattr__(self, "transform", transform)
         object.__setattr__(self, "targets", as_patterns(targets))

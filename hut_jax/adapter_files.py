@@ -83,9 +83,12 @@ def load_adapter(
     if "peft_type" in description:
         raise UserError(f"{folder} holds an adapter of Hugging Face PEFT; read it with hut_jax.load_peft")
     tensors = read_tensors(Path(folder) / WEIGHTS_FILE)
+    transform = description.get("transform")
+    if not isinstance(transform, dict) or not isinstance(transform.get("name"), str):
+        raise UserError(f"{where} describes no adapter of this library: it names no transformation")
     try:
         adapter = Adapter(
-            make_transform(**description["transform"]),
+            make_transform(**transform),
             description["targets"],
             exclude=description["exclude"],
             ranks=description["ranks"],

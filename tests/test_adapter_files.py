@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from hut_jax import HUT, Adapter, UserError, load_adapter, save_adapter
 from hut_jax.adapter_files import check_base, size_on_disk
@@ -79,8 +80,126 @@ def test_a_damaged_folder_is_one_line(saved, name, change, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_base_given_on_loading_is_compared(saved):
+    folder, factors = saved
+    adapter, loaded = load_adapter(folder, PARAMS)
+    jax.tree.map(np.testing.assert_array_equal, loaded, factors)
+    other = jax.tree.map(lambda leaf: leaf + 1, PARAMS)
+    with pytest.raises(UserError, match=r"trained on 'small' \(\w+\), and 'other' has other weights .*force it"):
+        load_adapter(folder, other, name="other")
+    assert load_adapter(folder, other, name="other", force=True)[0] == adapter
+    smaller = {"layer_0": PARAMS["layer_0"] | {"value": dense(8, 4)}}
+    with pytest.raises(UserError, match=r"factor layer_0/value/b has shape \[2, 8\]; its kernel wants \[2, 4\]"):
+        load_adapter(folder, smaller, force=True)
+
+
+def test_a_folder_fits_layers_apart_and_stacked(tmp_path):
+    """What a scanned model trained is written layer by layer, and stacked again for a scanned base."""
+    from hut_jax.stacking import stack_layers
+
+    apart = {f"layer_{i}": {"query": dense(8, 4)} for i in range(3)}
+    apart = jax.tree.map(lambda leaf: leaf + np.random.default_rng(0).standard_normal(leaf.shape), apart)
+    stacked = stack_layers(apart)
+    assert fingerprint(stacked) == fingerprint(apart)
+    adapter = Adapter(HUT(rank=2), "query")
+    factors = jax.tree.map(lambda leaf: leaf + 1.0, adapter.init(jax.random.key(0), stacked))
+    save_adapter(tmp_path, adapter, factors, base_fingerprint=fingerprint(stacked))
+    assert sorted(load_file(tmp_path / "adapter_model.safetensors"))[0] == "layer_0/query/a"
+    jax.tree.map(np.testing.assert_array_equal, load_adapter(tmp_path, stacked)[1], factors)
+    jax.tree.map(np.testing.assert_array_equal, stack_layers(load_adapter(tmp_path, apart)[1]), factors)
+
+
+def test_an_adapter_of_peft_is_told_apart(saved):
+    folder, _ = saved
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 8}')
+    with pytest.raises(UserError, match=r"holds an adapter of Hugging Face PEFT; read it with hut_jax.load_peft"):
+        load_adapter(folder)
+
+
+ODD = [
+    None,
+    True,
+    5,
+    1e30,
+    10**30,
+    "x",
+    "(",
+    [],
+    [1],
+    [[1]],
+    {},
+    {"a": {}},
+    ["a", "b"],
+    [["value", 10**9]],
+    "layer",
+    -1,
+]
+
+
+@pytest.mark.parametrize("value", ODD, ids=repr)
+def test_a_hostile_description_is_one_line_or_harmless(saved, value):
+    folder, _ = saved
+    path = folder / "adapter_config.json"
+    whole = json.loads(path.read_text())
+    inner = (
+        [(key, None) for key in whole] + [("transform", key) for key in whole["transform"]] + [("base", "fingerprint")]
+    )
+    for key, field in inner:
+        changed = json.loads(json.dumps(whole))
+        if field is None:
+            changed[key] = value
+        else:
+            changed[key][field] = value
+        path.write_text(json.dumps(changed))
+        try:
+            load_adapter(folder, PARAMS)
+        except UserError as error:
+            assert "\n" not in str(error)  # noqa: PT017
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"transform": ' * 50_000, "\x00", "\ud83d", "NaN"], ids=range(5))
+def test_a_hostile_text_is_one_line(saved, text):
+    folder, _ = saved
+    (folder / "adapter_config.json").write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(UserError, match=r"adapter_config.json (is no JSON|holds no JSON object)"):
+        load_adapter(folder)
+
+
+def test_no_byte_of_the_weights_file_breaks_the_reader(saved):
+    """Bytes of the header changed, and the file cut: an error in one line, or the file still says the same shapes."""
+    folder, _ = saved
+    path = folder / "adapter_model.safetensors"
+    data = path.read_bytes()
+    random = np.random.default_rng(0)
+    refused = 0
+    for trial in range(300):
+        changed = bytearray(data)
+        if trial % 3 == 0:
+            changed = changed[: random.integers(0, len(data))]
+        else:
+            for place in random.integers(0, 300, random.integers(1, 4)):
+                changed[place] = random.integers(0, 256)
+        path.write_bytes(changed)
+        try:
+            load_adapter(folder, PARAMS)
+        except UserError as error:
+            refused += 1
+            assert "\n" not in str(error)  # noqa: PT017
+    assert refused > 200
+
+
+def test_factors_are_floats(saved):
+    folder, _ = saved
+    path = folder / "adapter_model.safetensors"
+    save_file({name: leaf.astype(np.int32) for name, leaf in load_file(path).items()}, path)
+    with pytest.raises(UserError, match=r"'layer_0/query/a' is int32, and factors are floats"):
+        load_adapter(folder)
+
+
 def test_the_description_says_what_the_adapter_is(saved):
     folder, _ = saved
     description = json.loads((folder / "adapter_config.json").read_text())
     assert description["transform"] == {"name": "hut", "rank": 4, "spread": "cyclic", "scale": True, "shift": True}
+    assert set(description["versions"]) == {"hut_jax", "jax", "flax"}
+    assert description["also_train"] == []
     assert description["base"] == {"name": "small", "fingerprint": fingerprint(PARAMS)}

@@ -42,9 +42,16 @@ def make_transform(name: str, **settings: Any) -> Transform:
     """The transformation called `name` with these settings.
 
     Raises:
-        UserError: there is no such transformation, it has no such setting, or a value is out of its range.
+        UserError: there is no such transformation, it has no such setting, or a value is of another type or out
+            of its range.
     """
-    fields = transform_fields(name, **settings)
+    defaults, fields = transform_fields(name), transform_fields(name, **settings)
+    for field, value in fields.items():
+        kind = type(defaults[field])
+        if kind is float and type(value) is int:
+            fields[field] = float(value)
+        elif type(value) is not kind:
+            raise UserError(f"{name}: {field} must be a {kind.__name__} such as {defaults[field]!r}, not {value!r}")
     return TRANSFORMS[name](**fields)
 
 

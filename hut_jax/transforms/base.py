@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -148,7 +148,7 @@ def sum_by_weight(arrays: Sequence[Array], weights: Sequence[float]) -> Array:
     return sum((w * array for w, array in zip(weights, arrays, strict=True)), jnp.zeros_like(arrays[0]))
 
 
-def check_rank(name: str, rank: int) -> None:
+def check_rank(name: str, rank: Any) -> None:
     """Refuse what is no rank.
 
     Raises:
@@ -158,7 +158,7 @@ def check_rank(name: str, rank: int) -> None:
         raise UserError(f"{name}: rank must be a whole number of at least 1, not {rank!r}")
 
 
-def check_number(name: str, field: str, value: float, low: float, high: float = float("inf")) -> None:
+def check_number(name: str, field: str, value: Any, low: float, high: float = float("inf")) -> None:
     """Refuse a setting that is no number in `[low, high)`.
 
     Raises:
