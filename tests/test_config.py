@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from hut_jax import cli
-from hut_jax.config import default_config, from_json, set_transform, to_json, validate
+from hut_jax import HUT, Full, LoRA, cli
+from hut_jax.config import default_config, from_json, resolve, set_transform, to_json, validate
 from hut_jax.errors import UserError
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
@@ -30,6 +30,25 @@ def test_another_transformation_brings_its_own_settings_and_no_others():
     assert (config.adapter.rank, config.adapter.spread) == (4, "block")
     with pytest.raises(UserError, match="full has no setting 'rank'"):
         set_transform(config, "full", rank=4)
+
+
+def test_a_misspelt_transformation_is_answered_with_the_nearest():
+    config = default_config()
+    with pytest.raises(UserError, match="unknown transformation 'lorra'; did you mean 'lora'"):
+        set_transform(config, "lorra")
+    with pytest.raises(UserError, match="dora has no setting 'ranks'; did you mean 'rank'"):
+        set_transform(config, "dora", ranks=2)
+
+
+def test_rates_that_are_left_to_the_transformation_are_its_own():
+    config = default_config()
+    assert resolve(config).train.learning_rate == HUT.learning_rate
+    set_transform(config, "lora")
+    assert resolve(config).train.learning_rate == LoRA.learning_rate
+    assert resolve(config).train.also_train_learning_rate == Full.learning_rate
+    assert config.train.learning_rate == 0
+    config.train.learning_rate = 0.5
+    assert resolve(config).train.learning_rate == 0.5
 
 
 def test_a_misspelt_field_is_refused_where_it_is_set():
