@@ -11,7 +11,6 @@ from hut_jax.data.tokenizer import load_tokenizer
 from hut_jax.train import train
 from hut_jax.transforms import TRANSFORMS
 
-
 QUICK = ("hut", "lora", "ia3", "layernorm")  # one of each kind of factors; a run of each takes its while to compile
 
 
