@@ -1,8 +1,8 @@
-"""Token sequences -> padded batches of few shapes, in an order that is a function of the seed and the epoch."""
+"""Examples -> padded batches of few shapes, in an order that is a function of the seed and the epoch."""
 
 import threading
 from collections.abc import Sequence
-from typing import NamedTuple, SupportsIndex
+from typing import NamedTuple, Protocol, SupportsIndex
 
 import grain
 import numpy as np
@@ -17,6 +17,26 @@ Batch = dict[str, np.ndarray]
 LENGTH_MULTIPLE = 16
 SLOT_MULTIPLE = 8
 POOL_BATCHES = 64
+
+
+class Examples(Protocol):
+    """What batches are made of: `Sequences`, or texts with a label (`hut_jax.data.labelled`)."""
+
+    @property
+    def inputs(self) -> Int64[np.ndarray, " n"]:
+        """Positions that each example takes."""
+
+    @property
+    def slots(self) -> Int64[np.ndarray, " n"]:
+        """Labels that each example has."""
+
+    def __len__(self) -> int: ...
+
+    def slots_of_batch(self, used: int, batch_size: int, slot_multiple: int) -> int:
+        """M, the label slots of a batch whose examples have `used` labels."""
+
+    def assemble(self, rows: Int64[np.ndarray, " rows"], batch_size: int, length: int, slots: int) -> Batch:
+        """The batch of these examples, with B rows of L positions and M label slots."""
 
 
 class Sequences:
@@ -64,11 +84,53 @@ class Sequences:
         """Tokens of each sequence."""
         return self.ends - self.starts
 
+    @property
+    def inputs(self) -> Int64[np.ndarray, " n"]:
+        """Tokens of each sequence that are read: all but the last."""
+        return self.lengths - 1
+
+    @property
+    def slots(self) -> Int64[np.ndarray, " n"]:
+        """Tokens of each sequence that are predicted."""
+        return self.lengths - self.loss_start
+
     def __len__(self) -> int:
         return len(self.starts)
 
     def __getitem__(self, index: int) -> Int32[np.ndarray, " length"]:
         return self.tokens[self.starts[index] : self.ends[index]]
+
+    def slots_of_batch(self, used: int, batch_size: int, slot_multiple: int) -> int:
+        """M: `used` rounded up to a multiple of `slot_multiple` slots a row."""
+        return _round_up(used, slot_multiple * batch_size)
+
+    def assemble(self, rows: Int64[np.ndarray, " rows"], batch_size: int, length: int, slots: int) -> Batch:
+        """The batch of these sequences: see `batch_dataset`."""
+        input_ids = np.zeros((batch_size, length), np.int32)
+        attention_mask = np.zeros((batch_size, length), np.bool_)
+        attention_mask[:, 0] = True
+        logits_at = np.zeros(slots, np.int32)
+        labels = np.zeros(slots, np.int32)
+        weights = np.zeros(slots, np.float32)
+        used = 0
+        for row, example in enumerate(rows):
+            tokens = self[example]
+            first = self.loss_start[example]
+            count = len(tokens) - first
+            input_ids[row, : len(tokens) - 1] = tokens[:-1]
+            attention_mask[row, : len(tokens) - 1] = True
+            # Position p of the row predicts token p + 1.
+            logits_at[used : used + count] = row * length + np.arange(first - 1, len(tokens) - 1)
+            labels[used : used + count] = tokens[first:]
+            used += count
+        weights[:used] = 1
+        return {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "logits_at": logits_at,
+            "labels": labels,
+            "weights": weights,
+        }
 
 
 class PaddingReport(NamedTuple):
@@ -85,7 +147,7 @@ class PaddingReport(NamedTuple):
 
 
 class Batches:
-    """Batch number i of an endless or finite run over the sequences: random access, without state.
+    """Batch number i of an endless or finite run over the examples: random access, without state.
 
     Epoch e's order depends on (seed, e) alone: the examples are shuffled, cut into pools, sorted by length within
     each pool, cut into batches, and the batches shuffled. Every example comes once an epoch. Where the last batch is
@@ -96,7 +158,7 @@ class Batches:
 
     def __init__(
         self,
-        sequences: Sequences,
+        examples: Examples,
         *,
         batch_size: int,
         seed: int = 0,
@@ -106,7 +168,7 @@ class Batches:
         slot_multiple: int = SLOT_MULTIPLE,
         pool_batches: int = POOL_BATCHES,
     ):
-        if not len(sequences):
+        if not len(examples):
             raise UserError("there are no examples to make batches of")
         counts = {
             "batch_size": batch_size,
@@ -120,18 +182,18 @@ class Batches:
                 raise UserError(f"{name} is {value}; it should be at least 1")
         if seed < 0:
             raise UserError(f"seed is {seed}; it should be at least 0")
-        self.steps_per_epoch = -(-len(sequences) // batch_size)
-        self._sequences = sequences
+        self.steps_per_epoch = -(-len(examples) // batch_size)
+        self._examples = examples
         self._batch_size = batch_size
         self._seed = seed
         self._shuffle = shuffle
         # len() can say no more than sys.maxsize; that many epochs have no end.
         self._epochs = epochs if epochs is not None else 2**62 // self.steps_per_epoch
         self._length_multiple = length_multiple
-        self._slot_multiple = slot_multiple * batch_size
+        self._slot_multiple = slot_multiple
         self._pool = pool_batches * batch_size
-        self._inputs = sequences.lengths - 1
-        self._labels = sequences.lengths - sequences.loss_start
+        self._inputs = examples.inputs
+        self._labels = examples.slots
         self._lock = threading.Lock()
         self._plan: tuple[int, list[np.ndarray]] | None = None
 
@@ -140,7 +202,8 @@ class Batches:
 
     def __getitem__(self, index: SupportsIndex) -> Batch:
         epoch, step = divmod(index.__index__(), self.steps_per_epoch)
-        return self._assemble(self.plan(epoch)[step])
+        rows = self.plan(epoch)[step]
+        return self._examples.assemble(rows, self._batch_size, *self._shape(rows))
 
     def plan(self, epoch: int) -> list[Int64[np.ndarray, " rows"]]:
         """The examples of each batch of the epoch, by number."""
@@ -183,40 +246,12 @@ class Batches:
     def _shape(self, rows: np.ndarray) -> tuple[int, int]:
         # Nothing is padded past the longest example, which may be as long as the model allows.
         length = min(_round_up(self._inputs[rows].max(), self._length_multiple), int(self._inputs.max()))
-        slots = _round_up(self._labels[rows].sum(), self._slot_multiple)
+        slots = self._examples.slots_of_batch(self._labels[rows].sum(), self._batch_size, self._slot_multiple)
         return length, min(slots, self._batch_size * length)
-
-    def _assemble(self, rows: np.ndarray) -> Batch:
-        length, slots = self._shape(rows)
-        input_ids = np.zeros((self._batch_size, length), np.int32)
-        attention_mask = np.zeros((self._batch_size, length), np.bool_)
-        attention_mask[:, 0] = True
-        logits_at = np.zeros(slots, np.int32)
-        labels = np.zeros(slots, np.int32)
-        weights = np.zeros(slots, np.float32)
-        used = 0
-        for row, example in enumerate(rows):
-            tokens = self._sequences[example]
-            first = self._sequences.loss_start[example]
-            count = len(tokens) - first
-            input_ids[row, : len(tokens) - 1] = tokens[:-1]
-            attention_mask[row, : len(tokens) - 1] = True
-            # Position p of the row predicts token p + 1.
-            logits_at[used : used + count] = row * length + np.arange(first - 1, len(tokens) - 1)
-            labels[used : used + count] = tokens[first:]
-            used += count
-        weights[:used] = 1
-        return {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "logits_at": logits_at,
-            "labels": labels,
-            "weights": weights,
-        }
 
 
 def batch_dataset(
-    sequences: Sequences,
+    examples: Examples,
     *,
     batch_size: int,
     seed: int = 0,
@@ -226,9 +261,9 @@ def batch_dataset(
     slot_multiple: int = SLOT_MULTIPLE,
     pool_batches: int = POOL_BATCHES,
 ) -> grain.MapDataset:
-    """Batches of the sequences, numbered through all epochs; `.to_iter_dataset()` gives them with a position to save.
+    """Batches of the examples, numbered through all epochs; `.to_iter_dataset()` gives them with a position to save.
 
-    A batch is a dict of arrays, with B rows of L positions and M label slots:
+    A batch of sequences is a dict of arrays, with B rows of L positions and M label slots:
 
         input_ids       [B, L] int32    the sequence without its last token, then zeros
         attention_mask  [B, L] bool     which positions hold a token
@@ -237,7 +272,7 @@ def batch_dataset(
         weights         [M]    float32  1 for a label, 0 for an empty slot
 
     Args:
-        sequences: the examples.
+        examples: sequences, or texts with a label.
         batch_size: B.
         seed: of the order, with the epoch's number.
         shuffle: False, for evaluation, gives the same batches each epoch, the longest first.
@@ -247,11 +282,11 @@ def batch_dataset(
         pool_batches: batches whose examples are sorted by length together: more waste less and mix less.
 
     Raises:
-        UserError: there are no sequences, or a number is out of range.
+        UserError: there are no examples, or a number is out of range.
     """
     return grain.MapDataset.source(
         Batches(
-            sequences,
+            examples,
             batch_size=batch_size,
             seed=seed,
             shuffle=shuffle,

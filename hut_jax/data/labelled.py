@@ -1,0 +1,89 @@
+"""Texts as tokens, each with one label for the whole: what a classification or regression head learns from."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float32, Int32, Int64
+
+from hut_jax.data.batching import Batch
+from hut_jax.errors import UserError
+
+
+class Labelled:
+    """Examples of tokens, token types and a label, to be made batches of by `hut_jax.data.batching`.
+
+    A batch is a dict of arrays, with B rows of L positions:
+
+        input_ids       [B, L] int32             the tokens, then `pad_id`
+        attention_mask  [B, L] bool              which positions hold a token
+        token_type_ids  [B, L] int32             which text of a pair a token is of, then zeros
+        labels          [B]    int32 or float32  a class, or for regression the value
+        weights         [B]    float32           1 for an example, 0 for an empty row
+
+    An empty row, which fills up a last batch, holds one valid position and the label 0.
+
+    Args:
+        ids: the tokens of each example, at least one.
+        types: their token types.
+        labels: one an example; whole numbers make classes, others a regression.
+        pad_id: the token that fills up a row. RoBERTa counts its positions by it.
+
+    Raises:
+        UserError: there is not one list of types as long as its tokens, and one label, for each example.
+    """
+
+    def __init__(
+        self,
+        ids: Sequence[Sequence[int]],
+        types: Sequence[Sequence[int]],
+        labels: Int32[np.ndarray, " n"] | Float32[np.ndarray, " n"],
+        pad_id: int,
+    ):
+        if not len(ids) == len(types) == len(labels):
+            raise UserError(f"{len(ids)} examples, {len(types)} lists of token types and {len(labels)} labels")
+        for i, (tokens, kinds) in enumerate(zip(ids, types, strict=True)):
+            if not tokens or len(tokens) != len(kinds):
+                raise UserError(f"example {i} has {len(tokens)} tokens and {len(kinds)} token types")
+        self._ids = [np.asarray(tokens, np.int32) for tokens in ids]
+        self._types = [np.asarray(kinds, np.int32) for kinds in types]
+        self.labels = labels
+        self.pad_id = pad_id
+        self.inputs: Int64[np.ndarray, " n"] = np.array([len(tokens) for tokens in ids], np.int64)
+
+    @property
+    def slots(self) -> Int64[np.ndarray, " n"]:
+        """Labels of each example: one."""
+        return np.ones(len(self), np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __getitem__(self, index: int) -> Int32[np.ndarray, " length"]:
+        return self._ids[index]
+
+    def slots_of_batch(self, used: int, batch_size: int, slot_multiple: int) -> int:
+        """One label slot a row, whatever the other arguments."""
+        return batch_size
+
+    def assemble(self, rows: Int64[np.ndarray, " rows"], batch_size: int, length: int, slots: int) -> Batch:
+        """The batch of these examples: see the class."""
+        input_ids = np.full((batch_size, length), self.pad_id, np.int32)
+        attention_mask = np.zeros((batch_size, length), np.bool_)
+        attention_mask[:, 0] = True
+        token_type_ids = np.zeros((batch_size, length), np.int32)
+        labels = np.zeros(slots, self.labels.dtype)
+        weights = np.zeros(slots, np.float32)
+        for row, example in enumerate(rows):
+            count = self.inputs[example]
+            input_ids[row, :count] = self._ids[example]
+            attention_mask[row, :count] = True
+            token_type_ids[row, :count] = self._types[example]
+        labels[: len(rows)] = self.labels[rows]
+        weights[: len(rows)] = 1
+        return {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "labels": labels,
+            "weights": weights,
+        }
