@@ -5,6 +5,7 @@ from hut_jax.adapter_files import load_adapter, save_adapter
 from hut_jax.bank import Bank, combine
 from hut_jax.errors import UserError
 from hut_jax.models.pretrained import load_pretrained, save_pretrained
+from hut_jax.peft import load_peft, save_peft
 from hut_jax.transforms import (
     HUT,
     IA3,
@@ -41,8 +42,10 @@ __all__ = [
     "__version__",
     "combine",
     "load_adapter",
+    "load_peft",
     "load_pretrained",
     "make_transform",
     "save_adapter",
+    "save_peft",
     "save_pretrained",
 ]
