@@ -61,8 +61,8 @@ class Adapter:
         ranks: rank by pattern where it is not the transformation's own, `{"mlp/": 4}`; the first match counts.
         layout: how to read the axes of kernels whose shapes leave doubt, by pattern: `{"^layers/": "lio"}`, a
             letter an axis, l stacked layers, i input, o output.
-        also_train: patterns of modules that train in full beside the factors, such as a new head; "all-linear"
-            leaves them to it. An embedding must be named in full: a head tied to it trains through the tie.
+        also_train: patterns of modules that train in full beside the factors, such as a new head; "all-linear" and
+            default targets leave them to it. An embedding must be named in full: a head tied to it trains with it.
     """
 
     transform: Transform
@@ -104,7 +104,7 @@ class Adapter:
         also = match_modules(list(flat), self.also_train)
         make = self._leaf if self.transform.whole_leaves else self._dense
         paths = self._candidates(flat)
-        if ALL_LINEAR in self.targets:
+        if not self.targets or ALL_LINEAR in self.targets:
             paths = [path for path in paths if path not in also and f"{path}/kernel" not in also]
         targets = self.targets or match_default(paths, self.transform.default_targets)
         sites = [make(path, flat) for path in match(paths, targets, self.exclude)]

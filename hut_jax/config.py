@@ -11,7 +11,7 @@ from hut_jax.errors import UserError, nearest
 from hut_jax.transforms import TRANSFORMS, transform_fields
 
 # What config.adapter holds beside the settings of the transformation that it names.
-ADAPTER_FIELDS = ("targets", "exclude", "ranks", "layout", "also_train")
+ADAPTER_FIELDS = ("targets", "exclude", "ranks", "layout", "also_train", "start")
 
 
 def default_config() -> ConfigDict:
@@ -30,6 +30,7 @@ def default_config() -> ConfigDict:
     config.data.max_length = 512  # tokens of an example; longer ones are cut, and counted
     config.data.length_multiple = 16  # batches are padded to a multiple of this many tokens: more, fewer compilations
     config.data.slot_multiple = 8  # and to a multiple of this many predicted tokens an example
+    config.data.max_examples = 0  # GLUE: learn from no more than the first this many; 0: all
     config.data.text = ""  # language modelling: a UTF-8 text, plain or .xz
     config.data.max_bytes = 0  # language modelling: read no more of it than this; 0: all
     config.data.block = 256  # language modelling: tokens of a training example
@@ -42,6 +43,7 @@ def default_config() -> ConfigDict:
     config.adapter.ranks = ()  # (pattern, rank) pairs where the rank is not adapter.rank
     config.adapter.layout = ()  # (pattern, axes) pairs for kernels whose axes are in doubt, as in "lio"
     config.adapter.also_train = ()  # patterns of modules that train in full beside the factors, such as a new head
+    config.adapter.start = ""  # an adapter's folder to start from; what also_train names starts anew
 
     config.train = ConfigDict()
     config.train.epochs = 5.0  # passes over the training data
@@ -104,6 +106,7 @@ _RANGES = {
     "data.length_multiple": _AT_LEAST_1,
     "data.slot_multiple": _AT_LEAST_1,
     "data.max_bytes": _NOT_NEGATIVE,
+    "data.max_examples": _NOT_NEGATIVE,
     "data.block": _AT_LEAST_1,
     "data.holdout": (lambda value: 0 < value < 1, "between 0 and 1"),
     "train.epochs": (lambda value: 0 < value <= 1e6, "above 0 and at most a million"),

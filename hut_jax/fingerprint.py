@@ -13,12 +13,15 @@ from hut_jax.targets import flatten
 def fingerprint(params: Mapping[str, Any]) -> str:
     """A SHA-256 over every parameter's path, dtype, shape and bytes, in the order of the paths.
 
-    Layers stacked for `nn.scan` have the fingerprint of the same layers apart.
+    Layers stacked for `nn.scan` have the fingerprint of the same layers apart. A parameter that is zero throughout
+    counts for nothing: so a base has the same one with a head that is yet to be learned, whatever its labels.
     """
     digest = hashlib.sha256()
     flat = flatten(unstack_layers(params))
     for path in sorted(flat):
         leaf = np.asarray(flat[path])
+        if not leaf.any():
+            continue
         digest.update(f"{path} {leaf.dtype} {leaf.shape}\n".encode())
         digest.update(np.ascontiguousarray(leaf).view(np.uint8).data)
     return digest.hexdigest()

@@ -58,7 +58,7 @@ def compare(config: ConfigDict, workdir: Path) -> None:
     )
     print(f"\nOn {len(texts)} restaurants that were held out ({len(test)} texts):\n\n        loss  perplexity")
     for name, weights in models.items():
-        loss = evaluation(weights, {}, batches)
+        loss = evaluation(weights, {}, batches).loss
         print(f"{name:>5}  {loss:5.3f}  {math.exp(loss):10.2f}")
 
     mrs = list(texts)[:SAMPLES]

@@ -1,5 +1,6 @@
 """From a config to the parts of a run: the base, the adapter, the task."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,13 +9,17 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from hut_jax.adapter import Adapter
+from hut_jax.adapter_files import check_base, load_adapter
 from hut_jax.config import ADAPTER_FIELDS
-from hut_jax.data.tokenizer import Tokenizer, load_tokenizer
+from hut_jax.data.encoder_tokenizer import load_encoder_tokenizer
+from hut_jax.data.tokenizer import load_tokenizer
+from hut_jax.data.tokenizer_base import BaseTokenizer
 from hut_jax.errors import UserError, nearest
-from hut_jax.models.pretrained import build_model, init_params, load_pretrained
-from hut_jax.targets import unflatten
+from hut_jax.models.pretrained import build_model, init_params, load_pretrained, missing_params
+from hut_jax.stacking import stack_layers
+from hut_jax.targets import flatten, unflatten
 from hut_jax.tasks import TASKS, Task
-from hut_jax.transforms import make_transform
+from hut_jax.transforms import Full, make_transform
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,7 @@ class Parts:
 
     model: Any
     shapes: Any
-    tokenizer: Tokenizer
+    tokenizer: BaseTokenizer
     adapter: Adapter
     task: Task
 
@@ -34,25 +39,51 @@ def make_parts(config: ConfigDict) -> Parts:
     Raises:
         UserError: a part cannot be had, or does not fit another.
     """
-    if config.task not in TASKS:
-        raise UserError(f"config.task is {config.task!r}; {nearest(config.task, TASKS)}")
-    model = build_model(config.model, **model_options(config))
+    model = build_model(config.model, **head(config), **model_options(config))
     adapter = make_adapter(config)
     shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
-    adapter.sites(shapes)  # for its errors: a pattern or a rank that does not fit
-    tokenizer = load_tokenizer(config.tokenizer or config.model)
+    sites = adapter.sites(shapes)  # for its errors: a pattern or a rank that does not fit
+    tokenizer = load_any_tokenizer(config, model)
     if tokenizer.vocab_size > model.config.vocab_size:
         raise UserError(
             f"the tokenizer {config.tokenizer or config.model} has {tokenizer.vocab_size:,} tokens and the model "
             f"{config.model} a vocabulary of {model.config.vocab_size:,}; give config.tokenizer the model's own"
         )
-    task = TASKS[config.task](config, tokenizer)
+    task = TASKS[config.task].load(config, tokenizer)
     if task.longest > model.config.n_positions:
         raise UserError(
             f"the longest example has {task.longest} tokens and the model takes {model.config.n_positions}; "
             "lower config.data.max_length or config.data.block"
         )
+    learned = {site.path for site in sites if type(site.transform) is Full}
+    for path in new_params(config):
+        if path not in learned:
+            raise UserError(
+                f"{config.model} has no {path}, and it does not train; "
+                f"add its module to config.adapter.also_train, such as '^{path.split('/')[0]}'"
+            )
     return Parts(model, shapes, tokenizer, adapter, task)
+
+
+def head(config: ConfigDict) -> dict[str, Any]:
+    """The head that the task wants of the model: options of `load_pretrained` and `build_model`.
+
+    Raises:
+        UserError: there is no such task.
+    """
+    if config.task not in TASKS:
+        raise UserError(f"config.task is {config.task!r}; {nearest(config.task, TASKS)}")
+    return dict(TASKS[config.task].head)
+
+
+def load_any_tokenizer(config: ConfigDict, model: Any) -> BaseTokenizer:
+    """The tokenizer that the config names, of the kind that the model reads.
+
+    Raises:
+        UserError: it cannot be had, or is of another kind.
+    """
+    load = load_encoder_tokenizer if model.config.model_type in ("roberta", "bert") else load_tokenizer
+    return load(config.tokenizer or config.model)
 
 
 def make_adapter(config: ConfigDict) -> Adapter:
@@ -94,13 +125,56 @@ def rates(config: ConfigDict, adapter: Adapter, shapes: Any) -> Any:
 def load_base(config: ConfigDict) -> tuple[Any, Any]:
     """The base model and its parameters: pretrained, or drawn at random from the seed.
 
+    What a pretrained checkpoint lacks, such as a new head, is zero: `init_factors` draws it, and it is the adapter's.
+
     Raises:
         UserError: the model cannot be had.
     """
     if config.init == "pretrained":
-        return load_pretrained(config.model, **model_options(config))
-    model = build_model(config.model, **model_options(config))
+        options = head(config) | model_options(config)
+        return load_pretrained(config.model, draw=False, report=lambda line: print(f"note: {line}"), **options)
+    model = build_model(config.model, **head(config), **model_options(config))
     return model, init_params(model, jax.random.key(config.seed), dtype=model.dtype)
+
+
+def new_params(config: ConfigDict) -> list[str]:
+    """The paths of the parameters that the checkpoint lacks."""
+    return missing_params(config.model, **head(config)) if config.init == "pretrained" else []
+
+
+def init_factors(config: ConfigDict, adapter: Adapter, model: Any, params: Any) -> Any:
+    """The factors to begin with.
+
+    They are the identity, or those of the adapter `config.adapter.start`; but what the checkpoint lacks begins as the
+    model's authors drew it.
+
+    Raises:
+        UserError: the adapter to start from is another transformation, acts on other places, or on another base.
+    """
+    key = jax.random.key(config.seed)
+    factors = flatten(jax.jit(adapter.init)(key, params))
+    if config.adapter.start:
+        factors |= _started(config, adapter, params, factors)
+    new = new_params(config)
+    if new:
+        drawn = flatten(init_params(model, key))
+        factors |= {f"{path}/d": drawn[path] for path in new}
+    return unflatten(factors)
+
+
+def _started(config: ConfigDict, adapter: Adapter, params: Any, factors: Mapping[str, Any]) -> dict[str, Any]:
+    """The factors of the adapter to start from, but for those of `also_train`."""
+    folder = config.adapter.start
+    check_base(folder, params, name=config.model)
+    other, started = load_adapter(folder)
+    if other.transform != adapter.transform:
+        raise UserError(f"config.adapter.start: {folder} is of {other.transform}, and this run of {adapter.transform}")
+    given = flatten(stack_layers(started) if "layers" in params else started)
+    wanted = [f"{site.path}/{name}" for site in adapter.sites(params) if not site.also for name in site.factors]
+    for path in wanted:
+        if path not in given or given[path].shape != factors[path].shape:
+            raise UserError(f"config.adapter.start: {folder} has no {path} as this run has it; {nearest(path, given)}")
+    return {path: given[path] for path in wanted}
 
 
 def batching(config: ConfigDict) -> dict[str, Any]:

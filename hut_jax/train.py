@@ -25,7 +25,7 @@ from hut_jax.data.batching import Batches, batch_dataset
 from hut_jax.fingerprint import fingerprint
 from hut_jax.metrics_log import MetricsLog
 from hut_jax.optimizer import make_optimizer, warmup_updates
-from hut_jax.recipe import Parts, batching, load_base, make_parts, rates
+from hut_jax.recipe import Parts, batching, init_factors, load_base, make_parts, rates
 from hut_jax.training import Evaluation, Fit, Plan, Steps, fit
 from hut_jax.workdir import ADAPTER, CHECKPOINTS, CONFIG, RESULT, check_workdir, write_json, write_text
 
@@ -61,7 +61,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     model, params = load_base(config)
     if (workdir / ADAPTER).exists():
         check_base(workdir / ADAPTER, params, name=config.model)
-    factors = jax.jit(parts.adapter.init)(jax.random.key(config.seed), params)
+    factors = init_factors(config, parts.adapter, model, params)
     base = fingerprint(params)
 
     forward = partial(parts.adapter.apply, model)
@@ -76,7 +76,10 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     )
     batches = batch_dataset(parts.task.train, **batching(config))
     shapes = batching(config) | {"batch_size": config.eval.batch_size}
-    validation = list(batch_dataset(parts.task.validation, **shapes, shuffle=False, epochs=1))
+    validation = {
+        name: list(batch_dataset(split, **shapes, shuffle=False, epochs=1))
+        for name, split in parts.task.validation.items()
+    }
 
     workdir.mkdir(parents=True, exist_ok=True)
     write_text(workdir / CONFIG, to_json(config))
@@ -88,7 +91,10 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             params,
             iter(batches.to_iter_dataset()),
             plan=plan,
-            evaluate=lambda factors: parts.task.metrics(evaluation(params, factors, validation)),
+            evaluate=lambda factors: parts.task.metrics(
+                {name: evaluation(params, factors, split) for name, split in validation.items()}
+            ),
+            score=parts.task.score,
             on_best=lambda factors, _: save_adapter(
                 workdir / ADAPTER, parts.adapter, factors, base_name=config.model, base_fingerprint=base
             ),
@@ -118,10 +124,11 @@ def make_plan(config: ConfigDict, parts: Parts) -> Plan:
 def _describe(config: ConfigDict, parts: Parts, plan: Plan) -> None:
     padding = Batches(parts.task.train, **batching(config)).report()
     print(parts.adapter.report(parts.shapes))
+    judged = sum(map(len, parts.task.validation.values()))
     print(
-        f"{len(parts.task.train):,} examples to learn from, {len(parts.task.validation):,} to validate; {plan.steps:,} "
-        f"updates of {config.train.batch_size}; {100 * padding.real_tokens:.0f} % of the positions hold real tokens, "
-        f"in {len(padding.shapes)} shapes of batch"
+        f"{len(parts.task.train):,} examples to learn from, {judged:,} to validate; {plan.steps:,} updates of "
+        f"{config.train.batch_size}; {100 * padding.real_tokens:.0f} % of the positions hold real tokens, in "
+        f"{len(padding.shapes)} shapes of batch"
     )
     for note in _notes(config, parts, plan):
         print(f"note: {note}")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -24,8 +24,9 @@ from hut_jax.metrics_log import MetricsLog
 Batch = Mapping[str, Any]
 Forward = Callable[..., Array]
 """`forward(base, factors, *args, **kwargs)`: the adapted model."""
-Loss = Callable[..., tuple[Array, Array]]
-"""`loss(apply, batch, label_smoothing=, **kwargs)`: a batch's summed loss and the weight to divide it by."""
+Loss = Callable[..., tuple[Array, Array, Any]]
+"""`loss(apply, batch, label_smoothing=, **kwargs)`: a batch's summed loss, the weight to divide it by, and whatever
+metrics want to know of the batch."""
 
 
 @flax.struct.dataclass
@@ -84,13 +85,14 @@ class Steps:
         key = jax.random.fold_in(jax.random.fold_in(self._key, state.step), part)
 
         def loss(factors):
-            return self._loss(
+            total, weight, _ = self._loss(
                 partial(self._forward, base, factors),
                 batch,
                 label_smoothing=self._label_smoothing,
                 deterministic=not self._dropout,
                 rngs={"dropout": key},
             )
+            return total, weight
 
         (total, weight), gradients = jax.value_and_grad(loss, has_aux=True)(state.factors)
         return gradients, total, weight
@@ -107,19 +109,26 @@ class Steps:
         return self._update(state, self._sum_gradients(state, base, batch, 0))
 
 
+class Judged(NamedTuple):
+    """What an evaluation finds: the mean loss, and of each batch what the loss function gave for the metrics."""
+
+    loss: float
+    outputs: list[Any]
+
+
 class Evaluation:
-    """The mean loss of factors over batches, without dropout and label smoothing."""
+    """Factors judged on batches, without dropout and label smoothing."""
 
     def __init__(self, forward: Forward, loss: Loss):
-        self._sums = jax.jit(
+        self._judge = jax.jit(
             lambda base, factors, batch: loss(partial(forward, base, factors), batch, deterministic=True)
         )
 
-    def __call__(self, base: PyTree, factors: PyTree[Array], batches: Iterable[Batch]) -> float:
-        """The batches' summed losses over their summed weights."""
-        sums = [self._sums(base, factors, batch) for batch in batches]
-        loss, weight = (sum(map(float, parts)) for parts in zip(*sums, strict=True))
-        return loss / weight
+    def __call__(self, base: PyTree, factors: PyTree[Array], batches: Iterable[Batch]) -> Judged:
+        """The batches' summed losses over their summed weights, and their outputs, fetched to the host."""
+        judged = [self._judge(base, factors, batch) for batch in batches]
+        losses, weights, outputs = zip(*jax.device_get(judged), strict=True)
+        return Judged(sum(map(float, losses)) / sum(map(float, weights)), list(outputs))
 
 
 @dataclass(frozen=True)
@@ -151,6 +160,7 @@ def fit(
     *,
     plan: Plan,
     evaluate: Callable[[PyTree[Array]], dict[str, float]],
+    score: Callable[[Mapping[str, float]], float],
     on_best: Callable[[PyTree[Array], dict[str, float]], None],
     checkpoints: Checkpoints,
     log: Callable[[int], MetricsLog],
@@ -163,7 +173,8 @@ def fit(
         base: the frozen parameters.
         batches: an iterator over training batches with `get_state` and `set_state`, as Grain's have.
         plan: how long, and what how often.
-        evaluate: from factors to metrics, of which "loss" is the one to make small.
+        evaluate: from factors to metrics; "loss" is among them.
+        score: of an evaluation's metrics, the more the better.
         on_best: called with the factors and metrics of each evaluation that is better than all before it.
         checkpoints: where to save, and to go on from.
         log: from the number of updates done to the log that goes on from there.
@@ -200,7 +211,7 @@ def fit(
             raise UserError(f"update {step}: the validation loss is {last['loss']}; {_NOT_FINITE}")
         log_file.write(step, "validation", last)
         progress_line.write(f"update {step}: validation " + _show(last))
-        if not best or last["loss"] < best["loss"]:
+        if not best or score(last) > score(best):
             best = {"step": step, **last}
             on_best(state.factors, best)
 

@@ -16,7 +16,8 @@ ROOT = Path(__file__).parent.parent
 
 # Shapes in signatures are checked under test, and only there.
 install_import_hook(
-    ["hut_jax.transforms", "hut_jax.models.gpt2", "hut_jax.models.layers", "hut_jax.models.roberta"], "beartype.beartype"
+    ["hut_jax.transforms", "hut_jax.models.gpt2", "hut_jax.models.layers", "hut_jax.models.roberta"],
+    "beartype.beartype",
 )
 
 
@@ -66,4 +67,74 @@ def small_config(small_model, small_data):
     config.log.every = 2
     config.eval.every = 6
     config.checkpoint.every = 3
+    return config
+
+
+@pytest.fixture(scope="session")
+def small_encoder(tmp_path_factory) -> Path:
+    """A random RoBERTa of two layers, without a head, with the embedded tokenizer's pieces as RoBERTa numbers them."""
+    import json
+
+    import jax
+
+    from hut_jax.models.pretrained import init_params, save_pretrained
+    from hut_jax.models.roberta import Roberta
+    from hut_jax.models.roberta_config import RobertaConfig
+
+    folder = tmp_path_factory.mktemp("models") / "encoder"
+    pieces = json.loads((ROOT / "assets/tiny/vocab.json").read_text())
+    names = ["<s>", "<pad>", "</s>", "<unk>", *sorted(pieces, key=pieces.__getitem__), "<mask>"]
+    config = RobertaConfig(
+        model_type="roberta",
+        vocab_size=len(names),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=66,
+        type_vocab_size=1,
+    )
+    save_pretrained(folder, Roberta(config), init_params(Roberta(config), jax.random.key(4)))
+    (folder / "vocab.json").write_text(json.dumps({name: i for i, name in enumerate(names)}))
+    (folder / "merges.txt").write_text((ROOT / "assets/tiny/merges.txt").read_text())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_glue(tmp_path_factory) -> Path:
+    """CoLA, STS-B and RTE of a few made-up examples, in the official files' layout."""
+    folder = tmp_path_factory.mktemp("glue")
+    words = ["the", "cat", "sat", "on", "a", "mat", "while", "rain", "fell", "all", "day", "and", "nobody", "came"]
+
+    def text(i: int) -> str:
+        return " ".join(words[(i * 5 + j) % len(words)] for j in range(3 + i % 6))
+
+    for split, count in (("train", 24), ("dev", 10)):
+        for name in ("CoLA", "STS-B", "RTE"):
+            (folder / name).mkdir(exist_ok=True)
+        cola = [f"gj04\t{i % 2}\t{'' if i % 2 else '*'}\t{text(i)}" for i in range(count)]
+        (folder / "CoLA" / f"{split}.tsv").write_text("\n".join(cola) + "\n")
+        header = "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore"
+        stsb = [f"{i}\tg\tf\ty\t{i}\ts\ts\t{text(i)}\t{text(i + 1)}\t{i % 6:.3f}" for i in range(count)]
+        (folder / "STS-B" / f"{split}.tsv").write_text("\n".join([header, *stsb]) + "\n")
+        labels = ("entailment", "not_entailment")
+        rte = [f"{i}\t{text(i)}\t{text(i + 2)}\t{labels[i % 2]}" for i in range(count)]
+        (folder / "RTE" / f"{split}.tsv").write_text("\n".join(["index\tsentence1\tsentence2\tlabel", *rte]) + "\n")
+    return folder
+
+
+@pytest.fixture
+def glue_config(small_encoder, small_glue):
+    """A run of eight updates on the made-up CoLA."""
+    from hut_jax.config import default_config
+
+    config = default_config()
+    config.task = "cola"
+    config.model = str(small_encoder)
+    config.data.dir = str(small_glue)
+    config.data.length_multiple = 64  # one shape to compile
+    config.adapter.rank = 2
+    config.adapter.also_train = ("^classifier",)
+    config.train.update({"steps": 8, "warmup": 0.0, "learning_rate": 0.1, "also_train_learning_rate": 0.02})
+    config.log.every = config.eval.every = config.checkpoint.every = 4
     return config

@@ -95,10 +95,13 @@ def test_all_linear_leaves_them_alone_and_a_pattern_that_takes_them_is_refused()
     assert "lm_head" not in paths
     assert "lm_head/kernel" in paths
     assert len(paths) == len(set(paths)) == 13
+    everything = Adapter(Full(), also_train="lm_head").sites(params)
+    assert [site.path for site in everything if site.also] == ["lm_head/kernel"]
+    assert len(everything) == len(jax.tree.leaves(params))
     with pytest.raises(UserError, match=r"lm_head is among the targets and trains in full by also_train=\['lm_head'\]"):
         Adapter(shifted, "lm_head|query", also_train="lm_head").sites(params)
     with pytest.raises(UserError, match=r"lm_head/kernel is among the targets and trains in full"):
-        Adapter(Full(), also_train="lm_head").sites(params)
+        Adapter(Full(), "head", also_train="lm_head").sites(params)
 
 
 def test_they_are_saved_and_loaded_with_the_factors(tmp_path):

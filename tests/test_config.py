@@ -25,7 +25,7 @@ def test_a_config_is_the_same_after_json():
 def test_another_transformation_brings_its_own_settings_and_no_others():
     config = default_config()
     set_transform(config, "full")
-    assert set(config.adapter) == {"name", "targets", "exclude", "ranks", "layout", "also_train"}
+    assert set(config.adapter) == {"name", "targets", "exclude", "ranks", "layout", "also_train", "start"}
     set_transform(config, "hut", rank=4)
     assert (config.adapter.rank, config.adapter.spread) == (4, "block")
     with pytest.raises(UserError, match="full has no setting 'rank'"):

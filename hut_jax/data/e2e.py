@@ -15,7 +15,7 @@ from absl import logging
 
 from hut_jax.data.batching import Sequences
 from hut_jax.data.e2e_csv import FILES, Record, find_files, read_records
-from hut_jax.data.tokenizer import Tokenizer
+from hut_jax.data.tokenizer_base import BaseTokenizer
 from hut_jax.errors import UserError
 
 
@@ -76,12 +76,12 @@ def references(records: Sequence[Record]) -> dict[str, list[str]]:
     return grouped
 
 
-def encode_prompts(mrs: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
+def encode_prompts(mrs: Sequence[str], tokenizer: BaseTokenizer) -> list[list[int]]:
     """What the model is given to complete: BPE(MR), then `<|endoftext|>`."""
     return [[*ids, tokenizer.eos_id] for ids in tokenizer.encode_batch(mrs)]
 
 
-def encode_e2e(records: Sequence[Record], tokenizer: Tokenizer, max_length: int) -> EncodedE2E:
+def encode_e2e(records: Sequence[Record], tokenizer: BaseTokenizer, max_length: int) -> EncodedE2E:
     """Each record as BPE(MR), `<|endoftext|>`, BPE(" " + text), `<|endoftext|>`, with loss on what follows the first.
 
     A sequence of more than `max_length` tokens loses its end, the last `<|endoftext|>` with it, so that the model

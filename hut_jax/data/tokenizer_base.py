@@ -1,5 +1,6 @@
 """What every tokenizer does: text to token ids and back."""
 
+import os
 from collections.abc import Iterable
 
 import tokenizers
@@ -40,3 +41,11 @@ class BaseTokenizer:
             if not 0 <= i < self.vocab_size:
                 raise UserError(f"token id {i} is not in the vocabulary of 0 to {self.vocab_size - 1}")
         return self._backend.decode(ids, skip_special_tokens=False)
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the files that this library and transformers read.
+
+        Raises:
+            UserError: the folder cannot be made or written.
+        """
+        raise NotImplementedError

@@ -34,6 +34,7 @@ def load_pretrained(
     labels: Sequence[str] | None = None,
     problem_type: str | None = None,
     key: jax.Array | None = None,
+    draw: bool = True,
     report: Callable[[str], None] = _log.warning,
     dtype: Any = jnp.float32,
     remat: bool = False,
@@ -55,7 +56,8 @@ def load_pretrained(
         problem_type: "regression", "single_label_classification" or "multi_label_classification", kept in the
             config; default: as in config.json.
         key: what is drawn is drawn with it; default: `jax.random.key(0)`.
-        report: called with a line on the parameters that were drawn, and one on the tensors of other heads that
+        draw: whether to draw it; False sets it to zero, for an adapter that holds all of it (`also_train`).
+        report: called with a line on the parameters that the files lack, and one on the tensors of other heads that
             were left out, if there are any. Default: a logged warning.
         dtype: of the parameters, and what the model computes in.
         remat: whether activations are computed again in the backward pass, not kept.
@@ -72,11 +74,31 @@ def load_pretrained(
     match = _match(files, source, model)
     params = _read_params(files, match, source, model, np.dtype(dtype))
     if match.drawn:
-        params.update(_draw(model, jax.random.key(0) if key is None else key, match.drawn, dtype))
-        report(f"{folder}: drawn at random, since the files have none that fit: {listing(match.drawn)}")
+        key = jax.random.key(0) if key is None else key
+        new = _draw(model, key, match.drawn, dtype)
+        params.update(new if draw else {path: jnp.zeros_like(leaf) for path, leaf in new.items()})
+        how = "drawn at random" if draw else "set to zero"
+        report(f"{folder}: {how}, since the files have none that fit: {listing(match.drawn)}")
     if match.left_out:
         report(f"{folder}: left out, since head {model.config.head!r} has no use for them: {listing(match.left_out)}")
     return model, unflatten_dict(params, sep="/")
+
+
+def missing_params(
+    name: str | os.PathLike,
+    *,
+    head: str | None = None,
+    num_labels: int | None = None,
+    labels: Sequence[str] | None = None,
+    problem_type: str | None = None,
+) -> list[str]:
+    """The '/'-joined paths of the parameters that a checkpoint lacks for the head asked for. Only headers are read.
+
+    Arguments and errors are those of `load_pretrained`.
+    """
+    folder = locate(name, ("config.json", *weights.PATTERNS))
+    source = _read_config(folder, Asked(head, num_labels, labels, problem_type))
+    return _match(Weights(folder, source.architecture), source, source.family.model(config=source.config)).drawn
 
 
 def load_config(name: str | os.PathLike) -> Any:

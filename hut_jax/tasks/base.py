@@ -1,12 +1,14 @@
 """What every task gives the training loop."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxtyping import Array
+from ml_collections import ConfigDict
 
-from hut_jax.data.batching import Sequences
+from hut_jax.data.batching import Examples
+from hut_jax.data.tokenizer_base import BaseTokenizer
 
 
 @dataclass(frozen=True)
@@ -15,23 +17,41 @@ class Task:
 
     Attributes:
         train: the examples to learn from.
-        validation: those to pick the best factors by.
-        loss: `loss(apply, batch, label_smoothing=, **kwargs)`: a batch's summed loss and its weight.
-        metrics: from a mean loss to what is reported; "loss" is among it.
+        validation: those to pick the best factors by, in one split or several.
+        loss: `loss(apply, batch, label_smoothing=, **kwargs)`: a batch's summed loss, its weight, and what `metrics`
+            wants to know of the batch.
+        metrics: from each validation split's mean loss and outputs (`training.Judged`) to what is reported; "loss"
+            is among it.
+        headline: the metric that the best factors are picked by.
+        maximize: whether more of it is better.
         notes: what the user should know of the data, such as how much of it was cut.
     """
 
-    train: Sequences
-    validation: Sequences
-    loss: Callable[..., tuple[Array, Array]]
-    metrics: Callable[[float], dict[str, float]]
+    train: Examples
+    validation: Mapping[str, Examples]
+    loss: Callable[..., tuple[Array, Array, Any]]
+    metrics: Callable[[Mapping[str, Any]], dict[str, float]]
+    headline: str = "loss"
+    maximize: bool = False
     notes: tuple[str, ...] = ()
 
     @property
     def longest(self) -> int:
-        """Tokens that the model must take at once."""
-        return max(int(split.lengths.max()) - 1 for split in (self.train, self.validation))
+        """Positions that the model must take at once."""
+        return max(int(split.inputs.max()) for split in (self.train, *self.validation.values()))
+
+    def score(self, metrics: Mapping[str, float]) -> float:
+        """The headline, turned so that more is better."""
+        return metrics[self.headline] if self.maximize else -metrics[self.headline]
 
 
-LoadTask = Callable[[Any, Any], Task]
-"""From a config and a tokenizer to the task."""
+class Kind(NamedTuple):
+    """A task before its data is read.
+
+    Attributes:
+        load: from a config and a tokenizer to the task.
+        head: the head that the model must have, and its labels: options of `load_pretrained`.
+    """
+
+    load: Callable[[ConfigDict, BaseTokenizer], Task]
+    head: Mapping[str, Any]

@@ -26,8 +26,8 @@ def cross_entropy(
 
 def causal_lm_loss(
     apply: Callable[..., Array], batch: Mapping[str, Array], *, label_smoothing: float = 0.0, **kwargs: Any
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The summed loss of a batch, and the number of tokens that carry it.
+) -> tuple[Float[Array, ""], Float[Array, ""], tuple[()]]:
+    """The summed loss of a batch, and the number of tokens that carry it; metrics want no more.
 
     Args:
         apply: the model, which takes the batch's tokens, mask and `logits_at`, and `kwargs`.
@@ -37,10 +37,16 @@ def causal_lm_loss(
     """
     logits = apply(batch["input_ids"], batch["attention_mask"], logits_at=batch["logits_at"], **kwargs)
     losses = cross_entropy(logits, batch["labels"], label_smoothing)
-    return jnp.sum(losses * batch["weights"]), jnp.sum(batch["weights"])
+    return jnp.sum(losses * batch["weights"]), jnp.sum(batch["weights"]), ()
 
 
-def causal_lm_metrics(loss: float) -> dict[str, float]:
-    """What is reported of a mean loss in nats a token; the perplexity is `exp(loss)`."""
+def perplexity(loss: float) -> float:
+    """`exp(loss)`, of a mean loss in nats a token."""
     # Past 700 exp overflows; such a model's perplexity says no more than infinity does.
-    return {"loss": loss, "perplexity": math.exp(loss) if loss < 700 else math.inf}
+    return math.exp(loss) if loss < 700 else math.inf
+
+
+def lm_metrics(judged: Mapping[str, Any]) -> dict[str, float]:
+    """What is reported of language models: the mean loss in nats a token, and the perplexity."""
+    loss = judged["validation"].loss
+    return {"loss": loss, "perplexity": perplexity(loss)}

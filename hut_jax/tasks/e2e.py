@@ -3,12 +3,12 @@
 from ml_collections import ConfigDict
 
 from hut_jax.data.e2e import encode_e2e, load_e2e
-from hut_jax.data.tokenizer import Tokenizer
+from hut_jax.data.tokenizer_base import BaseTokenizer
 from hut_jax.tasks.base import Task
-from hut_jax.tasks.causal_lm import causal_lm_loss, causal_lm_metrics
+from hut_jax.tasks.causal_lm import causal_lm_loss, lm_metrics
 
 
-def load(config: ConfigDict, tokenizer: Tokenizer) -> Task:
+def load(config: ConfigDict, tokenizer: BaseTokenizer) -> Task:
     """The task on `config.data.dir`'s files, or on the public ones where it is empty.
 
     Raises:
@@ -20,4 +20,5 @@ def load(config: ConfigDict, tokenizer: Tokenizer) -> Task:
     }
     cut = sum(split.truncated for split in encoded.values())
     notes = (f"{cut} examples were cut to config.data.max_length, {config.data.max_length} tokens",) if cut else ()
-    return Task(encoded["train"].sequences, encoded["validation"].sequences, causal_lm_loss, causal_lm_metrics, notes)
+    train, validation = (encoded[split].sequences for split in ("train", "validation"))
+    return Task(train, {"validation": validation}, causal_lm_loss, lm_metrics, notes=notes)

@@ -1,0 +1,159 @@
+"""GLUE from files to a headline, and what stands between."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hut_jax import UserError, cli, load_adapter, load_pretrained, merge, save_adapter
+from hut_jax.adapter_files import read_description
+from hut_jax.data.glue_tasks import GLUE_TASKS
+from hut_jax.metrics_log import read_metrics
+from hut_jax.tasks.glue import classification_loss, metrics, regression_loss
+from hut_jax.train import train
+from hut_jax.training import Judged
+
+
+def batch(labels, weights):
+    size = len(labels)
+    return {
+        "input_ids": jnp.ones((size, 2), jnp.int32),
+        "attention_mask": jnp.ones((size, 2), bool),
+        "token_type_ids": jnp.zeros((size, 2), jnp.int32),
+        "labels": jnp.asarray(labels),
+        "weights": jnp.asarray(weights, jnp.float32),
+    }
+
+
+def test_the_losses_are_cross_entropy_and_squared_error_of_the_real_rows():
+    logits = jnp.asarray([[2.0, 0.0], [0.0, 1.0], [5.0, 5.0]])
+
+    def apply(ids, mask, *, token_type_ids):
+        return logits
+
+    total, weight, outputs = classification_loss(apply, batch([0, 0, 1], [1, 1, 0]))
+    expected = np.log1p(np.exp(-2.0)) + np.log1p(np.exp(1.0))
+    assert (float(total), float(weight)) == (pytest.approx(expected, rel=1e-6), 2)
+    np.testing.assert_array_equal(outputs["predictions"][:2], [0, 1])
+
+    total, weight, outputs = regression_loss(apply, batch([1.0, 3.0, 9.0], [1, 1, 0]))
+    assert (float(total), float(weight)) == (1 + 9, 2)
+    np.testing.assert_array_equal(outputs["predictions"], [2, 0, 5])
+
+
+def judged(predictions, labels, loss=0.5):
+    """With a row that only fills the batch up, whose prediction is wrong."""
+    outputs = {
+        "predictions": np.array([*predictions, 1]),
+        "labels": np.array([*labels, 0]),
+        "weights": np.array([1.0] * len(labels) + [0.0]),
+    }
+    return Judged(loss, [outputs])
+
+
+def test_metrics_are_of_the_real_rows():
+    scores = metrics(GLUE_TASKS["mrpc"], {"validation": judged([1, 1, 0, 0], [1, 0, 0, 0])})
+    assert scores["accuracy"] == 0.75
+    assert scores["f1"] == pytest.approx(2 / 3)
+    assert scores["headline"] == pytest.approx((0.75 + 2 / 3) / 2)
+    assert scores["loss"] == 0.5
+
+
+def test_mnli_is_judged_by_both_its_splits_together():
+    both = {
+        "validation_matched": judged([0, 1, 2, 0], [0, 1, 2, 0], loss=0.1),
+        "validation_mismatched": judged([0, 0], [1, 2], loss=0.9),
+    }
+    scores = metrics(GLUE_TASKS["mnli"], both)
+    assert scores == {
+        "loss": 0.1, "matched_accuracy": 1, "mismatched_accuracy": 0, "headline": pytest.approx(4 / 6)
+    }  # fmt: skip
+
+
+def test_a_run_keeps_the_factors_of_the_best_headline(glue_config, tmp_path):
+    result = train(glue_config, tmp_path / "run")
+    lines = [line for line in read_metrics(tmp_path / "run") if line["split"] == "validation"]
+    assert set(result["metrics"]) == {"loss", "matthews", "headline"}
+    best = max(lines, key=lambda line: (line["headline"], -line["step"]))
+    assert (result["best"]["step"], result["best"]["headline"]) == (best["step"], best["headline"])
+    description = json.loads((tmp_path / "run/adapter/adapter_config.json").read_text())
+    assert description["also_train"] == ["^classifier"]
+
+
+def test_a_regression_has_one_output(glue_config, tmp_path):
+    glue_config.task = "stsb"
+    glue_config.train.steps = 4
+    result = train(glue_config, tmp_path / "run")
+    assert set(result["metrics"]) == {"loss", "pearson", "spearman", "headline"}
+    assert load_adapter(tmp_path / "run/adapter")[1]["classifier"]["out"]["bias"]["d"].shape == (1,)
+    glue_config.train.label_smoothing = 0.1
+    with pytest.raises(UserError, match=r"label_smoothing is for classes, and stsb is a regression"):
+        train(glue_config, tmp_path / "smoothed")
+
+
+def test_the_adapter_holds_the_whole_new_head_whatever_the_seed_drew(glue_config, tmp_path):
+    """Its base has zeros there, so that the base's fingerprint is that of the checkpoint alone."""
+    glue_config.train.steps = 2
+    for seed in (0, 1):
+        glue_config.seed = seed
+        train(glue_config, tmp_path / f"run{seed}")
+    model, params = load_pretrained(glue_config.model, head="classification", draw=False, report=lambda line: None)
+    heads = [load_adapter(tmp_path / f"run{seed}/adapter", params)[1]["classifier"] for seed in (0, 1)]
+    assert jnp.abs(heads[0]["dense"]["kernel"]["d"]).max() > 0.01
+    assert jnp.abs(heads[0]["dense"]["kernel"]["d"] - heads[1]["dense"]["kernel"]["d"]).max() > 0.01
+    adapter, factors = load_adapter(tmp_path / "run0/adapter", params)
+    ids = np.arange(10, 22).reshape(2, 6)
+    merge.main([f"--workdir={tmp_path / 'run0'}", f"--output={tmp_path / 'merged'}"])
+    whole, merged = load_pretrained(tmp_path / "merged")
+    assert whole.config.labels == ("unacceptable", "acceptable")
+    np.testing.assert_allclose(
+        whole.apply({"params": merged}, ids), adapter.apply(model, params, factors, ids), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_a_run_may_start_from_another_tasks_adapter_with_a_new_head(glue_config, tmp_path):
+    glue_config.train.steps = 1
+    train(glue_config, tmp_path / "cola")
+    adapter, factors = load_adapter(tmp_path / "cola/adapter")
+    factors = jax.tree.map(lambda leaf: leaf + 0.1, factors)
+    base = read_description(tmp_path / "cola/adapter")["base"]["fingerprint"]
+    save_adapter(tmp_path / "cola/adapter", adapter, factors, base_fingerprint=base)
+    glue_config.task = "stsb"
+    glue_config.adapter.start = str(tmp_path / "cola/adapter")
+    glue_config.train.update({"steps": 1, "learning_rate": 1e-9, "also_train_learning_rate": 1e-9})
+    train(glue_config, tmp_path / "stsb")
+    _, second = load_adapter(tmp_path / "stsb/adapter")
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), factors["layer_0"], second["layer_0"])
+    assert second["classifier"]["out"]["kernel"]["d"].shape == (16, 1)
+    glue_config.adapter.rank = 4
+    with pytest.raises(UserError, match=r"config.adapter.start: .* is of HUT\(rank=2.*and this run of HUT\(rank=4"):
+        train(glue_config, tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"adapter.also_train": ()}, r"has no classifier/dense/kernel, and it does not train; .*'\^classifier'"),
+        ({"task": "mrpc"}, r"has no folder MRPC for the task mrpc; it holds cola, stsb, rte"),
+        ({"task": "colla"}, r"config.task is 'colla'; did you mean 'cola'"),
+        ({"task": "e2e"}, r"roberta has no head 'causal'"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_the_work_starts(change, message, glue_config, tmp_path):
+    glue_config.update_from_flattened_dict(change)
+    with pytest.raises(UserError, match=message):
+        train(glue_config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_config_takes_a_task_and_a_size():
+    mrpc = cli.load_config_file("configs/glue.py:mrpc")
+    assert (mrpc.task, mrpc.model, mrpc.train.batch_size, mrpc.train.epochs) == ("mrpc", "roberta-base", 16, 30)
+    large = cli.load_config_file("configs/glue.py:stsb,large")
+    assert (large.model, large.train.batch_size, large.train.epochs) == ("roberta-large", 8, 30)
+    with pytest.raises(UserError, match="no task 'mrcp' in GLUE; did you mean 'mrpc'"):
+        cli.load_config_file("configs/glue.py:mrcp")
+    with pytest.raises(UserError, match="no recipe for the size 'huge'; valid: 'base', 'large'"):
+        cli.load_config_file("configs/glue.py:mrpc,huge")
