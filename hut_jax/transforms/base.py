@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,18 @@ QUERY_VALUE = (
     r"attn/c_attn$",  # transformers' Flax GPT-2
 )
 """Query and value, as each model family names them."""
+
+
+class Cost(NamedTuple):
+    """Floating-point operations beyond the frozen layer's.
+
+    Attributes:
+        forward: of the layer's output.
+        backward: of the gradients by the factors and by the layer's input, together.
+    """
+
+    forward: int
+    backward: int
 
 
 @dataclass(frozen=True)
@@ -104,6 +116,21 @@ class Transform:
     ) -> tuple[Float[Array, "d k"], Float[Array, " k"] | None]:
         """The kernel and bias of a plain layer that computes what `forward` does."""
         return self.weight(kernel, factors), bias
+
+    def cost(self, n: int, d: int, k: int, leaf: str = "kernel") -> Cost | None:
+        """What `forward` and its gradient cost beyond the frozen layer, on paper; None where it is not worked out.
+
+        A product of `[m, k]` and `[k, n]` is 2mnk operations, and other arithmetic one for each number. Left out are
+        terms without n that are no larger than the factors, and dropout.
+
+        Args:
+            n: tokens, all of a batch's.
+            d: inputs.
+            k: outputs.
+            leaf: for a transformation of whole leaves, which of a module's: "kernel", "embedding" (a lookup of n
+                rows), or "bias" or "scale", which have d = 1.
+        """
+        return None
 
     def combine(
         self, sets: Sequence[tuple["Transform", Factors]], weights: Sequence[float]

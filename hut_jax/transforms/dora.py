@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from hut_jax.errors import UserError
-from hut_jax.transforms.base import Dense, Factors, Transform, add, wide
+from hut_jax.transforms.base import Cost, Dense, Factors, Transform, add, wide
 from hut_jax.transforms.lora import LoRA
 from hut_jax.transforms.low_rank import product
 
@@ -65,6 +65,13 @@ class DoRA(LoRA):
             UserError: always.
         """
         raise UserError("DoRA's factors do not combine: a sum of normalised columns is none; merge instead")
+
+    def cost(self, n: int, d: int, k: int, leaf: str = "kernel") -> Cost:
+        """LoRA's, a scale of the output, and |V|: the norms of W0, `W0^T A`, and what a rank squared needs."""
+        lora, r = super().cost(n, d, k), self.rank
+        norms = 2 * r * d * k + 2 * r * r * (d + k)
+        norms_backward = 0 if self.detach else norms + 2 * r * r * (d + k)
+        return Cost(lora.forward + n * k + norms + 2 * d * k, lora.backward + 3 * n * k + norms_backward)
 
     def _scale(self, kernel: Float[Array, "d k"], factors: Factors) -> Float[Array, " k"]:
         """`m / |V|`. Written so that it is 1 to the bit where the factors are zero."""

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from hut_jax.transforms.base import Factors, Transform, add, wide
+from hut_jax.transforms.base import Cost, Factors, Transform, add, wide
 
 
 @dataclass(frozen=True)
@@ -31,3 +31,8 @@ class Full(Transform):
         """`W0 + D`, in W0's dtype."""
         d = factors["d"]
         return add(kernel.astype(wide(kernel, d)), d).astype(kernel.dtype)
+
+    def cost(self, n: int, d: int, k: int, leaf: str = "kernel") -> Cost:
+        """The sum, and the gradient: `x^T g` of a kernel, sums over n of what is added or multiplied or looked up."""
+        gradient = {"kernel": 2 * n * d * k, "scale": 2 * n * k}.get(leaf, n * k)
+        return Cost(2 * d * k, gradient + 2 * d * k)

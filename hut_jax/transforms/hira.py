@@ -13,7 +13,7 @@ from typing import ClassVar
 import jax
 from jaxtyping import Array, Float
 
-from hut_jax.transforms.base import Factors, Transform, check_rank, same_kind, wide
+from hut_jax.transforms.base import Cost, Factors, Transform, check_rank, same_kind, wide
 from hut_jax.transforms.low_rank import concatenate, product, thin_pair
 
 
@@ -41,6 +41,11 @@ class HiRA(Transform):
         """`W0 ⊙ (1 + A B)`."""
         scale = 1 + product(factors["a"], factors["b"])
         return (kernel.astype(wide(kernel, scale)) * scale).astype(kernel.dtype)
+
+    def cost(self, n: int, d: int, k: int, leaf: str = "kernel") -> Cost:
+        """`A B`, W from it, and W's gradient, `x^T g`, from which come those of A and B."""
+        product = 2 * self.rank * d * k
+        return Cost(product + 2 * d * k, 2 * n * d * k + 2 * product + d * k)
 
     def combine(self, sets: Sequence[tuple[Transform, Factors]], weights: Sequence[float]) -> tuple[Transform, Factors]:
         """Exactly `W0 ⊙ (1 + sum_i weights[i] A_i B_i)`, by concatenation: the ranks add up.

@@ -21,8 +21,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from hut_jax.errors import UserError, nearest
-from hut_jax.transforms.base import Dense, Factors, Transform, check_rank, wide
-from hut_jax.transforms.ssf import scale_and_shift
+from hut_jax.transforms.base import Cost, Dense, Factors, Transform, check_rank, wide
+from hut_jax.transforms.ssf import scale_and_shift, scale_and_shift_cost
 
 SPREADS = ("block", "cyclic")
 
@@ -109,6 +109,13 @@ class HUT(Transform):
         gamma = 1 + factors["g"] if "g" in factors else 1
         merged = (self._product(kernel, factors) * gamma).astype(kernel.dtype)
         return merged, None if bias is None else scale_and_shift(bias, factors)
+
+    def cost(self, n: int, d: int, k: int, leaf: str = "kernel") -> Cost:
+        """By the kernel: two products entry by entry, and W's gradient, `x^T g`. At r = 1 two of activations."""
+        after = scale_and_shift_cost(n, k, scale=self.scale, shift=self.shift)
+        if self.rank == 1:
+            return Cost(n * (d + k) + after.forward, 3 * n * (d + k) + after.backward)
+        return Cost(2 * d * k + after.forward, 2 * n * d * k + 5 * d * k + after.backward)
 
     def _product(self, kernel: Float[Array, "d k"], factors: Factors) -> Float[Array, "d k"]:
         """W in the wide dtype. The spread is a broadcast over W0 cut into groups: no large matrix is built."""

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from hut_jax.errors import UserError, nearest
-from hut_jax.transforms.base import Dense, Factors, Transform, wide
+from hut_jax.transforms.base import Cost, Dense, Factors, Transform, wide
 
 SIDES = ("output", "input")
 
@@ -78,6 +78,11 @@ class IA3(Transform):
             return dense((x * (1 + factors["l"])).astype(x.dtype), kernel, bias)
         y = dense(x, kernel, bias)
         return (y * (1 + factors["l"])).astype(y.dtype)
+
+    def cost(self, n: int, d: int, k: int, leaf: str = "kernel") -> Cost:
+        """One product an activation; its gradients are two and a sum."""
+        scaled = n * (k if self.side == "output" else d)
+        return Cost(scaled, 3 * scaled)
 
     def merge(
         self, kernel: Float[Array, "d k"], bias: Float[Array, " k"] | None, factors: Factors

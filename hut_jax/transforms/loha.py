@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from hut_jax.errors import UserError
-from hut_jax.transforms.base import Factors, Transform, add, check_number, check_rank, wide
+from hut_jax.transforms.base import Cost, Factors, Transform, add, check_number, check_rank, wide
 from hut_jax.transforms.low_rank import product, thin
 
 
@@ -58,6 +58,11 @@ class LoHa(Transform):
         """`W0 + s (A1 B1) ⊙ (A2 B2)`."""
         d = self.scaling * product(factors["a1"], factors["b1"]) * product(factors["a2"], factors["b2"])
         return add(kernel.astype(wide(kernel, d)), d).astype(kernel.dtype)
+
+    def cost(self, n: int, d: int, k: int, leaf: str = "kernel") -> Cost:
+        """HiRA's with two products in the place of one."""
+        products = 4 * self.rank * d * k
+        return Cost(products + 4 * d * k, 2 * n * d * k + 2 * products + 5 * d * k)
 
     def combine(self, sets: Sequence[tuple[Transform, Factors]], weights: Sequence[float]) -> tuple[Transform, Factors]:
         """Not possible: a sum of such products is not one of their rank.

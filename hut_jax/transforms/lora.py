@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from hut_jax.transforms.base import Dense, Factors, Transform, add, check_number, check_rank, same_kind, wide
+from hut_jax.transforms.base import Cost, Dense, Factors, Transform, add, check_number, check_rank, same_kind, wide
 from hut_jax.transforms.low_rank import concatenate, product, thin_pair
 
 
@@ -77,6 +77,11 @@ class LoRA(Transform):
         if key is not None:
             x = jnp.where(jax.random.bernoulli(key, 1 - self.dropout, x.shape), x / (1 - self.dropout), 0)
         return add(y, self.path(x, y.dtype, factors))
+
+    def cost(self, n: int, d: int, k: int, leaf: str = "kernel") -> Cost:
+        """Two thin products, twice that for their gradients, and the sums that join the path to the layer."""
+        thin = n * self.rank * (d + k)
+        return Cost(2 * thin + 2 * n * k, 4 * thin + n * (2 * k + d))
 
     def path(self, x: Float[Array, "*batch d"], dtype: jnp.dtype, factors: Factors) -> Float[Array, "*batch k"]:
         """`s (x A) B`, computed in `dtype`."""

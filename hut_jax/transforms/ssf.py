@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from hut_jax.errors import UserError
-from hut_jax.transforms.base import Factors, Transform, add, wide
+from hut_jax.transforms.base import Cost, Factors, Transform, add, wide
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,10 @@ class SSF(Transform):
         merged = (kernel.astype(wide(kernel)) * (1 + factors["g"])).astype(kernel.dtype)
         return merged, None if bias is None else scale_and_shift(bias, factors)
 
+    def cost(self, n: int, d: int, k: int, leaf: str = "kernel") -> Cost:
+        """Of the output alone; no kernel has a gradient."""
+        return scale_and_shift_cost(n, k, scale=True, shift=self.shift)
+
 
 def scale_and_shift(y: Float[Array, "*batch k"], factors: Factors) -> Float[Array, "*batch k"]:
     """`(1 + g) ⊙ y + s` in y's dtype, with whichever of the two there is."""
@@ -66,3 +70,8 @@ def scale_and_shift(y: Float[Array, "*batch k"], factors: Factors) -> Float[Arra
     if "s" in factors:
         out = add(out, factors["s"])
     return out.astype(y.dtype)
+
+
+def scale_and_shift_cost(n: int, k: int, *, scale: bool, shift: bool) -> Cost:
+    """Of n outputs of width k. A scale's gradients are two products and a sum, a shift's a change of sign and a sum."""
+    return Cost((scale + shift) * n * k, (3 * scale + 2 * shift) * n * k)
