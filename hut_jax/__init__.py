@@ -4,6 +4,7 @@ from hut_jax.adapter import Adapter
 from hut_jax.adapter_files import load_adapter, save_adapter
 from hut_jax.bank import Bank, combine
 from hut_jax.errors import UserError
+from hut_jax.fingerprint import fingerprint
 from hut_jax.models.pretrained import load_pretrained, save_pretrained
 from hut_jax.peft import load_peft, save_peft
 from hut_jax.transforms import (
@@ -41,6 +42,7 @@ __all__ = [
     "UserError",
     "__version__",
     "combine",
+    "fingerprint",
     "load_adapter",
     "load_peft",
     "load_pretrained",

@@ -107,7 +107,14 @@ class Adapter:
         if not self.targets or ALL_LINEAR in self.targets:
             paths = [path for path in paths if path not in also and f"{path}/kernel" not in also]
         targets = self.targets or match_default(paths, self.transform.default_targets)
-        sites = [make(path, flat) for path in match(paths, targets, self.exclude)]
+        matched = match(paths, targets, self.exclude)
+        for name, rules in (("ranks", self.ranks), ("layout", self.layout)):
+            for pattern, _ in rules:
+                if not any(re.search(pattern, path) for path in matched):
+                    raise UserError(
+                        f"pattern {pattern!r} in {name}= matches no target; {nearest_path(pattern, matched)}"
+                    )
+        sites = [make(path, flat) for path in matched]
         for site in sites:
             if also and set(site.leaves(flat)) & set(also):
                 raise UserError(
@@ -137,9 +144,12 @@ class Adapter:
         *args: Any,
         method: Any = None,
         adapter_ids: Int[Array, " batch"] | None = None,
+        collections: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> Any:
         """`model.apply({"params": params}, *args, **kwargs)`, run with these factors; for any Linen model.
+
+        A model with `nn.jit` inside keeps what it traced before, and cannot tell one adapter from another: merge there.
 
         Dropout of the transformation's own (LoRA's) draws from the rng "dropout" and obeys the model's argument
         `deterministic` (or `train`); where the model has neither, it acts if such an rng is given.
@@ -152,7 +162,8 @@ class Adapter:
             *args: the model's own.
             method: as in `model.apply`.
             adapter_ids: for each row of the batch, which of the stacked trees is its own. The batch must be the
-                first axis of what every adapted layer sees.
+                first axis of what every adapted layer sees. Under `jit` an id that there is no tree for gives NaN.
+            collections: the model's other variables, such as `{"batch_stats": ...}`.
             **kwargs: the model's own.
 
         Raises:
@@ -166,15 +177,19 @@ class Adapter:
             raise UserError(f"{leaves[0].path} trains in full, and cannot differ from row to row of a batch")
         if leaves:
             params = _merged(leaves, params, factors)
+        variables = {**(collections or {}), "params": params}
         if not places:
-            return model.apply({"params": params}, *args, method=method, **kwargs)
+            return model.apply(variables, *args, method=method, **kwargs)
         if adapter_ids is not None:
             flat = flatten(factors)
+            adapter_ids = _checked_ids(adapter_ids, len(next(iter(flat.values()))))
+            if kwargs.get("logits_at") is not None:
+                raise UserError("logits_at takes positions out of their rows, so with adapter_ids call without it")
             factors = unflatten({site.path: site.sets_after_layers(site.own(flat)) for site in sites})
         used: set[str] = set()
         drop = any(place.transform.random for place in places.values()) and dropout_acts(model, method, args, kwargs)
         with nn.intercept_methods(interceptor(places, used, drop=drop, ids=adapter_ids)):
-            out = model.apply({"params": params, COLLECTION: factors}, *args, method=method, **kwargs)
+            out = model.apply({**variables, COLLECTION: factors}, *args, method=method, **kwargs)
         unused = [path for path in places if path not in used]
         if unused and method is None:
             raise UserError(
@@ -247,7 +262,10 @@ class Adapter:
         """
         sites = self.sites(params)
         wanted = {f"{site.path}/{name}": shape for site in sites for name, shape in site.factors.items()}
-        given = {path: leaf.shape for path, leaf in flatten(factors).items()}
+        given = {path: jnp.shape(leaf) for path, leaf in flatten(factors).items()}
+        for path, leaf in flatten(factors).items():
+            if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+                raise UserError(f"factor {path} is {jnp.result_type(leaf)}, and factors are floats")
         for path in sorted(given.keys() - wanted.keys()):
             raise UserError(
                 f"factor {path} belongs to no target of this adapter in this model; {nearest(path, wanted)}"
@@ -290,13 +308,7 @@ class Adapter:
                 siblings.setdefault(module, set()).add(leaf)
             split = {path: path.rpartition("/") for path in flat}
             return [path for path, (module, _, leaf) in split.items() if self.transform.takes(leaf, siblings[module])]
-        paths = [path.removesuffix("/kernel") for path in flat if path.endswith("/kernel")]
-        for pattern, _ in self.ranks + self.layout:
-            if not any(re.search(pattern, path) for path in paths):
-                raise UserError(
-                    f"pattern {pattern!r} in ranks= or layout= matches no path; {nearest_path(pattern, paths)}"
-                )
-        return paths
+        return [path.removesuffix("/kernel") for path in flat if path.endswith("/kernel")]
 
     def _leaf(self, path: str, flat: Mapping[str, Any]) -> Site:
         return leaf_site(self.transform, path, flat)
@@ -314,6 +326,20 @@ def _merged(sites: Iterable[Site], params: Params, factors: PyTree[Array]) -> di
     for site in sites:
         merged.update(site.merge(flat, site.own(flat_factors)))
     return unflatten(merged)
+
+
+def _checked_ids(ids: Any, sets: int) -> Int[Array, " batch"]:
+    """The ids of rows, once they are known to be of sets that there are; under `jit`, to be whole numbers."""
+    ids = jnp.asarray(ids)
+    if ids.ndim != 1 or not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise UserError(
+            f"adapter_ids are {ids.dtype}{list(ids.shape)}; a whole number for each row of the batch is wanted"
+        )
+    if not isinstance(ids, jax.core.Tracer) and len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= sets):
+        raise UserError(
+            f"adapter_ids go from {int(ids.min())} to {int(ids.max())}, and there are {sets} sets of factors"
+        )
+    return ids
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -1,6 +1,7 @@
 """An adapter as a folder to keep and pass on: `adapter_config.json` and `adapter_model.safetensors`."""
 
 import dataclasses
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -13,7 +14,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from hut_jax.adapter import Adapter
@@ -26,12 +27,14 @@ from hut_jax.version import VERSION
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+_ADAPTER = "adapter"
 
 
 def save_adapter(
     folder: str | Path,
     adapter: Adapter,
     factors: PyTree[Array],
+    params: Mapping[str, Any] | None = None,
     *,
     base_name: str | None = None,
     base_fingerprint: str | None = None,
@@ -44,9 +47,14 @@ def save_adapter(
         folder: made where it is missing.
         adapter: what the factors belong to.
         factors: what trained.
+        params: the base's parameters, so that another base can be told apart; without them, and without
+            `base_fingerprint`, it cannot.
         base_name: the base model's name, for the reader.
-        base_fingerprint: `fingerprint(params)` of the base, so that another base can be told apart.
+        base_fingerprint: `fingerprint(params)`, where it is known already.
     """
+    if params is not None:
+        adapter.check(params, factors)
+        base_fingerprint = fingerprint(params)
     description = {
         "library": "hut_jax",
         "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax")} | {"hut_jax": VERSION},
@@ -59,7 +67,7 @@ def save_adapter(
         "base": {"name": base_name, "fingerprint": base_fingerprint},
     }
     tensors = {path: np.asarray(leaf) for path, leaf in flatten(unstack_layers(factors)).items()}
-    write_adapter_files(folder, description, tensors)
+    write_adapter_files(folder, description, tensors, {_ADAPTER: _identity(description)})
 
 
 def load_adapter(
@@ -100,6 +108,10 @@ def load_adapter(
         raise UserError(f"{where}: {error}") from None
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{where} describes no adapter of this library: {type(error).__name__}: {error}") from None
+    with safe_open(Path(folder) / WEIGHTS_FILE, framework="numpy") as file:
+        of = (file.metadata() or {}).get(_ADAPTER)
+    if of is not None and of != _identity(description):
+        raise UserError(f"{folder}: {WEIGHTS_FILE} was written for another {CONFIG_FILE}; save the adapter again")
     if params is not None:
         check_base(folder, params, name=name, force=force)
         factors = stack_layers(factors) if "layers" in params else factors
@@ -128,8 +140,15 @@ def check_base(folder: str | Path, params: Mapping[str, Any], *, name: str | Non
     if wanted != got:
         raise UserError(
             f"the adapter in {folder} was trained on {base.get('name')!r} ({str(wanted)[:12]}), and "
-            f"{name or 'the base given'!r} has other weights ({got[:12]}); force it if that is what you want"
+            f"{name or 'the base given'!r} has other weights, or another dtype ({got[:12]}); force it if you want that"
         )
+
+
+def _identity(description: Mapping[str, Any]) -> str:
+    """A hash of what decides how factors are read, kept beside them: the two files are replaced one after the other."""
+    fields = ("transform", "targets", "exclude", "ranks", "layout", "also_train")
+    text = json.dumps([description.get(field) for field in fields], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def write_adapter_files(
@@ -148,7 +167,7 @@ def write_adapter_files(
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         (partial / CONFIG_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-        save_file(dict(tensors), partial / WEIGHTS_FILE, metadata=metadata)
+        save_file({name: np.ascontiguousarray(one) for name, one in tensors.items()}, partial / WEIGHTS_FILE, metadata)
         (partial / WEIGHTS_FILE).chmod(0o644)  # safetensors makes its files readable for the owner alone
         folder.mkdir(exist_ok=True)
         for name in (WEIGHTS_FILE, CONFIG_FILE):

@@ -1,6 +1,8 @@
 """Several adapters on one base: hold them by name, switch, turn off, mix within a batch, combine."""
 
+import re
 from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +60,8 @@ class Bank:
             UserError: they are not those of this bank's adapter for its base.
         """
         self.adapter.check(self._shapes, factors)
-        self._sets[name] = factors
+        # In one dtype, so that none compiles anything anew.
+        self._sets[name] = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), factors)
 
     def __delitem__(self, name: str) -> None:
         """Let go of the factors of this name.
@@ -127,19 +130,23 @@ def combine(
     for path, site in at[0].items():
         own = [(sites[path].transform, sites[path].own(one)) for sites, one in zip(at, flat, strict=True)]
         combined[path], factors[path] = site.transform.combine(own, weights)
-    return _with_transforms(adapter, at[0], combined), unflatten(factors)
+    joint = _with_transforms(adapter, at[0], combined)
+    for site in joint.sites(params):
+        factors[site.path] = combined[site.path].under(site.transform, factors[site.path])
+    return joint, unflatten(factors)
 
 
 def _with_transforms(adapter: Adapter, sites: dict[str, Site], transforms: dict[str, Transform]) -> Adapter:
-    """The adapter whose sites have these transformations."""
-    changed = {path: new for path, new in transforms.items() if new != sites[path].transform}
+    """The adapter whose sites have these transformations, or the same with B rescaled."""
+    changed = {path: cast(Any, new) for path, new in transforms.items() if new != sites[path].transform}
     if not changed:
         return adapter
-    if adapter.ranks:
-        raise UserError(
-            f"{adapter.transform.name} with ranks= by pattern does not combine: what ranks add up to differs by place"
-        )
-    (transform,) = set(changed.values())
+    widest = max(changed.values(), key=lambda transform: transform.rank)
     return Adapter(
-        transform, adapter.targets, exclude=adapter.exclude, layout=adapter.layout, also_train=adapter.also_train
+        widest,
+        adapter.targets,
+        exclude=adapter.exclude,
+        ranks=[(f"^{re.escape(path)}$", new.rank) for path, new in changed.items() if new.rank != widest.rank],
+        layout=adapter.layout,
+        also_train=adapter.also_train,
     )

@@ -133,7 +133,6 @@ _CHOICES = {
     "init": ("pretrained", "random"),
     "dtype": ("float32", "bfloat16"),
     "train.decay": ("linear", "cosine", "constant"),
-    "adapter.name": tuple(TRANSFORMS),
 }
 
 

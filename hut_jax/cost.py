@@ -92,6 +92,8 @@ def with_adapter(config: ConfigDict, text: str) -> ConfigDict:
     for setting in settings:
         if "=" not in setting:
             raise UserError(f"--adapters: {setting!r} in {text!r} is no setting; write it as in hut:rank=8")
+        if setting.startswith("name="):
+            raise UserError(f"--adapters: {text!r} names a second transformation; write it in front, as in hut:rank=8")
     cli.override(copy, [f"--config.adapter.{setting}" for setting in settings])
     return resolve(copy)
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from hut_jax.errors import UserError
-from hut_jax.transforms.base import Transform
+from hut_jax.transforms.base import Transform, wide
 
 COLLECTION = "adapter"
 
@@ -92,7 +92,8 @@ def dropout_acts(model: nn.Module, method: Any, args: tuple, kwargs: Mapping[str
 def _run(place: Place, module: nn.Module, x: Any, key: jax.Array | None, ids: jax.Array | None) -> Any:
     """The module's output for x, by the module's own code on a kernel and bias that the transformation gives."""
     variables = module.variables
-    params, factors = dict(variables["params"]), dict(variables[COLLECTION])
+    params = dict(variables["params"])
+    factors = {name: leaf.astype(wide(leaf)) for name, leaf in variables[COLLECTION].items()}
     kernel, bias = params["kernel"], params.get("bias")
     inputs, outputs = kernel.shape[: place.inputs], kernel.shape[place.inputs :]
     matrix, vector = kernel.reshape(math.prod(inputs), -1), None if bias is None else bias.reshape(-1)
@@ -101,7 +102,8 @@ def _run(place: Place, module: nn.Module, x: Any, key: jax.Array | None, ids: ja
     bare: Any = module.clone(parent=None, name=None)
     if isinstance(module, nn.DenseGeneral):
         last = tuple(range(-len(inputs), 0))
-        x = jnp.moveaxis(x, module.axis, last if len(last) > 1 else -1)
+        axes = (module.axis,) if isinstance(module.axis, int) else module.axis
+        x = jnp.moveaxis(x, sorted(axis % x.ndim for axis in axes), last)  # as the module does: in their own order
         bare = bare.clone(axis=last)
     x = x.reshape(*x.shape[: x.ndim - len(inputs)], -1)
 
@@ -120,8 +122,14 @@ def _run(place: Place, module: nn.Module, x: Any, key: jax.Array | None, ids: ja
         y = forward(x, factors, key)
     else:
         keys = None if key is None else jax.random.split(key, ids.shape[0])
-        y = jax.vmap(forward)(x, jax.tree.map(lambda leaf: leaf[ids], factors), keys)
+        y = jax.vmap(forward)(x, jax.tree.map(lambda leaf: _rows(leaf, ids), factors), keys)
     return y.reshape(*y.shape[:-1], *outputs)
+
+
+def _rows(leaf: jax.Array, ids: jax.Array) -> jax.Array:
+    """The factors of each row. Under jit an id that no set has cannot be refused, and gives NaN, not another set."""
+    ids = jnp.where(ids < 0, leaf.shape[0], ids)
+    return leaf.at[ids].get(mode="fill", fill_value=jnp.nan)
 
 
 def _check(module: nn.Module, path: str, inputs: int) -> None:

@@ -13,6 +13,7 @@ from jaxtyping import Array
 from hut_jax.errors import UserError
 from hut_jax.targets import Layout, first_match
 from hut_jax.transforms import Factors, Transform
+from hut_jax.transforms.base import wide
 
 Flat = Mapping[str, Any]
 """Parameters, or their shapes, by '/'-joined path."""
@@ -50,8 +51,9 @@ class Site:
         return [path for path in (f"{self.path}/kernel", f"{self.path}/bias") if path in flat]
 
     def own(self, flat_factors: Mapping[str, Array]) -> Factors:
-        """This site's factors, out of all."""
-        return {name: flat_factors[f"{self.path}/{name}"] for name in self.factors}
+        """This site's factors, out of all, in fp32 or wider: half of a deviation's digits go where 1 is added."""
+        own = {name: jnp.asarray(flat_factors[f"{self.path}/{name}"]) for name in self.factors}
+        return {name: leaf.astype(wide(leaf)) for name, leaf in own.items()}
 
     def init(self, key: jax.Array, flat: Flat) -> Factors:
         """The factors to begin with; `key` is drawn from once for each stacked layer."""
@@ -109,6 +111,11 @@ def dense_site(transform: Transform, path: str, flat: Flat, layouts: Sequence[tu
     stack = shape[: layout.stacked]
     d = math.prod(shape[layout.stacked : layout.stacked + layout.inputs])
     k = math.prod(shape[layout.stacked + layout.inputs :])
+    if bias is not None and math.prod(bias.shape) != math.prod(stack) * k:
+        raise UserError(
+            f"{path}: its bias {list(bias.shape)} does not fit the outputs of its kernel {list(shape)}: it is no dense "
+            "layer y = x @ kernel + bias, or its layout= is another"
+        )
     factors = _factor_shapes(transform, (d, k), bias is not None, path)
     return Site(path, transform, shape, {name: (*stack, *dims) for name, dims in factors.items()}, layout)
 

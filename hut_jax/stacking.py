@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from hut_jax.targets import flatten, unflatten
 
@@ -35,12 +36,17 @@ def stack_layers(params: Tree) -> dict[str, Any]:
 
 
 def unstack_layers(params: Tree) -> dict[str, Any]:
-    """The inverse of `stack_layers`."""
+    """The inverse of `stack_layers`. Where a `layers` has leaves without a leading axis in common, it is no stack."""
+    flat = flatten(params)
+    depths = {np.shape(leaf)[:1] for path, leaf in flat.items() if path.startswith("layers/")}
+    if len(depths) != 1 or () in depths:
+        return unflatten(flat)
+    ((depth,),) = depths
     plain = {}
-    for path, leaf in flatten(params).items():
+    for path, leaf in flat.items():
         if path.startswith("layers/"):
             rest = path.removeprefix("layers/")
-            plain.update({f"layer_{depth}/{rest}": leaf[depth] for depth in range(leaf.shape[0])})
+            plain.update({f"layer_{i}/{rest}": leaf[i] for i in range(depth)})
         else:
             plain[path] = leaf
     return unflatten(plain)

@@ -92,7 +92,7 @@ def match_modules(leaves: Sequence[str], patterns: Sequence[str]) -> list[str]:
     """The parameters of the modules in whose paths some pattern is found, in their order.
 
     An embedding table may be tied to the head, and then trains there too. So it is taken only by a pattern that
-    matches its module's whole path: `token_embedding`, never by a broad `embed` or `.`.
+    spells its module's whole path: `token_embedding` or `^token_embedding$`, never by a broad `embed` or `.*`.
 
     Raises:
         UserError: a pattern is found in no module's path.
@@ -101,7 +101,12 @@ def match_modules(leaves: Sequence[str], patterns: Sequence[str]) -> list[str]:
     chosen: set[str] = set()
     for pattern in patterns:
         found = [leaf for leaf, module in modules.items() if re.search(pattern, module)]
-        taken = [leaf for leaf in found if not leaf.endswith("/embedding") or re.fullmatch(pattern, modules[leaf])]
+        spelled = pattern.removeprefix("^").removesuffix("$")
+        taken = [
+            leaf
+            for leaf in found
+            if not leaf.endswith("/embedding") or spelled in (modules[leaf], re.escape(modules[leaf]))
+        ]
         if not taken:
             tables = sorted({modules[leaf] for leaf in leaves if leaf.endswith("/embedding")})
             hint = (

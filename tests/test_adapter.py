@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hut_jax import HUT, Adapter, Full, UserError
+from hut_jax import HUT, IA3, SSF, Adapter, DoRA, Full, LoRA, UserError
 
 
 class Block(nn.Module):
@@ -268,7 +268,9 @@ def test_the_axes_of_a_kernel_without_a_bias_must_be_said():
         ({"targets": "up", "exclude": "dwn"}, "exclude pattern 'dwn' matches no path"),
         ({"targets": "up", "exclude": "block"}, "takes away all"),
         ({}, "no default targets fit this model"),
-        ({"targets": "up", "ranks": {"sideways": 2}}, "'sideways' in ranks= or layout= matches no path"),
+        ({"targets": "up", "ranks": {"join": 2}}, "'join' in ranks= matches no target"),
+        ({"targets": "up", "layout": {"join": "iio"}}, "'join' in layout= matches no target"),
+        ({"targets": "up", "ranks": {"sideways": 2}}, "'sideways' in ranks= matches no target"),
         ({"targets": "up", "ranks": {"up": 3}}, "block_0/up: HUT: rank 3 does not divide .*: 2, 4"),
     ],
 )
@@ -289,6 +291,71 @@ def test_factors_of_another_model_are_refused():
         adapter.apply(Plain(), params, without, x)
     with pytest.raises(UserError, match=r"factor block_0/.* has shape .*; its kernel wants"):
         adapter.merge(params, Adapter(HUT(rank=4), "all-linear").init(jax.random.key(0), params))
+
+
+@pytest.mark.parametrize("axis", [(-1, -2), (1, 2), (2, 1), (1, 3), 1])
+@pytest.mark.parametrize("transform", [HUT(rank=1), HUT(rank=2), LoRA(rank=2)], ids=["rank1", "hut", "lora"])
+def test_input_axes_are_read_in_the_modules_order(axis, transform):
+    model = nn.DenseGeneral(6, axis=axis)
+    x = noisy(np.zeros((2, 4, 4, 4)), 1)
+
+    class Wrapped(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.DenseGeneral(6, axis=axis, name="hidden")(x)
+
+    params = noisy({"hidden": model.init(jax.random.key(0), x)["params"]}, 0.1)
+    adapter = Adapter(transform, "hidden")
+    zero = adapter.init(jax.random.key(1), params)
+    np.testing.assert_allclose(
+        adapter.apply(Wrapped(), params, zero, x), Wrapped().apply({"params": params}, x), rtol=1e-5, atol=1e-5
+    )
+    factors = noisy(zero, 0.3)
+    merged = Wrapped().apply({"params": adapter.merge(params, factors)}, x)
+    np.testing.assert_allclose(adapter.apply(Wrapped(), params, factors, x), merged, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("transform", [HUT(rank=1), HUT(rank=2), IA3(), SSF(), DoRA(rank=2)], ids=lambda t: t.name)
+def test_factors_in_bf16_lose_none_of_their_digits(transform):
+    adapter = Adapter(transform, "all-linear")
+    x, params, factors = setup(Plain(), adapter)
+    half = jax.tree.map(lambda leaf: (0.01 * leaf).astype(jnp.bfloat16), factors)
+    whole = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), half)
+    np.testing.assert_array_equal(run(adapter, Plain(), params, half, x), run(adapter, Plain(), params, whole, x))
+    merged, expected = adapter.merge(params, half), adapter.merge(params, whole)
+    jax.tree.map(np.testing.assert_array_equal, merged, expected)
+
+
+def test_factors_are_floats():
+    adapter = Adapter(HUT(rank=2), "up")
+    _, params, factors = setup(Plain(), adapter)
+    whole = jax.tree.map(lambda leaf: leaf.astype(jnp.int32), factors)
+    with pytest.raises(UserError, match=r"factor block_0/up/a is int32, and factors are floats"):
+        adapter.merge(params, whole)
+
+
+def test_a_models_other_variables_are_passed_on():
+    class Normed(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            y = nn.Dense(4, name="hidden")(x)
+            return nn.BatchNorm(use_running_average=True, name="norm")(y)
+
+    adapter = Adapter(HUT(rank=2), "hidden")
+    x = noisy(np.zeros((3, 8)), 1)
+    variables = Normed().init(jax.random.key(0), x)
+    stats = {"batch_stats": jax.tree.map(lambda leaf: leaf + 0.5, variables["batch_stats"])}
+    factors = noisy(adapter.init(jax.random.key(1), variables["params"]), 0.3)
+    got = adapter.apply(Normed(), variables["params"], factors, x, collections=stats)
+    merged = adapter.merge(variables["params"], factors)
+    np.testing.assert_allclose(got, Normed().apply({"params": merged, **stats}, x), rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_no_dense_layer_by_its_bias_is_refused():
+    """As a module that keeps its kernel `[out, in]`."""
+    params = {"turned": {"kernel": jnp.ones((24, 8)), "bias": jnp.ones(24)}}
+    with pytest.raises(UserError, match=r"turned: its bias \[24\] does not fit the outputs of its kernel \[24, 8\]"):
+        Adapter(HUT(rank=2), "turned").sites(params)
 
 
 def test_an_adapter_is_a_value():

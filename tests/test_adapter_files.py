@@ -85,7 +85,7 @@ def test_a_base_given_on_loading_is_compared(saved):
     adapter, loaded = load_adapter(folder, PARAMS)
     jax.tree.map(np.testing.assert_array_equal, loaded, factors)
     other = jax.tree.map(lambda leaf: leaf + 1, PARAMS)
-    with pytest.raises(UserError, match=r"trained on 'small' \(\w+\), and 'other' has other weights .*force it"):
+    with pytest.raises(UserError, match=r"trained on 'small' \(\w+\), and 'other' has other weights.*force it"):
         load_adapter(folder, other, name="other")
     assert load_adapter(folder, other, name="other", force=True)[0] == adapter
     smaller = {"layer_0": PARAMS["layer_0"] | {"value": dense(8, 4)}}
@@ -186,6 +186,24 @@ def test_no_byte_of_the_weights_file_breaks_the_reader(saved):
             refused += 1
             assert "\n" not in str(error)  # noqa: PT017
     assert refused > 200
+
+
+def test_the_two_files_must_belong_together(saved):
+    """Saving replaces one after the other, and may be broken off between."""
+    folder, factors = saved
+    old = (folder / "adapter_config.json").read_bytes()
+    save_adapter(folder, Adapter(HUT(rank=4), "query|value", ranks={"value": 2}), factors)
+    (folder / "adapter_config.json").write_bytes(old)
+    with pytest.raises(UserError, match=r"safetensors was written for another adapter_config.json; save the adapter"):
+        load_adapter(folder)
+
+
+def test_the_order_of_an_arrays_bytes_does_not_matter(saved, tmp_path):
+    _, factors = saved
+    save_adapter(tmp_path / "f", ADAPTER, jax.tree.map(np.asfortranarray, factors), PARAMS, base_name="small")
+    jax.tree.map(np.testing.assert_array_equal, load_adapter(tmp_path / "f", PARAMS)[1], factors)
+    with pytest.raises(UserError, match="has other weights, or another dtype"):
+        load_adapter(tmp_path / "f", jax.tree.map(lambda leaf: leaf + 1, PARAMS))
 
 
 def test_factors_are_floats(saved):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hut_jax import HUT, Adapter, Bank, Full, LoRA, UserError, combine
+from hut_jax import HUT, Adapter, Bank, Full, HiRA, LoRA, UserError, combine
 from hut_jax.models.gpt2 import GPT2, GPT2Config
 from hut_jax.models.pretrained import init_params
 
@@ -92,6 +92,57 @@ def test_lora_of_different_ranks_combine_exactly():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("transform", [LoRA(rank=2, alpha=4.0), HiRA(rank=2)], ids=["lora", "hira"])
+def test_ranks_by_pattern_combine_in_either_order(transform):
+    plain, varied = Adapter(transform), Adapter(transform, ranks={"query": 3})
+    sets = [(one, noisy(one.init(jax.random.key(0), PARAMS), seed)) for seed, one in enumerate((plain, varied))]
+    merged = [adapter.merge(PARAMS, own) for adapter, own in sets]
+    expected = jax.tree.map(lambda w, a, b: w + 0.5 * (a - w) + 2 * (b - w), PARAMS, *merged)
+    for order in (1, -1):
+        joint, combined = combine(sets[::order], [0.5, 2.0][::order], PARAMS)
+        assert {site.transform.rank for site in joint.sites(PARAMS)} == {4, 5}
+        for a, b in zip(jax.tree.leaves(joint.merge(PARAMS, combined)), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([0, 1, 2, 4], r"adapter_ids go from 0 to 4, and there are 4 sets"),
+        ([0, -1, 2, 3], r"adapter_ids go from -1 to 3, and there are 4 sets"),
+        ([[0], [1], [2], [3]], r"adapter_ids are int32\[4, 1\]; a whole number for each row"),
+        ([0.0, 1.0, 2.0, 3.0], r"adapter_ids are float32\[4\]; a whole number for each row"),
+        ([True, False, True, False], r"adapter_ids are bool\[4\]; a whole number for each row"),
+    ],
+)
+def test_ids_that_are_none_are_refused(ids, message):
+    bank = filled(Adapter(HUT(rank=2)))
+    with pytest.raises(UserError, match=message):
+        bank.adapter.apply(MODEL, PARAMS, bank.stacked(), IDS, adapter_ids=ids)
+
+
+def test_under_jit_an_id_without_a_set_gives_nan_in_its_row_alone():
+    bank = filled(Adapter(HUT(rank=2)))
+    run = jax.jit(lambda ids: bank.adapter.apply(MODEL, PARAMS, bank.stacked(), IDS, adapter_ids=ids))
+    out = run(jnp.array([1, 7, -1, 3]))
+    np.testing.assert_array_equal(np.isnan(out).all(axis=(1, 2)), [False, True, True, False])
+    assert np.isfinite(out[jnp.array([0, 3])]).all()
+
+
+def test_positions_out_of_their_rows_are_refused():
+    bank = filled(Adapter(HUT(rank=2)))
+    with pytest.raises(UserError, match="logits_at takes positions out of their rows"):
+        bank.adapter.apply(
+            MODEL, PARAMS, bank.stacked(), IDS, adapter_ids=bank.ids([None] * 4), logits_at=jnp.array([1])
+        )
+
+
+def test_sets_of_another_dtype_compile_nothing_anew():
+    bank = filled(Adapter(HUT(rank=2)))
+    bank["half"] = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), bank["terse"])
+    assert {leaf.dtype for leaf in jax.tree.leaves(bank["half"])} == {jnp.dtype(jnp.float32)}
+
+
 @pytest.mark.parametrize(
     ("adapters", "weights", "message"),
     [
@@ -100,7 +151,6 @@ def test_lora_of_different_ranks_combine_exactly():
         ([Adapter(HUT(rank=2)), Adapter(HUT(rank=2), "key$")], [1.0, 1.0], "place of one adapter and not of another"),
         ([Adapter(HUT(rank=2)), Adapter(HUT(rank=4))], [1.0, 1.0], "do not combine: their settings differ"),
         ([Adapter(HUT(rank=2)), Adapter(LoRA(rank=2))], [1.0, 1.0], "hut and lora do not combine"),
-        ([Adapter(LoRA(rank=2), ranks={"query": 3})], [1.0], "lora with ranks= by pattern does not combine"),
     ],
 )  # fmt: skip
 def test_what_does_not_combine_is_refused(adapters, weights, message):

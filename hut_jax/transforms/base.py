@@ -19,7 +19,6 @@ Dense = Callable[[Array, Array, Array | None], Array]
 QUERY_VALUE = (
     r"attention/(query|value)$",  # this library's models
     r"attention/self/(query|value)$",  # transformers' Flax BERT and RoBERTa
-    r"attn/c_attn$",  # transformers' Flax GPT-2
 )
 """Query and value, as each model family names them."""
 
@@ -131,6 +130,10 @@ class Transform:
                 rows), or "bias" or "scale", which have d = 1.
         """
         return None
+
+    def under(self, other: "Transform", factors: Factors) -> Factors:
+        """The factors that do under the settings `other` what these do under these, ranks being equal."""
+        return factors
 
     def combine(
         self, sets: Sequence[tuple["Transform", Factors]], weights: Sequence[float]

@@ -4,7 +4,8 @@
     W = m ⊙ V / |V|       m: [k], at the start |W0|; |.| is the norm of each column (of an output's weights)
 
 What is stored of m is its relative deviation: `m = |W0| (1 + g)`. The layer runs as `(x @ W0 + s (x @ A) @ B)` times
-`m / |V|`, and |V| comes from |W0|, W0^T A and A^T A, so that no matrix of W0's size is formed.
+`m / |V|`, and |V| comes from |W0|, W0^T A and A^T A, so that no matrix of W0's size is formed; digits of it go
+where A B nearly cancels W0.
 """
 
 from collections.abc import Sequence

@@ -88,6 +88,10 @@ class LoRA(Transform):
         a, b = factors["a"].astype(dtype), factors["b"].astype(dtype)
         return (x.astype(dtype) @ a) @ (self.scaling * b).astype(dtype)
 
+    def under(self, other: Transform, factors: Factors) -> Factors:
+        """B takes up where the scalings differ."""
+        return factors | {"b": factors["b"] * (self.scaling / cast(LoRA, other).scaling)}
+
     def combine(self, sets: Sequence[tuple[Transform, Factors]], weights: Sequence[float]) -> tuple[Transform, Factors]:
         """Exactly `sum_i weights[i] s_i A_i B_i`, by concatenation: the ranks add up, and s becomes 1.
 
