@@ -1,0 +1,176 @@
+"""Outputs and references as the E2E challenge's script reads them: TSV, CSV, or plain text.
+
+A table (`.tsv` or `.csv`) has a column of MRs and one of texts; its header may be missing where there are no others.
+Plain text has one output a line, and references one a line, with an empty line between those of two MRs.
+"""
+
+import csv
+import os
+import re
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+from hut_jax.errors import UserError, nearest
+
+# Names of columns, in lower case, without a plural's s and with spaces between words.
+_MRS = frozenset(
+    ["mr", "src", "source", "da", "meaning", "meaning rep", "meaning representation", "dialog act", "dialogue act"]
+)
+_REFERENCES = frozenset(["ref", "reference", "trg", "tgt", "target", "human", "human ref", "human reference"])
+_OUTPUTS = frozenset(
+    ["out", "output", "ref", "reference", "sys", "system"]
+    + [f"{system} {output}" for system in ("sys", "system") for output in ("out", "output", "ref", "reference")]
+)
+# What went wrong with the pound sign and the é in some of the challenge's files.
+_REPAIRS = (("Ł", "£"), ("Â£", "£"), ("Ã©", "é"), ("ã©", "é"))
+
+
+class Outputs(NamedTuple):
+    """One text for each MR; the MRs are None where the file has none."""
+
+    mrs: list[str] | None
+    texts: list[str]
+
+
+class References(NamedTuple):
+    """The texts for each MR; the MRs are None where the file has none."""
+
+    mrs: list[str] | None
+    texts: list[list[str]]
+
+
+def read_outputs(path: str | os.PathLike[str]) -> Outputs:
+    """A system's outputs, in the file's order.
+
+    Raises:
+        UserError: the file cannot be read, is empty, or is no table though its name says so.
+    """
+    if not _is_table(path):
+        return Outputs(None, _lines(path))
+    rows = _table(path, _OUTPUTS)
+    return Outputs([mr for mr, _ in rows], [text for _, text in rows])
+
+
+def read_references(path: str | os.PathLike[str]) -> References:
+    """The references, those of one MR together: in a table, the rows with that MR that follow one another.
+
+    A plain text without empty lines has one reference for each MR.
+
+    Raises:
+        UserError: as for `read_outputs`, or two empty lines follow one another.
+    """
+    if _is_table(path):
+        mrs: list[str] = []
+        texts: list[list[str]] = []
+        for mr, text in _table(path, _REFERENCES):
+            if not mrs or mr != mrs[-1]:
+                mrs.append(mr)
+                texts.append([])
+            texts[-1].append(text)
+        return References(mrs, texts)
+    lines = _lines(path)
+    while lines and not lines[-1]:
+        lines.pop()
+    groups: list[list[str]] = [[]]
+    for number, line in enumerate(lines, start=1):
+        if line:
+            groups[-1].append(line)
+        elif groups[-1]:
+            groups.append([])
+        else:
+            raise UserError(f"{path}, line {number}: an MR without references; one empty line between two is wanted")
+    return References(None, groups if len(groups) > 1 else [[line] for line in groups[0]])
+
+
+def align(outputs: Outputs, references: References) -> tuple[list[str], list[list[str]]]:
+    """The outputs' texts and the references of each, in the outputs' order: by MR where both have MRs.
+
+    Raises:
+        UserError: there are not as many outputs as MRs, an MR has two outputs, or one is not among the references'.
+    """
+    groups = references.texts
+    if outputs.mrs is not None and references.mrs is not None:
+        by_mr: dict[str, list[str]] = {}
+        for mr, texts in zip(references.mrs, references.texts, strict=True):
+            by_mr.setdefault(mr, []).extend(texts)
+        for mr in outputs.mrs:
+            if mr not in by_mr:
+                raise UserError(f"no references for the output's MR {mr!r}; {nearest(mr, by_mr, count=1)}")
+        (mr, count), *_ = Counter(outputs.mrs).most_common(1)
+        if count > 1:
+            raise UserError(f"{count} outputs for the MR {mr!r}; one for each is wanted")
+        missing = [mr for mr in by_mr if mr not in set(outputs.mrs)]
+        if missing:
+            raise UserError(f"{len(outputs.texts)} outputs for {len(by_mr)} MRs; the first without one: {missing[0]!r}")
+        groups = [by_mr[mr] for mr in outputs.mrs]
+    if len(outputs.texts) != len(groups):
+        raise UserError(f"{len(outputs.texts)} outputs for the {len(groups)} MRs of the references; one each is wanted")
+    return outputs.texts, groups
+
+
+def _is_table(path: str | os.PathLike[str]) -> bool:
+    return Path(path).suffix.lower() in (".tsv", ".csv")
+
+
+def _lines(path: str | os.PathLike[str]) -> list[str]:
+    """The file's lines without white space around them."""
+    try:
+        text = Path(path).read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}, line {line}: not UTF-8 ({error.reason})") from error
+    lines = [line.strip() for line in text.splitlines()]
+    if not any(lines):
+        raise UserError(f"{path} is empty; one text a line is wanted, or a table named .tsv or .csv")
+    return lines
+
+
+def _table(path: str | os.PathLike[str], names: frozenset[str]) -> list[tuple[str, str]]:
+    """The MR and the text of each row."""
+    lines = [line for line in _lines(path) if line]
+    for wrong, right in _REPAIRS:
+        lines = [line.replace(wrong, right) for line in lines]
+    delimiter = "\t" if "\t" in lines[0] else ","
+    try:
+        # A cell over several lines is joined without a space, as the challenge's script has it.
+        rows = list(csv.reader([_double_quoted(line, delimiter) for line in lines], delimiter=delimiter))
+    except csv.Error as error:
+        raise UserError(f"{path}: malformed table: {error}") from error
+    header = [re.sub("[_ .-]+", " ", name.strip().lower()).removesuffix("s") for name in rows[0]]
+    mrs = [i for i, name in enumerate(header) if name in _MRS]
+    texts = [i for i, name in enumerate(header) if name in names]
+    if len(mrs) == len(texts) == 1:
+        width, rows = len(header), rows[1:]
+        columns = mrs[0], texts[0]
+    elif not mrs and not texts:
+        width, columns = 2, (0, 1)
+    else:
+        found = ", ".join(map(repr, rows[0]))
+        raise UserError(f"{path}, line 1: the columns are {found}; one of MRs (mr) and one of texts (output, or ref)")
+    for number, row in enumerate(rows, start=1):
+        if len(row) != width:
+            raise UserError(f"{path}, row {number}: {len(row)} fields; {width} are wanted")
+    if not rows:
+        raise UserError(f"{path} has a header and no rows")
+    return [(_unwrapped(row[columns[0]]), _unwrapped(row[columns[1]])) for row in rows]
+
+
+def _double_quoted(line: str, delimiter: str) -> str:
+    """A row whose fields all are in single quotes as CSV has it; any other as it is."""
+    between = f"'{delimiter}'"
+    if not (line.startswith("'") and line.endswith("'") and between in line):
+        return line
+    return delimiter.join('"' + field.replace('"', '""') + '"' for field in line[1:-1].split(between))
+
+
+def _unwrapped(field: str) -> str:
+    """A field without single quotes around it, unless the last one closes a quotation (`'Aromi' is near 'Zizzi'`)."""
+    field = field.strip()
+    inside = field[1:-1]
+    opened = inside.rfind(" '")
+    if len(field) < 2 or not field[0] == field[-1] == "'" or (opened >= 0 and "'" not in inside[opened + 2 :]):
+        return field
+    return inside.strip()

@@ -1,0 +1,171 @@
+"""English words as coco-caption has them, without Java: Stanford's PTBTokenizer (CoreNLP 3.4.1) for ordinary sentences.
+
+The rules are told by what the original makes of texts; `docs/metrics.md` says on which of them the two agree. Where
+Java is there, `java.py` runs the original.
+
+As in the original, the rule with the longest match wins, what it looks ahead at included, and of two as long the first.
+All texts are read as one, a line each: a full stop after an abbreviation depends on how the next line begins.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+# What coco-caption drops. Brackets stay, in fact: they come in lower case, and its list has them in upper case.
+PUNCTUATION = frozenset(["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", *".?!,:;-", "--", "..."])
+
+
+def drop_punctuation(tokens: Iterable[str]) -> str:
+    """The tokens that are no punctuation, with one space between."""
+    return " ".join(token for token in tokens if token not in PUNCTUATION)
+
+
+def tokenize(texts: Sequence[str]) -> list[str]:
+    """Each text's words in lower case with one space between, without punctuation. A text has no line break in it."""
+    return [drop_punctuation(tokens) for tokens in split("\n".join(texts))]
+
+
+def split(text: str) -> list[list[str]]:
+    """The tokens of each line in lower case, punctuation among them."""
+    text += "\n\n"  # a rule looks two characters ahead at most
+    end = len(text) - 1
+    lines: list[list[str]] = [[]]
+    place = 0
+    while place < end:
+        if text[place] == "\n":
+            lines.append([])
+            place += 1
+        elif text[place] in _BLANKS:
+            place += 1
+        elif (plain := _PLAIN.match(text, place)) and plain[1].lower() not in _SPLIT:
+            lines[-1].append(plain[1].lower())
+            place = plain.end()
+        else:
+            token, place = _next(text, place)
+            if token:
+                lines[-1].append(token)
+    return lines[:-1]
+
+
+class _Rule(NamedTuple):
+    pattern: re.Pattern[str]  # its group is the token; what is after that is looked ahead at
+    writes: str | None = None  # how the token is written, if not as it stands
+    leaves: int = 0  # characters at the token's end that are read again, as the next token
+    repeats: bool = False  # those are in this token as well
+
+
+def _next(text: str, place: int) -> tuple[str, int]:
+    """The token that begins at a place, and where the next may begin. What is no known character gives an empty one."""
+    best: tuple[int, _Rule, re.Match[str]] | None = None
+    for rule in _RULES:
+        found = rule.pattern.match(text, place)
+        if found and (best is None or found.end() > best[0]):
+            best = found.end(), rule, found
+    if best is None:
+        character = text[place]
+        known = character <= "\uffff" and not unicodedata.category(character).startswith("C")
+        return _WRITTEN.get(character, character) if known else "", place + 1
+    _, rule, found = best
+    end = found.end(1) - rule.leaves
+    token = text[place : found.end(1) if rule.repeats else end].lower().replace("&amp;", "&")
+    if rule.writes:
+        return rule.writes, end
+    return _WRITTEN.get(token, token.replace("’", "'").replace(" ", "\xa0")), end
+
+
+_BLANKS = " \t\xa0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u3000"
+_PLAIN = re.compile(r"([A-Za-z]+)(?=[ \n])")
+_SPLIT = frozenset(["cannot", "gonna", "gotta", "lemme", "gimme", "wanna"])
+
+_WRITTEN = {
+    **{"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"},
+    **{"£": "#", "€": "$", "¤": "$", "¢": "cents", "&lt;": "<", "&gt;": ">"},
+    **{"“": "``", "”": "''", "‘": "`", "’": "'", "«": "``", "»": "''", "‹": "`", "›": "'", "&quot;": "''", '"': "''"},
+    **dict.fromkeys(["–", "—", "―", "&mdash;", "&ndash;", "---", "----"], "--"),
+    **{"…": "...", "½": "1/2", "¼": "1/4", "¾": "3/4", "⅓": "1/3", "⅔": "2/3"},
+}
+
+_NO_LETTER = "\xb2\xb3\xb9\xbc-\xbe\u2070-\u2089\u2150-\u218b"  # raised and lowered digits, fractions, Roman numerals
+_LETTER = rf"[^\W\d_{_NO_LETTER}]"
+_ALNUM = rf"[^\W_{_NO_LETTER}]"
+_WORD = rf"{_LETTER}{_ALNUM}*(?:[.!?]{_LETTER}{_ALNUM}*)*"
+_APOSTROPHE = "['’]"
+_CLITIC = rf"{_APOSTROPHE}(?:[msd]|re|ve|ll)"
+_NUMBER = "(?:[0-9]+(?:[.:,][0-9]+)*|(?:[.,][0-9]+)+)"
+_PART = rf"(?:[dol]{_APOSTROPHE}{_ALNUM})?(?:{_ALNUM}+|{_NUMBER})"
+_ACRONYM = r"[a-z](?:\.[a-z])+"
+
+
+def _any(words: str) -> str:
+    return "|".join(map(re.escape, words.split()))
+
+
+# Abbreviations after which a capital letter begins a sentence.
+_ENDING = _any(
+    "al ala apr ariz assn aug bancorp bhd bldg blvd bros calif co colo conn corp cos ct dak dec ed.d esq est etc ext "
+    "feb fla fri ga inc ind intl jan jr jul jun kan kans ky ltd mar md mich minn mo mon mont neb nev nov oct okla "
+    "penn ph.d plc pte pty rd rt sep sept seq sq sr sys tel tenn thu thurs tue tues univ va vt wed wis wisc wyo"
+)
+# The same, and words where they have no capital themselves.
+_ENDING_CAPITAL = _any("Ark Az Del Ill La Mass Miss Ore Pa Tex Wash")
+# Abbreviations after which none does.
+_INSIDE = _any(
+    "adj adm adv assoc asst atty attys ave brig capt cf cie cmdr col comdr cpl dept det dr drs elec ens ft gen gov "
+    "govs hon insp invt jos lieut lt maj messrs mfg mlle mme mr mrs ms msgr mt mtg natl pfc ph pres prof profs pvt "
+    "rep reps rev sen sens sfc sgt spc st ste supt supts treas vs wm"
+)
+_BEFORE_NUMBERS = _any("art ca fig figs no nos op pp prop")
+# Words that begin a sentence after an acronym.
+_STARTERS = _any(
+    "A About According Additionally After An As At But Earlier He Her Here However If In It Last Many More Mr. Ms. "
+    "Now Once One Other Our She Since So Some Such That The Their Then There These They This We What When While Yet "
+    "You"
+)
+
+
+def _rule(
+    pattern: str, writes: str | None = None, leaves: int = 0, repeats: bool = False, any_case: bool = True
+) -> _Rule:
+    return _Rule(re.compile(pattern, re.IGNORECASE if any_case else 0), writes, leaves, repeats)
+
+
+_RULES = (
+    _rule("(cannot|'twas)", leaves=3),
+    _rule("('tis|gonna|gotta|lemme|gimme|wanna)", leaves=2),
+    _rule("(</?[a-z][a-z0-9_:.-]*/?>)"),
+    _rule("(&(?:amp|lt|gt|quot|mdash|ndash);)"),
+    _rule(rf"({_WORD}){_CLITIC}"),
+    _rule(rf"([a-z]*[a-mo-z])n{_APOSTROPHE}t"),
+    _rule(rf"({_WORD})"),
+    _rule(rf"({_APOSTROPHE}n{_APOSTROPHE}?|(?:[ldj]|ol|dunkin|somethin){_APOSTROPHE})"),
+    _rule(rf"({_APOSTROPHE}(?:em|till?|cause|[1-9]0s)|(?:c'mon|e'er|c'est|li'l|s'mores|cap'n))"),
+    _rule(rf"([A-XZ]{_APOSTROPHE}{_LETTER}{{2,}})", any_case=False),  # O'Brien
+    _rule(rf"({_LETTER}+[aeiouy]{_APOSTROPHE}[aeioul]{_LETTER}*)"),  # ma'am
+    _rule(rf"(y{_APOSTROPHE}){_LETTER}"),
+    _rule(r"((?:https?|ftp)://[^\s<>()\"]*[\w/=])"),
+    _rule(r"([a-z0-9][\w.+-]*@[\w-]+(?:\.[\w-]+)*)"),
+    _rule("([@#][a-z_][a-z0-9_]*)"),
+    _rule(rf"({_CLITIC})[^a-z]"),
+    _rule(rf"(n{_APOSTROPHE}t)[^a-z]"),
+    _rule("([0-9]{1,2}[-/][0-9]{1,2}[-/][0-9]{2,4})"),
+    _rule(rf"([-+]?{_NUMBER})"),
+    _rule("((?:[0-9]{1,4}[- \xa0])?[0-9]{1,4}/[0-9]{1,4})"),
+    _rule(r"([A-Z]*\$)", any_case=False),
+    _rule("([a-z0-9]+(?:-[a-z0-9]+)*(?:/[a-z0-9]+(?:-[a-z0-9]+)*){1,2})"),
+    _rule(rf"([A-Za-z]\.)\s+(?:{_STARTERS})\s", leaves=1, any_case=False),
+    _rule(rf"((?i:{_ACRONYM})\.)\s+(?:{_STARTERS})\s", leaves=1, repeats=True, any_case=False),
+    _rule(rf"((?:{_BEFORE_NUMBERS})\.)\s?[0-9]"),
+    _rule(rf"((?:(?i:{_ENDING})|{_ENDING_CAPITAL})\.)\s[\sA-Z]", leaves=1, repeats=True, any_case=False),
+    _rule(rf"((?:{_ENDING}|{_INSIDE}|{_ACRONYM}|[a-z])\.)"),
+    _rule(rf"((?:{_ENDING_CAPITAL})\.)", any_case=False),
+    _rule(rf"({_WORD}\.)[,;:]"),
+    _rule(rf"({_PART}(?:-{_PART})*)"),
+    _rule(r"([A-Z]+(?:(?:&amp;|[+&])[A-Z]+)+)", any_case=False),
+    _rule(rf"({_ALNUM}(?:{_ALNUM}|[.,])*(?:[-_](?:{_ALNUM}+|{_ACRONYM}\.))+)"),
+    _rule(r'("|&quot;)[a-z0-9$]', writes="``"),
+    _rule("(''|``)"),
+    _rule(r"(')[a-z][^ \t\n\xa0]", writes="`"),
+    _rule(r"(\.\.\.+)", writes="..."),
+    _rule(r"(-+|\*+|@+|#+|_+|[?!]+)"),
+)

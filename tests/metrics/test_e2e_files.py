@@ -1,0 +1,118 @@
+import pytest
+
+from hut_jax.errors import UserError
+from hut_jax.metrics.e2e_files import Outputs, References, align, read_outputs, read_references
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(name, content):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
+MRS = ["name[Alba], food[Thai]", "name[Bo]"]
+TEXTS = ["Alba's food, Thai.", "Bo."]
+TABLES = {
+    "bare.tsv": "MR\toutput\nname[Alba], food[Thai]\tAlba's food, Thai.\nname[Bo]\tBo.\n",
+    "quoted.tsv": 'MR\toutput\r\n"name[Alba], food[Thai]"\t"Alba\'s food, Thai."\r\nname[Bo]\t Bo. \r\n\r\n',
+    "comma.csv": '\ufeffmr,ref\n"name[Alba], food[Thai]","Alba\'s food, Thai."\nname[Bo],Bo.\n',
+    "single.tsv": "MR\toutput\n'name[Alba], food[Thai]'\t'Alba's food, Thai.'\n'name[Bo]'\t'Bo.'\n",
+    "single.csv": "'mr','output'\n'name[Alba], food[Thai]','Alba's food, Thai.'\n'name[Bo]','Bo.'\n",
+    "texts-single.tsv": "MR\toutput\n\"name[Alba], food[Thai]\"\t'Alba's food, Thai.'\nname[Bo]\t'Bo.'\n",
+    "headless.tsv": "name[Alba], food[Thai]\tAlba's food, Thai.\nname[Bo]\tBo.\n",
+    "columns.csv": (
+        'system output,id,meaning_representation\n"Alba\'s food, Thai.",1,"name[Alba], food[Thai]"\nBo.,2,name[Bo]\n'
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "content"), TABLES.items())
+def test_a_table_in_any_of_its_forms(write, name, content):
+    assert read_outputs(write(name, content)) == Outputs(MRS, TEXTS)
+
+
+def test_quotations_are_no_quotes_around_a_field(write):
+    rows = ["'Aromi' is near 'Zizzi'", "Bo's", "'", "'Near 'Zizzi' is Aromi.'", "'The Cricketers' food.'"]
+    path = write("x.tsv", "MR\toutput\n" + "".join(f"m{i}\t{row}\n" for i, row in enumerate(rows)))
+    assert read_outputs(path).texts == [*rows[:3], "Near 'Zizzi' is Aromi.", "The Cricketers' food."]
+
+
+def test_tables_with_a_broken_pound_sign_or_accent_are_repaired(write):
+    content = "MR\toutput\nprice[Ł20]\tCafÃ© for Â£20, Ł5, cafã©\n"
+    assert read_outputs(write("x.tsv", content)) == Outputs(["price[£20]"], ["Café for £20, £5, café"])
+    assert read_outputs(write("x.txt", "Ł5")).texts == ["Ł5"]
+
+
+def test_plain_text_has_a_line_an_output(write):
+    assert read_outputs(write("x.txt", "\ufeff Alba, \"Thai\".\r\n\r\n'Bo'\n")) == Outputs(
+        None, ['Alba, "Thai".', "", "'Bo'"]
+    )
+
+
+def test_references_in_a_table_are_grouped_while_the_mr_stays(write):
+    path = write("x.csv", "mr,ref\nm1,a\nm1,b\nm2,c\nm1,d\n")
+    assert read_references(path) == References(["m1", "m2", "m1"], [["a", "b"], ["c"], ["d"]])
+
+
+def test_references_in_plain_text_are_grouped_by_empty_lines(write):
+    assert read_references(write("x.txt", "a\nb\n\nc\n\n\n")) == References(None, [["a", "b"], ["c"]])
+    assert read_references(write("x.txt", "a\nb\nc\n")) == References(None, [["a"], ["b"], ["c"]])
+    with pytest.raises(UserError, match=r"x\.txt, line 3: an MR without references"):
+        read_references(write("x.txt", "a\n\n\nb\n"))
+
+
+def test_outputs_with_mrs_take_their_own_references_in_their_own_order():
+    references = References(["m1", "m2", "m1"], [["a", "b"], ["c"], ["d"]])
+    assert align(Outputs(["m2", "m1"], ["x", "y"]), references) == (["x", "y"], [["c"], ["a", "b", "d"]])
+
+
+@pytest.mark.parametrize(("outputs", "references"), [(None, None), (None, ["n1", "n2"]), (["m1", "m2"], None)])
+def test_where_one_has_no_mrs_the_order_is_that_of_the_files(outputs, references):
+    aligned = align(Outputs(outputs, ["x", "y"]), References(references, [["a"], ["b"]]))
+    assert aligned == (["x", "y"], [["a"], ["b"]])
+
+
+BAD = [
+    (Outputs(["m1", "m2x"], ["x", "y"]), "no references for the output's MR 'm2x'; did you mean 'm2'?"),
+    (Outputs(["m1", "m1"], ["x", "y"]), "2 outputs for the MR 'm1'; one for each"),
+    (Outputs(["m1"], ["x"]), "1 outputs for 2 MRs; the first without one: 'm2'"),
+    (Outputs(None, ["x"]), "1 outputs for the 2 MRs of the references"),
+    (Outputs(None, ["x", "y", "z"]), "3 outputs for the 2 MRs of the references"),
+]
+
+
+@pytest.mark.parametrize(("outputs", "message"), BAD)
+def test_outputs_that_do_not_fit_the_mrs_are_told(outputs, message):
+    with pytest.raises(UserError) as caught:
+        align(outputs, References(["m1", "m2"], [["a"], ["b"]]))
+    assert message in str(caught.value)
+
+
+FILES = [
+    ("x.txt", b"", "x.txt is empty"),
+    ("x.tsv", b"\n \n", "x.tsv is empty"),
+    ("x.tsv", b"MR\toutput\n", "x.tsv has a header and no rows"),
+    ("x.txt", b"a\n\xff\n", "x.txt, line 2: not UTF-8"),
+    ("x.tsv", b"MR\toutput\nm1\tx\nm2\n", "x.tsv, row 2: 1 fields; 2 are wanted"),
+    ("x.csv", b"m1,x,y\nm2,x,y\n", "x.csv, row 1: 3 fields; 2 are wanted"),
+    ("x.csv", b"mr,text\nm1,x\n", "x.csv, line 1: the columns are 'mr', 'text'; one of MRs (mr) and one of texts"),
+    ("x.csv", b"mr,src,output\nm1,s,x\n", "x.csv, line 1: the columns are 'mr', 'src', 'output'"),
+    ("x.csv", b"mr,output\nm1," + b"x" * 140_000, "x.csv: malformed table: field larger"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "message"), FILES)
+def test_a_file_that_is_none_is_told(write, name, content, message):
+    with pytest.raises(UserError) as caught:
+        read_outputs(write(name, content))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(UserError, match=r"cannot read .*absent\.tsv: No such file"):
+        read_references(tmp_path / "absent.tsv")
