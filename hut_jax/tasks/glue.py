@@ -102,6 +102,12 @@ def metrics(task: GlueTask, judged: Mapping[str, Any]) -> dict[str, float]:
     return {"loss": judged[first].loss, **scores, "headline": glue_scores(task.metrics, *everything)["headline"]}
 
 
+def predict(task: GlueTask, apply: Callable[..., Array], batch: Mapping[str, Array]) -> Array:
+    """A class, or for regression a value, for each row of a batch: `[rows]`."""
+    logits = _logits(apply, batch, {})
+    return logits[:, 0] if task.regression else jnp.argmax(logits, axis=-1)
+
+
 def _logits(apply: Callable[..., Array], batch: Mapping[str, Array], kwargs: Mapping[str, Any]) -> Array:
     types = batch["token_type_ids"]
     return apply(batch["input_ids"], batch["attention_mask"], token_type_ids=types, **kwargs)
