@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
 def compare(config: ConfigDict, workdir: Path) -> None:
     """Print the base's and the adapted model's loss on the test split, and some texts by each and by a human."""
     model, params = load_base(config)
-    adapter, factors = load_adapter(workdir / ADAPTER)
+    adapter, factors = load_adapter(workdir / ADAPTER, params, name=config.model)
     tokenizer = load_tokenizer(config.tokenizer or config.model)
     test = load_e2e(config.data.dir, cache_dir=config.data.cache)["test"]
     texts = references(test)
