@@ -71,6 +71,19 @@ def default_config() -> ConfigDict:
     config.eval.every = 1000  # updates between two evaluations; there is one at the start and one at the end
     config.eval.batch_size = 32  # examples of an evaluation batch
 
+    config.decode = ConfigDict()  # how hut_jax.evaluate and hut_jax.generate write; the LoRA paper's for E2E
+    config.decode.method = "beam"  # or "greedy", or "sample"
+    config.decode.max_new_tokens = 64  # of an output, its end token among them
+    config.decode.min_new_tokens = 0  # before there are so many, no end token may come
+    config.decode.no_repeat_ngram = 4  # no n-gram of this size comes twice in an output; 0: any may
+    config.decode.beams = 10  # beam: continuations kept at each step
+    config.decode.length_penalty = 0.9  # beam: the paper's, table 11; its repository's README has 0.8
+    config.decode.early_stopping = "false"  # beam: transformers' False, or "true", or "never"
+    config.decode.temperature = 1.0  # sample: what the logits are divided by; the seed is config.seed
+    config.decode.top_k = 0  # sample: draw from so many of the likeliest; 0: from all
+    config.decode.top_p = 1.0  # sample: draw from the fewest of the likeliest that have this probability
+    config.decode.batch_size = 16  # prompts decoded at once
+
     config.checkpoint = ConfigDict()
     config.checkpoint.every = 1000  # updates between two checkpoints; there is one at the end
     config.checkpoint.keep = 2  # the newest that are kept
@@ -125,6 +138,14 @@ _RANGES = {
     "log.every": _AT_LEAST_1,
     "eval.every": _AT_LEAST_1,
     "eval.batch_size": _AT_LEAST_1,
+    "decode.max_new_tokens": _AT_LEAST_1,
+    "decode.min_new_tokens": _NOT_NEGATIVE,
+    "decode.no_repeat_ngram": _NOT_NEGATIVE,
+    "decode.beams": _AT_LEAST_1,
+    "decode.temperature": _POSITIVE,
+    "decode.top_k": _NOT_NEGATIVE,
+    "decode.top_p": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
+    "decode.batch_size": _AT_LEAST_1,
     "checkpoint.every": _AT_LEAST_1,
     "checkpoint.keep": _AT_LEAST_1,
 }
@@ -133,6 +154,8 @@ _CHOICES = {
     "init": ("pretrained", "random"),
     "dtype": ("float32", "bfloat16"),
     "train.decay": ("linear", "cosine", "constant"),
+    "decode.method": ("beam", "greedy", "sample"),
+    "decode.early_stopping": ("false", "true", "never"),
 }
 
 

@@ -7,6 +7,7 @@ run's best.
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from hut_jax import cli
 from hut_jax.adapter_files import load_adapter, read_description
 from hut_jax.data.batching import Batches
+from hut_jax.data.encoder_tokenizer import EncoderTokenizer
 from hut_jax.data.glue import encode_glue, load_glue
 from hut_jax.data.glue_predictions import write_predictions
 from hut_jax.data.glue_tasks import GLUE_TASKS
@@ -45,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
         )
     model, params = load_base(config)
     adapter, factors = load_adapter(folder, params, name=config.model, force=args.force)
-    tokenizer = load_any_tokenizer(config, model)
+    tokenizer = cast(EncoderTokenizer, load_any_tokenizer(config, model))  # as every model with this head has it
     apply = partial(model.apply, {"params": adapter.merge(params, factors)})
     run = jax.jit(lambda batch: predict(task, apply, batch))
     for split in splits:

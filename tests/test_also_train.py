@@ -1,6 +1,7 @@
 """Modules that train in full beside the factors, and the embedding to which a head is tied."""
 
 import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -139,17 +140,17 @@ def test_a_run_trains_them_and_goes_on_with_them(small_config, tmp_path):
         assert jnp.abs(leaf).max() > 0
     assert result["trainable"] == sum(leaf.size for leaf in jax.tree.leaves(factors))
 
-    small_config.train.steps = 6
-    small_config.train.decay = "constant"
-    train(small_config, tmp_path / "whole")
-    config = small_config.copy_and_resolve_references()
-    config.checkpoint.every = 2
-    # The last checkpoint goes, and the run goes on from the one before.
-    train(config, tmp_path / "broken")
-    import shutil
 
+@pytest.mark.slow
+def test_a_run_that_was_stopped_goes_on_with_them(small_config, tmp_path):
+    small_config.adapter.also_train = ("final_norm", "token_embedding")
+    small_config.train.update({"steps": 6, "decay": "constant"})
+    small_config.checkpoint.every = 2
+    for name in ("whole", "broken"):
+        train(small_config, tmp_path / name)
+    # The last checkpoint goes, and the run goes on from the one before.
     shutil.rmtree(tmp_path / "broken" / "checkpoints" / "step_6")
     (tmp_path / "broken" / "result.json").unlink()
-    train(config, tmp_path / "broken")
+    train(small_config, tmp_path / "broken")
     one, two = (load_adapter(tmp_path / name / "adapter")[1] for name in ("whole", "broken"))
     jax.tree.map(np.testing.assert_array_equal, one, two)

@@ -25,11 +25,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from hut_jax.errors import UserError, nearest
+from hut_jax.models.branches import Branches, BranchMemory
 from hut_jax.models.config import Ids, read_config
 from hut_jax.models.layers import ACTIVATIONS, Heads, Hidden, HostOrDevice, Mask, Tokens, attend, fp32_dot, layer_norm
 from hut_jax.models.layers import plain_attention as plain_attention
 
-Memory = tuple[Any, Any]  # one layer's cached keys and values, each Keys
+Memory = tuple[Any, Any] | BranchMemory  # one layer's cached keys and values, each Keys; or those of branches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +116,12 @@ class Cache:
         """How many tokens there is room for."""
         return jax.tree.leaves(self.keys)[0].shape[-3]
 
+    @property
+    def memory(self) -> Any:
+        """A tuple of one layer's keys and values each; with `scan_layers` all keys and all values."""
+        pair = self.keys, self.values
+        return tuple(zip(*pair, strict=True)) if isinstance(self.keys, tuple) else pair
+
 
 class Attention(nn.Module):
     """Causal self-attention over several heads; with `memory`, over the remembered tokens too."""
@@ -133,13 +140,17 @@ class Attention(nn.Module):
             return y.reshape(*x.shape[:-1], c.n_head, c.n_embd // c.n_head)
 
         query, key, value = heads("query"), heads("key"), heads("value")
-        if memory is not None:
-            key = jax.lax.dynamic_update_slice_in_dim(memory[0], key, index, axis=1)
-            value = jax.lax.dynamic_update_slice_in_dim(memory[1], value, index, axis=1)
-            memory = key, value
-        drop = nn.Dropout(c.attn_pdrop, deterministic=deterministic)
-        y = attend(query, key, value, mask, scale, drop).reshape(x.shape)
-        return nn.Dense(c.n_embd, dtype=self.dtype, kernel_init=_residual_normal(c), name="out")(y), memory
+        if isinstance(memory, BranchMemory):
+            y, memory = memory.attend(query, key, value, mask, scale, index)
+        else:
+            if memory is not None:
+                key = jax.lax.dynamic_update_slice_in_dim(memory[0], key, index, axis=1)
+                value = jax.lax.dynamic_update_slice_in_dim(memory[1], value, index, axis=1)
+                memory = key, value
+            drop = nn.Dropout(c.attn_pdrop, deterministic=deterministic)
+            y = attend(query, key, value, mask, scale, drop)
+        out = nn.Dense(c.n_embd, dtype=self.dtype, kernel_init=_residual_normal(c), name="out")
+        return out(y.reshape(x.shape)), memory
 
 
 class MLP(nn.Module):
@@ -225,7 +236,7 @@ class GPT2(nn.Module):
         *,
         position_ids: Int[HostOrDevice, "#batch length"] | None = None,
         deterministic: bool = True,
-        cache: Cache | None = None,
+        cache: Cache | Branches | None = None,
         logits_at: Int[HostOrDevice, " n"] | None = None,
     ):
         """The logits of each position's next token, in fp32.
@@ -233,11 +244,13 @@ class GPT2(nn.Module):
         Args:
             input_ids: token ids.
             attention_mask: 1 or True for the keys that may be attended to. There is one a token; with a
-                cache one for each of the cache's places (those yet to be written do not matter).
+                cache one for each of the cache's places (those yet to be written do not matter); with branches
+                one for each of the prompt's, a row a prompt.
             position_ids: default: 0, 1, ... from the cache's index on, whatever the mask, as in transformers'
                 `forward`. So left padding wants them given, as `generation` does.
             deterministic: False turns dropout on; then an rng named "dropout" is needed.
-            cache: from `init_cache` or an earlier call.
+            cache: from `init_cache` or an earlier call; or `branches.branch` of it. With branches a row of
+                `input_ids` has the newest token of each of a prompt's branches, and `position_ids` must be given.
             logits_at: indices into the flattened `batch * length` positions. Only their logits are computed,
                 which spares a large vocabulary's memory where most positions carry no loss.
 
@@ -268,7 +281,7 @@ class GPT2(nn.Module):
         *,
         position_ids: Int[HostOrDevice, "#batch length"] | None = None,
         deterministic: bool = True,
-        cache: Cache | None = None,
+        cache: Cache | Branches | None = None,
     ):
         """The final hidden states, after the final norm: `[batch, length, width]`, with a cache also the new one.
 
@@ -276,33 +289,38 @@ class GPT2(nn.Module):
         """
         c = self.config
         length = input_ids.shape[1]
-        start, keys = (0, length) if cache is None else (cache.index, cache.length)
-        _check_lengths(c, length, start, keys, attention_mask)
-
-        queries = start + jnp.arange(length)
-        if position_ids is None:
-            position_ids = queries[None]
-        mask = (jnp.arange(keys) <= queries[:, None])[None, None]
-        if attention_mask is not None:
-            mask = mask & jnp.asarray(attention_mask, bool)[:, None, None, :]
+        mask: Any
+        if isinstance(cache, Branches):
+            start, mask = cache.index, cache.mask(jnp.asarray(attention_mask, bool))
+        else:
+            start, keys = (0, length) if cache is None else (cache.index, cache.length)
+            _check_lengths(c, length, start, keys, attention_mask)
+            queries = start + jnp.arange(length)
+            if position_ids is None:
+                position_ids = queries[None]
+            mask = (jnp.arange(keys) <= queries[:, None])[None, None]
+            if attention_mask is not None:
+                mask = mask & jnp.asarray(attention_mask, bool)[:, None, None, :]
 
         x = self.token_embedding(input_ids) + self.position_embedding(position_ids)
         x = self.embedding_dropout(x, deterministic=deterministic)
+        memory: Any = None if cache is None else cache.memory
         if self.scan_layers:
-            memory: Any = None if cache is None else (cache.keys, cache.values)
             scales = jnp.array(c.attention_scales, jnp.float32)
             x, memory = self.layers(x, memory, scales, mask, start, deterministic)
         else:
-            memories = []
-            for i, (layer, scale) in enumerate(zip(self.layer, c.attention_scales, strict=True)):
-                old = None if cache is None else (cache.keys[i], cache.values[i])
-                x, new = layer(x, old, scale, mask, start, deterministic)
-                memories.append(new)
-            memory = None if cache is None else tuple(zip(*memories, strict=True))
+            old, new = memory or (None,) * c.n_layer, []
+            for layer, one, scale in zip(self.layer, old, c.attention_scales, strict=True):
+                x, one = layer(x, one, scale, mask, start, deterministic)
+                new.append(one)
+            memory = tuple(new)
         x = self.final_norm(x)
-        if memory is None:
+        if cache is None:
             return x
-        return x, Cache(keys=memory[0], values=memory[1], index=start + length)
+        if isinstance(cache, Branches):
+            return x, cache.replace(memory=memory, index=start + 1)
+        keys, values = memory if self.scan_layers else zip(*memory, strict=True)
+        return x, Cache(keys=keys, values=values, index=start + length)
 
     def head(self, hidden: Float[Array, "*batch width"]) -> Float[Array, "*batch vocab"]:
         """The logits, in fp32, of final hidden states."""

@@ -82,6 +82,7 @@ def test_a_run_keeps_the_factors_of_the_best_headline(glue_config, tmp_path):
     assert description["also_train"] == ["^classifier"]
 
 
+@pytest.mark.slow
 def test_a_regression_has_one_output(glue_config, tmp_path):
     glue_config.task = "stsb"
     glue_config.train.steps = 4
@@ -113,6 +114,7 @@ def test_the_adapter_holds_the_whole_new_head_whatever_the_seed_drew(glue_config
     )
 
 
+@pytest.mark.slow
 def test_a_run_may_start_from_another_tasks_adapter_with_a_new_head(glue_config, tmp_path):
     glue_config.train.steps = 1
     train(glue_config, tmp_path / "cola")

@@ -1,0 +1,177 @@
+"""Beam search against transformers' `generate` on PyTorch, both in one run, in turns.
+
+    python benchmarks/generation.py
+    python benchmarks/generation.py --data=FOLDER_WITH_E2E --tokenizer=GPT2_FOLDER --batch-sizes=8,16 --repeats=5
+
+The model has the shape of GPT-2 small and random weights, the same for both; beams, length penalty and n-grams are
+E2E's, and there is no end token, so that both write every token. Beside the rates stands the floor: what the products
+with the weights alone take, measured in the same turns, and their FLOPs and bytes. Other work on the machine disturbs
+the two unequally: see the load, and the ratio of processor time beside that of time passed.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+import transformers
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from hut_jax.data.e2e import encode_prompts
+from hut_jax.data.e2e_csv import read_records
+from hut_jax.data.tokenizer import load_tokenizer
+from hut_jax.generation import beam_search
+from hut_jax.models.pretrained import load_pretrained
+
+SIZES = {"small": (768, 12, 12), "medium": (1024, 24, 16), "tiny": (64, 2, 2)}
+PAD = 0
+
+
+def main():
+    """The benchmark; prints one JSON object at the end."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, default="small", help="of the model")
+    parser.add_argument("--batch-sizes", default="8,16", help="prompts at once, for both")
+    parser.add_argument("--beams", type=int, default=10)
+    parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=3, help="turns of each, after one that does not count")
+    parser.add_argument("--data", help="E2E's folder; without it prompts are random tokens of E2E's usual lengths")
+    parser.add_argument("--tokenizer", help="GPT-2's; wanted with --data")
+    args = parser.parse_args()
+
+    torch.manual_seed(0)
+    width, layers, heads = SIZES[args.size]
+    config = transformers.GPT2Config(n_embd=width, n_layer=layers, n_head=heads)
+    theirs = transformers.GPT2LMHeadModel(config).eval()
+    theirs.generation_config.eos_token_id = theirs.generation_config.bos_token_id = None
+    with tempfile.TemporaryDirectory() as folder:
+        theirs.save_pretrained(folder)
+        model, params = load_pretrained(folder)
+
+    everything = prompts_of(args, config.vocab_size)
+    report = {"device": jax.devices()[0].device_kind, "platform": platform.platform(), **vars(args), "rows": []}
+    report["versions"] = {"jax": jax.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
+    for batch in map(int, args.batch_sizes.split(",")):
+        prompts = everything[:batch]
+        turns = {
+            "ours": lambda prompts=prompts: ours(model, params, prompts, args),
+            "theirs": lambda prompts=prompts: generate(theirs, prompts, args),
+            "floor": products(params, batch * args.beams, args.new_tokens),
+        }
+        row = measure(turns, args.repeats) | {"batch": batch, "load": os.getloadavg()}
+        row["rates"] = {name: batch * args.new_tokens / seconds for name, seconds in row["seconds"].items()}
+        weights = sum(leaf.size for leaf in matrices(params))
+        row["gflop_a_token"] = 2e-9 * weights * args.beams
+        row["weight_megabytes_a_token"] = 4e-6 * weights / batch
+        report["rows"].append(row)
+        print(describe(row), flush=True)
+    best = {name: max(row["rates"][name] for row in report["rows"]) for name in ("ours", "theirs")}
+    ratio = best["ours"] / best["theirs"]
+    print(f"each at its best batch size: {best['ours']:.1f} against {best['theirs']:.1f} tokens/s, {ratio:.2f} times")
+    print(json.dumps(report | {"best": best}))
+
+
+def describe(row):
+    """A row of the report as a sentence."""
+    rates, turns = row["rates"], row["turns"]["theirs"]
+    return (
+        f"batch {row['batch']}: {rates['ours']:.1f} tokens/s, transformers {rates['theirs']:.1f}, so "
+        f"{row['ratios']['theirs']:.2f} times (turn by turn {min(turns):.2f} to {max(turns):.2f}; in processor time "
+        f"{row['cpu_ratios']['theirs']:.2f}); the floor is {rates['floor']:.1f}, {1 / row['ratios']['floor']:.2f} "
+        f"times ours (in processor time {1 / row['cpu_ratios']['floor']:.2f}): {row['gflop_a_token']:.2f} GFLOP and "
+        f"{row['weight_megabytes_a_token']:.0f} MB of weights a token; {100 * row['same']:.0f} % of the outputs are "
+        f"the same; load {row['load'][0]:.1f}"
+    )
+
+
+def prompts_of(args, vocab):
+    """Prompts in random order: E2E's test set's, or random tokens."""
+    random = np.random.default_rng(0)
+    if args.data:
+        mrs = dict.fromkeys(record.mr for record in read_records(Path(args.data) / "testset_w_refs.csv"))
+        prompts = encode_prompts(list(mrs), load_tokenizer(args.tokenizer))
+        return [prompts[i] for i in random.permutation(len(prompts))]
+    return [random.integers(1, vocab, length).tolist() for length in random.integers(30, 52, 256)]
+
+
+def measure(turns, repeats):
+    """Median seconds of each, how many times as long as ours each takes, and whether the outputs are the same."""
+    seconds, cpu, outputs = ({name: [] for name in turns} for _ in range(3))
+    for _ in range(repeats + 1):
+        for name, run in turns.items():
+            start, cpu_start = time.perf_counter(), time.process_time()
+            outputs[name] = run()
+            seconds[name].append(time.perf_counter() - start)
+            cpu[name].append(time.process_time() - cpu_start)
+
+    def ratios(measured):  # the first turn compiles, and does not count
+        return {name: [a / b for a, b in zip(measured[name], measured["ours"], strict=True)][1:] for name in turns}
+
+    def medians(measured):
+        return {name: statistics.median(values) for name, values in measured.items()}
+
+    same = [a == b for a, b in zip(outputs["ours"], outputs["theirs"], strict=True)]
+    return {
+        "seconds": medians({name: values[1:] for name, values in seconds.items()}),
+        "turns": ratios(seconds),
+        "ratios": medians(ratios(seconds)),
+        "cpu_ratios": medians(ratios(cpu)),
+        "same": sum(same) / len(same),
+    }
+
+
+def ours(model, params, prompts, args):
+    """Our beam search's tokens."""
+    found = beam_search(
+        model, params, prompts, beams=args.beams, max_new_tokens=args.new_tokens, eos_id=None, length_penalty=0.9,
+        no_repeat_ngram=4, ngrams_see_prompt=True, batch_size=len(prompts),
+    )  # fmt: skip
+    return [row[0].tokens for row in found]
+
+
+def generate(model, prompts, args):
+    """Theirs."""
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[PAD] * (longest - len(prompt)) + prompt for prompt in prompts], device=model.device)
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
+    out = model.generate(
+        ids, attention_mask=mask, num_beams=args.beams, max_new_tokens=args.new_tokens, length_penalty=0.9,
+        no_repeat_ngram_size=4, do_sample=False, pad_token_id=PAD,
+    )  # fmt: skip
+    return out[:, longest:].tolist()
+
+
+def matrices(params):
+    """The weights that every token is multiplied with: the dense layers' and the tied head's."""
+    kernels = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params) if path[-1].key == "kernel"]
+    return [*kernels, params["token_embedding"]["embedding"].T]
+
+
+def products(params, rows, steps):
+    """A function that multiplies so many rows with each of the weights, as often as there are steps."""
+    weights = matrices(params)
+    inputs = {width: jnp.ones((rows, width)) for width in {weight.shape[0] for weight in weights}}
+
+    @jax.jit
+    def once(weights, inputs):
+        return [inputs[weight.shape[0]] @ weight for weight in weights]
+
+    def run():
+        for _ in range(steps):
+            jax.block_until_ready(once(weights, inputs))
+
+    return run
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""Decode E2E's test set with a run and score what it wrote: python -m hut_jax.evaluate --workdir=runs/e2e
+
+The workdir then also holds `test_outputs.txt`, one text for each meaning representation of the test set, and
+`evaluation.json`: the challenge's five scores, how it was decoded, times, versions. `result.json` gets it as `test`.
+Beam search is as in the LoRA paper (arXiv 2106.09685), and can be changed: --config.decode.length_penalty=0.8
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+import hut_jax
+from hut_jax import cli
+from hut_jax.adapter_files import WEIGHTS_FILE
+from hut_jax.data.e2e import load_e2e, references
+from hut_jax.errors import UserError
+from hut_jax.metrics.bootstrap import LEVEL, interval
+from hut_jax.metrics.e2e import evaluate as score
+from hut_jax.workdir import ADAPTER, RESULT, write_json, write_text
+from hut_jax.writer import config_to_write, load_writer
+
+OUTPUTS = "test_outputs.txt"
+EVALUATION = "evaluation.json"
+
+_RESAMPLES = 1000  # of the bootstrap
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command; returns its exit code."""
+    parser = cli.Parser("hut_jax.evaluate", __doc__ or "")
+    parser.add_argument("--workdir", required=True, metavar="FOLDER", help="of a run of hut_jax.train")
+    parser.add_argument("--force", action="store_true", help="evaluate even if the base is not the one trained on")
+    parser.add_argument("--again", action="store_true", help="decode even if it is done already")
+    args, overrides = parser.parse_known_args(argv)
+    workdir = Path(args.workdir)
+    config = config_to_write(workdir, overrides)
+    if config.task != "e2e":
+        raise UserError(f"the run in {workdir} is of the task {config.task!r}; only 'e2e' has a test set to write for")
+    texts = references(load_e2e(config.data.dir, cache_dir=config.data.cache)["test"])
+    source = _source(workdir, config, texts)
+    evaluation = None if args.again else _done(workdir, source)
+    if evaluation is None:
+        evaluation = evaluate(workdir, config, texts, force=args.force) | {"source": source}
+        write_json(workdir / EVALUATION, evaluation)
+    else:
+        print(f"decoded before, with the same options, adapter and test set; --again decodes it anew ({workdir})")
+    _add_to_result(workdir, evaluation)
+    print(_report(evaluation, workdir))
+    return 0
+
+
+def evaluate(
+    workdir: Path, config: ConfigDict, texts: Mapping[str, Sequence[str]], *, force: bool = False
+) -> dict[str, Any]:
+    """Decode for every MR, write the outputs to the workdir, and score them.
+
+    Args:
+        workdir: of the run.
+        config: from `config_to_write`.
+        texts: the references of each MR.
+        force: go on even if the base is not the one that the adapter was trained on.
+
+    Raises:
+        UserError: a part of the run cannot be had, or an MR is too long.
+    """
+    writer = load_writer(workdir, config, force=force)
+    start = time.perf_counter()
+    with tqdm(total=len(texts), unit="text", dynamic_ncols=True) as bar:
+        written = writer.write(list(texts), bar.update)
+    seconds = time.perf_counter() - start
+    outputs = [writer.text(tokens) for tokens in written]
+    write_text(workdir / OUTPUTS, "".join(f"{text}\n" for text in outputs))
+    scored = score(outputs, list(texts.values()))
+    return {
+        "scores": scored.scores(),
+        "intervals": {
+            name: list(interval(statistics, _RESAMPLES, seed=0)) for name, statistics in scored.statistics.items()
+        },
+        "level": LEVEL,
+        "reasons": dict(scored.reasons),
+        "tokenizer": scored.tokenizer,
+        "outputs": len(outputs),
+        "cut_off": sum(len(tokens) >= config.decode.max_new_tokens for tokens in written),
+        "decode": config.decode.to_dict(),
+        "decode_seconds": round(seconds, 3),
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "platform": platform.platform(),
+        "versions": {"hut_jax": hut_jax.__version__, "python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "numpy")},
+    }
+
+
+def _source(workdir: Path, config: ConfigDict, texts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """All that the outputs and scores follow from."""
+    weights = (workdir / ADAPTER / WEIGHTS_FILE).read_bytes()
+    return {
+        "adapter": hashlib.sha256(weights).hexdigest(),
+        "test_set": hashlib.sha256(json.dumps(list(texts.items())).encode()).hexdigest(),
+        "model": config.model,
+        "tokenizer": config.tokenizer,
+        "dtype": config.dtype,
+        "seed": config.seed,
+        "decode": config.decode.to_dict(),
+        "version": hut_jax.__version__,
+    }
+
+
+def _done(workdir: Path, source: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The evaluation that is there already, if it is of the same source."""
+    try:
+        evaluation = json.loads((workdir / EVALUATION).read_text(encoding="utf-8"))
+        same = evaluation["source"] == source and (workdir / OUTPUTS).exists()
+    except (OSError, KeyError, TypeError, ValueError):
+        return None
+    return evaluation if same else None
+
+
+def _add_to_result(workdir: Path, evaluation: Mapping[str, Any]) -> None:
+    """Put the evaluation into `result.json`; a run that has not ended has none yet."""
+    path = workdir / RESULT
+    if not path.exists():
+        return
+    try:
+        result = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged: {error}; the run's training command writes it anew") from None
+    if result.get("test") != evaluation:
+        write_json(path, result | {"test": dict(evaluation)})
+
+
+def _report(evaluation: Mapping[str, Any], workdir: Path) -> str:
+    lines = []
+    for name, value in evaluation["scores"].items():
+        if value is None:
+            lines.append(f"{name:<8}none: {evaluation['reasons'][name]}")
+        else:
+            low, high = evaluation["intervals"][name]
+            lines.append(f"{name:<8}{value:.4f}  {evaluation['level']:.0%} {low:.4f} to {high:.4f}")
+    cut = f", {evaluation['cut_off']} of them cut off" if evaluation["cut_off"] else ""
+    lines.append(f"{evaluation['outputs']} outputs{cut}, in {workdir / OUTPUTS}; all figures in {workdir / EVALUATION}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,69 @@
+"""Let a run write: python -m hut_jax.generate --workdir=runs/e2e --input=mrs.txt --output=texts.txt
+
+The input has one meaning representation a line (one beginning of a text, where the task is language modelling), and
+the output one text a line. How it decodes is the run's config.decode, and can be changed: --config.decode.beams=4
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from hut_jax import cli
+from hut_jax.errors import UserError
+from hut_jax.workdir import write_text
+from hut_jax.writer import config_to_write, load_writer
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command; returns its exit code."""
+    parser = cli.Parser("hut_jax.generate", __doc__ or "")
+    parser.add_argument("--workdir", required=True, metavar="FOLDER", help="of a run of hut_jax.train")
+    parser.add_argument(
+        "--input", required=True, metavar="FILE", help="UTF-8, one MR or one beginning of a text a line"
+    )
+    parser.add_argument("--output", required=True, metavar="FILE", help="where the texts go, one a line")
+    parser.add_argument("--force", action="store_true", help="write even if the base is not the one trained on")
+    args, overrides = parser.parse_known_args(argv)
+    config = config_to_write(Path(args.workdir), overrides)
+    lines = read_lines(Path(args.input))
+    output = Path(args.output)
+    if output.is_dir() or not output.parent.is_dir():
+        raise UserError(f"--output={output} cannot be written: {_why_not(output)}")
+    writer = load_writer(Path(args.workdir), config, force=args.force)
+    with tqdm(total=len(lines), unit="text", dynamic_ncols=True) as bar:
+        try:
+            written = writer.write(lines, bar.update)
+        except UserError as error:
+            raise UserError(f"{args.input}: {error}") from None
+    write_text(output, "".join(f"{writer.text(tokens)}\n" for tokens in written))
+    print(f"{len(lines):,} texts are in {output}")
+    return 0
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text, none of them empty.
+
+    Raises:
+        UserError: it cannot be read, or has no line, or an empty one.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 ({error.reason} at byte {error.start})") from None
+    if not lines:
+        raise UserError(f"{path} is empty; it should hold one text a line")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            raise UserError(f"{path}, line {number} is empty: there is nothing to continue")
+    return lines
+
+
+def _why_not(output: Path) -> str:
+    return "it is a folder" if output.is_dir() else f"there is no folder {output.parent}"
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,26 @@
+"""A small model and prompts of several lengths, shared so that few shapes are compiled."""
+
+import jax
+import pytest
+
+from hut_jax.models.gpt2 import GPT2, GPT2Config
+from hut_jax.models.pretrained import init_params
+
+CONFIG = GPT2Config(
+    vocab_size=50, n_positions=48, n_embd=16, n_layer=2, n_head=2, initializer_range=0.5, eos_token_id=0
+)
+
+
+@pytest.fixture(scope="session")
+def model():
+    return GPT2(CONFIG)
+
+
+@pytest.fixture(scope="session")
+def params(model):
+    return init_params(model, jax.random.key(0))
+
+
+@pytest.fixture(scope="session")
+def prompts():
+    return [[3, 14, 15, 9], [26], [5, 35, 8, 9, 7, 9, 32, 38, 46]]

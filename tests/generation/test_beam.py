@@ -1,0 +1,137 @@
+"""Beam search against exhaustive search, and what its options do."""
+
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hut_jax.errors import UserError
+from hut_jax.generation import BeamSearch, beam_search, greedy
+from hut_jax.models.gpt2 import GPT2, GPT2Config
+from hut_jax.models.pretrained import init_params
+
+END, OTHERS, STEPS, BEAMS = 0, (1, 2), 4, 12
+TOY = GPT2(GPT2Config(vocab_size=12, n_positions=24, n_embd=8, n_layer=1, n_head=2, initializer_range=0.8))
+ONLY = jnp.where(jnp.arange(12) < 3, 0, -jnp.inf)
+
+
+def only_three_tokens(params, *args, **kwargs):
+    """So few can come that 12 beams hold every continuation until the last step."""
+    logits, cache = TOY.apply({"params": params}, *args, **kwargs)
+    return logits + ONLY, cache
+
+
+@jax.jit
+def random_params(seed):
+    return init_params(TOY, jax.random.key(seed, impl="rbg"))
+
+
+@jax.jit
+def log_probabilities(params, tokens):
+    return jax.nn.log_softmax(TOY.apply({"params": params}, tokens) + ONLY)
+
+
+def exhaustive(params, prompt, penalty):
+    """Every continuation and its score, the best first."""
+    continuations = [
+        [*start, END] for length in range(STEPS) for start in itertools.product(OTHERS, repeat=length)
+    ] + list(itertools.product(OTHERS, repeat=STEPS))
+    tokens = np.zeros((len(continuations), 20), np.int32)
+    for row, continuation in enumerate(continuations):
+        tokens[row, : len(prompt) + len(continuation)] = [*prompt, *continuation]
+    logs = np.asarray(log_probabilities(params, tokens), np.float64)
+    scored = []
+    for row, continuation in enumerate(continuations):
+        places = range(len(prompt) - 1, len(prompt) + len(continuation) - 1)
+        total = sum(logs[row, place, tokens[row, place + 1]] for place in places)
+        scored.append((total / len(continuation) ** penalty, [token for token in continuation if token != END]))
+    return sorted(scored, key=lambda pair: -pair[0])
+
+
+@pytest.mark.parametrize(("early_stopping", "penalty"), [("never", 0.9), (False, 0.0)])
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**31 - 1), prompt=st.lists(st.integers(0, 11), min_size=1, max_size=9))
+def test_beams_for_all_find_what_exhaustive_search_does(early_stopping, penalty, seed, prompt):
+    params = random_params(seed)
+    [found] = beam_search(
+        TOY, params, [prompt], beams=BEAMS, max_new_tokens=STEPS, eos_id=END, length_penalty=penalty,
+        early_stopping=early_stopping, returned=BEAMS, apply=only_three_tokens,
+    )  # fmt: skip
+    expected = exhaustive(params, prompt, penalty)[:BEAMS]
+    np.testing.assert_allclose([one.score for one in found], [score for score, _ in expected], atol=1e-4)
+    for one, (score, tokens) in zip(found, expected, strict=True):
+        close = [other for value, other in expected if abs(value - score) < 1e-4]
+        assert one.tokens in close if len(close) > 1 else one.tokens == tokens
+
+
+OPTIONS = {"max_new_tokens": 12, "eos_id": None}
+
+
+def test_one_beam_is_greedy(model, params, prompts):
+    found = beam_search(model, params, prompts, beams=1, **OPTIONS)
+    assert [row[0].tokens for row in found] == greedy(model, params, prompts, **OPTIONS)
+
+
+def test_several_are_returned_by_their_scores(model, params, prompts):
+    found = beam_search(model, params, prompts, beams=4, returned=4, length_penalty=0.5, **OPTIONS)
+    tokens = np.zeros((12, 24), np.int32)
+    for row, one in enumerate(itertools.chain(*found)):
+        sequence = [*prompts[row // 4], *one.tokens]
+        tokens[row, : len(sequence)] = sequence
+    logs = np.asarray(jax.jit(lambda tokens: jax.nn.log_softmax(model.apply({"params": params}, tokens)))(tokens))
+    for row, one in enumerate(itertools.chain(*found)):
+        places = np.arange(12) + len(prompts[row // 4]) - 1
+        total = logs[row, places, one.tokens].sum()
+        assert one.score == pytest.approx(total / 12**0.5, abs=1e-4)
+    for row in found:
+        assert len({tuple(one.tokens) for one in row}) == 4
+        assert [one.score for one in row] == sorted((one.score for one in row), reverse=True)
+
+
+def test_the_batch_changes_nothing(model, params, prompts):
+    together = beam_search(model, params, prompts, beams=4, **OPTIONS)
+    apart = beam_search(model, params, prompts, beams=4, batch_size=2, **OPTIONS)
+    assert [row[0].tokens for row in apart] == [row[0].tokens for row in together]
+
+
+def test_early_stopping_ends_at_the_first_finished(model, params, prompts):
+    """With every token an end, one step finishes all that is wanted."""
+    options = {"beams": 2, "max_new_tokens": 12, "eos_id": list(range(50)), "returned": 2}
+    found = beam_search(model, params, prompts, early_stopping=True, length_penalty=0.0, **options)
+    assert [one.tokens for row in found for one in row] == [[]] * 6
+    logits = jax.jit(model.apply)({"params": params}, jnp.array([prompts[0]]))[0, -1]
+    best = jax.lax.top_k(jax.nn.log_softmax(logits), 2)[0]
+    np.testing.assert_allclose([one.score for one in found[0]], best, atol=1e-5)
+
+
+def test_a_beam_as_wide_as_the_vocabulary(model, params, prompts):
+    found = beam_search(model, params, prompts, beams=50, returned=50, max_new_tokens=1, eos_id=0)
+    assert [len(row) for row in found] == [50] * 3
+    assert math.isclose(sum(math.exp(one.score) for one in found[1]), 1, rel_tol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"beams": 51}, r"51 beams are more than the vocabulary has tokens, 50"),
+        ({"beams": 0}, r"beams must be at least 1, not 0"),
+        ({"returned": 3}, r"returned must be at least 1 and at most beams, 2, not 3"),
+        ({"length_penalty": math.inf}, r"length_penalty must be finite"),
+        ({"early_stopping": "maybe"}, r"early_stopping must be True, False or 'never', not 'maybe'"),
+        ({"max_new_tokens": 48}, r"prompt 0 .* 1 tokens; with 48 new .* n_positions 48"),
+    ],
+)
+def test_errors(model, params, options, message):
+    with pytest.raises(UserError, match=message) as error:
+        beam_search(model, params, [[1]], **({"beams": 2, "max_new_tokens": 3, "eos_id": None} | options))
+    assert "\n" not in str(error.value)
+
+
+def test_the_options_are_values():
+    assert hash(BeamSearch(4)) == hash(BeamSearch(4))
+    assert BeamSearch(4) == BeamSearch(4) != BeamSearch(5)

@@ -1,0 +1,75 @@
+"""The evaluate command: outputs and scores of the test set in the workdir, not decoded twice for nothing."""
+
+import json
+
+import pytest
+
+from hut_jax import UserError, evaluate
+from hut_jax.data.e2e import load_e2e, references
+from hut_jax.metrics import e2e
+from hut_jax.train import train
+
+
+@pytest.fixture
+def run(small_config, tmp_path, monkeypatch):
+    small_config.train.update({"steps": 1, "warmup": 0.0, "learning_rate": 0.1})
+    small_config.decode.update({"beams": 3, "max_new_tokens": 6})
+    train(small_config, tmp_path / "run")
+    monkeypatch.setattr(e2e.java, "tokenize", without_java)
+    return tmp_path / "run"
+
+
+def without_java(texts):
+    raise e2e.java.Unavailable("not in this test")
+
+
+def test_outputs_scores_and_result(run, small_config, capsys, monkeypatch):
+    before = json.loads((run / "result.json").read_text())
+    assert evaluate.main([f"--workdir={run}"]) == 0
+    assert "BLEU    0." in capsys.readouterr().out
+    outputs = (run / "test_outputs.txt").read_text().splitlines()
+    texts = references(load_e2e(small_config.data.dir, cache_dir=small_config.data.cache)["test"])
+    assert len(outputs) == len(texts)
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    assert evaluation["scores"] == e2e.evaluate(outputs, list(texts.values())).scores()
+    assert evaluation["decode"]["beams"] == 3
+    assert json.loads((run / "result.json").read_text()) == before | {"test": evaluation}
+
+    # The same again decodes nothing; another option does, and so does --again.
+    decoded = []
+    load = evaluate.load_writer
+    monkeypatch.setattr(evaluate, "load_writer", lambda *args, **kwargs: decoded.append(1) or load(*args, **kwargs))
+    evaluate.main([f"--workdir={run}"])
+    assert "decoded before" in capsys.readouterr().out
+    assert decoded == []
+    evaluate.main([f"--workdir={run}", "--config.decode.length_penalty=0.8"])
+    assert decoded == [1]
+    assert json.loads((run / "result.json").read_text())["test"]["decode"]["length_penalty"] == 0.8
+    evaluate.main([f"--workdir={run}", "--config.decode.length_penalty=0.8", "--again"])
+    assert decoded == [1, 1]
+
+
+def test_an_evaluation_that_fails_leaves_nothing(run, monkeypatch):
+    def fail(*args, **kwargs):
+        raise UserError("the base has other weights")
+
+    monkeypatch.setattr(evaluate, "load_writer", fail)
+    with pytest.raises(UserError, match="other weights"):
+        evaluate.main([f"--workdir={run}"])
+    assert not (run / "evaluation.json").exists()
+    assert not (run / "test_outputs.txt").exists()
+
+
+def test_only_e2e_has_a_test_set_to_write_for(run):
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"task": "lm"}))
+    with pytest.raises(UserError, match=r"of the task 'lm'; only 'e2e' has a test set"):
+        evaluate.main([f"--workdir={run}"])
+    assert not (run / "evaluation.json").exists()
+
+
+def test_a_run_without_an_adapter_is_refused(run):
+    for file in (run / "adapter").iterdir():
+        file.unlink()
+    with pytest.raises(UserError, match=r"no adapter in"):
+        evaluate.main([f"--workdir={run}"])

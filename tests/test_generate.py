@@ -1,0 +1,88 @@
+"""The generate command: a line in, a line out, and whatever is wrong told in one line with nothing written."""
+
+import json
+
+import pytest
+
+from hut_jax import UserError, load_adapter, load_pretrained
+from hut_jax.data.e2e import encode_prompts
+from hut_jax.data.tokenizer import load_tokenizer
+from hut_jax.generate import main
+from hut_jax.generation import beam_search
+from hut_jax.train import train
+
+MRS = ["name[Alba], food[Welsh]", "name[Alba]", "name[The Mill], eatType[pub], area[riverside]"]
+
+
+@pytest.fixture
+def run(small_config, tmp_path):
+    small_config.train.update({"steps": 1, "warmup": 0.0, "learning_rate": 0.1})
+    small_config.decode.update({"beams": 3, "max_new_tokens": 6})
+    train(small_config, tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def mrs(tmp_path):
+    path = tmp_path / "mrs.txt"
+    path.write_text("".join(f"{mr}\n" for mr in MRS))
+    return path
+
+
+def test_a_text_for_each_line(run, mrs, small_config, tmp_path, capsys):
+    arguments = [f"--workdir={run}", f"--input={mrs}", f"--output={tmp_path / 'texts.txt'}"]
+    assert main(arguments) == 0
+    out = capsys.readouterr()
+    assert f"3 texts are in {tmp_path / 'texts.txt'}" in out.out
+    assert "3/3" in out.err  # the progress bar
+
+    model, params = load_pretrained(small_config.model)
+    adapter, factors = load_adapter(run / "adapter", params)
+    tokenizer = load_tokenizer(small_config.model)
+    found = beam_search(
+        model, adapter.merge(params, factors), encode_prompts(MRS, tokenizer), beams=3, max_new_tokens=6,
+        length_penalty=0.9, no_repeat_ngram=4, eos_id=tokenizer.eos_id,
+    )  # fmt: skip
+    lines = (tmp_path / "texts.txt").read_text().splitlines()
+    assert lines == [" ".join(tokenizer.decode(row[0].tokens).split()) for row in found]
+
+    assert main([*arguments, "--config.decode.method=sample", "--config.decode.top_p=0.9"]) == 0
+    assert len((tmp_path / "texts.txt").read_text().splitlines()) == 3
+    assert (tmp_path / "texts.txt").read_text().splitlines() != lines
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "message"),
+    [
+        ("", (), r"mrs.txt is empty"),
+        ("a\n \nb\n", (), r"mrs.txt, line 2 is empty"),
+        ("a\n" + "word " * 400, (), r"mrs.txt: prompt 1 .*with 6 new ones that is above the model's n_positions 192"),
+        ("a", ("--config.decode.beams=3000",), r"3000 beams are more than the vocabulary has tokens, 2048"),
+        ("a", ("--config.decode.beems=3",), r"config.decode.beems cannot be changed .*'decode.beams'"),
+        ("a", ("--config.adapter.rank=3",), r"config.adapter.rank cannot be changed after training"),
+        ("a", ("--config.decode.top_p=0",), r"config.decode.top_p is 0.0; it must be above 0 and at most 1"),
+        ("a", ("--beams=3",), r"unknown argument --beams"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_nothing_is_written(run, mrs, tmp_path, text, arguments, message):
+    mrs.write_text(text)
+    with pytest.raises(UserError, match=message) as error:
+        main([f"--workdir={run}", f"--input={mrs}", f"--output={tmp_path / 'texts.txt'}", *arguments])
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "texts.txt").exists()
+
+
+def test_files_and_runs_that_are_not_there(run, mrs, tmp_path):
+    with pytest.raises(UserError, match=r"cannot read .*none.txt: No such file"):
+        main([f"--workdir={run}", f"--input={tmp_path / 'none.txt'}", f"--output={tmp_path / 'texts.txt'}"])
+    with pytest.raises(UserError, match=r"cannot be written: there is no folder"):
+        main([f"--workdir={run}", f"--input={mrs}", f"--output={tmp_path / 'no/texts.txt'}"])
+    with pytest.raises(UserError, match=r"no run in"):
+        main([f"--workdir={tmp_path / 'no'}", f"--input={mrs}", f"--output={tmp_path / 'texts.txt'}"])
+
+
+def test_a_run_of_a_task_that_writes_nothing_is_refused(run, mrs, tmp_path):
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"task": "sst2"}))
+    with pytest.raises(UserError, match=r"of the task 'sst2', which writes no text"):
+        main([f"--workdir={run}", f"--input={mrs}", f"--output={tmp_path / 'texts.txt'}"])
