@@ -72,11 +72,13 @@ def make_config(task: str, method: str, seed: int, data: str) -> ConfigDict:
     config.data.max_length = 128
     config.data.max_examples = EXAMPLES.get(task, 0)
     config.train.epochs = EPOCHS[task]
-    config.train.batch_size = 32
+    config.train.batch_size = 16
     config.train.learning_rate = rate
+    # BERT's head is the pooler and what follows it, as RoBERTa's is two layers.
+    config.adapter.also_train = ("^(pooler|classifier)",)
     if method == "head":
         config.adapter.also_train = ()
-        config.adapter.targets = ("^classifier",)
+        config.adapter.targets = ("^(pooler|classifier)",)
     config.eval.every = config.checkpoint.every = 100
     validate(config)
     return config
