@@ -5,8 +5,8 @@
 
 The task stands behind the file's name, not in `--config.task`, because it brings a recipe with it: batch, epochs,
 length. `GLUE` is the folder that holds the official `CoLA/`, `SST-2/` and so on; without one, TFDS' `glue/<task>` is
-downloaded. Any RoBERTa or BERT may be named with `--config.model`; of BERT, whose head begins with the pooler, train that
-too: `--config.adapter.also_train='("^(pooler|classifier)",)'`.
+downloaded. Any RoBERTa or BERT may be named with `--config.model`; of BERT, whose head begins with the pooler, train
+that too: `--config.adapter.also_train='("^(pooler|classifier)",)'`.
 
 MRPC, RTE and STS-B gain from what MNLI teaches: the paper starts them from MNLI's adapter, as
 `--config.adapter.start=runs/mnli/adapter` does here; the head is always new.
