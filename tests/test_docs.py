@@ -22,6 +22,7 @@ def family():
     return module
 
 
+@pytest.mark.slow
 def test_the_transformation_of_the_page_passes_the_familys_suite(family, tmp_path, monkeypatch):
     page = (ROOT / "docs/write_your_own.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)

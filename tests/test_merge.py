@@ -45,6 +45,7 @@ def run(small_config, tmp_path):
     return tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_a_scanned_run_merges_as_any_other(small_config, tmp_path):
     small_config.train.update({"steps": 1, "warmup": 0.0, "learning_rate": 0.1, "scan_layers": True})
     train(small_config, tmp_path / "run")
