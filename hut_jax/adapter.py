@@ -101,7 +101,7 @@ class Adapter:
             UserError: a pattern matches nothing, or the transformation does not fit a kernel that one matches.
         """
         flat = flatten(params)
-        also = match_modules(list(flat), self.also_train)
+        also = dict.fromkeys(match_modules(list(flat), self.also_train))
         make = self._leaf if self.transform.whole_leaves else self._dense
         paths = self._candidates(flat)
         if not self.targets or ALL_LINEAR in self.targets:
@@ -116,7 +116,7 @@ class Adapter:
                     )
         sites = [make(path, flat) for path in matched]
         for site in sites:
-            if also and set(site.leaves(flat)) & set(also):
+            if also.keys() & site.leaves(flat):
                 raise UserError(
                     f"{site.path} is among the targets and trains in full by also_train={list(self.also_train)}; "
                     "exclude= it from the targets, or leave it out of also_train="
@@ -262,8 +262,9 @@ class Adapter:
         """
         sites = self.sites(params)
         wanted = {f"{site.path}/{name}": shape for site in sites for name, shape in site.factors.items()}
-        given = {path: jnp.shape(leaf) for path, leaf in flatten(factors).items()}
-        for path, leaf in flatten(factors).items():
+        flat = flatten(factors)
+        given = {path: jnp.shape(leaf) for path, leaf in flat.items()}
+        for path, leaf in flat.items():
             if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
                 raise UserError(f"factor {path} is {jnp.result_type(leaf)}, and factors are floats")
         for path in sorted(given.keys() - wanted.keys()):

@@ -18,9 +18,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from hut_jax.adapter import Adapter
-from hut_jax.errors import UserError
+from hut_jax.errors import UserError, one_line
 from hut_jax.fingerprint import fingerprint
-from hut_jax.stacking import stack_layers, unstack_layers
+from hut_jax.stacking import stacked_as, unstack_layers
 from hut_jax.targets import flatten, unflatten
 from hut_jax.transforms import make_transform
 from hut_jax.version import VERSION
@@ -114,7 +114,7 @@ def load_adapter(
         raise UserError(f"{folder}: {WEIGHTS_FILE} was written for another {CONFIG_FILE}; save the adapter again")
     if params is not None:
         check_base(folder, params, name=name, force=force)
-        factors = stack_layers(factors) if "layers" in params else factors
+        factors = stacked_as(factors, params)
         adapter.check(params, factors)
     return adapter, factors
 
@@ -187,8 +187,7 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     except FileNotFoundError:
         raise UserError(f"{path.parent} has no {path.name}") from None
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        text = " ".join(str(error).split())
-        raise UserError(f"{path} is damaged or no safetensors file: {text}") from None
+        raise UserError(f"{path} is damaged or no safetensors file: {one_line(error)}") from None
     for name, tensor in tensors.items():
         if not jnp.issubdtype(tensor.dtype, jnp.floating):
             raise UserError(f"{path}: {name!r} is {tensor.dtype}, and factors are floats")

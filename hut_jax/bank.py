@@ -138,15 +138,15 @@ def combine(
 
 def _with_transforms(adapter: Adapter, sites: dict[str, Site], transforms: dict[str, Transform]) -> Adapter:
     """The adapter whose sites have these transformations, or the same with B rescaled."""
-    changed = {path: cast(Any, new) for path, new in transforms.items() if new != sites[path].transform}
-    if not changed:
+    if all(new == sites[path].transform for path, new in transforms.items()):
         return adapter
-    widest = max(changed.values(), key=lambda transform: transform.rank)
+    ranked = {path: cast(Any, new) for path, new in transforms.items() if not sites[path].also}
+    widest = max(ranked.values(), key=lambda transform: transform.rank)
     return Adapter(
         widest,
         adapter.targets,
         exclude=adapter.exclude,
-        ranks=[(f"^{re.escape(path)}$", new.rank) for path, new in changed.items() if new.rank != widest.rank],
+        ranks=[(f"^{re.escape(path)}$", new.rank) for path, new in ranked.items() if new.rank != widest.rank],
         layout=adapter.layout,
         also_train=adapter.also_train,
     )

@@ -10,7 +10,7 @@ import jax
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
-from hut_jax.errors import UserError
+from hut_jax.errors import UserError, one_line
 
 
 class Checkpoints:
@@ -54,7 +54,7 @@ class Checkpoints:
             restored = self._manager.restore(step, args=parts)
         except Exception as error:  # Orbax and its stores raise many kinds where a file is damaged
             folder = self._manager.directory / f"step_{step}"
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            reason = one_line(error)
             raise UserError(
                 f"the checkpoint {folder} is damaged ({reason}); delete that folder to go on from the one before it"
             ) from error

@@ -18,6 +18,11 @@ class Interrupted(Exception):
         super().__init__(f"stopped after update {step} and saved; the same command goes on from there")
 
 
+def one_line(error: Exception) -> str:
+    """Another library's exception as the reason within a message: on one line, and not too long."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
 def nearest(name: str, valid: Iterable[str], count: int = 3) -> str:
     """The valid names most like `name`, as a phrase to end an error message with.
 

@@ -20,7 +20,6 @@ from hut_jax.transforms.base import Transform, wide
 
 COLLECTION = "adapter"
 
-
 _APPLY_ARGUMENTS = ("rngs", "mutable", "capture_intermediates")
 """What `model.apply` takes for itself."""
 

@@ -16,7 +16,7 @@ from hut_jax.data.tokenizer import load_tokenizer
 from hut_jax.data.tokenizer_base import BaseTokenizer
 from hut_jax.errors import UserError, nearest
 from hut_jax.models.pretrained import build_model, init_params, load_pretrained, missing_params
-from hut_jax.stacking import stack_layers
+from hut_jax.stacking import stacked_as
 from hut_jax.targets import flatten, unflatten
 from hut_jax.tasks import TASKS, Task
 from hut_jax.transforms import Full, make_transform
@@ -169,7 +169,7 @@ def _started(config: ConfigDict, adapter: Adapter, params: Any, factors: Mapping
     other, started = load_adapter(folder)
     if other.transform != adapter.transform:
         raise UserError(f"config.adapter.start: {folder} is of {other.transform}, and this run of {adapter.transform}")
-    given = flatten(stack_layers(started) if "layers" in params else started)
+    given = flatten(stacked_as(started, params))
     wanted = [f"{site.path}/{name}" for site in adapter.sites(params) if not site.also for name in site.factors]
     for path in wanted:
         if path not in given or given[path].shape != factors[path].shape:

@@ -35,6 +35,11 @@ def stack_layers(params: Tree) -> dict[str, Any]:
     )
 
 
+def stacked_as(tree: Tree, params: Tree) -> dict[str, Any]:
+    """The tree, of layers apart, as these parameters have their layers."""
+    return stack_layers(tree) if "layers" in params else dict(tree)
+
+
 def unstack_layers(params: Tree) -> dict[str, Any]:
     """The inverse of `stack_layers`. Where a `layers` has leaves without a leading axis in common, it is no stack."""
     flat = flatten(params)

@@ -105,6 +105,18 @@ def test_ranks_by_pattern_combine_in_either_order(transform):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+def test_a_place_whose_settings_stay_what_they_were_keeps_its_rank():
+    """Where alpha is the rank the scaling is 1 already, and one set alone changes nothing there."""
+    adapter = Adapter(LoRA(rank=2, alpha=2.0), ranks={"query": 3}, also_train="final_norm")
+    factors = noisy(adapter.init(jax.random.key(0), PARAMS), 0)
+    joint, combined = combine([(adapter, factors)], [1.0], PARAMS)
+    assert {site.transform.rank for site in joint.sites(PARAMS) if not site.also} == {2, 3}
+    for a, b in zip(
+        jax.tree.leaves(joint.merge(PARAMS, combined)), jax.tree.leaves(adapter.merge(PARAMS, factors)), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("ids", "message"),
     [

@@ -11,7 +11,7 @@ from hut_jax.data.tokenizer import load_tokenizer
 from hut_jax.train import train
 from hut_jax.transforms import TRANSFORMS
 
-QUICK = ("hut", "layernorm")  # one of layers, one of parameters; a run of each takes its while to compile
+QUICK = ("hut",)  # a run of each takes its while to compile
 
 
 @pytest.mark.parametrize(

@@ -1,22 +1,19 @@
 """The E2E NLG data: records of a meaning representation and a text, prepared once by TFDS, and as tokens."""
 
-import contextlib
 import hashlib
-import io
 import os
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from absl import logging
-
 from hut_jax.data.batching import Sequences
 from hut_jax.data.e2e_csv import FILES, Record, find_files, read_records
+from hut_jax.data.quiet_tfds import quiet
 from hut_jax.data.tokenizer_base import BaseTokenizer
-from hut_jax.errors import UserError
+from hut_jax.errors import UserError, one_line
 
 
 class EncodedE2E(NamedTuple):
@@ -54,7 +51,7 @@ def load_e2e(
 
     cache = Path(cache_dir or tfds.core.constants.DATA_DIR).expanduser()
     try:
-        with _quiet():
+        with quiet():
             config = E2EConfig(name=name, folder=os.fspath(data_dir)) if data_dir else name
             settings = {"data_dir": os.fspath(cache), "config": config, "file_format": "array_record"}
             builder = Builder(**settings)
@@ -64,7 +61,7 @@ def load_e2e(
                 _prepare(builder, cache)
                 builder = Builder(**settings)  # finds what was prepared, whoever did it
     except OSError as error:
-        raise UserError(f"cannot use the cache {cache}: {_one_line(error)}") from error
+        raise UserError(f"cannot use the cache {cache}: {one_line(error)}") from error
     return {split: _read_split(builder, split) for split in FILES}
 
 
@@ -120,21 +117,6 @@ def _fingerprint(paths: Mapping[str, Path]) -> str:
     return digest.hexdigest()[:16]
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No word from TFDS, which says much about what is no news here. Errors still rise."""
-    import tensorflow_datasets as tfds
-
-    tfds.disable_progress_bar()
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
-
-
 def _prepare(builder: Any, cache: Path) -> None:
     from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
     from tensorflow_datasets.core.download.util import DownloadError
@@ -154,7 +136,7 @@ def _prepare(builder: Any, cache: Path) -> None:
         if builder.builder_config.folder is not None:
             raise
         raise UserError(
-            f"cannot download E2E ({_one_line(error)}); give a folder holding {', '.join(FILES.values())} instead"
+            f"cannot download E2E ({one_line(error)}); give a folder holding {', '.join(FILES.values())} instead"
         ) from error
 
 
@@ -174,11 +156,7 @@ def _read_split(builder: Any, split: str) -> list[Record]:
         rows = source.__getitems__(range(wanted))  # many times faster than one by one
     except Exception as error:  # TFDS and array_record raise many kinds where a file is damaged
         raise UserError(
-            f"the prepared {split} split in {builder.data_dir} cannot be read ({_one_line(error)}); "
+            f"the prepared {split} split in {builder.data_dir} cannot be read ({one_line(error)}); "
             "delete that folder, and it is prepared again"
         ) from error
     return [Record(row["mr"].decode(), row["ref"].decode()) for row in rows]
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

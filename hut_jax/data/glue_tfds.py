@@ -1,20 +1,16 @@
 """GLUE as TFDS prepares it (`glue/<task>`), read without TensorFlow."""
 
-import contextlib
 import importlib
-import io
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from absl import logging
-
 from hut_jax.data.glue_tasks import GlueTask
 from hut_jax.data.glue_tsv import GlueExample
-from hut_jax.errors import UserError
+from hut_jax.data.quiet_tfds import quiet
+from hut_jax.errors import UserError, one_line
 
 _HOST = "https://dl.fbaipublicfiles.com"
 
@@ -41,18 +37,16 @@ def read_tfds(task: GlueTask, *, cache_dir: str | os.PathLike[str] | None = None
     try:
         glue = importlib.import_module("tensorflow_datasets.text.glue").Glue
     except (ImportError, AttributeError) as error:
-        raise UserError(f"this TFDS has no builder of GLUE ({_one_line(error)}); {_instead(task)}") from error
+        raise UserError(f"this TFDS has no builder of GLUE ({one_line(error)}); {_instead(task)}") from error
     cache = Path(cache_dir or tfds.core.constants.DATA_DIR).expanduser()
     try:
-        with _quiet():
+        with quiet():
             builder = glue(config=task.name, data_dir=os.fspath(cache), file_format="array_record")
             if not builder.is_prepared():
                 _look_for(builder.builder_config.data_url or _HOST)
                 builder.download_and_prepare()
     except Exception as error:  # TFDS raises many kinds where a download or a cache is at fault
-        raise UserError(
-            f"cannot download or prepare glue/{task.name} ({_one_line(error)}); {_instead(task)}"
-        ) from error
+        raise UserError(f"cannot download or prepare glue/{task.name} ({one_line(error)}); {_instead(task)}") from error
     names = tuple(getattr(builder.info.features["label"], "names", ()))
     if names != task.labels:
         raise UserError(f"glue/{task.name} has the labels {names}, and {task.labels} are wanted; {_instead(task)}")
@@ -65,7 +59,7 @@ def _read_split(builder: Any, task: GlueTask, split: str) -> list[GlueExample]:
         rows = source.__getitems__(range(len(source)))  # many times faster than one by one
     except Exception as error:  # TFDS and array_record raise many kinds where a file is damaged
         raise UserError(
-            f"the prepared {split} split in {builder.data_dir} cannot be read ({_one_line(error)}); "
+            f"the prepared {split} split in {builder.data_dir} cannot be read ({one_line(error)}); "
             "delete that folder, and it is prepared again"
         ) from error
     number = float if task.regression else int
@@ -80,21 +74,6 @@ def _read_split(builder: Any, task: GlueTask, split: str) -> list[GlueExample]:
     return sorted(examples, key=lambda example: example.row)  # TFDS shuffles what it prepares
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No word from TFDS, which says much about what is no news here. Errors still rise."""
-    import tensorflow_datasets as tfds
-
-    tfds.disable_progress_bar()
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
-
-
 def _look_for(url: str) -> None:
     """An OSError within seconds where there is no network, which TFDS tries to reach for minutes."""
     try:
@@ -105,7 +84,3 @@ def _look_for(url: str) -> None:
 
 def _instead(task: GlueTask) -> str:
     return f"give a folder that holds {task.folder}/ with its TSV files instead"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

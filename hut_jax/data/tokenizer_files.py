@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hut_jax.errors import UserError
+from hut_jax.errors import UserError, one_line
 
 VOCAB_JSON, MERGES, VOCAB_TXT, TOKENIZER_JSON = "vocab.json", "merges.txt", "vocab.txt", "tokenizer.json"
 SETTINGS, SPECIAL_TOKENS = "tokenizer_config.json", "special_tokens_map.json"
@@ -95,11 +95,6 @@ def write_files(folder: str | os.PathLike[str], texts: Mapping[str, str]) -> Non
             os.replace(temporary, folder / name)
     except OSError as error:
         raise UserError(f"cannot write the tokenizer to {folder}: {error.strerror}") from error
-
-
-def one_line(error: Exception) -> str:
-    """An exception's message, short and on one line."""
-    return " ".join(str(error).split())[:200]
 
 
 def _plain(value: Any) -> Any:

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from hut_jax import cli
 from hut_jax.errors import UserError
 from hut_jax.metrics import java, ptb
 from hut_jax.metrics.bleu import bleu
@@ -102,6 +101,8 @@ def _one_line(text: str) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit code."""
+    from hut_jax import cli  # only as a command this stands above the library
+
     parser = cli.Parser("hut_jax.metrics.e2e", __doc__ or "")
     parser.add_argument("--outputs", required=True, metavar="FILE", help="a system's outputs: .tsv, .csv or plain text")
     parser.add_argument("--references", required=True, metavar="FILE", help="the references: .csv, .tsv or plain text")
@@ -163,4 +164,6 @@ def _report(result: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
+    from hut_jax import cli
+
     cli.run(main)

@@ -28,7 +28,6 @@ from hut_jax.errors import UserError, nearest
 from hut_jax.models.branches import Branches, BranchMemory
 from hut_jax.models.config import Ids, read_config
 from hut_jax.models.layers import ACTIVATIONS, Heads, Hidden, HostOrDevice, Mask, Tokens, attend, fp32_dot, layer_norm
-from hut_jax.models.layers import plain_attention as plain_attention
 
 Memory = tuple[Any, Any] | BranchMemory  # one layer's cached keys and values, each Keys; or those of branches
 

@@ -10,7 +10,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from hut_jax.errors import UserError
+from hut_jax.errors import UserError, one_line
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -65,7 +65,7 @@ def _open(path: Path):
     try:
         return safe_open(path, framework="numpy")
     except SafetensorError as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         size = path.stat().st_size
         raise UserError(f"{path}: {size} bytes, not a whole safetensors file ({reason}); fetch it again") from None
 

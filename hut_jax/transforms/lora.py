@@ -85,8 +85,7 @@ class LoRA(Transform):
 
     def path(self, x: Float[Array, "*batch d"], dtype: jnp.dtype, factors: Factors) -> Float[Array, "*batch k"]:
         """`s (x A) B`, computed in `dtype`."""
-        a, b = factors["a"].astype(dtype), factors["b"].astype(dtype)
-        return (x.astype(dtype) @ a) @ (self.scaling * b).astype(dtype)
+        return (x.astype(dtype) @ factors["a"].astype(dtype)) @ (self.scaling * factors["b"]).astype(dtype)
 
     def under(self, other: Transform, factors: Factors) -> Factors:
         """B takes up where the scalings differ."""

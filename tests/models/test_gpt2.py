@@ -11,7 +11,8 @@ from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file
 
 from hut_jax.errors import UserError
-from hut_jax.models.gpt2 import GPT2, GPT2Config, plain_attention
+from hut_jax.models.gpt2 import GPT2, GPT2Config
+from hut_jax.models.layers import plain_attention
 from hut_jax.models.pretrained import init_params, load_pretrained
 from hut_jax.stacking import stack_layers, unstack_layers
 

@@ -395,8 +395,15 @@ def test_a_hostile_description_is_one_line_or_harmless(gpt2, write, value):
     whole = LORA | dict.fromkeys(("use_rslora", "lora_dropout", "bias", "init_lora_weights", "modules_to_save"))
     whole |= dict.fromkeys(("rank_pattern", "alpha_pattern", "target_modules", "task_type", "unknown"))
     tensors = lora()
-    for key in whole:
-        try:
-            load_peft(write(whole | {key: value}, tensors), *gpt2)
-        except UserError as error:
-            assert "\n" not in str(error)  # noqa: PT017
+    messages = [refusal(write(whole | {key: value}, tensors), gpt2) for key in whole]
+    assert any(messages)
+    assert not any("\n" in message for message in messages)
+
+
+def refusal(folder, base):
+    """What `load_peft` says against the folder; nothing where it reads it."""
+    try:
+        load_peft(folder, *base)
+    except UserError as error:
+        return str(error)
+    return ""
