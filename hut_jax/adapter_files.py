@@ -161,10 +161,13 @@ def write_adapter_files(
         description: for `adapter_config.json`.
         tensors: for `adapter_model.safetensors`.
         metadata: for its header.
+
+    Raises:
+        UserError: it could not be written.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".partial", dir=folder.parent))
     try:
         (partial / CONFIG_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
         save_file({name: np.ascontiguousarray(one) for name, one in tensors.items()}, partial / WEIGHTS_FILE, metadata)
@@ -172,6 +175,8 @@ def write_adapter_files(
         folder.mkdir(exist_ok=True)
         for name in (WEIGHTS_FILE, CONFIG_FILE):
             os.replace(partial / name, folder / name)
+    except SafetensorError as error:
+        raise UserError(f"the adapter could not be written to {folder}: {one_line(error)}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -1,26 +1,46 @@
 """Checkpoints of a run, through Orbax: what trains, the optimiser's state and the position in the data.
 
 The base is never in them: it is frozen, and its files are where they were.
+
+Each holds a digest of every array and of the rest. Orbax and the store under it notice most damage by themselves, but
+not a flipped bit in an array's numbers, and a run that goes on from one ends with wrong results and no word about it.
 """
 
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree, UInt32
 
 from hut_jax.errors import UserError, one_line
 
+DAMAGED = "damaged"
+_STEP = "step"
+
 
 class Checkpoints:
-    """The checkpoints of one run, the newest few of them kept. Saving happens in the background."""
+    """The checkpoints of one run, the newest few of them kept. Saving happens in the background.
 
-    def __init__(self, folder: Path, keep: int):
+    Args:
+        folder: where they are. What is found to be damaged is moved to `damaged/` beside it.
+        keep: how many.
+        report: gets a line for each damaged one.
+    """
+
+    def __init__(self, folder: Path, keep: int, report: Callable[[str], None] = print):
+        self._folder, self._report = folder.absolute(), report
         self._manager = ocp.CheckpointManager(
-            folder.absolute(),
+            self._folder,
             item_names=("state", "progress"),
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep, step_prefix="step", enable_async_checkpointing=True),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep, step_prefix=_STEP, enable_async_checkpointing=True, cleanup_tmp_directories=True
+            ),
         )
 
     @property
@@ -35,35 +55,118 @@ class Checkpoints:
             step: the updates done.
             state: arrays; they are copied before this returns, and may be donated afterwards.
             progress: what is no array and fits in JSON, such as the position in the data.
+
+        Raises:
+            UserError: this one or the one before it could not be written.
         """
         if step == self.latest:
             return
-        self._manager.save(
-            step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress))
+        digests = {"state": _state_digest(state), "progress": _json_digest(progress)}
+        parts = ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            progress=ocp.args.JsonSave({"digests": digests, "progress": progress}),
         )
+        self._write(lambda: self._manager.save(step, args=parts))
 
-    def restore(self, step: int, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
-        """The state, with the structure, dtypes and devices of `like`, and the progress.
+    def restore_newest(self, like: PyTree) -> tuple[int, PyTree, dict[str, Any]] | None:
+        """The newest checkpoint that is whole: its step, its state and its progress; None where there is none at all.
+
+        Damaged ones are moved out of the way, and reported.
+
+        Args:
+            like: arrays of the state's structure, dtypes and devices.
 
         Raises:
-            UserError: the checkpoint is damaged.
+            UserError: there are checkpoints, and none of them is whole.
         """
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        parts = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore())
-        try:
-            restored = self._manager.restore(step, args=parts)
-        except Exception as error:  # Orbax and its stores raise many kinds where a file is damaged
-            folder = self._manager.directory / f"step_{step}"
-            reason = one_line(error)
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        reasons = {}
+        for step in steps:
+            try:
+                state, progress = self._restore(step, like)
+            except Exception as error:  # Orbax and its stores raise many kinds where a file is damaged
+                reasons[step] = one_line(error)
+                continue
+            for damaged, reason in reasons.items():
+                moved = self._move_away(damaged)
+                self._report(
+                    f"note: the checkpoint of update {damaged} is damaged ({reason}) and now in {moved}; "
+                    f"going on from update {step}"
+                )
+            self._manager.reload()
+            return step, state, progress
+        if reasons:
+            each = "; ".join(f"{_STEP}_{step}: {reason}" for step, reason in reasons.items())
             raise UserError(
-                f"the checkpoint {folder} is damaged ({reason}); delete that folder to go on from the one before it"
-            ) from error
-        return restored["state"], restored["progress"]
+                f"no checkpoint in {self._folder} is whole ({each}); delete that folder to begin again, "
+                "or give another --workdir"
+            )
+        return None
 
     def wait(self) -> None:
-        """Return when what was begun is on disk."""
-        self._manager.wait_until_finished()
+        """Return when what was begun is on disk.
+
+        Raises:
+            UserError: it could not be written.
+        """
+        self._write(self._manager.wait_until_finished)
 
     def close(self) -> None:
         """Wait, and release what saving in the background holds."""
         self._manager.close()
+
+    def _restore(self, step: int, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        parts = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore())
+        restored = self._manager.restore(step, args=parts)
+        state, digests, progress = restored["state"], restored["progress"]["digests"], restored["progress"]["progress"]
+        if digests != {"state": _state_digest(state), "progress": _json_digest(progress)}:
+            raise ValueError("its contents are not what was saved")
+        return state, progress
+
+    def _move_away(self, step: int) -> Path:
+        target = self._folder.parent / DAMAGED / f"{_STEP}_{step}"
+        target.parent.mkdir(exist_ok=True)
+        if target.exists():
+            shutil.rmtree(target)
+        (self._folder / target.name).rename(target)
+        return target
+
+    def _write(self, write: Callable[[], Any]) -> None:
+        try:
+            write()
+        except Exception as error:  # as many kinds as there are ways to fail
+            self._manager.reload()
+            whole = self.latest
+            left = "there is none before it" if whole is None else f"that of update {whole} is whole"
+            raise UserError(
+                f"a checkpoint could not be written to {self._folder} ({one_line(error)}); {left}, "
+                "and the same command goes on from it"
+            ) from error
+
+
+def _state_digest(state: PyTree[Array]) -> list[int]:
+    """A digest of each leaf, in the tree's order."""
+    return [int(digest) for digest in jax.device_get(_digests(jax.tree.leaves(state)))]
+
+
+@jax.jit
+def _digests(leaves: list[Array]) -> list[UInt32[Array, ""]]:
+    """Of each array, the sum of its words, each mixed with its place.
+
+    Sums of integers come out alike on any number of devices. The mixing is one to one, so a change of one word always
+    shows. (It is MurmurHash3's finaliser.)
+    """
+
+    def digest(leaf: Array) -> UInt32[Array, ""]:
+        bits = jax.lax.bitcast_convert_type(leaf, f"uint{min(32, 8 * leaf.dtype.itemsize)}")
+        words = bits.reshape(-1).astype(jnp.uint32) ^ (jnp.arange(bits.size, dtype=jnp.uint32) * jnp.uint32(0x9E3779B9))
+        for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+            words = (words ^ (words >> shift)) * jnp.uint32(factor)
+        return jnp.sum(words ^ (words >> 16), dtype=jnp.uint32)
+
+    return [digest(leaf) for leaf in leaves]
+
+
+def _json_digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

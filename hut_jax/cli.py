@@ -44,7 +44,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
         sys.exit(1)
     except Interrupted as interrupted:
         print(interrupted, file=sys.stderr)
-        sys.exit(130)
+        sys.exit(interrupted.code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

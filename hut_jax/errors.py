@@ -1,6 +1,7 @@
-"""The exceptions that end a command in one line: a user's mistake, with the help it carries, and Ctrl-C."""
+"""What ends a command in one line: a user's mistake, with the help it carries, and a stop that was asked for."""
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
@@ -12,10 +13,12 @@ class UserError(ValueError):
 
 
 class Interrupted(Exception):
-    """Ctrl-C: the run was saved after this many updates."""
+    """Ctrl-C or SIGTERM: the run was saved after this many updates."""
 
-    def __init__(self, step: int):
-        super().__init__(f"stopped after update {step} and saved; the same command goes on from there")
+    def __init__(self, step: int, number: signal.Signals):
+        super().__init__(f"{number.name}: stopped after update {step} and saved; the same command goes on from there")
+        self.code = 128 + number
+        """The exit code, as a shell gives it for the signal: 130 for Ctrl-C, 143 for SIGTERM."""
 
 
 def one_line(error: Exception) -> str:

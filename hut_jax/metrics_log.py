@@ -1,20 +1,28 @@
 """A run's figures as they come: `metrics.jsonl`, one object a line, and TensorBoard's event files."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from hut_jax.workdir import write_text
+
 
 class MetricsLog:
-    """Appends to the log of a run, which goes on from `step` without a gap or a repeated line."""
+    """Appends to the log of a run, which goes on without a gap or a repeated line.
 
-    def __init__(self, workdir: Path, step: int):
+    Args:
+        workdir: of the run.
+        step: the updates done.
+        lines: of `metrics.jsonl` that were written by then. What a killed process wrote after them is taken out: the
+            run will write it again.
+    """
+
+    def __init__(self, workdir: Path, step: int, lines: int):
         # Here, not at the top: the import takes a while, and reading a config or --help needs none of it.
         from tensorboardX import SummaryWriter
 
         path = workdir / "metrics.jsonl"
-        _drop_after(path, step)
+        self.lines = _keep(path, lines)
         self._file = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1 if step else None)
 
@@ -22,6 +30,7 @@ class MetricsLog:
         """One line, and one TensorBoard scalar for each value."""
         self._file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
         self._file.flush()
+        self.lines += 1
         for name, value in values.items():
             self._board.add_scalar(f"{split}/{name}", value, step)
 
@@ -36,17 +45,10 @@ def read_metrics(workdir: Path) -> list[dict]:
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def _drop_after(path: Path, step: int) -> None:
-    """Take out lines past `step`, and a last one that a kill cut short: the run will write them again."""
+def _keep(path: Path, lines: int) -> int:
+    """Take out what comes after so many lines; returns how many there are."""
     if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except (ValueError, KeyError, TypeError):
-            break
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(kept), encoding="utf-8")
-    os.replace(partial, path)
+        return 0
+    kept = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True)[:lines] if line.endswith("\n")]
+    write_text(path, "".join(kept))
+    return len(kept)

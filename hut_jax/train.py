@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 import hut_jax
 from hut_jax import cli
-from hut_jax.adapter_files import check_base, save_adapter, size_on_disk
+from hut_jax.adapter_files import CONFIG_FILE, check_base, save_adapter, size_on_disk
 from hut_jax.checkpoint import Checkpoints
 from hut_jax.config import resolve, to_json
 from hut_jax.data.batching import Batches, batch_dataset
@@ -27,7 +27,7 @@ from hut_jax.metrics_log import MetricsLog
 from hut_jax.optimizer import make_optimizer, warmup_updates
 from hut_jax.recipe import Parts, batching, init_factors, load_base, make_parts, rates
 from hut_jax.training import Evaluation, Fit, Plan, Steps, fit
-from hut_jax.workdir import ADAPTER, CHECKPOINTS, CONFIG, RESULT, check_workdir, write_json, write_text
+from hut_jax.workdir import ADAPTER, CHECKPOINTS, CONFIG, RESULT, check_workdir, use_workdir, write_json, write_text
 
 
 def main(argv: Sequence[str]) -> int:
@@ -50,7 +50,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
     Raises:
         UserError: something in the config, the data, the model or the workdir is wrong.
-        Interrupted: Ctrl-C; the run was saved.
+        Interrupted: Ctrl-C or SIGTERM; the run was saved.
     """
     config = resolve(config)
     check_workdir(workdir, config)
@@ -59,7 +59,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     optimizer = make_optimizer(config.train, plan.steps, rates(config, parts.adapter, parts.shapes))
     _describe(config, parts, plan)
     model, params = load_base(config)
-    if (workdir / ADAPTER).exists():
+    if (workdir / ADAPTER / CONFIG_FILE).exists():  # a run killed on its way to it leaves an empty folder
         check_base(workdir / ADAPTER, params, name=config.model)
     factors = init_factors(config, parts.adapter, model, params)
     base = fingerprint(params)
@@ -81,30 +81,30 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         for name, split in parts.task.validation.items()
     }
 
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_text(workdir / CONFIG, to_json(config))
-    checkpoints = Checkpoints(workdir / CHECKPOINTS, config.checkpoint.keep)
-    try:
-        done = fit(
-            steps,
-            steps.init(factors),
-            params,
-            iter(batches.to_iter_dataset()),
-            plan=plan,
-            evaluate=lambda factors: parts.task.metrics(
-                {name: evaluation(params, factors, split) for name, split in validation.items()}
-            ),
-            score=parts.task.score,
-            on_best=lambda factors, _: save_adapter(
-                workdir / ADAPTER, parts.adapter, factors, base_name=config.model, base_fingerprint=base
-            ),
-            checkpoints=checkpoints,
-            log=partial(MetricsLog, workdir),
-        )
-    finally:
-        checkpoints.close()
-    result = _result(config, parts, plan, done, workdir, base)
-    write_json(workdir / RESULT, result)
+    with use_workdir(workdir):
+        write_text(workdir / CONFIG, to_json(config))
+        checkpoints = Checkpoints(workdir / CHECKPOINTS, config.checkpoint.keep)
+        try:
+            done = fit(
+                steps,
+                steps.init(factors),
+                params,
+                iter(batches.to_iter_dataset()),
+                plan=plan,
+                evaluate=lambda factors, watch: parts.task.metrics(
+                    {name: evaluation(params, factors, watch(split)) for name, split in validation.items()}
+                ),
+                score=parts.task.score,
+                on_best=lambda factors, _: save_adapter(
+                    workdir / ADAPTER, parts.adapter, factors, base_name=config.model, base_fingerprint=base
+                ),
+                checkpoints=checkpoints,
+                log=partial(MetricsLog, workdir),
+            )
+        finally:
+            checkpoints.close()
+        result = _result(config, parts, plan, done, workdir, base)
+        write_json(workdir / RESULT, result)
     return result
 
 

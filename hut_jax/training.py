@@ -1,12 +1,9 @@
 """The training step and the loop. It trains whatever factors a loss depends on, and knows no task by name."""
 
 import math
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -20,6 +17,7 @@ from jaxtyping import Array, PyTree
 from hut_jax.checkpoint import Checkpoints
 from hut_jax.errors import Interrupted, UserError
 from hut_jax.metrics_log import MetricsLog
+from hut_jax.stopping import Stopped, stop_on_signal
 
 Batch = Mapping[str, Any]
 Forward = Callable[..., Array]
@@ -27,6 +25,8 @@ Forward = Callable[..., Array]
 Loss = Callable[..., tuple[Array, Array, Any]]
 """`loss(apply, batch, label_smoothing=, **kwargs)`: a batch's summed loss, the weight to divide it by, and whatever
 metrics want to know of the batch."""
+Watch = Callable[[Iterable[Batch]], Iterable[Batch]]
+"""The batches as they are, or an exception between two of them."""
 
 
 @flax.struct.dataclass
@@ -58,7 +58,8 @@ class Steps:
         self._forward, self._loss, self._optimizer = forward, loss, optimizer
         self._label_smoothing, self._dropout = label_smoothing, dropout
         self._key = jax.random.key(seed)
-        self._whole = jax.jit(self._train, donate_argnums=0)
+        # Gradients and update are compiled apart, and the key is an argument: runs that differ in nothing but seed,
+        # rate or length then share the gradient's code in a compilation cache, and it is nearly all there is.
         self._gradients = jax.jit(self._sum_gradients)
         self._add = jax.jit(partial(jax.tree.map, jnp.add), donate_argnums=0)
         self._apply = jax.jit(self._update, donate_argnums=0)
@@ -73,16 +74,14 @@ class Steps:
         Returns:
             The new state, and this update's mean training loss, the weight it was divided by, and the gradient's norm.
         """
-        if len(batches) == 1:
-            return self._whole(state, base, batches[0])
-        sums = self._gradients(state, base, batches[0], 0)
+        sums = self._gradients(state.factors, base, batches[0], self._key, state.step, 0)
         for part, batch in enumerate(batches[1:], start=1):
-            sums = self._add(sums, self._gradients(state, base, batch, part))
+            sums = self._add(sums, self._gradients(state.factors, base, batch, self._key, state.step, part))
         return self._apply(state, sums)
 
-    def _sum_gradients(self, state, base, batch, part):
+    def _sum_gradients(self, factors, base, batch, key, step, part):
         """Gradients of the summed loss, and the sums to divide them by: so parts add up to the whole batch's."""
-        key = jax.random.fold_in(jax.random.fold_in(self._key, state.step), part)
+        key = jax.random.fold_in(jax.random.fold_in(key, step), part)
 
         def loss(factors):
             total, weight, _ = self._loss(
@@ -94,7 +93,7 @@ class Steps:
             )
             return total, weight
 
-        (total, weight), gradients = jax.value_and_grad(loss, has_aux=True)(state.factors)
+        (total, weight), gradients = jax.value_and_grad(loss, has_aux=True)(factors)
         return gradients, total, weight
 
     def _update(self, state, sums):
@@ -104,9 +103,6 @@ class Steps:
         factors = optax.apply_updates(state.factors, updates)
         metrics = {"loss": total / weight, "gradient_norm": optax.tree.norm(gradients), "weight": weight}
         return State(state.step + 1, factors, opt_state), metrics
-
-    def _train(self, state, base, batch):
-        return self._update(state, self._sum_gradients(state, base, batch, 0))
 
 
 class Judged(NamedTuple):
@@ -159,11 +155,11 @@ def fit(
     batches: Any,
     *,
     plan: Plan,
-    evaluate: Callable[[PyTree[Array]], dict[str, float]],
+    evaluate: Callable[[PyTree[Array], Watch], dict[str, float]],
     score: Callable[[Mapping[str, float]], float],
     on_best: Callable[[PyTree[Array], dict[str, float]], None],
     checkpoints: Checkpoints,
-    log: Callable[[int], MetricsLog],
+    log: Callable[[int, int], MetricsLog],
 ) -> Fit:
     """Train to the end of the plan, from the newest checkpoint if there is one.
 
@@ -173,40 +169,51 @@ def fit(
         base: the frozen parameters.
         batches: an iterator over training batches with `get_state` and `set_state`, as Grain's have.
         plan: how long, and what how often.
-        evaluate: from factors to metrics; "loss" is among them.
+        evaluate: from factors to metrics; "loss" is among them. The batches go through its second argument, so that
+            a stop that is asked for meanwhile need not wait.
         score: of an evaluation's metrics, the more the better.
         on_best: called with the factors and metrics of each evaluation that is better than all before it.
         checkpoints: where to save, and to go on from.
-        log: from the number of updates done to the log that goes on from there.
+        log: from the updates done, and the lines written by then, to the log that goes on from there.
 
     Raises:
         UserError: the loss or its gradient is not finite.
-        Interrupted: Ctrl-C; everything up to the last whole update is saved.
+        Interrupted: Ctrl-C or SIGTERM; everything up to the last whole update is saved.
     """
     last: dict[str, float] = {}
     best: dict[str, float] = {}
     window = _Window([])
     began, earlier = time.perf_counter(), 0.0
-    start = checkpoints.latest
-    if start is not None:
-        state, progress = checkpoints.restore(start, state)
+    start, lines, owed = 0, 0, True  # owed: the evaluation at `start` is still to be done
+    restored = checkpoints.restore_newest(state)
+    if restored is not None:
+        start, state, progress = restored
         batches.set_state(progress["data"])
         last, best, earlier = progress["last"], progress["best"], progress["seconds"]
+        lines, owed = progress["lines"], progress["owed"]
         window = _Window(progress["window"])
-    log_file = log(start or 0)
+    log_file = log(start, lines)
 
     def seconds() -> float:
         return earlier + time.perf_counter() - began
 
-    def save(step: int) -> None:
+    def save(step: int, *, owed: bool = False) -> None:
         if not all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state.factors)):
             raise UserError(f"update {step}: a factor is not finite; {_NOT_FINITE}")
-        position = {"data": batches.get_state(), "window": window.values}
-        checkpoints.save(step, state, position | {"last": last, "best": best, "seconds": seconds()})
+        progress = {
+            "data": batches.get_state(),
+            "window": window.values,
+            "lines": log_file.lines,
+            "last": last,
+            "best": best,
+            "seconds": seconds(),
+            "owed": owed,
+        }
+        checkpoints.save(step, state, progress)
 
     def evaluate_at(step: int) -> None:
         nonlocal last, best
-        last = evaluate(state.factors)
+        last = evaluate(state.factors, stopping.until_stopped)
         if not math.isfinite(last["loss"]):
             raise UserError(f"update {step}: the validation loss is {last['loss']}; {_NOT_FINITE}")
         log_file.write(step, "validation", last)
@@ -215,21 +222,24 @@ def fit(
             best = {"step": step, **last}
             on_best(state.factors, best)
 
-    with _Progress(start or 0, plan.steps) as progress_line, _stop_on_interrupt() as interrupted:
+    with _Progress(start, plan.steps) as progress_line, stop_on_signal() as stopping:
         try:
-            if start is None:
-                evaluate_at(0)
-                save(0)
+            step = start
+            if owed:
+                evaluate_at(step)
+            if restored is None:
+                save(step)
             window.restart()
             pending = None  # the last update's figures, read only once the next update is under way
-            for step in range((start or 0) + 1, plan.steps + 1):
+            for step in range(start + 1, plan.steps + 1):
                 group = [next(batches) for _ in range(plan.accumulate)]
                 state, metrics = steps.train(state, base, group)
                 if pending is not None:
                     window.add(_finite(*pending))
                 pending = step, metrics, sum(int(batch["attention_mask"].sum()) for batch in group)
+                stop = stopping.asked
                 evaluating = step % plan.eval_every == 0 or step == plan.steps
-                saving = step % plan.checkpoint_every == 0 or step == plan.steps or interrupted.is_set()
+                saving = step % plan.checkpoint_every == 0 or step == plan.steps or stop
                 logging = step % plan.log_every == 0 or step == plan.steps
                 if evaluating or saving or logging:
                     window.add(_finite(*pending))
@@ -244,8 +254,12 @@ def fit(
                     window.restart()
                 if saving:
                     save(step)
-                if interrupted.is_set():
-                    raise Interrupted(step)
+                if stop:
+                    raise Interrupted(step, stopping.signal)
+        except Stopped:
+            # In an evaluation, which the run that goes on from here does first.
+            save(step, owed=True)
+            raise Interrupted(step, stopping.signal) from None
         finally:
             checkpoints.wait()
             log_file.close()
@@ -325,23 +339,3 @@ class _Progress:
 
 def _show(metrics: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-
-
-@contextmanager
-def _stop_on_interrupt():
-    """An event that the first Ctrl-C sets, so that a run can end between two updates; a second one breaks it off."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event  # only the main thread may handle signals
-        return
-    previous = signal.getsignal(signal.SIGINT)
-
-    def handle(*_: object) -> None:
-        event.set()
-        signal.signal(signal.SIGINT, previous)
-
-    signal.signal(signal.SIGINT, handle)
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGINT, previous)

@@ -1,8 +1,12 @@
 """The folder of a run: `config.json`, `metrics.jsonl`, `checkpoints/`, `adapter/`, `result.json`."""
 
+import fcntl
 import json
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +20,21 @@ RESULT = "result.json"
 CHECKPOINTS = "checkpoints"
 ADAPTER = "adapter"
 
+PARTIAL = ".partial"
+"""How the name of what is not written whole yet ends; it begins with a dot."""
+
 
 def check_workdir(workdir: Path, config: ConfigDict) -> None:
     """Make sure that a run with this config may use this folder. Nothing is left behind.
 
     Raises:
-        UserError: it cannot be written, or holds a run whose config differs; the message names the fields.
+        UserError: it cannot be written, another process trains in it, or it holds a run whose config differs; the
+            message names the fields.
     """
     _probe(workdir)
+    if workdir.exists():
+        with use_workdir(workdir):
+            pass
     if not (workdir / CONFIG).exists():
         return
     there, here = flatten_config(read_config(workdir)), flatten_config(from_json(to_json(config)))
@@ -37,6 +48,31 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
             f"{workdir} holds a run with another config: {'; '.join(differing)}; "
             "give another --workdir, or the config that it was begun with"
         )
+
+
+@contextmanager
+def use_workdir(workdir: Path) -> Iterator[None]:
+    """Make the folder, and keep it for this process until it ends, however it ends.
+
+    The lock is the system's, on the folder itself: it leaves no file behind to be stale after a kill.
+
+    Raises:
+        UserError: another process trains in it.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    handle = os.open(workdir, os.O_RDONLY)  # Python's files are not inherited, so no process that it starts holds it
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process trains in {workdir}; wait for it, or give another --workdir") from None
+        except OSError as error:
+            print(f"note: {workdir} cannot be locked ({error.strerror}): see to it that no other run uses it")
+        for partial in workdir.glob(f".*{PARTIAL}"):  # what a killed run had begun to write
+            shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
+        yield
+    finally:
+        os.close(handle)
 
 
 def read_config(workdir: Path) -> ConfigDict:
@@ -65,7 +101,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write the text, all of it or nothing."""
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f".{path.name}{PARTIAL}")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
 
