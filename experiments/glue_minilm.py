@@ -1,9 +1,11 @@
 """HUT, LoRA, full fine-tuning and the head alone on five tasks of GLUE, from a real pretrained encoder, MiniLM-L6.
 
-    python -m experiments.glue_minilm --data=GLUE --workdir=runs/glue_minilm
+    python -m experiments.glue_minilm --data=GLUE --workdir=runs/glue_minilm --jobs=2
 
-`GLUE` is the folder of the official files. What has run is not run again, so the same command goes on where it was
-stopped; when all has run it prints the table, and before that what there is of it. `--only=cola/hut` runs a part.
+`GLUE` is the folder of the official files. First each task of the sweep is learned at each of a method's rates, with
+one seed; then every task at the rate found, with all seeds. A task that was not swept takes the rate whose ranks over
+the swept ones sum lowest. What has run is not run again, so the same command goes on where it was stopped; at the end
+it prints the tables, and `--tables` prints them of what there is. `--only=cola` runs a part.
 """
 
 import argparse
@@ -11,75 +13,125 @@ import importlib.util
 import json
 import statistics
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
+from experiments.grid import run_missing
 from hut_jax import cli
 from hut_jax.config import set_transform, validate
 from hut_jax.errors import UserError
-from hut_jax.train import train
+from hut_jax.workdir import RESULT
 
 TASKS = ("cola", "sst2", "mrpc", "stsb", "rte")
-EPOCHS = {"cola": 2.0, "sst2": 2.0, "mrpc": 3.0, "stsb": 2.0, "rte": 3.0}
+SWEPT = ("cola", "mrpc", "stsb")
 EXAMPLES = {"sst2": 10_000}
 """Of SST-2 a part is learned from: all of it takes hours on two cores."""
+HEAD = ("^(pooler|classifier)",)
+"""BERT's head is the pooler and what follows it, as RoBERTa's is two layers."""
 
-METHODS = {  # the transformation, its settings, its rate
-    "hut": ("hut", {"rank": 8}, 3e-2),
-    "lora": ("lora", {"rank": 8, "alpha": 16.0}, 3e-3),
-    "full": ("full", {}, 1e-4),
-    "head": ("full", {}, 1e-3),
+
+class Method(NamedTuple):
+    """A row of the table."""
+
+    transform: str
+    settings: dict[str, float]
+    rates: tuple[float, ...]
+    seeds: int
+
+
+METHODS = {
+    "hut": Method("hut", {"rank": 8}, (3e-3, 1e-2, 3e-2), 3),
+    "lora": Method("lora", {"rank": 8, "alpha": 16.0}, (1e-3, 3e-3, 1e-2), 3),
+    "head": Method("full", {}, (1e-3,), 1),
+    "full": Method("full", {}, (1e-4,), 1),
 }
-SEEDS = {"hut": 3, "lora": 3, "full": 1, "head": 1}
 
 
 def main() -> None:
-    """Run what is missing, and print the table."""
+    """Run what is missing, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="the folder of GLUE's official files")
     parser.add_argument("--workdir", type=Path, default=Path("runs/glue_minilm"), help="where the runs are kept")
-    parser.add_argument("--only", default="", help="run those whose name begins so, as in cola/hut/0")
-    parser.add_argument(
-        "--override", action="append", default=[], metavar="FIELD=VALUE", help="of the config, as train's"
-    )
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--only", default="", help="run those whose name begins so: TASK/METHOD/RATE/SEED")
+    parser.add_argument("--tables", action="store_true", help="run nothing")
     args = parser.parse_args()
-    runs = [
-        (f"{task}/{method}/{seed}", task, method, seed)
-        for seed in range(max(SEEDS.values()))
-        for task in TASKS
-        for method in METHODS
-        if seed < SEEDS[method]
+    if not args.tables:
+        for names in (sweep(), repetitions(args.workdir)):
+            configs = {name: make_config(name, args.data) for name in names if name.startswith(args.only)}
+            run_missing(configs, args.workdir, jobs=args.jobs)
+    print(f"{rates_table(args.workdir)}\n\n{scores_table(args.workdir)}")
+
+
+def sweep() -> list[str]:
+    """The runs that find the rates."""
+    return [
+        run_name(task, name, rate, seed=0)
+        for task in ("mrpc", "stsb", "cola")  # the longest first, so that jobs end together
+        for name, method in METHODS.items()
+        for rate in method.rates
+        if len(method.rates) > 1
     ]
-    for name, task, method, seed in runs:
-        workdir = args.workdir / name
-        if name.startswith(args.only) and not (workdir / "result.json").exists():
-            print(f"== {name}", flush=True)
-            config = make_config(task, method, seed, args.data)
-            cli.override(config, [f"--config.{override}" for override in args.override])
-            train(config, workdir)
-    print(table(args.workdir))
 
 
-def make_config(task: str, method: str, seed: int, data: str) -> ConfigDict:
-    """The config of one run."""
+def repetitions(workdir: Path) -> Iterator[str]:
+    """The runs of the table; the rates are looked up when the sweep has run."""
+    for name, method in sorted(METHODS.items(), key=lambda item: -item[1].seeds):
+        for seed in range(method.seeds):
+            for task in TASKS:
+                yield run_name(task, name, best_rate(workdir, task, name), seed)
+
+
+def run_name(task: str, method: str, rate: float, seed: int) -> str:
+    """The folder of a run."""
+    return f"{task}/{method}/{rate:g}/{seed}"
+
+
+def score(workdir: Path, name: str) -> float | None:
+    """A run's best headline on the dev set, if it has run."""
+    result = workdir / name / RESULT
+    return json.loads(result.read_text())["best"]["headline"] if result.exists() else None
+
+
+def best_rate(workdir: Path, task: str, name: str) -> float:
+    """The rate that the sweep found for a task.
+
+    Raises:
+        UserError: the sweep has not run.
+    """
+    rates = METHODS[name].rates
+    if len(rates) == 1:
+        return rates[0]
+    ranks = dict.fromkeys(rates, 0)
+    for swept in (task,) if task in SWEPT else SWEPT:
+        scores = {rate: score(workdir, run_name(swept, name, rate, 0)) for rate in rates}
+        if None in scores.values():
+            raise UserError(f"{name} has not been swept on {swept} yet")
+        for rank, rate in enumerate(sorted(rates, key=lambda rate: scores[rate], reverse=True)):
+            ranks[rate] += rank
+    return min(rates, key=lambda rate: ranks[rate])
+
+
+def make_config(name: str, data: str) -> ConfigDict:
+    """The config of a run, from its name."""
+    task, method, rate, seed = name.split("/")
     config = cli.load_config_file(f"configs/glue.py:{task}")
-    name, settings, rate = METHODS[method]
-    set_transform(config, name, **settings)
+    set_transform(config, METHODS[method].transform, **METHODS[method].settings)
+    config.adapter.also_train = HEAD
+    if method == "head":
+        config.adapter.also_train, config.adapter.targets = (), HEAD
     config.model = encoder()
-    config.seed = seed
+    config.seed = int(seed)
     config.data.dir = data
     config.data.max_length = 128
     config.data.max_examples = EXAMPLES.get(task, 0)
-    config.train.epochs = EPOCHS[task]
+    config.train.epochs = 2.0
     config.train.batch_size = 16
-    config.train.learning_rate = rate
-    # BERT's head is the pooler and what follows it, as RoBERTa's is two layers.
-    config.adapter.also_train = ("^(pooler|classifier)",)
-    if method == "head":
-        config.adapter.also_train = ()
-        config.adapter.targets = ("^(pooler|classifier)",)
-    config.eval.every = config.checkpoint.every = 100
+    config.train.learning_rate = float(rate)
+    config.eval.every = config.checkpoint.every = 150
     validate(config)
     return config
 
@@ -96,17 +148,33 @@ def encoder() -> str:
     return str(Path(found.origin).parent / "model")
 
 
-def table(workdir: Path) -> str:
-    """The mean of each task's best headline over the seeds that have run, and what each seed gave."""
+def rates_table(workdir: Path) -> str:
+    """What each rate of the sweep gave."""
+    lines = ["| | rate | " + " | ".join(SWEPT) + " |", "|---" * (len(SWEPT) + 2) + "|"]
+    for name, method in METHODS.items():
+        for rate in method.rates if len(method.rates) > 1 else ():
+            scores = [score(workdir, run_name(task, name, rate, 0)) for task in SWEPT]
+            cells = ["-" if value is None else f"{value:.3f}" for value in scores]
+            lines.append(f"| {name} | {rate:g} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def scores_table(workdir: Path) -> str:
+    """The mean of each task's best headline over the seeds that have run at the best rate, and what each seed gave."""
     lines = ["| | " + " | ".join(TASKS) + " |", "|---" * (len(TASKS) + 1) + "|"]
-    for method in METHODS:
+    for name, method in METHODS.items():
         cells = []
         for task in TASKS:
-            results = sorted((workdir / task / method).glob("*/result.json"))
-            scores = [json.loads(path.read_text())["best"]["headline"] for path in results]
-            each = " / ".join(f"{score:.3f}" for score in scores)
-            cells.append(f"**{statistics.mean(scores):.3f}** ({each})" if len(scores) > 1 else each or "-")
-        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+            try:
+                rate = best_rate(workdir, task, name)
+            except UserError:
+                cells.append("-")
+                continue
+            found = [score(workdir, run_name(task, name, rate, seed)) for seed in range(method.seeds)]
+            scores = [value for value in found if value is not None]
+            each = " / ".join(f"{value:.3f}" for value in scores)
+            cells.append(f"**{statistics.mean(scores):.3f}** ({each}; {rate:g})" if scores else "-")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
