@@ -1,8 +1,11 @@
 import json
 import math
+import warnings
 
 import numpy as np
 import pytest
+import scipy.stats
+import sklearn.metrics
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -65,6 +68,31 @@ def test_accuracy_takes_any_number_of_classes(series):
 def test_correlations_by_their_definitions(series):
     assert pearson(*series) == pytest.approx(correlation(*series), abs=1e-9)
     assert spearman(*series) == pytest.approx(correlation(*map(ranks, series)), abs=1e-9)
+
+
+@given(pairs)
+def test_classifications_score_as_in_scikit_learn(series):
+    given_, wanted = series
+    assert accuracy(given_, wanted) == sklearn.metrics.accuracy_score(wanted, given_)
+    assert f1(given_, wanted) == sklearn.metrics.f1_score(wanted, given_, zero_division=0)
+    if len({*given_, *wanted}) > 1:  # it warns of a single class
+        assert matthews(given_, wanted) == pytest.approx(sklearn.metrics.matthews_corrcoef(wanted, given_), abs=1e-15)
+
+
+@given(several)
+def test_matthews_takes_any_number_of_classes_as_scikit_learn_does(series):
+    given_, wanted = series
+    if len({*given_, *wanted}) > 1:
+        assert matthews(given_, wanted) == pytest.approx(sklearn.metrics.matthews_corrcoef(wanted, given_), abs=1e-15)
+
+
+@given(values)
+def test_correlations_are_scipys_and_0_where_it_has_none(series):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # SciPy's, of constant input
+        theirs = [scipy.stats.pearsonr(*series).statistic, scipy.stats.spearmanr(*series).statistic]
+    ours = [pearson(*series), spearman(*series)]
+    assert ours == pytest.approx([0 if math.isnan(value) else value for value in theirs], abs=1e-15)
 
 
 @pytest.mark.parametrize("name", METRICS)
