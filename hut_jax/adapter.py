@@ -145,6 +145,7 @@ class Adapter:
         method: Any = None,
         adapter_ids: Int[Array, " batch"] | None = None,
         collections: Mapping[str, Any] | None = None,
+        shards: int = 1,
         **kwargs: Any,
     ) -> Any:
         """`model.apply({"params": params}, *args, **kwargs)`, run with these factors; for any Linen model.
@@ -164,6 +165,8 @@ class Adapter:
             adapter_ids: for each row of the batch, which of the stacked trees is its own. The batch must be the
                 first axis of what every adapted layer sees. Under `jit` an id that there is no tree for gives NaN.
             collections: the model's other variables, such as `{"batch_stats": ...}`.
+            shards: into how many parts devices share out the batch, the first axis of what every adapted layer sees.
+                The result is the same; what the devices send one another in training is less.
             **kwargs: the model's own.
 
         Raises:
@@ -188,7 +191,7 @@ class Adapter:
             factors = unflatten({site.path: site.sets_after_layers(site.own(flat)) for site in sites})
         used: set[str] = set()
         drop = any(place.transform.random for place in places.values()) and dropout_acts(model, method, args, kwargs)
-        with nn.intercept_methods(interceptor(places, used, drop=drop, ids=adapter_ids)):
+        with nn.intercept_methods(interceptor(places, used, drop=drop, ids=adapter_ids, shards=shards)):
             out = model.apply({**variables, COLLECTION: factors}, *args, method=method, **kwargs)
         unused = [path for path in places if path not in used]
         if unused and method is None:

@@ -88,6 +88,11 @@ def default_config() -> ConfigDict:
     config.checkpoint.every = 1000  # updates between two checkpoints; there is one at the end
     config.checkpoint.keep = 2  # the newest that are kept
 
+    config.mesh = ConfigDict()  # how many devices share out what (hut_jax/sharding.py); -1: all that the others leave
+    config.mesh.data = -1  # batches
+    config.mesh.fsdp = 1  # batches and parameters
+    config.mesh.tensor = 1  # the products of each layer
+
     set_transform(config, "hut")
     config.lock()
     return config

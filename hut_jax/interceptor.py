@@ -9,12 +9,14 @@ an ordinary variable collection, factors pass through `nn.remat`, `jit` and `vma
 import inspect
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from hut_jax.activations import ANY, shared_out
 from hut_jax.errors import UserError
 from hut_jax.transforms.base import Transform, wide
 
@@ -32,7 +34,12 @@ class Place(NamedTuple):
 
 
 def interceptor(
-    places: Mapping[str, Place], used: set[str], *, drop: bool = False, ids: jax.Array | None = None
+    places: Mapping[str, Place],
+    used: set[str],
+    *,
+    drop: bool = False,
+    ids: jax.Array | None = None,
+    shards: int = 1,
 ) -> Callable[[Callable[..., Any], tuple, dict, nn.module.InterceptorContext], Any]:
     """An interceptor for `flax.linen.intercept_methods` that runs the modules at the given paths adapted.
 
@@ -41,6 +48,7 @@ def interceptor(
         used: to which the path of each module that ran adapted is added.
         drop: whether dropout of the transformations' own acts; it draws from the rng "dropout".
         ids: for each row of the batch, which of the factor sets stacked on the factors' first axis is its own.
+        shards: into how many parts of equal size the devices share out the batch's rows.
 
     Raises:
         UserError: when the model runs, a targeted module is no `nn.Dense` or `nn.DenseGeneral`, its factors
@@ -62,7 +70,7 @@ def interceptor(
                 "exclude it, or run a batch for each adapter"
             )
         key = module.make_rng("dropout") if drop and place.transform.random else None
-        return _run(place, module, x, key, ids)
+        return _run(place, module, x, key, ids, shards)
 
     return intercept
 
@@ -88,7 +96,7 @@ def dropout_acts(model: nn.Module, method: Any, args: tuple, kwargs: Mapping[str
     return given
 
 
-def _run(place: Place, module: nn.Module, x: Any, key: jax.Array | None, ids: jax.Array | None) -> Any:
+def _run(place: Place, module: nn.Module, x: Any, key: jax.Array | None, ids: jax.Array | None, shards: int) -> Any:
     """The module's output for x, by the module's own code on a kernel and bias that the transformation gives."""
     variables = module.variables
     params = dict(variables["params"])
@@ -114,14 +122,24 @@ def _run(place: Place, module: nn.Module, x: Any, key: jax.Array | None, ids: ja
         y = cast(jax.Array, layer.apply({"params": changed}, x.reshape(*x.shape[:-1], *inputs)))
         return y.reshape(*y.shape[: y.ndim - len(outputs)], -1)
 
-    def forward(x, factors, key):
+    def forward(key, matrix, x, factors):
         return place.transform.forward(dense, x, matrix, vector, factors, key)
 
-    if ids is None:
-        y = forward(x, factors, key)
+    if ids is None and shards > 1 and place.transform.forms_kernel and x.shape[0] % shards == 0:
+        # A kernel for each part: its gradient becomes the factors' on the part's own device, and theirs is what is
+        # summed over devices. With one kernel for all parts it would be that of the kernel, which is far larger.
+        def own(leaf: jax.Array) -> jax.Array:
+            return shared_out(jnp.broadcast_to(leaf, (shards, *leaf.shape)), *(ANY,) * leaf.ndim)
+
+        parts = x.reshape(shards, -1, *x.shape[1:])
+        y = jax.vmap(partial(forward, key))(own(matrix), parts, jax.tree.map(own, factors))
+        y = y.reshape(-1, *y.shape[2:])
+    elif ids is None:
+        y = forward(key, matrix, x, factors)
     else:
         keys = None if key is None else jax.random.split(key, ids.shape[0])
-        y = jax.vmap(forward)(x, jax.tree.map(lambda leaf: _rows(leaf, ids), factors), keys)
+        rows = jax.tree.map(lambda leaf: _rows(leaf, ids), factors)
+        y = jax.vmap(forward, in_axes=(0, None, 0, 0))(keys, matrix, x, rows)
     return y.reshape(*y.shape[:-1], *outputs)
 
 

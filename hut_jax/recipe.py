@@ -122,19 +122,26 @@ def rates(config: ConfigDict, adapter: Adapter, shapes: Any) -> Any:
     )
 
 
-def load_base(config: ConfigDict) -> tuple[Any, Any]:
+def load_base(config: ConfigDict, shardings: Any = None) -> tuple[Any, Any]:
     """The base model and its parameters: pretrained, or drawn at random from the seed.
 
     What a pretrained checkpoint lacks, such as a new head, is zero: `init_factors` draws it, and it is the adapter's.
+
+    Args:
+        config: of the run.
+        shardings: where each parameter is to lie: a tree like the parameters'. Default: on one device.
 
     Raises:
         UserError: the model cannot be had.
     """
     if config.init == "pretrained":
         options = head(config) | model_options(config)
-        return load_pretrained(config.model, draw=False, report=lambda line: print(f"note: {line}"), **options)
+        return load_pretrained(
+            config.model, draw=False, report=lambda line: print(f"note: {line}"), shardings=shardings, **options
+        )
     model = build_model(config.model, **head(config), **model_options(config))
-    return model, init_params(model, jax.random.key(config.seed), dtype=model.dtype)
+    params = init_params(model, jax.random.key(config.seed), dtype=model.dtype)
+    return model, params if shardings is None else jax.device_put(params, shardings)
 
 
 def new_params(config: ConfigDict) -> list[str]:

@@ -30,6 +30,7 @@ class Site:
         factors: the shapes of what trains.
         layout: how a dense layer's kernel is read; None for a parameter.
         also: whether it is one of `also_train`'s.
+        has_bias: whether a dense layer has one.
     """
 
     path: str
@@ -38,6 +39,29 @@ class Site:
     factors: dict[str, tuple[int, ...]]
     layout: Layout | None = None
     also: bool = False
+    has_bias: bool = False
+
+    @property
+    def factor_axes(self) -> dict[str, tuple[str | None, ...]]:
+        """Of a dense layer's factors, what each axis is, but for those of stacked layers: "d", "k", or None, a rank.
+
+        An axis is found out by what it grows with, so that transformations need not say it.
+        """
+        assert self.layout is not None
+        stack = self.layout.stacked
+        d = math.prod(self.shape[stack : stack + self.layout.inputs])
+        k = math.prod(self.shape[stack + self.layout.inputs :])
+        has_bias = self.has_bias
+        plain, wider, longer = (
+            _shapes_of(self.transform, shape, has_bias) for shape in ((d, k), (2 * d, k), (d, 2 * k))
+        )
+        return {
+            name: tuple(
+                "d" if wider[name][i] != size else "k" if longer[name][i] != size else None
+                for i, size in enumerate(plain[name])
+            )
+            for name in plain
+        }
 
     @property
     def count(self) -> int:
@@ -117,7 +141,8 @@ def dense_site(transform: Transform, path: str, flat: Flat, layouts: Sequence[tu
             "layer y = x @ kernel + bias, or its layout= is another"
         )
     factors = _factor_shapes(transform, (d, k), bias is not None, path)
-    return Site(path, transform, shape, {name: (*stack, *dims) for name, dims in factors.items()}, layout)
+    stacked_factors = {name: (*stack, *dims) for name, dims in factors.items()}
+    return Site(path, transform, shape, stacked_factors, layout, has_bias=bias is not None)
 
 
 @functools.lru_cache(maxsize=4096)

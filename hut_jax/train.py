@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 import hut_jax
 from hut_jax import cli
+from hut_jax.activations import run_on
 from hut_jax.adapter_files import CONFIG_FILE, check_base, save_adapter, size_on_disk
 from hut_jax.checkpoint import Checkpoints
 from hut_jax.config import resolve, to_json
@@ -26,7 +27,18 @@ from hut_jax.fingerprint import fingerprint
 from hut_jax.metrics_log import MetricsLog
 from hut_jax.optimizer import make_optimizer, warmup_updates
 from hut_jax.recipe import Parts, batching, init_factors, load_base, make_parts, rates
-from hut_jax.training import Evaluation, Fit, Plan, Steps, fit
+from hut_jax.sharding import (
+    TRANSFORMER,
+    batch_parts,
+    check_batch,
+    describe,
+    factor_specs,
+    make_mesh,
+    param_specs,
+    place_batch,
+    shardings,
+)
+from hut_jax.training import Evaluation, Fit, Plan, Steps, fit, state_shardings
 from hut_jax.workdir import ADAPTER, CHECKPOINTS, CONFIG, RESULT, check_workdir, use_workdir, write_json, write_text
 
 
@@ -54,18 +66,26 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """
     config = resolve(config)
     check_workdir(workdir, config)
+    mesh = make_mesh(**config.mesh)
+    check_batch("config.train.batch_size / config.train.accumulate", batching(config)["batch_size"], mesh)
+    check_batch("config.eval.batch_size", config.eval.batch_size, mesh)
     parts = make_parts(config)
     plan = make_plan(config, parts)
+    specs = param_specs(parts.shapes, TRANSFORMER, mesh)
+    lie = shardings(mesh, factor_specs(parts.adapter.sites(parts.shapes), specs))
     optimizer = make_optimizer(config.train, plan.steps, rates(config, parts.adapter, parts.shapes))
     _describe(config, parts, plan)
-    model, params = load_base(config)
+    if mesh.size > 1:
+        print(describe(mesh, specs))
+    model, params = load_base(config, shardings(mesh, specs))
     if (workdir / ADAPTER / CONFIG_FILE).exists():  # a run killed on its way to it leaves an empty folder
         check_base(workdir / ADAPTER, params, name=config.model)
-    factors = init_factors(config, parts.adapter, model, params)
+    factors = jax.device_put(init_factors(config, parts.adapter, model, params), lie)
     base = fingerprint(params)
 
-    forward = partial(parts.adapter.apply, model)
-    evaluation = Evaluation(forward, parts.task.loss)
+    forward = run_on(mesh, partial(parts.adapter.apply, model, shards=batch_parts(mesh)))
+    place = partial(place_batch, mesh)
+    evaluation = Evaluation(forward, parts.task.loss, place)
     steps = Steps(
         forward,
         parts.task.loss,
@@ -73,6 +93,8 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         label_smoothing=config.train.label_smoothing,
         dropout=config.train.dropout,
         seed=config.seed,
+        place=place,
+        shardings=state_shardings(optimizer, factors, lie),
     )
     batches = batch_dataset(parts.task.train, **batching(config))
     shapes = batching(config) | {"batch_size": config.eval.batch_size}

@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
 from hut_jax.checkpoint import Checkpoints
@@ -43,6 +44,16 @@ class Steps:
 
     The base is an argument of it, never closed over: it is not copied into the compiled code, not donated, and
     has no gradient.
+
+    Args:
+        forward: the adapted model.
+        loss: of a batch.
+        optimizer: of what trains.
+        label_smoothing: the loss function's.
+        dropout: whether the model's own acts.
+        seed: of dropout.
+        place: puts a batch on the devices that it is shared out over.
+        shardings: where the state's arrays lie, before and after an update: `state_shardings`.
     """
 
     def __init__(
@@ -54,19 +65,25 @@ class Steps:
         label_smoothing: float = 0.0,
         dropout: bool = True,
         seed: int = 0,
+        place: Callable[[Batch], Batch] = lambda batch: batch,
+        shardings: State | None = None,
     ):
         self._forward, self._loss, self._optimizer = forward, loss, optimizer
         self._label_smoothing, self._dropout = label_smoothing, dropout
+        self._place = place
         self._key = jax.random.key(seed)
         # Gradients and update are compiled apart, and the key is an argument: runs that differ in nothing but seed,
         # rate or length then share the gradient's code in a compilation cache, and it is nearly all there is.
-        self._gradients = jax.jit(self._sum_gradients)
+        whole = None if shardings is None else shardings.step
+        sums = None if shardings is None else (shardings.factors, whole, whole)
+        self._init = jax.jit(self._first, out_shardings=shardings)
+        self._gradients = jax.jit(self._sum_gradients, out_shardings=sums)
         self._add = jax.jit(partial(jax.tree.map, jnp.add), donate_argnums=0)
-        self._apply = jax.jit(self._update, donate_argnums=0)
+        self._apply = jax.jit(self._update, donate_argnums=0, out_shardings=(shardings, whole))
 
     def init(self, factors: PyTree[Array]) -> State:
         """The state before the first update. It has its own copy of the factors, which updates then give up."""
-        return State(jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, factors), self._optimizer.init(factors))
+        return self._init(factors)
 
     def train(self, state: State, base: PyTree, batches: Sequence[Batch]) -> tuple[State, dict[str, Array]]:
         """One update from these batches together; the old state is given up.
@@ -74,10 +91,14 @@ class Steps:
         Returns:
             The new state, and this update's mean training loss, the weight it was divided by, and the gradient's norm.
         """
-        sums = self._gradients(state.factors, base, batches[0], self._key, state.step, 0)
+        sums = self._gradients(state.factors, base, self._place(batches[0]), self._key, state.step, 0)
         for part, batch in enumerate(batches[1:], start=1):
-            sums = self._add(sums, self._gradients(state.factors, base, batch, self._key, state.step, part))
+            more = self._gradients(state.factors, base, self._place(batch), self._key, state.step, part)
+            sums = self._add(sums, more)
         return self._apply(state, sums)
+
+    def _first(self, factors):
+        return State(jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, factors), self._optimizer.init(factors))
 
     def _sum_gradients(self, factors, base, batch, key, step, part):
         """Gradients of the summed loss, and the sums to divide them by: so parts add up to the whole batch's."""
@@ -105,6 +126,24 @@ class Steps:
         return State(state.step + 1, factors, opt_state), metrics
 
 
+def state_shardings(
+    optimizer: optax.GradientTransformation, factors: PyTree[Any], shardings: PyTree[NamedSharding]
+) -> State:
+    """Where a state lies: the optimiser's figures of a factor with the factor, single numbers on every device.
+
+    Args:
+        optimizer: of what trains.
+        factors: or their shapes.
+        shardings: theirs.
+    """
+    whole = NamedSharding(jax.tree.leaves(shardings)[0].mesh, PartitionSpec())
+    opt_state = jax.eval_shape(optimizer.init, factors)
+    placed = optax.tree_map_params(
+        optimizer, lambda _, sharding: sharding, opt_state, shardings, transform_non_params=lambda _: whole
+    )
+    return State(cast(Any, whole), shardings, placed)
+
+
 class Judged(NamedTuple):
     """What an evaluation finds: the mean loss, and of each batch what the loss function gave for the metrics."""
 
@@ -113,16 +152,23 @@ class Judged(NamedTuple):
 
 
 class Evaluation:
-    """Factors judged on batches, without dropout and label smoothing."""
+    """Factors judged on batches, without dropout and label smoothing.
 
-    def __init__(self, forward: Forward, loss: Loss):
+    Args:
+        forward: the adapted model.
+        loss: of a batch.
+        place: puts a batch on the devices that it is shared out over.
+    """
+
+    def __init__(self, forward: Forward, loss: Loss, place: Callable[[Batch], Batch] = lambda batch: batch):
+        self._place = place
         self._judge = jax.jit(
             lambda base, factors, batch: loss(partial(forward, base, factors), batch, deterministic=True)
         )
 
     def __call__(self, base: PyTree, factors: PyTree[Array], batches: Iterable[Batch]) -> Judged:
         """The batches' summed losses over their summed weights, and their outputs, fetched to the host."""
-        judged = [self._judge(base, factors, batch) for batch in batches]
+        judged = [self._judge(base, factors, self._place(batch)) for batch in batches]
         losses, weights, outputs = zip(*jax.device_get(judged), strict=True)
         return Judged(sum(map(float, losses)) / sum(map(float, weights)), list(outputs))
 

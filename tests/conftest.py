@@ -60,6 +60,7 @@ def small_config(small_model, small_data):
     config.data.dir = str(small_data)
     config.data.cache = str(small_data / "cache")
     config.data.length_multiple = config.data.slot_multiple = 64  # few shapes to compile
+    config.mesh.data = 1
     config.adapter.rank = 2
     config.train.steps = 12
     config.train.warmup = 2.0
@@ -133,6 +134,7 @@ def glue_config(small_encoder, small_glue):
     config.model = str(small_encoder)
     config.data.dir = str(small_glue)
     config.data.length_multiple = 64  # one shape to compile
+    config.mesh.data = 1
     config.adapter.rank = 2
     config.adapter.also_train = ("^classifier",)
     config.train.update({"steps": 8, "warmup": 0.0, "learning_rate": 0.1, "also_train_learning_rate": 0.02})

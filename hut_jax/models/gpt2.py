@@ -24,10 +24,22 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from hut_jax.activations import shared_out
 from hut_jax.errors import UserError, nearest
 from hut_jax.models.branches import Branches, BranchMemory
 from hut_jax.models.config import Ids, read_config
-from hut_jax.models.layers import ACTIVATIONS, Heads, Hidden, HostOrDevice, Mask, Tokens, attend, fp32_dot, layer_norm
+from hut_jax.models.embedding import Embed
+from hut_jax.models.layers import (
+    ACTIVATIONS,
+    Heads,
+    Hidden,
+    HostOrDevice,
+    Mask,
+    Tokens,
+    attend,
+    fp32_dot,
+    layer_norm,
+)
 
 Memory = tuple[Any, Any] | BranchMemory  # one layer's cached keys and values, each Keys; or those of branches
 
@@ -136,7 +148,7 @@ class Attention(nn.Module):
 
         def heads(name: str) -> Heads:
             y = nn.Dense(c.n_embd, dtype=self.dtype, kernel_init=normal, name=name)(x)
-            return y.reshape(*x.shape[:-1], c.n_head, c.n_embd // c.n_head)
+            return shared_out(y.reshape(*x.shape[:-1], c.n_head, c.n_embd // c.n_head), None, "tensor", None)
 
         query, key, value = heads("query"), heads("key"), heads("value")
         if isinstance(memory, BranchMemory):
@@ -164,7 +176,7 @@ class MLP(nn.Module):
         c = self.config
         normal = nn.initializers.normal(c.initializer_range)
         y = nn.Dense(c.n_inner or 4 * c.n_embd, dtype=self.dtype, kernel_init=normal, name="up")(x)
-        y = ACTIVATIONS[c.activation_function](y)
+        y = ACTIVATIONS[c.activation_function](shared_out(y, None, "tensor"))
         return nn.Dense(c.n_embd, dtype=self.dtype, kernel_init=_residual_normal(c), name="down")(y)
 
 
@@ -181,9 +193,9 @@ class Layer(nn.Module):
         drop = nn.Dropout(c.resid_pdrop, deterministic=deterministic)
         y = layer_norm(c.layer_norm_epsilon, self.dtype, "attention_norm")(x)
         y, memory = Attention(c, self.dtype, name="attention")(y, memory, scale, mask, index, deterministic)
-        x = x + drop(y)
+        x = shared_out(x + drop(y), None, None)
         y = layer_norm(c.layer_norm_epsilon, self.dtype, "mlp_norm")(x)
-        return x + drop(MLP(c, self.dtype, name="mlp")(y)), memory
+        return shared_out(x + drop(MLP(c, self.dtype, name="mlp")(y)), None, None), memory
 
 
 class GPT2(nn.Module):
@@ -205,8 +217,8 @@ class GPT2(nn.Module):
         """Names the parts."""
         c = self.config
         normal = nn.initializers.normal(c.initializer_range)
-        self.token_embedding = nn.Embed(c.vocab_size, c.n_embd, dtype=self.dtype, embedding_init=normal)
-        self.position_embedding = nn.Embed(c.n_positions, c.n_embd, dtype=self.dtype, embedding_init=normal)
+        self.token_embedding = Embed(c.vocab_size, c.n_embd, dtype=self.dtype, embedding_init=normal)
+        self.position_embedding = Embed(c.n_positions, c.n_embd, dtype=self.dtype, embedding_init=normal)
         self.embedding_dropout = nn.Dropout(c.embd_pdrop)
         layer: Any = Layer
         if self.remat:
@@ -301,7 +313,7 @@ class GPT2(nn.Module):
             if attention_mask is not None:
                 mask = mask & jnp.asarray(attention_mask, bool)[:, None, None, :]
 
-        x = self.token_embedding(input_ids) + self.position_embedding(position_ids)
+        x = shared_out(self.token_embedding(input_ids) + self.position_embedding(position_ids), None, None)
         x = self.embedding_dropout(x, deterministic=deterministic)
         memory: Any = None if cache is None else cache.memory
         if self.scan_layers:

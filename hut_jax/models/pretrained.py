@@ -39,6 +39,7 @@ def load_pretrained(
     dtype: Any = jnp.float32,
     remat: bool = False,
     scan_layers: bool = False,
+    shardings: Mapping[str, Any] | None = None,
 ) -> tuple[Model, dict[str, Any]]:
     """The model of a Hugging Face checkpoint and its parameters.
 
@@ -62,6 +63,8 @@ def load_pretrained(
         dtype: of the parameters, and what the model computes in.
         remat: whether activations are computed again in the backward pass, not kept.
         scan_layers: whether the layers are one `nn.scan`; their parameters are then stacked.
+        shardings: where each parameter is to lie: a tree of `jax.sharding.Sharding`s like the parameters'. Each is put
+            there as it is read. Default: all of them on one device.
 
     Raises:
         UserError: nothing of that name, a config.json that is not supported, a head or labels that the model cannot
@@ -72,11 +75,13 @@ def load_pretrained(
     model = source.family.model(config=source.config, dtype=dtype, remat=remat, scan_layers=scan_layers)
     files = Weights(folder, source.architecture)
     match = _match(files, source, model)
-    params = _read_params(files, match, source, model, np.dtype(dtype))
+    where = {} if shardings is None else flatten_dict(shardings, sep="/")
+    params = _read_params(files, match, source, model, np.dtype(dtype), where)
     if match.drawn:
         key = jax.random.key(0) if key is None else key
         new = _draw(model, key, match.drawn, dtype)
-        params.update(new if draw else {path: jnp.zeros_like(leaf) for path, leaf in new.items()})
+        new = new if draw else {path: jnp.zeros_like(leaf) for path, leaf in new.items()}
+        params.update({path: jax.device_put(leaf, where.get(path)) for path, leaf in new.items()})
         how = "drawn at random" if draw else "set to zero"
         report(f"{folder}: {how}, since the files have none that fit: {listing(match.drawn)}")
     if match.left_out:
@@ -253,22 +258,33 @@ def _match(files: Weights, source: _Source, model: Model) -> _Match:
     return _Match({name: tensor for name, tensor in tensors.items() if name in stored}, stored, drawn, left_out)
 
 
-def _read_params(files: Weights, match: _Match, source: _Source, model: Model, dtype: np.dtype) -> dict[str, Any]:
-    """The parameters in the files, by '/'-joined path."""
+def _read_params(
+    files: Weights, match: _Match, source: _Source, model: Model, dtype: np.dtype, shardings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The parameters in the files, by '/'-joined path, each put where it belongs before the next is read."""
     for name, other in source.family.tied(source.config).items():
         if {name, other} <= match.stored.keys() and not _same(files[match.stored[name]], files[match.stored[other]]):
             raise UserError(
                 f"{files.folder}: {name!r} is not {other!r}, to which config.json ties it; "
                 "where they should differ, set its 'tie_word_embeddings' to false"
             )
-    leaves: dict[str, np.ndarray] = {}
+    params: dict[str, Any] = {}
+    stacks: dict[str, dict[int, np.ndarray]] = {}
     for name, tensor in match.tensors.items():
         whole = files[match.stored[name]]
         whole = whole.T if tensor.transpose else whole
         for path, piece in zip(tensor.paths, np.split(whole, len(tensor.paths), axis=-1), strict=True):
-            _put(leaves, path, np.ascontiguousarray(piece, dtype), model)
-    # One by one, so that no second copy of the whole is ever held.
-    return {path: jnp.asarray(leaves.pop(path)) for path in list(leaves)}
+            piece = np.ascontiguousarray(piece, dtype)
+            place, depth = scanned(path)
+            if model.scan_layers and depth is not None:
+                stack = stacks.setdefault(place, {})
+                stack[depth] = piece
+                if len(stack) < model.config.n_layer:
+                    continue
+                path, piece = place, np.stack([stack[i] for i in range(len(stack))])
+                del stacks[place]
+            params[path] = jax.device_put(piece, shardings.get(path))
+    return params
 
 
 def _draw(model: Model, key: jax.Array, paths: Sequence[str], dtype: Any) -> dict[str, jax.Array]:
@@ -307,16 +323,6 @@ def _check_params(leaves: Mapping[str, Any], model: Model) -> None:
             raise UserError(f"params have {path!r}, which is none of the model's; {nearest(path, wanted)}")
         if leaves[path].shape != wanted[path]:
             raise UserError(f"params: {path!r} is {list(leaves[path].shape)}, not {list(wanted[path])}")
-
-
-def _put(leaves: dict[str, np.ndarray], path: str, piece: np.ndarray, model: Model) -> None:
-    place, depth = scanned(path)
-    if depth is None or not model.scan_layers:
-        leaves[path] = piece
-        return
-    if place not in leaves:
-        leaves[place] = np.empty((model.config.n_layer, *piece.shape), piece.dtype)
-    leaves[place][depth] = piece
 
 
 def _take(leaves: Mapping[str, Any], path: str, model: Model) -> np.ndarray:

@@ -22,8 +22,20 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from hut_jax.activations import shared_out
 from hut_jax.errors import UserError
-from hut_jax.models.layers import ACTIVATIONS, Heads, Hidden, HostOrDevice, Mask, Tokens, attend, fp32_dot, layer_norm
+from hut_jax.models.embedding import Embed
+from hut_jax.models.layers import (
+    ACTIVATIONS,
+    Heads,
+    Hidden,
+    HostOrDevice,
+    Mask,
+    Tokens,
+    attend,
+    fp32_dot,
+    layer_norm,
+)
 from hut_jax.models.roberta_config import RobertaConfig
 
 AllKeys = Bool[Array, "#batch 1 1 keys"]
@@ -43,7 +55,7 @@ class Attention(nn.Module):
 
         def heads(name: str) -> Heads:
             y = dense(c, self.dtype, c.hidden_size, name)(x)
-            return y.reshape(*x.shape[:-1], c.num_attention_heads, head_width)
+            return shared_out(y.reshape(*x.shape[:-1], c.num_attention_heads, head_width), None, "tensor", None)
 
         drop = nn.Dropout(c.attention_probs_dropout_prob, deterministic=deterministic)
         y = attend(heads("query"), heads("key"), heads("value"), mask, head_width**-0.5, drop)
@@ -60,7 +72,8 @@ class MLP(nn.Module):
     def __call__(self, x: Hidden) -> Hidden:
         """Maps width -> intermediate_size -> width."""
         c = self.config
-        y = ACTIVATIONS[c.hidden_act](dense(c, self.dtype, c.intermediate_size, "up")(x))
+        y = shared_out(dense(c, self.dtype, c.intermediate_size, "up")(x), None, "tensor")
+        y = ACTIVATIONS[c.hidden_act](y)
         return dense(c, self.dtype, c.hidden_size, "down")(y)
 
 
@@ -76,9 +89,9 @@ class Layer(nn.Module):
         c = self.config
         drop = nn.Dropout(c.hidden_dropout_prob, deterministic=deterministic)
         y = Attention(c, self.dtype, name="attention")(x, mask, deterministic)
-        x = layer_norm(c.layer_norm_eps, self.dtype, "attention_norm")(x + drop(y))
+        x = layer_norm(c.layer_norm_eps, self.dtype, "attention_norm")(shared_out(x + drop(y), None, None))
         y = MLP(c, self.dtype, name="mlp")(x)
-        return layer_norm(c.layer_norm_eps, self.dtype, "mlp_norm")(x + drop(y)), None
+        return layer_norm(c.layer_norm_eps, self.dtype, "mlp_norm")(shared_out(x + drop(y), None, None)), None
 
 
 class Classifier(nn.Module):
@@ -138,7 +151,7 @@ class Roberta(nn.Module):
 
         def embedding(count: int) -> nn.Embed:
             normal = nn.initializers.normal(c.initializer_range)
-            return nn.Embed(count, c.hidden_size, dtype=self.dtype, embedding_init=normal)
+            return Embed(count, c.hidden_size, dtype=self.dtype, embedding_init=normal)
 
         self.token_embedding = embedding(c.vocab_size)
         self.position_embedding = embedding(c.max_position_embeddings)
@@ -238,7 +251,7 @@ class Roberta(nn.Module):
         if token_type_ids is None:
             token_type_ids = jnp.zeros((1, length), jnp.int32)
 
-        x = self.token_embedding(input_ids) + self.position_embedding(position_ids)
+        x = shared_out(self.token_embedding(input_ids) + self.position_embedding(position_ids), None, None)
         x = self.embedding_norm(x + self.type_embedding(token_type_ids))
         x = self.embedding_dropout(x, deterministic=deterministic)
         if self.scan_layers:

@@ -61,6 +61,11 @@ class Transform:
         return {}
 
     @property
+    def forms_kernel(self) -> bool:
+        """Whether `forward` forms W, whose gradient is then formed too, on its way to the factors'."""
+        return True
+
+    @property
     def random(self) -> bool:
         """Whether `forward` draws at random in training, and then wants its key."""
         return False

@@ -56,6 +56,11 @@ class HUT(Transform):
         """At the factors' own rate scale and shift did harm, at a tenth of it none: docs/method.md, "Rates"."""
         return {"g": 0.1, "s": 0.1}
 
+    @property
+    def forms_kernel(self) -> bool:
+        """At r = 1 the activations are scaled."""
+        return self.rank != 1
+
     def init(self, key: jax.Array, kernel: Float[Array, "d k"], bias: Float[Array, " k"] | None) -> Factors:
         """Zeros `a: [d, r]`, `b: [r, k]`, and where they train `g: [k]`, `s: [k]`.
 
@@ -95,7 +100,7 @@ class HUT(Transform):
         key: jax.Array | None = None,
     ) -> Float[Array, "*batch k"]:
         """By the kernel W; at r = 1 by the activations, `((x ⊙ M_A) @ W0) ⊙ M_B`, which needs no gradient of W."""
-        if self.rank != 1:
+        if self.forms_kernel:
             return super().forward(dense, x, kernel, bias, factors, key)
         a, b = 1 + factors["a"][:, 0], 1 + factors["b"][0]
         y = dense((x * a).astype(x.dtype), kernel, None)

@@ -53,6 +53,11 @@ class IA3(Transform):
         side = "input" if self.feedforward and re.search(self.feedforward, path) else self.side
         return replace(self, side=side)
 
+    @property
+    def forms_kernel(self) -> bool:
+        """The activations are scaled."""
+        return False
+
     def init(self, key: jax.Array, kernel: Float[Array, "d k"], bias: Float[Array, " k"] | None) -> Factors:
         """`l`, zeros: `[k]`, or `[d]` where inputs are scaled."""
         d, k = kernel.shape

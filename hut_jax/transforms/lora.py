@@ -54,6 +54,11 @@ class LoRA(Transform):
         """s."""
         return self.alpha / (math.sqrt(self.rank) if self.rs else self.rank)
 
+    @property
+    def forms_kernel(self) -> bool:
+        """The products are with A and B."""
+        return False
+
     def init(self, key: jax.Array, kernel: Float[Array, "d k"], bias: Float[Array, " k"] | None) -> Factors:
         """`a: [d, r]`, uniform within 1 / sqrt(d), and `b: [r, k]`, zeros."""
         return thin_pair(key, kernel.shape, self.rank)

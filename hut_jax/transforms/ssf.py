@@ -31,6 +31,11 @@ class SSF(Transform):
     learning_rate: ClassVar[float] = 5e-3
     default_targets: ClassVar[tuple[str, ...]] = (r"attention/(query|key|value|out)$|mlp/(up|down)$", "all-linear")
 
+    @property
+    def forms_kernel(self) -> bool:
+        """The output is scaled."""
+        return False
+
     def init(self, key: jax.Array, kernel: Float[Array, "d k"], bias: Float[Array, " k"] | None) -> Factors:
         """Zeros `g: [k]`, and where it trains `s: [k]`.
 
