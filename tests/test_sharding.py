@@ -6,6 +6,8 @@ import re
 import signal
 
 import jax
+import jax.export
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -90,11 +92,11 @@ def batches(kind):
 KINDS = {"gpt2": (gpt2, causal_lm_loss), "roberta": (roberta, classification_loss)}
 
 
-def set_up(kind, adapter, mesh):
+def set_up(kind, adapter, mesh, **options):
     """The compiled update on this mesh, its state, and the base."""
     make, loss = KINDS[kind]
-    model = make()
-    params = init_params(model, jax.random.key(1))
+    model = make(**options)
+    params = init_params(model, jax.random.key(1), dtype=model.dtype)
     factors = adapter.init(jax.random.key(2), params)
     optimizer = optax.adamw(1e-2)
     specs = param_specs(params, TRANSFORMER, mesh)
@@ -171,6 +173,27 @@ def test_hut_sends_what_lora_sends_and_the_difference_in_factors(shape):
     more = METHODS["hut"].count(params).trainable - METHODS["lora"].count(params).trainable
     assert 0 < more < 64 * 64
     assert sum(hut.values()) <= sum(lora.values()) + more
+
+
+TPU_FORMS = {
+    "block": HUT(rank=4),
+    "cyclic": HUT(rank=4, spread="cyclic"),
+    "by activations": HUT(rank=1),
+    "without scale and shift": HUT(rank=2, scale=False, shift=False),
+}
+
+
+@pytest.mark.parametrize("form", TPU_FORMS)
+def test_an_update_lowers_for_tpus(form):
+    """In bf16, over a mesh, layers scanned and computed again: what a TPU pod runs."""
+    mesh = make_mesh(2, 2, 2)
+    adapter = Adapter(TPU_FORMS[form], "attention/|mlp/")
+    steps, state, base = set_up("gpt2", adapter, mesh, dtype=jnp.bfloat16, scan_layers=True, remat=True)
+    batch = place_batch(mesh, next(batches("gpt2")))
+    update = jax.jit(lambda state, base, batch: steps.train(state, base, [batch]))
+    module = jax.export.export(update, platforms=["tpu"])(state, base, batch).mlir_module()
+    assert "stablehlo.dot_general" in module
+    assert "bf16" in module
 
 
 def test_factors_lie_with_their_kernels():

@@ -1,6 +1,8 @@
 """Hugging Face checkpoints <-> models and parameter trees."""
 
+import itertools
 import logging
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -270,7 +272,17 @@ def _read_params(
             )
     params: dict[str, Any] = {}
     stacks: dict[str, dict[int, np.ndarray]] = {}
+    # All layers of one parameter after another, so that few stacks are unfinished at a time; and the largest first: it
+    # is there twice for a moment, as read and where it belongs.
+    groups: dict[str, list[str]] = {}
     for name, tensor in match.tensors.items():
+        groups.setdefault(scanned(tensor.paths[0])[0], []).append(name)
+
+    def size(names: list[str]) -> int:
+        return sum(math.prod(files.shapes[match.stored[name]]) for name in names)
+
+    for name in itertools.chain(*sorted(groups.values(), key=size, reverse=True)):
+        tensor = match.tensors[name]
         whole = files[match.stored[name]]
         whole = whole.T if tensor.transpose else whole
         for path, piece in zip(tensor.paths, np.split(whole, len(tensor.paths), axis=-1), strict=True):
