@@ -140,9 +140,15 @@ def test_a_mesh_trains_as_one_device_does(on_one_device):
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", MESHES)
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ["hut", "lora", "full"])
 def test_every_mesh_trains_as_one_device_does(name, kind, shape, on_one_device):
     agrees(kind, name, shape, on_one_device)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["hut all", "hut r=1"])
+def test_every_form_of_hut_trains_on_a_mesh(name, on_one_device):
+    agrees("gpt2", name, (2, 2, 2), on_one_device)
 
 
 def collectives(kind, name, mesh):

@@ -444,6 +444,7 @@ def test_the_real_e2e_data_with_gpt2s_tokenizer(tmp_path, monkeypatch):
             f"--config.tokenizer={data / 'tokenizers/gpt2'}",
             f"--workdir={tmp_path / 'run'}",
             "--config.train.steps=30",
+            "--config.mesh.data=1",
         ]
     )
     assert code == 0
@@ -456,7 +457,8 @@ def test_the_quickstart_halves_the_perplexity(tmp_path, monkeypatch, capsys):
     from hut_jax import quickstart
 
     monkeypatch.chdir(ROOT)
-    assert quickstart.main([f"--workdir={tmp_path / 'run'}", f"--config.data.cache={tmp_path / 'cache'}"]) == 0
+    arguments = [f"--workdir={tmp_path / 'run'}", f"--config.data.cache={tmp_path / 'cache'}", "--config.mesh.data=1"]
+    assert quickstart.main(arguments) == 0
     out = capsys.readouterr().out
     base, hut = (
         float(next(line for line in out.splitlines() if line.split()[:1] == [name]).split()[2])
