@@ -19,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 from hut_jax.adapter import Adapter
 from hut_jax.errors import UserError, one_line
+from hut_jax.files import PARTIAL
 from hut_jax.fingerprint import fingerprint
 from hut_jax.stacking import stacked_as, unstack_layers
 from hut_jax.targets import flatten, unflatten
@@ -167,7 +168,7 @@ def write_adapter_files(
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".partial", dir=folder.parent))
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=PARTIAL, dir=folder.parent))
     try:
         (partial / CONFIG_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
         save_file({name: np.ascontiguousarray(one) for name, one in tensors.items()}, partial / WEIGHTS_FILE, metadata)

@@ -23,9 +23,10 @@ from hut_jax import cli
 from hut_jax.adapter_files import WEIGHTS_FILE
 from hut_jax.data.e2e import load_e2e, references
 from hut_jax.errors import UserError
+from hut_jax.files import write_json, write_text
 from hut_jax.metrics.bootstrap import LEVEL, interval
 from hut_jax.metrics.e2e import evaluate as score
-from hut_jax.workdir import ADAPTER, RESULT, write_json, write_text
+from hut_jax.workdir import ADAPTER, RESULT
 from hut_jax.writer import config_to_write, load_writer
 
 OUTPUTS = "test_outputs.txt"

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from hut_jax import cli
 from hut_jax.errors import UserError
-from hut_jax.workdir import write_text
+from hut_jax.files import write_text
 from hut_jax.writer import config_to_write, load_writer
 
 

@@ -125,7 +125,8 @@ def _run(place: Place, module: nn.Module, x: Any, key: jax.Array | None, ids: ja
     def forward(key, matrix, x, factors):
         return place.transform.forward(dense, x, matrix, vector, factors, key)
 
-    if ids is None and shards > 1 and place.transform.forms_kernel and x.shape[0] % shards == 0:
+    rows = x.shape[0] if x.ndim > 1 else 1
+    if ids is None and shards > 1 and place.transform.forms_kernel and rows % shards == 0:
         # A kernel for each part: its gradient becomes the factors' on the part's own device, and theirs is what is
         # summed over devices. With one kernel for all parts it would be that of the kernel, which is far larger.
         def own(leaf: jax.Array) -> jax.Array:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from hut_jax.workdir import write_text
+from hut_jax.files import write_text
 
 
 class MetricsLog:

@@ -23,6 +23,7 @@ from hut_jax.adapter_files import CONFIG_FILE, check_base, save_adapter, size_on
 from hut_jax.checkpoint import Checkpoints
 from hut_jax.config import resolve, to_json
 from hut_jax.data.batching import Batches, batch_dataset
+from hut_jax.files import write_json, write_text
 from hut_jax.fingerprint import fingerprint
 from hut_jax.metrics_log import MetricsLog
 from hut_jax.optimizer import make_optimizer, warmup_updates
@@ -39,7 +40,7 @@ from hut_jax.sharding import (
     shardings,
 )
 from hut_jax.training import Evaluation, Fit, Plan, Steps, fit, state_shardings
-from hut_jax.workdir import ADAPTER, CHECKPOINTS, CONFIG, RESULT, check_workdir, use_workdir, write_json, write_text
+from hut_jax.workdir import ADAPTER, CHECKPOINTS, CONFIG, RESULT, check_workdir, use_workdir
 
 
 def main(argv: Sequence[str]) -> int:

@@ -1,27 +1,23 @@
 """The folder of a run: `config.json`, `metrics.jsonl`, `checkpoints/`, `adapter/`, `result.json`."""
 
 import fcntl
-import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from ml_collections import ConfigDict
 
 from hut_jax.config import flatten_config, from_json, to_json, validate
 from hut_jax.errors import UserError, nearest
+from hut_jax.files import PARTIAL
 
 CONFIG = "config.json"
 RESULT = "result.json"
 CHECKPOINTS = "checkpoints"
 ADAPTER = "adapter"
-
-PARTIAL = ".partial"
-"""How the name of what is not written whole yet ends; it begins with a dot."""
 
 
 def check_workdir(workdir: Path, config: ConfigDict) -> None:
@@ -92,18 +88,6 @@ def read_config(workdir: Path) -> ConfigDict:
         raise UserError(f"{path} is no config of this version: {error}") from None
     except (AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged, and no config of a run: {error}") from None
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write the value, all of it or nothing."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write the text, all of it or nothing."""
-    partial = path.with_name(f".{path.name}{PARTIAL}")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def _probe(workdir: Path) -> None:

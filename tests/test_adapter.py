@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hut_jax import HUT, IA3, SSF, Adapter, DoRA, Full, LoRA, UserError
+from hut_jax import HUT, IA3, SSF, Adapter, DoRA, Full, HiRA, LoHa, LoRA, UserError
 
 
 class Block(nn.Module):
@@ -364,3 +364,37 @@ def test_an_adapter_is_a_value():
     assert one == same
     assert hash(one) == hash(same)
     assert one != Adapter(HUT(rank=4), "up")
+
+
+@pytest.mark.parametrize("transform", [HUT(rank=2), HUT(rank=1), HiRA(rank=2), LoHa(rank=2), LoRA(rank=2)], ids=str)
+@pytest.mark.parametrize("model", MODELS, ids=["plain", "scanned"])
+def test_parts_of_a_batch_with_a_kernel_each_change_nothing(model, transform):
+    adapter = Adapter(transform, "up$|join$|split$")
+    x, params, factors = setup(model, adapter)
+    x = jnp.concatenate([x, 2 * x])
+
+    def both(factors, shards):
+        y = adapter.apply(model, params, factors, x, shards=shards)
+        return jnp.sum(y**2), y
+
+    (_, wanted), gradient = jax.jit(jax.value_and_grad(both, has_aux=True), static_argnums=1)(factors, 1)
+    for shards in (2, 4, 3):  # 3 does not divide the rows, and is let be
+        (_, got), parts = jax.jit(jax.value_and_grad(both, has_aux=True), static_argnums=1)(factors, shards)
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), parts, gradient)
+
+
+def test_a_lone_vector_is_not_taken_for_a_batch():
+    adapter = Adapter(HUT(rank=2), "all-linear")
+    dense = nn.Dense(6)
+    params = noisy(dense.init(jax.random.key(0), jnp.zeros(8))["params"], 0.1)
+    factors = noisy(adapter.init(jax.random.key(1), {"dense": params}), 0.3)
+
+    class Wrapped(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(6, name="dense")(x)
+
+    x = jnp.arange(8.0)
+    one, two = (adapter.apply(Wrapped(), {"dense": params}, factors, x, shards=shards) for shards in (1, 2))
+    np.testing.assert_allclose(two, one, rtol=1e-6)

@@ -1,8 +1,6 @@
 """On eight virtual devices: every mesh trains as one device does, and HUT sends nothing that LoRA does not."""
 
 import functools
-import math
-import re
 import signal
 
 import jax
@@ -15,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from hut_jax import HUT, Adapter, Full, LoRA
 from hut_jax.activations import run_on
+from hut_jax.collectives import count_collectives
 from hut_jax.errors import Interrupted, UserError
 from hut_jax.metrics_log import read_metrics
 from hut_jax.models.gpt2 import GPT2, GPT2Config
@@ -156,14 +155,7 @@ def collectives(kind, name, mesh):
     steps, state, base = set_up(kind, METHODS[name], mesh)
     batch = place_batch(mesh, next(batches(kind)))
     compiled = steps._gradients.lower(state.factors, base, batch, jax.random.key(0), state.step, 0).compile()
-    sent: dict[str, int] = {}
-    pattern = r"= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
-    for shapes, what in re.findall(pattern, compiled.as_text()):
-        numbers = sum(
-            math.prod(map(int, sizes.split(","))) if sizes else 1 for sizes in re.findall(r"\[([\d,]*)\]", shapes)
-        )
-        sent[what] = sent.get(what, 0) + numbers
-    return sent
+    return count_collectives(compiled.as_text())
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 from hut_jax.data.glue_tasks import GlueTask
 from hut_jax.data.glue_tsv import GlueExample
 from hut_jax.errors import UserError, nearest
+from hut_jax.files import write_text
 
 
 def write_predictions(
@@ -42,11 +43,9 @@ def write_predictions(
         raise UserError(f"{len(predictions)} predictions for {len(examples)} examples of {task.name}'s {split}")
     rows = [f"{e.row}\t{_written(task, p, e.row)}\n" for e, p in zip(examples, predictions, strict=True)]
     path = Path(folder) / task.submission[split]
-    temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text("index\tprediction\n" + "".join(rows), encoding="utf-8", newline="\n")
-        os.replace(temporary, path)
+        write_text(path, "index\tprediction\n" + "".join(rows))
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
     return path

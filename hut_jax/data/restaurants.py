@@ -12,6 +12,7 @@ from random import Random
 from hut_jax import cli
 from hut_jax.data.e2e_csv import FILES, Record
 from hut_jax.errors import UserError
+from hut_jax.files import replacing
 
 NAMES = (
     "Amber Kettle", "Badger and Thistle", "Casa Lumbre", "Dovetail", "Elderflower Rooms", "Fennel Yard",
@@ -204,12 +205,10 @@ def _texts(random: Random, meaning: dict[str, str], count: int) -> list[str]:
 
 
 def _write(path: Path, records: list[Record]) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8", newline="") as file:
+    with replacing(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(Record._fields)
         writer.writerows(records)
-    os.replace(temporary, path)
 
 
 def main(argv: Sequence[str]) -> None:

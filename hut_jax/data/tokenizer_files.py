@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hut_jax.errors import UserError, one_line
+from hut_jax.files import write_text
 
 VOCAB_JSON, MERGES, VOCAB_TXT, TOKENIZER_JSON = "vocab.json", "merges.txt", "vocab.txt", "tokenizer.json"
 SETTINGS, SPECIAL_TOKENS = "tokenizer_config.json", "special_tokens_map.json"
@@ -90,9 +91,7 @@ def write_files(folder: str | os.PathLike[str], texts: Mapping[str, str]) -> Non
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
-            temporary = folder / f"{name}.tmp"
-            temporary.write_text(text, encoding="utf-8", newline="\n")
-            os.replace(temporary, folder / name)
+            write_text(folder / name, text)
     except OSError as error:
         raise UserError(f"cannot write the tokenizer to {folder}: {error.strerror}") from error
 

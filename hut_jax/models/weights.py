@@ -1,9 +1,7 @@
 """A folder's safetensors files, one or in shards: headers first, tensors when asked for. No pickle is read."""
 
 import json
-import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from hut_jax.errors import UserError, one_line
+from hut_jax.files import replacing
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -117,21 +116,10 @@ def write(folder: Path, config: Mapping, tensors: Mapping[str, np.ndarray]) -> N
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make the folder {folder}: {error.strerror}") from None
-    with _replacing(folder / "config.json") as new_config, _replacing(folder / SINGLE) as new_weights:
+    with replacing(folder / "config.json") as new_config, replacing(folder / SINGLE) as new_weights:
         save_file(dict(tensors), new_weights, metadata={"format": "pt"})  # transformers asks for this key
         new_weights.chmod(0o644)  # safetensors makes its files readable for the owner alone
         new_config.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, which takes its place when all went well."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def listing(names: Iterable[str], most: int = 4) -> str:
