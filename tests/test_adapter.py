@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hut_jax import HUT, IA3, SSF, Adapter, DoRA, Full, HiRA, LoHa, LoRA, UserError
+from hut_jax import HUT, IA3, SSF, Adapter, DoRA, Full, HiRA, LoRA, UserError
 
 
 class Block(nn.Module):
@@ -366,7 +366,7 @@ def test_an_adapter_is_a_value():
     assert one != Adapter(HUT(rank=4), "up")
 
 
-@pytest.mark.parametrize("transform", [HUT(rank=2), HUT(rank=1), HiRA(rank=2), LoHa(rank=2), LoRA(rank=2)], ids=str)
+@pytest.mark.parametrize("transform", [HUT(rank=2), HUT(rank=1), HiRA(rank=2), LoRA(rank=2)], ids=str)
 @pytest.mark.parametrize("model", MODELS, ids=["plain", "scanned"])
 def test_parts_of_a_batch_with_a_kernel_each_change_nothing(model, transform):
     adapter = Adapter(transform, "up$|join$|split$")

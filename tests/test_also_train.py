@@ -132,6 +132,7 @@ def test_they_have_a_rate_of_their_own():
     assert tree["layer_0"]["attention"]["query"] == {"a": 1, "b": 1, "g": 0.1, "s": 0.1}
 
 
+@pytest.mark.slow
 def test_a_run_trains_them_and_goes_on_with_them(small_config, tmp_path):
     small_config.adapter.also_train = ("final_norm", "token_embedding")
     result = train(small_config, tmp_path / "run")

@@ -266,6 +266,7 @@ def test_what_does_not_divide_is_one_line():
         check_batch("config.eval.batch_size", 6, make_mesh(2, 2, 2))
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_on_another_mesh(small_config, tmp_path, monkeypatch, capsys):
     """Stopped on one device, ended on eight."""
     small_config.log.every = 1

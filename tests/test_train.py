@@ -92,6 +92,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(small_config, tm
     assert not same(factors_of(tmp_path / "one"), factors_of(tmp_path / "three"))
 
 
+@pytest.mark.slow
 def test_accumulation_takes_its_parts_from_the_data(small_config, tmp_path):
     """Twice as many batches of half the size: 48 examples are two epochs in 12 updates either way."""
     small_config.train.accumulate = 2
@@ -164,7 +165,9 @@ class Command:
         assert process.returncode == 0, error
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_a_signal_saves_and_the_same_command_ends_with_the_same_bits(number, code, config_file, small_config, tmp_path):
     train(small_config, tmp_path / "unbroken")
     command = Command(config_file, tmp_path / "broken")
@@ -224,7 +227,7 @@ def test_what_a_killed_run_had_begun_to_write_is_taken_away(small_config, tmp_pa
 
 # Orbax leaves the writes that were under way when one failed to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("last", ["adapter", "checkpoint"])
+@pytest.mark.parametrize("last", ["adapter", pytest.param("checkpoint", marks=pytest.mark.slow)])
 def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(last, small_config, tmp_path, monkeypatch):
     """As near as a test comes to it: after the checkpoint at 3 the process may write no file as large as the next."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
