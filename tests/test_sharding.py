@@ -181,7 +181,14 @@ TPU_FORMS = {
 }
 
 
-@pytest.mark.parametrize("form", TPU_FORMS)
+@pytest.mark.parametrize(
+    "form",
+    [
+        "cyclic",
+        "by activations",
+        *(pytest.param(f, marks=pytest.mark.slow) for f in ("block", "without scale and shift")),
+    ],
+)
 def test_an_update_lowers_for_tpus(form):
     """In bf16, over a mesh, layers scanned and computed again: what a TPU pod runs."""
     mesh = make_mesh(2, 2, 2)

@@ -316,6 +316,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(small_config, tmp_path):
     assert not (tmp_path / "run" / "result.json").exists()
 
 
+@pytest.mark.slow
 def test_language_modelling_from_random_weights(small_config, small_model, tmp_path):
     from hut_jax.config import set_transform
 
