@@ -19,6 +19,7 @@ import orbax.checkpoint as ocp
 from jaxtyping import Array, PyTree, UInt32
 
 from hut_jax.errors import UserError, one_line
+from hut_jax.processes import on_first
 
 DAMAGED = "damaged"
 _STEP = "step"
@@ -126,10 +127,14 @@ class Checkpoints:
 
     def _move_away(self, step: int) -> Path:
         target = self._folder.parent / DAMAGED / f"{_STEP}_{step}"
-        target.parent.mkdir(exist_ok=True)
-        if target.exists():
-            shutil.rmtree(target)
-        (self._folder / target.name).rename(target)
+
+        def move() -> None:
+            target.parent.mkdir(exist_ok=True)
+            if target.exists():
+                shutil.rmtree(target)
+            (self._folder / target.name).rename(target)
+
+        on_first(move)
         return target
 
     def _write(self, write: Callable[[], Any]) -> None:

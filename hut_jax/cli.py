@@ -1,6 +1,7 @@
 """What the commands share: arguments, config files with overrides, and errors in one line."""
 
 import argparse
+import os
 import re
 import runpy
 import sys
@@ -8,11 +9,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from hut_jax.config import flatten_config, set_transform, validate
-from hut_jax.errors import Interrupted, UserError, nearest
+from hut_jax.errors import Interrupted, UserError, nearest, one_line
 
 
 class Parser(argparse.ArgumentParser):
@@ -42,6 +44,16 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
         where = f": {error.filename}" if error.filename else ""
         print(f"error: {error.strerror or error}{where}", file=sys.stderr)
         sys.exit(1)
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        print(
+            f"error: another process of this run has ended or cannot be reached ({one_line(error)}); "
+            "the same command, in all of them, goes on from the last checkpoint",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)  # leaving in good order would be to wait for the others
     except Interrupted as interrupted:
         print(interrupted, file=sys.stderr)
         sys.exit(interrupted.code)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from hut_jax.processes import fetch
 from hut_jax.stacking import unstack_layers
 from hut_jax.targets import flatten
 
@@ -19,7 +20,7 @@ def fingerprint(params: Mapping[str, Any]) -> str:
     digest = hashlib.sha256()
     flat = flatten(unstack_layers(params))
     for path in sorted(flat):
-        leaf = np.asarray(flat[path])
+        leaf = fetch(flat[path])
         if not leaf.any():
             continue
         digest.update(f"{path} {leaf.dtype} {leaf.shape}\n".encode())

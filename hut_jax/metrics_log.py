@@ -40,6 +40,21 @@ class MetricsLog:
         self._board.close()
 
 
+class NoLog:
+    """In a process that leaves the log to another."""
+
+    lines = 0
+
+    def __init__(self, step: int, lines: int):
+        pass
+
+    def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 def read_metrics(workdir: Path) -> list[dict]:
     """The lines of a run's `metrics.jsonl`."""
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -16,6 +16,7 @@ from hut_jax.data.tokenizer import load_tokenizer
 from hut_jax.data.tokenizer_base import BaseTokenizer
 from hut_jax.errors import UserError, nearest
 from hut_jax.models.pretrained import build_model, init_params, load_pretrained, missing_params
+from hut_jax.processes import put_tree
 from hut_jax.stacking import stacked_as
 from hut_jax.targets import flatten, unflatten
 from hut_jax.tasks import TASKS, Task
@@ -141,7 +142,7 @@ def load_base(config: ConfigDict, shardings: Any = None) -> tuple[Any, Any]:
         )
     model = build_model(config.model, **head(config), **model_options(config))
     params = init_params(model, jax.random.key(config.seed), dtype=model.dtype)
-    return model, params if shardings is None else jax.device_put(params, shardings)
+    return model, params if shardings is None else put_tree(params, shardings)
 
 
 def new_params(config: ConfigDict) -> list[str]:

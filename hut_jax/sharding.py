@@ -20,6 +20,7 @@ from jaxtyping import Array, PyTree
 
 from hut_jax.activations import AXES, BATCH
 from hut_jax.errors import UserError
+from hut_jax.processes import put
 from hut_jax.sites import Site
 from hut_jax.targets import flatten, unflatten
 
@@ -48,7 +49,8 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[
         devices: default: all there are.
 
     Raises:
-        UserError: a size is neither -1 nor 1 or more, several are -1, or there are too few devices.
+        UserError: a size is neither -1 nor 1 or more, several are -1, there are too few devices, or they are several
+            processes' and not all are taken.
     """
     devices = jax.devices() if devices is None else devices
     sizes = dict(zip(AXES, (data, fsdp, tensor), strict=True))
@@ -72,6 +74,11 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[
         )
     sizes.update({axis: len(devices) // fixed for axis in free})
     shape = tuple(sizes.values())
+    if math.prod(shape) < len(devices) and jax.process_count() > 1:
+        raise UserError(
+            f"config.mesh takes {math.prod(shape)} of the {len(devices)} devices, and of several processes each needs "
+            "its own in the mesh; let one axis be -1"
+        )
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[: math.prod(shape)])
 
 
@@ -147,7 +154,8 @@ def shardings(mesh: Mesh, specs: Mapping[str, PartitionSpec]) -> PyTree[NamedSha
 
 def place_batch(mesh: Mesh, batch: PyTree[Any]) -> PyTree[Array]:
     """The batch, each device's examples on it."""
-    return jax.device_put(batch, NamedSharding(mesh, PartitionSpec(BATCH)))
+    where = NamedSharding(mesh, PartitionSpec(BATCH))
+    return jax.tree.map(lambda leaf: put(leaf, where), batch)
 
 
 def describe(mesh: Mesh, specs: Mapping[str, PartitionSpec]) -> str:

@@ -6,6 +6,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+from jax.experimental import multihost_utils
+
+from hut_jax.processes import several
+
 T = TypeVar("T")
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -21,6 +25,12 @@ class Stopping:
     def __init__(self) -> None:
         self.asked = False
         self.signal = signal.SIGINT
+
+    def asked_by(self, step: int) -> bool:
+        """Whether to stop after this update. Several processes, of which one was signalled, agree on one."""
+        if several() and multihost_utils.reached_preemption_sync_point(step):
+            self.asked, self.signal = True, signal.SIGTERM
+        return self.asked
 
     def until_stopped(self, items: Iterable[T]) -> Iterator[T]:
         """The items, one by one.
@@ -38,8 +48,9 @@ class Stopping:
 def stop_on_signal() -> Iterator[Stopping]:
     """Within it the first signal only asks for a stop; a second one of its kind acts as it did before."""
     stopping = Stopping()
-    if threading.current_thread() is not threading.main_thread():
-        yield stopping  # only the main thread may handle signals
+    # Only the main thread may handle signals. Of several processes JAX's own handler of SIGTERM tells the others.
+    if several() or threading.current_thread() is not threading.main_thread():
+        yield stopping
         return
     previous = {number: signal.getsignal(number) for number in SIGNALS}
 

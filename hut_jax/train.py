@@ -9,15 +9,18 @@ import math
 import platform
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, PyTree
 from ml_collections import ConfigDict
 
 import hut_jax
-from hut_jax import cli
+from hut_jax import cli, processes
 from hut_jax.activations import run_on
 from hut_jax.adapter_files import CONFIG_FILE, check_base, save_adapter, size_on_disk
 from hut_jax.checkpoint import Checkpoints
@@ -25,7 +28,7 @@ from hut_jax.config import resolve, to_json
 from hut_jax.data.batching import Batches, batch_dataset
 from hut_jax.files import write_json, write_text
 from hut_jax.fingerprint import fingerprint
-from hut_jax.metrics_log import MetricsLog
+from hut_jax.metrics_log import MetricsLog, NoLog
 from hut_jax.optimizer import make_optimizer, warmup_updates
 from hut_jax.recipe import Parts, batching, init_factors, load_base, make_parts, rates
 from hut_jax.sharding import (
@@ -47,7 +50,9 @@ def main(argv: Sequence[str]) -> int:
     """The command; returns its exit code."""
     parser = cli.Parser("hut_jax.train", __doc__ or "")
     parser.add_argument("--workdir", required=True, metavar="FOLDER", help="where the run is kept")
+    processes.add_arguments(parser)
     args, config = cli.parse_with_config(parser, argv)
+    processes.join(args)
     result = train(config, Path(args.workdir))
     print(
         f"done: validation {_show(result['metrics'])}; best at update {result['best']['step']}: "
@@ -66,11 +71,12 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         Interrupted: Ctrl-C or SIGTERM; the run was saved.
     """
     config = resolve(config)
-    check_workdir(workdir, config)
+    processes.on_first(lambda: check_workdir(workdir, config))
     mesh = make_mesh(**config.mesh)
     check_batch("config.train.batch_size / config.train.accumulate", batching(config)["batch_size"], mesh)
     check_batch("config.eval.batch_size", config.eval.batch_size, mesh)
-    parts = make_parts(config)
+    with processes.first_alone("data"):
+        parts = make_parts(config)
     plan = make_plan(config, parts)
     specs = param_specs(parts.shapes, TRANSFORMER, mesh)
     lie = shardings(mesh, factor_specs(parts.adapter.sites(parts.shapes), specs))
@@ -81,12 +87,12 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     model, params = load_base(config, shardings(mesh, specs))
     if (workdir / ADAPTER / CONFIG_FILE).exists():  # a run killed on its way to it leaves an empty folder
         check_base(workdir / ADAPTER, params, name=config.model)
-    factors = jax.device_put(init_factors(config, parts.adapter, model, params), lie)
+    factors = processes.put_tree(init_factors(config, parts.adapter, model, params), lie)
     base = fingerprint(params)
 
     forward = run_on(mesh, partial(parts.adapter.apply, model, shards=batch_parts(mesh)))
     place = partial(place_batch, mesh)
-    evaluation = Evaluation(forward, parts.task.loss, place)
+    evaluation = Evaluation(forward, parts.task.loss, place, whole=NamedSharding(mesh, PartitionSpec()))
     steps = Steps(
         forward,
         parts.task.loss,
@@ -104,8 +110,13 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         for name, split in parts.task.validation.items()
     }
 
-    with use_workdir(workdir):
-        write_text(workdir / CONFIG, to_json(config))
+    def save_best(factors: PyTree[Array]) -> None:
+        names = {"base_name": config.model, "base_fingerprint": base}
+        processes.on_first(lambda: save_adapter(workdir / ADAPTER, parts.adapter, factors, **names))
+
+    with ExitStack() as stack:
+        processes.on_first(lambda: stack.enter_context(use_workdir(workdir)))
+        processes.on_first(lambda: write_text(workdir / CONFIG, to_json(config)))
         checkpoints = Checkpoints(workdir / CHECKPOINTS, config.checkpoint.keep)
         try:
             done = fit(
@@ -118,16 +129,14 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
                     {name: evaluation(params, factors, watch(split)) for name, split in validation.items()}
                 ),
                 score=parts.task.score,
-                on_best=lambda factors, _: save_adapter(
-                    workdir / ADAPTER, parts.adapter, factors, base_name=config.model, base_fingerprint=base
-                ),
+                on_best=lambda factors, _: save_best(processes.fetch(factors)),
                 checkpoints=checkpoints,
-                log=partial(MetricsLog, workdir),
+                log=partial(MetricsLog, workdir) if processes.is_first() else NoLog,
             )
         finally:
             checkpoints.close()
         result = _result(config, parts, plan, done, workdir, base)
-        write_json(workdir / RESULT, result)
+        processes.on_first(lambda: write_json(workdir / RESULT, result))
     return result
 
 

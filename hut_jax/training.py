@@ -17,7 +17,8 @@ from jaxtyping import Array, PyTree
 
 from hut_jax.checkpoint import Checkpoints
 from hut_jax.errors import Interrupted, UserError
-from hut_jax.metrics_log import MetricsLog
+from hut_jax.metrics_log import MetricsLog, NoLog
+from hut_jax.processes import is_first
 from hut_jax.stopping import Stopped, stop_on_signal
 
 Batch = Mapping[str, Any]
@@ -158,12 +159,20 @@ class Evaluation:
         forward: the adapted model.
         loss: of a batch.
         place: puts a batch on the devices that it is shared out over.
+        whole: "on every device", where results are to be, so that each process can read them.
     """
 
-    def __init__(self, forward: Forward, loss: Loss, place: Callable[[Batch], Batch] = lambda batch: batch):
+    def __init__(
+        self,
+        forward: Forward,
+        loss: Loss,
+        place: Callable[[Batch], Batch] = lambda batch: batch,
+        whole: NamedSharding | None = None,
+    ):
         self._place = place
         self._judge = jax.jit(
-            lambda base, factors, batch: loss(partial(forward, base, factors), batch, deterministic=True)
+            lambda base, factors, batch: loss(partial(forward, base, factors), batch, deterministic=True),
+            out_shardings=whole,
         )
 
     def __call__(self, base: PyTree, factors: PyTree[Array], batches: Iterable[Batch]) -> Judged:
@@ -205,7 +214,7 @@ def fit(
     score: Callable[[Mapping[str, float]], float],
     on_best: Callable[[PyTree[Array], dict[str, float]], None],
     checkpoints: Checkpoints,
-    log: Callable[[int, int], MetricsLog],
+    log: Callable[[int, int], MetricsLog | NoLog],
 ) -> Fit:
     """Train to the end of the plan, from the newest checkpoint if there is one.
 
@@ -283,7 +292,7 @@ def fit(
                 if pending is not None:
                     window.add(_finite(*pending))
                 pending = step, metrics, sum(int(batch["attention_mask"].sum()) for batch in group)
-                stop = stopping.asked
+                stop = stopping.asked_by(step)
                 evaluating = step % plan.eval_every == 0 or step == plan.steps
                 saving = step % plan.checkpoint_every == 0 or step == plan.steps or stop
                 logging = step % plan.log_every == 0 or step == plan.steps
@@ -364,7 +373,12 @@ class _Progress:
         from tqdm import tqdm
 
         self._bar = tqdm(
-            total=steps, initial=start, unit="step", dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 10
+            total=steps,
+            initial=start,
+            unit="step",
+            dynamic_ncols=True,
+            mininterval=0.5 if sys.stderr.isatty() else 10,
+            disable=not is_first(),
         )
 
     def __enter__(self) -> "_Progress":
@@ -380,7 +394,8 @@ class _Progress:
         self._bar.set_postfix_str(f"loss {values['loss']:.3f}, {values['tokens_per_second']:,.0f} tokens/s")
 
     def write(self, line: str) -> None:
-        self._bar.write(line)
+        if is_first():
+            self._bar.write(line)
 
 
 def _show(metrics: Mapping[str, float]) -> str:

@@ -140,3 +140,18 @@ def glue_config(small_encoder, small_glue):
     config.train.update({"steps": 8, "warmup": 0.0, "learning_rate": 0.1, "also_train_learning_rate": 0.02})
     config.log.every = config.eval.every = config.checkpoint.every = 4
     return config
+
+
+@pytest.fixture
+def config_file(small_config, tmp_path):
+    """The small run as a config file."""
+    from hut_jax.config import to_json
+
+    (tmp_path / "config.json").write_text(to_json(small_config))
+    file = tmp_path / "small.py"
+    file.write_text(
+        "from pathlib import Path\nfrom hut_jax.config import default_config, from_json\n"
+        "def get_config():\n    config = default_config()\n"
+        "    config.update(from_json(Path(__file__).with_name('config.json').read_text()))\n    return config\n"
+    )
+    return file

@@ -19,7 +19,6 @@ from safetensors.numpy import load_file, save_file
 from hut_jax import cli
 from hut_jax.adapter_files import load_adapter
 from hut_jax.checkpoint import Checkpoints
-from hut_jax.config import to_json
 from hut_jax.errors import Interrupted, UserError
 from hut_jax.fingerprint import fingerprint
 from hut_jax.metrics_log import read_metrics
@@ -29,19 +28,6 @@ from hut_jax.training import Evaluation
 from hut_jax.workdir import use_workdir
 
 ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture
-def config_file(small_config, tmp_path):
-    """The small run as a config file."""
-    (tmp_path / "config.json").write_text(to_json(small_config))
-    file = tmp_path / "small.py"
-    file.write_text(
-        "from pathlib import Path\nfrom hut_jax.config import default_config, from_json\n"
-        "def get_config():\n    config = default_config()\n"
-        "    config.update(from_json(Path(__file__).with_name('config.json').read_text()))\n    return config\n"
-    )
-    return file
 
 
 def factors_of(workdir):

@@ -19,6 +19,7 @@ from hut_jax.models.families import FAMILIES, Family, Tensor
 from hut_jax.models.heads import Asked, drawable, stored_head, with_head
 from hut_jax.models.hub import locate
 from hut_jax.models.weights import Weights, listing
+from hut_jax.processes import put
 from hut_jax.stacking import scanned
 
 Params = Mapping[str, Any]
@@ -83,7 +84,7 @@ def load_pretrained(
         key = jax.random.key(0) if key is None else key
         new = _draw(model, key, match.drawn, dtype)
         new = new if draw else {path: jnp.zeros_like(leaf) for path, leaf in new.items()}
-        params.update({path: jax.device_put(leaf, where.get(path)) for path, leaf in new.items()})
+        params.update({path: put(np.asarray(leaf), where.get(path)) for path, leaf in new.items()})
         how = "drawn at random" if draw else "set to zero"
         report(f"{folder}: {how}, since the files have none that fit: {listing(match.drawn)}")
     if match.left_out:
@@ -295,7 +296,7 @@ def _read_params(
                     continue
                 path, piece = place, np.stack([stack[i] for i in range(len(stack))])
                 del stacks[place]
-            params[path] = jax.device_put(piece, shardings.get(path))
+            params[path] = put(piece, shardings.get(path))
     return params
 
 
