@@ -15,11 +15,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import Array, PyTree, UInt32
 
 from hut_jax.errors import UserError, one_line
-from hut_jax.processes import on_first
+from hut_jax.processes import on_first, several
 
 DAMAGED = "damaged"
 _STEP = "step"
@@ -117,13 +118,38 @@ class Checkpoints:
         self._manager.close()
 
     def _restore(self, step: int, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
+        if several():
+            # Were only one of them to notice, it would leave the others waiting for it.
+            on_first(lambda: self._check_alone(step, like))
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         parts = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore())
         restored = self._manager.restore(step, args=parts)
-        state, digests, progress = restored["state"], restored["progress"]["digests"], restored["progress"]["progress"]
-        if digests != {"state": _state_digest(state), "progress": _json_digest(progress)}:
-            raise ValueError("its contents are not what was saved")
-        return state, progress
+        return _checked(restored["state"], restored["progress"])
+
+    def _check_alone(self, step: int, like: PyTree) -> None:
+        """Read the whole checkpoint in this process and no other.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=jax.process_index(),
+            active_processes={jax.process_index()},
+            barrier_sync_key_prefix=f"check_{step}",
+        )
+        whole = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
+        handlers = {
+            "state": (ocp.StandardCheckpointHandler, ocp.args.StandardRestore(whole)),
+            "progress": (ocp.JsonCheckpointHandler, ocp.args.JsonRestore()),
+        }
+        restored = {}
+        try:
+            for name, (handler, args) in handlers.items():
+                with ocp.Checkpointer(handler(multiprocessing_options=alone), multiprocessing_options=alone) as reader:
+                    restored[name] = reader.restore(self._folder / f"{_STEP}_{step}" / name, args=args)
+            _checked(restored["state"], restored["progress"])
+        except Exception as error:  # as many kinds as above
+            raise UserError(one_line(error)) from error
 
     def _move_away(self, step: int) -> Path:
         target = self._folder.parent / DAMAGED / f"{_STEP}_{step}"
@@ -148,6 +174,13 @@ class Checkpoints:
                 f"a checkpoint could not be written to {self._folder} ({one_line(error)}); {left}, "
                 "and the same command goes on from it"
             ) from error
+
+
+def _checked(state: PyTree, written: dict[str, Any]) -> tuple[PyTree, dict[str, Any]]:
+    """State and progress, if their digests are those that were written with them."""
+    if written["digests"] != {"state": _state_digest(state), "progress": _json_digest(written["progress"])}:
+        raise ValueError("its contents are not what was saved")
+    return state, written["progress"]
 
 
 def _state_digest(state: PyTree[Array]) -> list[int]:

@@ -55,7 +55,15 @@ def join(args: argparse.Namespace) -> None:
     except (RuntimeError, ValueError) as error:
         raise UserError(f"the other processes cannot be found: {' '.join(str(error).split())[:300]}") from None
     if not is_first():
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
+        _silence()
+
+
+def _silence() -> None:
+    """Nothing more on standard output, from C++ neither."""
+    sys.stdout.flush()
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def is_first() -> bool:
