@@ -43,6 +43,6 @@ def whole(x: Array) -> Array:
 
 
 def _lies(x: Array, *axes: Any) -> Array:
-    if not {*AXES} <= {*jax.sharding.get_abstract_mesh().axis_names}:
+    if not {*AXES} <= {*jax.sharding.get_abstract_mesh().auto_axes}:  # within `jax.shard_map` each device is alone
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*axes))

@@ -5,9 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from hut_jax import cli
+from hut_jax.activations import BATCH
 from hut_jax.adapter_files import load_adapter, read_description
 from hut_jax.config import flatten_config, validate
 from hut_jax.data.e2e import encode_prompts
@@ -15,6 +18,7 @@ from hut_jax.data.tokenizer import Tokenizer, load_tokenizer
 from hut_jax.errors import UserError, nearest
 from hut_jax.generation import beam_search, greedy, sample
 from hut_jax.recipe import load_base
+from hut_jax.sharding import make_mesh
 from hut_jax.workdir import ADAPTER, read_config
 
 # What may differ from the run's own config: how it writes, and where this machine has things.
@@ -25,12 +29,17 @@ _EARLY_STOPPING: dict[str, Any] = {"false": False, "true": True, "never": "never
 
 @dataclass(frozen=True)
 class Writer:
-    """A model without an adapter's trace, and what turns texts to prompts and tokens to texts."""
+    """A model without an adapter's trace, and what turns texts to prompts and tokens to texts.
+
+    Each device has the whole model, and its share of every batch.
+    """
 
     model: Any
     params: Any
     tokenizer: Tokenizer
     config: ConfigDict
+    prompts: NamedSharding
+    """Where a batch of prompts lies."""
 
     def write(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> list[list[int]]:
         """For each text the tokens that follow it: what an MR should say, or how plain text goes on.
@@ -53,6 +62,7 @@ class Writer:
             "no_repeat_ngram": decode.no_repeat_ngram,
             "eos_id": self.tokenizer.eos_id,
             "batch_size": decode.batch_size,
+            "sharding": self.prompts,
             "progress": progress,
         }
         if decode.method == "greedy":
@@ -116,4 +126,8 @@ def load_writer(workdir: Path, config: ConfigDict, *, force: bool = False) -> Wr
     config.train.scan_layers = False  # a scan copies every layer's cache at every token
     model, params = load_base(config)
     adapter, factors = load_adapter(workdir / ADAPTER, params, name=config.model, force=force)
-    return Writer(model, adapter.merge(params, factors), tokenizer, config)
+    # As many devices as can share out a batch evenly.
+    count = max(n for n in range(1, len(jax.devices()) + 1) if config.decode.batch_size % n == 0)
+    mesh = make_mesh(count, devices=jax.devices()[:count])
+    params = jax.device_put(adapter.merge(params, factors), NamedSharding(mesh, PartitionSpec()))
+    return Writer(model, params, tokenizer, config, NamedSharding(mesh, PartitionSpec(BATCH)))

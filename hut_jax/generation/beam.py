@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from hut_jax.errors import UserError
 from hut_jax.generation.limits import Limits, ends_of
-from hut_jax.generation.model_steps import Prompts, next_logits, plain, read_prompts
+from hut_jax.generation.model_steps import Prompts, next_logits, on_each_device, plain, read_prompts
 from hut_jax.generation.prompts import check_prompts, in_batches
 from hut_jax.models.branches import Branches
 
@@ -92,7 +92,7 @@ def beam_search(
     returned: int = 1,
     apply: Callable | None = None,
     batch_size: int = 16,
-    sharding: jax.sharding.Sharding | None = None,
+    sharding: jax.sharding.NamedSharding | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[list[Hypothesis]]:
     """The best continuations of each prompt that beam search finds.
@@ -134,7 +134,7 @@ def beam_search(
         raise UserError(f"returned must be at least 1 and at most beams, {beams}, not {returned}")
     check_prompts(model.config, prompts, max_new_tokens)
     found = in_batches(
-        functools.partial(_decode, model, apply, limits, search, params),
+        functools.partial(_decode, model, apply, limits, search, sharding, params),
         prompts,
         batch_size=batch_size,
         longest=model.config.n_positions - max_new_tokens,
@@ -171,8 +171,12 @@ class _State(NamedTuple):
     cache: Branches
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _decode(model, apply, limits: Limits, search: BeamSearch, params, prompts: Prompts) -> _Finished:
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+def _decode(model, apply, limits: Limits, search: BeamSearch, sharding, params, prompts: Prompts) -> _Finished:
+    return on_each_device(sharding, functools.partial(_search, model, apply, limits, search), params, prompts)
+
+
+def _search(model, apply, limits: Limits, search: BeamSearch, params, prompts: Prompts) -> _Finished:
     """What is finished when no row is open any more."""
     apply = apply or plain(model)
     most, beams = limits.max_new_tokens, search.beams

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from hut_jax.models.branches import Branches, branch
@@ -44,3 +46,17 @@ def next_logits(
     """Each branch takes its token; the logits of the one after it."""
     positions = (prompts.lengths + cache.index)[:, None]
     return apply(params, tokens, prompts.mask, position_ids=jnp.broadcast_to(positions, tokens.shape), cache=cache)
+
+
+def on_each_device(sharding: NamedSharding | None, decode: Callable, *args: Any) -> Any:
+    """`decode(*args)`, by each device for its own prompts, which are the last argument.
+
+    Nothing is sent between devices, and each ends when its own rows have. Left to itself XLA gathers all logits on all
+    devices at every step, since it does not split a sort.
+    """
+    if sharding is None:
+        return decode(*args)
+    specs = (*(PartitionSpec(),) * (len(args) - 1), sharding.spec)
+    # Loops start from constants, which no device differs in, and go on to what each finds: hence no check of that.
+    on_each = jax.shard_map(decode, mesh=sharding.mesh, in_specs=specs, out_specs=sharding.spec, check_vma=False)
+    return on_each(*args)

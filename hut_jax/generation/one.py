@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from hut_jax.errors import UserError
 from hut_jax.generation.limits import Limits, ends_of
-from hut_jax.generation.model_steps import Prompts, next_logits, plain, read_prompts
+from hut_jax.generation.model_steps import Prompts, next_logits, on_each_device, plain, read_prompts
 from hut_jax.generation.prompts import check_prompts, in_batches
 
 
@@ -79,7 +79,7 @@ def greedy(
     ngrams_see_prompt: bool = False,
     apply: Callable | None = None,
     batch_size: int = 64,
-    sharding: jax.sharding.Sharding | None = None,
+    sharding: jax.sharding.NamedSharding | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[list[int]]:
     """Continues each prompt with the likeliest token, again and again.
@@ -130,7 +130,7 @@ def sample(
     ngrams_see_prompt: bool = False,
     apply: Callable | None = None,
     batch_size: int = 64,
-    sharding: jax.sharding.Sharding | None = None,
+    sharding: jax.sharding.NamedSharding | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[list[int]]:
     """Continues each prompt with tokens drawn from the model's distribution.
@@ -173,7 +173,7 @@ def _continue(model, params, prompts, limits, sampling, seed, apply, batch_size,
         sampling.check(model.config)
     check_prompts(model.config, prompts, limits.max_new_tokens)
     new = in_batches(
-        functools.partial(_decode, model, apply, limits, sampling, params, seed),
+        functools.partial(_decode, model, apply, limits, sampling, sharding, params, seed),
         prompts,
         batch_size=batch_size,
         longest=model.config.n_positions - limits.max_new_tokens,
@@ -183,8 +183,13 @@ def _continue(model, params, prompts, limits, sampling, seed, apply, batch_size,
     return [limits.until_end(row) for row in new]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _decode(model, apply, limits: Limits, sampling: Sampling | None, params, seed, prompts: Prompts):
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+def _decode(model, apply, limits: Limits, sampling: Sampling | None, sharding, params, seed, prompts: Prompts):
+    decode = functools.partial(_continue_each, model, apply, limits, sampling)
+    return on_each_device(sharding, decode, params, seed, prompts)
+
+
+def _continue_each(model, apply, limits: Limits, sampling: Sampling | None, params, seed, prompts: Prompts):
     """The new tokens, `[batch, steps]`; what stands after an end token means nothing."""
     apply = apply or plain(model)
     rows = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), prompts.numbers)

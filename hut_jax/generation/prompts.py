@@ -44,7 +44,7 @@ def in_batches(
     *,
     batch_size: int,
     longest: int,
-    sharding: jax.sharding.Sharding | None = None,
+    sharding: jax.sharding.NamedSharding | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[Any]:
     """What `decode` makes of each prompt, in the order of the prompts.

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hut_jax.collectives import count_collectives
 from hut_jax.errors import UserError
-from hut_jax.generation import BeamSearch, beam_search, greedy
+from hut_jax.generation import BeamSearch, beam, beam_search, greedy
 from hut_jax.models.gpt2 import GPT2, GPT2Config
 from hut_jax.models.pretrained import init_params
 
@@ -135,3 +136,24 @@ def test_errors(model, params, options, message):
 def test_the_options_are_values():
     assert hash(BeamSearch(4)) == hash(BeamSearch(4))
     assert BeamSearch(4) == BeamSearch(4) != BeamSearch(5)
+
+
+def test_devices_share_out_a_batch_and_say_nothing_to_each_other(model, params, prompts, monkeypatch):
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), "data")
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    options = {"beams": 3, "max_new_tokens": 12, "eos_id": 7, "no_repeat_ngram": 2, "returned": 2}
+    alone = beam_search(model, params, prompts, **options)
+    compiled = []
+
+    def record(*args):
+        compiled.append(decode.lower(*args).compile().as_text())
+        return decode(*args)
+
+    decode = beam._decode
+    monkeypatch.setattr(beam, "_decode", record)
+    shared = beam_search(model, params, prompts, batch_size=4, sharding=sharding, **options)
+    assert [[h.tokens for h in row] for row in shared] == [[h.tokens for h in row] for row in alone]
+    for one, other in zip(itertools.chain(*shared), itertools.chain(*alone), strict=True):
+        assert one.score == pytest.approx(other.score, abs=1e-5)
+    assert "num_partitions=2" in compiled[0]
+    assert count_collectives(compiled[0]) == {}
