@@ -239,17 +239,9 @@ def adapter_cost(config: ConfigDict, work: Work, *, xla: bool = False) -> Adapte
     Raises:
         UserError: the adapter does not fit the model.
     """
-    adapter, params = make_adapter(config), work.params
-    train = config.train.copy_and_resolve_references()
-    train.warmup = 0.0  # how long a run is changes no count
+    params = work.params
+    adapter, steps = make_steps(config, work)
     apply = partial(adapter.apply, work.model)
-    steps = Steps(
-        apply,
-        work.loss,
-        make_optimizer(train, 1, rates(config, adapter, params)),
-        label_smoothing=train.label_smoothing,
-        dropout=train.dropout,
-    )
     factors = jax.eval_shape(adapter.init, jax.random.key(0), params)
     state: State = jax.eval_shape(steps.init, factors)
 
@@ -268,6 +260,28 @@ def adapter_cost(config: ConfigDict, work: Work, *, xla: bool = False) -> Adapte
         checkpoint_bytes=tree_bytes(state),
         xla=(xla_flops(*a_forward), xla_flops(*a_step)) if xla else None,
     )
+
+
+def make_steps(config: ConfigDict, work: Work) -> tuple[Adapter, Steps]:
+    """The config's adapter and its training update, on one device and at a constant rate: no count depends on it.
+
+    Args:
+        config: with its learning rates resolved.
+        work: what the model does.
+
+    Raises:
+        UserError: the adapter does not fit the model.
+    """
+    adapter, train = make_adapter(config), config.train.copy_and_resolve_references()
+    train.warmup, train.decay = 0.0, "constant"
+    steps = Steps(
+        partial(adapter.apply, work.model),
+        work.loss,
+        make_optimizer(train, 1, rates(config, adapter, work.params)),
+        label_smoothing=train.label_smoothing,
+        dropout=train.dropout,
+    )
+    return adapter, steps
 
 
 def paper_cost(adapter: Adapter, work: Work) -> Cost | None:

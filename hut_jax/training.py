@@ -98,6 +98,12 @@ class Steps:
             sums = self._add(sums, more)
         return self._apply(state, sums)
 
+    def lower(self, state: State, base: PyTree, batch: Batch) -> tuple[jax.stages.Lowered, jax.stages.Lowered]:
+        """What `train` runs on a batch: the gradient, which is nearly all of it, and the update. For measuring."""
+        arguments = state.factors, base, self._place(batch), self._key, state.step, 0
+        gradients = self._gradients.lower(*arguments)
+        return gradients, self._apply.lower(state, jax.eval_shape(self._gradients, *arguments))
+
     def _first(self, factors):
         return State(jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, factors), self._optimizer.init(factors))
 

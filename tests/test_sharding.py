@@ -154,7 +154,7 @@ def collectives(kind, name, mesh):
     """Of the compiled gradient, the numbers that each kind of collective gives each device."""
     steps, state, base = set_up(kind, METHODS[name], mesh)
     batch = place_batch(mesh, next(batches(kind)))
-    compiled = steps._gradients.lower(state.factors, base, batch, jax.random.key(0), state.step, 0).compile()
+    compiled = steps.lower(state, base, batch)[0].compile()
     return count_collectives(compiled.as_text())
 
 

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 
 from hut_jax.errors import UserError, nearest
 from hut_jax.transforms.base import Cost, Dense, Factors, Transform, check_rank, wide
-from hut_jax.transforms.ssf import scale_and_shift, scale_and_shift_cost
+from hut_jax.transforms.ssf import scale_and_shift
 
 SPREADS = ("block", "cyclic")
 
@@ -99,28 +99,38 @@ class HUT(Transform):
         factors: Factors,
         key: jax.Array | None = None,
     ) -> Float[Array, "*batch k"]:
-        """By the kernel W; at r = 1 by the activations, `((x ⊙ M_A) @ W0) ⊙ M_B`, which needs no gradient of W."""
+        """By the merged kernel and bias; at r = 1 by the activations, `((x ⊙ M_A) @ W0) ⊙ M_B`, with no gradient of W.
+
+        Either way scale and shift are folded into what is there already. By the merged kernel no activation is kept
+        for the backward pass but x, as for LoRA; at r = 1 the product with W0 is, too.
+        """
         if self.forms_kernel:
-            return super().forward(dense, x, kernel, bias, factors, key)
-        a, b = 1 + factors["a"][:, 0], 1 + factors["b"][0]
-        y = dense((x * a).astype(x.dtype), kernel, None)
-        y = (y * b).astype(y.dtype)
-        return self.output(y if bias is None else y + bias.astype(y.dtype), factors)
+            return dense(x, *self.merge(kernel, bias, factors))
+        y = dense((x * (1 + factors["a"][:, 0])).astype(x.dtype), kernel, None)
+        scaled = y.astype(wide(y)) * self._scaled(1 + factors["b"][0], factors)
+        if bias is not None:
+            scaled = scaled + scale_and_shift(bias, factors).astype(y.dtype)
+        return scaled.astype(y.dtype)
 
     def merge(
         self, kernel: Float[Array, "d k"], bias: Float[Array, " k"] | None, factors: Factors
     ) -> tuple[Float[Array, "d k"], Float[Array, " k"] | None]:
         """Scale and shift folded into kernel and bias: `W ⊙ gamma` and `gamma ⊙ bias + beta`."""
-        gamma = 1 + factors["g"] if "g" in factors else 1
-        merged = (self._product(kernel, factors) * gamma).astype(kernel.dtype)
+        merged = self._scaled(self._product(kernel, factors), factors).astype(kernel.dtype)
         return merged, None if bias is None else scale_and_shift(bias, factors)
 
     def cost(self, n: int, d: int, k: int, leaf: str = "kernel") -> Cost:
-        """By the kernel: two products entry by entry, and W's gradient, `x^T g`. At r = 1 two of activations."""
-        after = scale_and_shift_cost(n, k, scale=self.scale, shift=self.shift)
+        """By the kernel: two or three products entry by entry, and W's gradient. At r = 1 some of activations."""
+        folded = n * k if self.scale or self.shift else 0  # the bias then has a gradient
         if self.rank == 1:
-            return Cost(n * (d + k) + after.forward, 3 * n * (d + k) + after.backward)
-        return Cost(2 * d * k + after.forward, 2 * n * d * k + 5 * d * k + after.backward)
+            return Cost(n * (d + k), 3 * n * (d + k) + folded)
+        return Cost(
+            (2 + self.scale) * d * k + self.rank * (d + k), 2 * n * d * k + (5 + 3 * self.scale) * d * k + folded
+        )
+
+    def _scaled(self, outputs: Float[Array, "*any k"], factors: Factors) -> Float[Array, "*any k"]:
+        """`gamma ⊙ outputs`, where gamma trains."""
+        return outputs * (1 + factors["g"]) if "g" in factors else outputs
 
     def _product(self, kernel: Float[Array, "d k"], factors: Factors) -> Float[Array, "d k"]:
         """W in the wide dtype. The spread is a broadcast over W0 cut into groups: no large matrix is built."""
