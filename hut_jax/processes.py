@@ -1,6 +1,6 @@
 """Several processes, on one machine or on many, that train one model together, through `jax.distributed`.
 
-All of them run the same code on the same data; each moves its own examples and its own part of every array to its own
+All of them run the same code; each makes its own part of every batch, and moves its own part of every array to its own
 devices. What is said and written, apart from checkpoints, the first of them says and writes.
 """
 
@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -22,6 +22,22 @@ HEARTBEAT = 20
 """Seconds without a word from a process after which the others give up."""
 
 _MESSAGE = 4096  # bytes of an error that is passed on
+
+
+class Share(NamedTuple):
+    """A run of equal parts of a batch: those from `first` on and before `last`, of `parts`."""
+
+    first: int
+    last: int
+    parts: int
+
+    def span(self, size: int) -> tuple[int, int]:
+        """Where the share of an axis begins and ends, which is of a size that the parts divide."""
+        return self.first * size // self.parts, self.last * size // self.parts
+
+
+ALL = Share(0, 1, 1)
+"""The share of a process that is alone."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -20,7 +20,7 @@ from jaxtyping import Array, PyTree
 
 from hut_jax.activations import AXES, BATCH
 from hut_jax.errors import UserError
-from hut_jax.processes import put
+from hut_jax.processes import ALL, Share, put
 from hut_jax.sites import Site
 from hut_jax.targets import flatten, unflatten
 
@@ -152,10 +152,26 @@ def shardings(mesh: Mesh, specs: Mapping[str, PartitionSpec]) -> PyTree[NamedSha
     return unflatten({path: NamedSharding(mesh, spec) for path, spec in specs.items()})
 
 
-def place_batch(mesh: Mesh, batch: PyTree[Any]) -> PyTree[Array]:
-    """The batch, each device's examples on it."""
+def own_share(mesh: Mesh) -> Share:
+    """What this process's devices take of each batch; where that is no one run of its parts, all."""
+    parts = batch_parts(mesh)
+    where = NamedSharding(mesh, PartitionSpec(BATCH)).addressable_devices_indices_map((parts,))
+    own = sorted({part for index in where.values() if index for part in range(parts)[index[0]]})
+    return Share(own[0], own[-1] + 1, parts) if len(own) == own[-1] + 1 - own[0] < parts else ALL
+
+
+def place_batch(mesh: Mesh, batch: PyTree[Any], share: Share = ALL) -> PyTree[Array]:
+    """The batch, each device's examples on it.
+
+    Args:
+        mesh: the devices.
+        batch: this process's share of it.
+        share: which that is.
+    """
     where = NamedSharding(mesh, PartitionSpec(BATCH))
-    return jax.tree.map(lambda leaf: put(leaf, where), batch)
+    if share == ALL:
+        return jax.tree.map(lambda leaf: put(leaf, where), batch)
+    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(where, leaf), batch)
 
 
 def describe(mesh: Mesh, specs: Mapping[str, PartitionSpec]) -> str:

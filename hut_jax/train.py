@@ -38,6 +38,7 @@ from hut_jax.sharding import (
     describe,
     factor_specs,
     make_mesh,
+    own_share,
     param_specs,
     place_batch,
     shardings,
@@ -91,7 +92,8 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     base = fingerprint(params)
 
     forward = run_on(mesh, partial(parts.adapter.apply, model, shards=batch_parts(mesh)))
-    place = partial(place_batch, mesh)
+    share = own_share(mesh)
+    place = partial(place_batch, mesh, share=share)
     evaluation = Evaluation(forward, parts.task.loss, place, whole=NamedSharding(mesh, PartitionSpec()))
     steps = Steps(
         forward,
@@ -103,10 +105,10 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         place=place,
         shardings=state_shardings(optimizer, factors, lie),
     )
-    batches = batch_dataset(parts.task.train, **batching(config))
+    batches = batch_dataset(parts.task.train, **batching(config), share=share)
     shapes = batching(config) | {"batch_size": config.eval.batch_size}
     validation = {
-        name: list(batch_dataset(split, **shapes, shuffle=False, epochs=1))
+        name: list(batch_dataset(split, **shapes, shuffle=False, epochs=1, share=share))
         for name, split in parts.task.validation.items()
     }
 

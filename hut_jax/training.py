@@ -76,7 +76,7 @@ class Steps:
         # Gradients and update are compiled apart, and the key is an argument: runs that differ in nothing but seed,
         # rate or length then share the gradient's code in a compilation cache, and it is nearly all there is.
         whole = None if shardings is None else shardings.step
-        sums = None if shardings is None else (shardings.factors, whole, whole)
+        sums = None if shardings is None else (shardings.factors, whole, whole, whole)
         self._init = jax.jit(self._first, out_shardings=shardings)
         self._gradients = jax.jit(self._sum_gradients, out_shardings=sums)
         self._add = jax.jit(partial(jax.tree.map, jnp.add), donate_argnums=0)
@@ -90,7 +90,8 @@ class Steps:
         """One update from these batches together; the old state is given up.
 
         Returns:
-            The new state, and this update's mean training loss, the weight it was divided by, and the gradient's norm.
+            The new state, and this update's mean training loss, the weight it was divided by, the gradient's norm,
+            and the tokens, without padding.
         """
         sums = self._gradients(state.factors, base, self._place(batches[0]), self._key, state.step, 0)
         for part, batch in enumerate(batches[1:], start=1):
@@ -122,14 +123,15 @@ class Steps:
             return total, weight
 
         (total, weight), gradients = jax.value_and_grad(loss, has_aux=True)(factors)
-        return gradients, total, weight
+        return gradients, total, weight, jnp.sum(batch["attention_mask"])
 
     def _update(self, state, sums):
-        gradients, total, weight = sums
+        gradients, total, weight, tokens = sums
         gradients = jax.tree.map(lambda g: g / weight, gradients)
         updates, opt_state = self._optimizer.update(gradients, state.opt_state, state.factors)
         factors = optax.apply_updates(state.factors, updates)
-        metrics = {"loss": total / weight, "gradient_norm": optax.tree.norm(gradients), "weight": weight}
+        metrics = {"loss": total / weight, "weight": weight, "tokens": tokens}
+        metrics["gradient_norm"] = optax.tree.norm(gradients)
         return State(state.step + 1, factors, opt_state), metrics
 
 
@@ -297,7 +299,7 @@ def fit(
                 state, metrics = steps.train(state, base, group)
                 if pending is not None:
                     window.add(_finite(*pending))
-                pending = step, metrics, sum(int(batch["attention_mask"].sum()) for batch in group)
+                pending = step, metrics
                 stop = stopping.asked_by(step)
                 evaluating = step % plan.eval_every == 0 or step == plan.steps
                 saving = step % plan.checkpoint_every == 0 or step == plan.steps or stop
@@ -333,8 +335,8 @@ _NOT_FINITE = (
 )
 
 
-def _finite(step: int, metrics: Mapping[str, Array], tokens: int) -> dict[str, float]:
-    values = {name: float(value) for name, value in metrics.items()} | {"tokens": tokens}
+def _finite(step: int, metrics: Mapping[str, Array]) -> dict[str, float]:
+    values = {name: float(value) for name, value in metrics.items()}
     if not (math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"])):
         raise UserError(
             f"update {step}: the loss is {values['loss']} and its gradient's norm {values['gradient_norm']}; "

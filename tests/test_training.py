@@ -30,7 +30,8 @@ def problem(rows=8, seed=0):
     base = {"w": jnp.asarray(random.standard_normal((4, 3)), jnp.float32)}
     x = random.standard_normal((rows, 4)).astype(np.float32)
     y = x @ np.asarray(base["w"]) * np.float32([1.5, 0.5, 2])
-    return base, {"a": jnp.zeros(3)}, {"x": x, "y": y, "weights": np.ones(rows, np.float32)}
+    masks = {"attention_mask": np.ones((rows, 2), bool), "weights": np.ones(rows, np.float32)}
+    return base, {"a": jnp.zeros(3)}, {"x": x, "y": y} | masks
 
 
 def test_it_finds_the_scales_and_leaves_the_base_alone():
@@ -43,6 +44,7 @@ def test_it_finds_the_scales_and_leaves_the_base_alone():
     np.testing.assert_allclose(state.factors["a"], [0.5, -0.5, 1], atol=1e-2)
     assert int(state.step) == 300
     assert float(metrics["weight"]) == 8
+    assert int(metrics["tokens"]) == 16
     assert np.asarray(base["w"]).tobytes() == before
     assert jax.tree.structure(state.factors) == jax.tree.structure(factors)
     sizes = {leaf.shape for leaf in jax.tree.leaves(state.opt_state)}

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int32, Int64
 
 from hut_jax.errors import UserError
+from hut_jax.processes import ALL, Share
 
 Batch = dict[str, np.ndarray]
 
@@ -35,8 +36,10 @@ class Examples(Protocol):
     def slots_of_batch(self, used: int, batch_size: int, slot_multiple: int) -> int:
         """M, the label slots of a batch whose examples have `used` labels."""
 
-    def assemble(self, rows: Int64[np.ndarray, " rows"], batch_size: int, length: int, slots: int) -> Batch:
-        """The batch of these examples, with B rows of L positions and M label slots."""
+    def assemble(
+        self, rows: Int64[np.ndarray, " rows"], batch_size: int, length: int, slots: int, share: Share = ALL
+    ) -> Batch:
+        """The batch of these examples, with B rows of L positions and M label slots; or a share of it."""
 
 
 class Sequences:
@@ -104,26 +107,33 @@ class Sequences:
         """M: `used` rounded up to a multiple of `slot_multiple` slots a row."""
         return _round_up(used, slot_multiple * batch_size)
 
-    def assemble(self, rows: Int64[np.ndarray, " rows"], batch_size: int, length: int, slots: int) -> Batch:
-        """The batch of these sequences: see `batch_dataset`."""
-        input_ids = np.zeros((batch_size, length), np.int32)
-        attention_mask = np.zeros((batch_size, length), np.bool_)
+    def assemble(
+        self, rows: Int64[np.ndarray, " rows"], batch_size: int, length: int, slots: int, share: Share = ALL
+    ) -> Batch:
+        """The batch of these sequences, or a share of it: see `batch_dataset`."""
+        (first_row, last_row), (first_slot, last_slot) = share.span(batch_size), share.span(slots)
+        input_ids = np.zeros((last_row - first_row, length), np.int32)
+        attention_mask = np.zeros(input_ids.shape, np.bool_)
         attention_mask[:, 0] = True
-        logits_at = np.zeros(slots, np.int32)
-        labels = np.zeros(slots, np.int32)
-        weights = np.zeros(slots, np.float32)
+        logits_at = np.zeros(last_slot - first_slot, np.int32)
+        labels = np.zeros_like(logits_at)
+        weights = np.zeros(logits_at.shape, np.float32)
         used = 0
         for row, example in enumerate(rows):
             tokens = self[example]
             first = self.loss_start[example]
-            count = len(tokens) - first
-            input_ids[row, : len(tokens) - 1] = tokens[:-1]
-            attention_mask[row, : len(tokens) - 1] = True
-            # Position p of the row predicts token p + 1.
-            logits_at[used : used + count] = row * length + np.arange(first - 1, len(tokens) - 1)
-            labels[used : used + count] = tokens[first:]
-            used += count
-        weights[:used] = 1
+            if first_row <= row < last_row:
+                input_ids[row - first_row, : len(tokens) - 1] = tokens[:-1]
+                attention_mask[row - first_row, : len(tokens) - 1] = True
+            # The example's labels take the slots from `used` on; some of them may be in the share without its row.
+            begin = max(used, first_slot)
+            end = max(begin, min(used + len(tokens) - first, last_slot))
+            own = slice(begin - first_slot, end - first_slot)
+            places = first + np.arange(begin - used, end - used)
+            logits_at[own] = row * length + places - 1  # position p of the row predicts token p + 1
+            labels[own] = tokens[places]
+            weights[own] = 1
+            used += len(tokens) - first
         return {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
@@ -167,6 +177,7 @@ class Batches:
         length_multiple: int = LENGTH_MULTIPLE,
         slot_multiple: int = SLOT_MULTIPLE,
         pool_batches: int = POOL_BATCHES,
+        share: Share = ALL,
     ):
         if not len(examples):
             raise UserError("there are no examples to make batches of")
@@ -192,6 +203,7 @@ class Batches:
         self._length_multiple = length_multiple
         self._slot_multiple = slot_multiple
         self._pool = pool_batches * batch_size
+        self._share = share
         self._inputs = examples.inputs
         self._labels = examples.slots
         self._lock = threading.Lock()
@@ -203,7 +215,7 @@ class Batches:
     def __getitem__(self, index: SupportsIndex) -> Batch:
         epoch, step = divmod(index.__index__(), self.steps_per_epoch)
         rows = self.plan(epoch)[step]
-        return self._examples.assemble(rows, self._batch_size, *self._shape(rows))
+        return self._examples.assemble(rows, self._batch_size, *self._shape(rows), self._share)
 
     def plan(self, epoch: int) -> list[Int64[np.ndarray, " rows"]]:
         """The examples of each batch of the epoch, by number."""
@@ -260,6 +272,7 @@ def batch_dataset(
     length_multiple: int = LENGTH_MULTIPLE,
     slot_multiple: int = SLOT_MULTIPLE,
     pool_batches: int = POOL_BATCHES,
+    share: Share = ALL,
 ) -> grain.MapDataset:
     """Batches of the examples, numbered through all epochs; `.to_iter_dataset()` gives them with a position to save.
 
@@ -280,6 +293,8 @@ def batch_dataset(
         length_multiple: L is rounded up to a multiple of this, but not past the longest example.
         slot_multiple: M is rounded up to a multiple of this many slots a row.
         pool_batches: batches whose examples are sorted by length together: more waste less and mix less.
+        share: of each batch; one of several processes makes only what its own devices take. B and M are multiples of
+            its parts.
 
     Raises:
         UserError: there are no examples, or a number is out of range.
@@ -294,6 +309,7 @@ def batch_dataset(
             length_multiple=length_multiple,
             slot_multiple=slot_multiple,
             pool_batches=pool_batches,
+            share=share,
         )
     )
 

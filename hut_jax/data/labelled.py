@@ -7,6 +7,7 @@ from jaxtyping import Float32, Int32, Int64
 
 from hut_jax.data.batching import Batch
 from hut_jax.errors import UserError
+from hut_jax.processes import ALL, Share
 
 
 class Labelled:
@@ -65,14 +66,18 @@ class Labelled:
         """One label slot a row, whatever the other arguments."""
         return batch_size
 
-    def assemble(self, rows: Int64[np.ndarray, " rows"], batch_size: int, length: int, slots: int) -> Batch:
-        """The batch of these examples: see the class."""
-        input_ids = np.full((batch_size, length), self.pad_id, np.int32)
-        attention_mask = np.zeros((batch_size, length), np.bool_)
+    def assemble(
+        self, rows: Int64[np.ndarray, " rows"], batch_size: int, length: int, slots: int, share: Share = ALL
+    ) -> Batch:
+        """The batch of these examples, or a share of it: see the class."""
+        first, last = share.span(batch_size)
+        rows = rows[first:last]
+        input_ids = np.full((last - first, length), self.pad_id, np.int32)
+        attention_mask = np.zeros(input_ids.shape, np.bool_)
         attention_mask[:, 0] = True
-        token_type_ids = np.zeros((batch_size, length), np.int32)
-        labels = np.zeros(slots, self.labels.dtype)
-        weights = np.zeros(slots, np.float32)
+        token_type_ids = np.zeros_like(input_ids)
+        labels = np.zeros(last - first, self.labels.dtype)
+        weights = np.zeros(last - first, np.float32)
         for row, example in enumerate(rows):
             count = self.inputs[example]
             input_ids[row, :count] = self._ids[example]

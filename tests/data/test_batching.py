@@ -13,6 +13,7 @@ from hut_jax.data.e2e import encode_e2e
 from hut_jax.data.e2e_csv import read_records
 from hut_jax.data.tokenizer import load_tokenizer
 from hut_jax.errors import UserError
+from hut_jax.processes import Share
 
 
 @st.composite
@@ -210,3 +211,16 @@ def test_a_sequence_has_to_predict_something_after_its_first_token(loss_start, m
         Sequences.from_lists([[1, 2], [1, 2, 3]], [1, loss_start])
     with pytest.raises(UserError, match="1 sequences and 0 values"):
         Sequences.from_lists([[1, 2]], [])
+
+
+@given(sequences(), OPTIONS, st.integers(1, 4), st.integers(0, 3))
+def test_shares_put_together_are_the_batch(data, options, parts, number):
+    options["batch_size"] *= parts
+    whole = Batches(data, **options)[number]
+    shares = [Batches(data, **options, share=Share(part, part + 1, parts))[number] for part in range(parts)]
+    assert_same({name: np.concatenate([share[name] for share in shares]) for name in whole}, whole)
+    if parts == 4:
+        assert_same(
+            {name: leaf[len(leaf) // 4 : 3 * len(leaf) // 4] for name, leaf in whole.items()},
+            Batches(data, **options, share=Share(1, 3, 4))[number],
+        )

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hut_jax.data.batching import Batches, batch_dataset
 from hut_jax.data.labelled import Labelled
 from hut_jax.errors import UserError
+from hut_jax.processes import Share
 
 
 def labelled(lengths, dtype=np.int32, pad_id=1):
@@ -86,3 +87,13 @@ def test_parts_that_do_not_fit_are_refused():
         Labelled([[1], []], [[0], []], np.zeros(2, np.int32), 0)
     with pytest.raises(UserError, match="example 0 has 1 tokens and 2 token types"):
         Labelled([[1]], [[0, 1]], np.zeros(1, np.int32), 0)
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=40), st.integers(1, 4), st.integers(1, 4))
+def test_shares_put_together_are_the_batch(lengths, parts, rows):
+    options = {"batch_size": parts * rows, "shuffle": False}
+    whole = Batches(labelled(lengths), **options)
+    shared = [Batches(labelled(lengths), **options, share=Share(part, part + 1, parts)) for part in range(parts)]
+    for step in range(len(lengths) // (parts * rows) + 1):
+        for name, leaf in whole[step].items():
+            np.testing.assert_array_equal(np.concatenate([share[step][name] for share in shared]), leaf)
