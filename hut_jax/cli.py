@@ -13,6 +13,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from hut_jax.compilation import keep_compiled
 from hut_jax.config import flatten_config, set_transform, validate
 from hut_jax.errors import Interrupted, UserError, nearest, one_line
 
@@ -35,6 +36,7 @@ class Parser(argparse.ArgumentParser):
 
 def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
     """Call `main` with the command line and exit; a user's mistake is one line on stderr and exit code 2."""
+    keep_compiled()
     try:
         sys.exit(main(sys.argv[1:]))
     except UserError as error:
