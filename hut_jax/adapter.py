@@ -10,6 +10,7 @@ from typing import Any, cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Int, PyTree
 
 from hut_jax.errors import UserError, nearest
@@ -334,15 +335,14 @@ def _merged(sites: Iterable[Site], params: Params, factors: PyTree[Array]) -> di
 
 def _checked_ids(ids: Any, sets: int) -> Int[Array, " batch"]:
     """The ids of rows, once they are known to be of sets that there are; under `jit`, to be whole numbers."""
+    known = None if isinstance(ids, jax.core.Tracer) else np.asarray(ids)  # JAX would trace it under `jit`
     ids = jnp.asarray(ids)
     if ids.ndim != 1 or not jnp.issubdtype(ids.dtype, jnp.integer):
         raise UserError(
             f"adapter_ids are {ids.dtype}{list(ids.shape)}; a whole number for each row of the batch is wanted"
         )
-    if not isinstance(ids, jax.core.Tracer) and len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= sets):
-        raise UserError(
-            f"adapter_ids go from {int(ids.min())} to {int(ids.max())}, and there are {sets} sets of factors"
-        )
+    if known is not None and len(known) and (known.min() < 0 or known.max() >= sets):
+        raise UserError(f"adapter_ids go from {known.min()} to {known.max()}, and there are {sets} sets of factors")
     return ids
 
 

@@ -1,5 +1,7 @@
 """Several adapters on one base: by name, off, side by side in a batch."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -139,6 +141,19 @@ def test_under_jit_an_id_without_a_set_gives_nan_in_its_row_alone():
     out = run(jnp.array([1, 7, -1, 3]))
     np.testing.assert_array_equal(np.isnan(out).all(axis=(1, 2)), [False, True, True, False])
     assert np.isfinite(out[jnp.array([0, 3])]).all()
+
+
+def test_under_jit_known_ids_are_still_checked():
+    bank = filled(Adapter(HUT(rank=2)))
+
+    @partial(jax.jit, static_argnums=0)
+    def run(last):
+        return bank.adapter.apply(MODEL, PARAMS, bank.stacked(), IDS, adapter_ids=[0, 1, 2, last])
+
+    known = bank.adapter.apply(MODEL, PARAMS, bank.stacked(), IDS, adapter_ids=jnp.array([0, 1, 2, 3]))
+    np.testing.assert_allclose(run(3), known, atol=1e-6)
+    with pytest.raises(UserError, match="adapter_ids go from 0 to 4"):
+        run(4)
 
 
 def test_positions_out_of_their_rows_are_refused():
