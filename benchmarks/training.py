@@ -1,0 +1,307 @@
+"""A training step of each method, in one run and in turns: its time, its memory, its FLOPs.
+
+    python benchmarks/training.py --ranks=1,8
+    python benchmarks/training.py --model=roberta-large --dtype=bfloat16 --batch=128 --length=128 --plot=steps.svg
+
+Models have the named one's shape and random weights; a step is the whole update, dropout, clipping and AdamW in it,
+on one batch whose every position holds a token. `frozen` trains nothing but a bias of the lowest layer: it is the
+forward and backward pass that every method must make. Ratios are of turns: each method's time over that of LoRA of the
+same rank in the same turn, whose order is drawn anew each time. FLOPs are counted from shapes (`hut_jax.flops`); their
+share is of what products of large matrices reach here, measured in the same turns. Memory is XLA's own figure, the
+arguments and temporaries of the compiled step; on a GPU also the allocator's peak, of a process of its own for each
+method.
+"""
+
+import argparse
+import atexit
+import functools
+import json
+import os
+import platform
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # so that peaks are the work's
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from hut_jax import cli
+from hut_jax.config import resolve
+from hut_jax.cost import make_steps, make_work, with_adapter
+from hut_jax.flops import count_flops
+from hut_jax.models.pretrained import init_params
+
+GPT2 = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "vocab_size": 50257, "n_positions": 1024}
+ROBERTA = {
+    "model_type": "roberta", "architectures": ["RobertaForSequenceClassification"], "vocab_size": 50265,
+    "max_position_embeddings": 514, "type_vocab_size": 1, "pad_token_id": 1, "layer_norm_eps": 1e-5,
+}  # fmt: skip
+MODELS = {
+    "gpt2-tiny": GPT2 | {"n_embd": 64, "n_layer": 2, "n_head": 2, "vocab_size": 500},
+    "gpt2-small": GPT2 | {"n_embd": 768, "n_layer": 12, "n_head": 12},
+    "gpt2-medium": GPT2 | {"n_embd": 1024, "n_layer": 24, "n_head": 16},
+    "roberta-base": ROBERTA
+    | {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
+    "roberta-large": ROBERTA
+    | {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
+}
+TARGETS = {
+    "query+value": "attention/(query|value)$",
+    "all": "(attention/(query|key|value|out)|mlp/(up|down))$",
+}
+RANKED = ("hut", "lora", "hira")
+FROZEN = "frozen"
+
+
+def main():
+    """The benchmark; prints a table and at the end a JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=MODELS, default="gpt2-small")
+    parser.add_argument("--methods", default="hut,lora,hira,ia3,full,frozen", help="frozen and lora are always there")
+    parser.add_argument("--ranks", default="1,4,8,16,64,256", help="of hut, lora and hira")
+    parser.add_argument("--targets", choices=TARGETS, default="query+value", help="of hut, lora and hira")
+    parser.add_argument("--dtype", default="float32", help="of the base and its computation")
+    parser.add_argument("--batch", type=int, default=8, help="examples")
+    parser.add_argument("--length", type=int, default=64, help="tokens of each")
+    parser.add_argument("--steps", type=int, default=1, help="updates of a turn")
+    parser.add_argument("--repeats", type=int, default=7, help="turns of each, after one that does not count")
+    parser.add_argument("--plot", help="a picture of time and memory against rank, .svg or .png; wants matplotlib")
+    parser.add_argument("--peak-of", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.peak_of:
+        print(json.dumps(allocator_peak(args)))
+        return
+    with tempfile.TemporaryDirectory() as cache:  # what is compiled to be analysed is not compiled again to be run
+        jax.config.update("jax_compilation_cache_dir", cache)
+        _, base = build(args)
+        cases = {name: make_case(args, name, base) for name in names(args)}
+    seconds = measure(cases | {"matrices": product(args)}, args.repeats)
+    rows = {name: row_of(name, case, seconds, args) for name, case in cases.items()}
+    if jax.default_backend() == "gpu":
+        for name, row in rows.items():
+            row["allocator_peak"] = peak_in_a_child(name)
+    report = {
+        "device": jax.devices()[0].device_kind,
+        "platform": platform.platform(),
+        "load": os.getloadavg(),
+        "versions": {"jax": jax.__version__},
+        "matrix_rate": statistics.median(product_flops(args) / s for s in seconds["matrices"]),
+        **vars(args),
+        "rows": rows,
+    }
+    print(table(report))
+    if args.plot:
+        plot(report, args.plot)
+    print(json.dumps(report))
+
+
+def names(args):
+    """The methods, those with a rank once for each."""
+    wanted = dict.fromkeys([FROZEN, "lora", *args.methods.split(",")])
+    ranks = args.ranks.split(",")
+    return [
+        name for method in wanted for name in ([f"{method}:rank={r}" for r in ranks] if method in RANKED else [method])
+    ]
+
+
+def build(args):
+    """The model with random weights."""
+    model = make_work(config_of(args, FROZEN), args.length).model
+    return model, jax.jit(lambda: init_params(model, jax.random.key(0), dtype=model.dtype))()
+
+
+def config_of(args, name):
+    """A run's config for the method."""
+    config = cli.load_config_file("configs/e2e.py" if "gpt2" in args.model else "configs/glue.py:mrpc")
+    config.model, config.dtype, config.train.batch_size = folder_of(args.model), args.dtype, args.batch
+    config.adapter.also_train = ()
+    config = with_adapter(config, "bitfit" if name == FROZEN else name)
+    if name == FROZEN:
+        config.adapter.targets = ("^layers?_0/attention/value/bias$",)
+    elif name.split(":")[0] in RANKED:
+        config.adapter.targets = (TARGETS[args.targets],)
+    return resolve(config)
+
+
+@functools.cache
+def folder_of(model):
+    """A folder with the model's description."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder)
+    (Path(folder) / "config.json").write_text(json.dumps(MODELS[model]))
+    return folder
+
+
+def make_case(args, name, base):
+    """What a turn of the method runs, and what is known of it without running it."""
+    config = config_of(args, name)
+    work = make_work(config, args.length)
+    adapter, steps = make_steps(config, work)
+    state = steps.init(adapter.init(jax.random.key(0), base))
+    batch = jax.tree.map(random_of(work.model.config.vocab_size), dict(work.batches[0]))
+    compiled = [lowered.compile().memory_analysis() for lowered in steps.lower(state, base, batch)]
+
+    def run():
+        nonlocal state
+        for _ in range(args.steps):
+            state, metrics = steps.train(state, base, [batch])
+        jax.block_until_ready((state, metrics))
+
+    run.flops = count_flops(steps.train, state, base, [batch]).flops
+    run.memory = max(one.argument_size_in_bytes + one.output_size_in_bytes - one.alias_size_in_bytes
+                     + one.temp_size_in_bytes for one in compiled)  # fmt: skip
+    run.trained = adapter.count(base).trainable
+    return run
+
+
+def random_of(vocab):
+    """From an array's shape to one for a batch: of masks and weights ones, of numbers random ones."""
+    draw = np.random.default_rng(0)
+
+    def one(leaf):
+        if leaf.dtype != jnp.int32:
+            return np.ones(leaf.shape, leaf.dtype)
+        return draw.integers(0, min(vocab, leaf.size), leaf.shape).astype(np.int32)
+
+    return one
+
+
+def product_flops(args):
+    """Of a product of large matrices."""
+    return 2 * 2048**3 * (1 if jax.default_backend() == "cpu" else 64)
+
+
+def product(args):
+    """What multiplies them."""
+    n = 2048 if jax.default_backend() == "cpu" else 8192
+    a = jnp.ones((n, n), args.dtype)
+    multiply = jax.jit(jnp.matmul)
+    return lambda: jax.block_until_ready(multiply(a, a))
+
+
+def measure(turns, repeats):
+    """The seconds of each turn of each; the order is drawn anew for every round."""
+    seconds = {name: [] for name in turns}
+    order = list(turns)
+    for turn in range(repeats + 1):
+        random.Random(turn).shuffle(order)
+        for name in order:
+            start = time.perf_counter()
+            turns[name]()
+            if turn:  # the first compiles
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def row_of(name, case, seconds, args):
+    """All of one method's figures."""
+    own = seconds[name]
+    peer = f"lora:{name.split(':')[1]}" if ":" in name else next(one for one in seconds if one.startswith("lora"))
+    ratios = {
+        other: sorted(a / b for a, b in zip(own, seconds[other], strict=True)) for other in (peer, FROZEN, "matrices")
+    }
+    step = statistics.median(own) / args.steps
+    rate = product_flops(args) * statistics.median(1 / s for s in seconds["matrices"])
+    return {
+        "seconds": step,
+        "spread": [min(own) / args.steps, max(own) / args.steps],
+        "peer": peer,
+        "against_peer": statistics.median(ratios[peer]),
+        "against_peer_spread": [ratios[peer][len(own) // 4], ratios[peer][-1 - len(own) // 4]],
+        "against_frozen": statistics.median(ratios[FROZEN]),
+        "tokens_per_second": args.batch * args.length / step,
+        "flops": case.flops,
+        "share_of_matrix_rate": case.flops / step / rate,
+        "memory": case.memory,
+        "trained": case.trained,
+    }
+
+
+def table(report):
+    """The report's rows in Markdown."""
+    head = ["", "ms", "least to most", "/ LoRA of that rank (quartiles)", "/ frozen", "tokens/s", "GFLOP",
+            "of matrix rate", "MB", "/ LoRA's", "trains"]  # fmt: skip
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for name, row in report["rows"].items():
+        low, high = row["against_peer_spread"]
+        peak = row.get("allocator_peak")
+        cells = [
+            name,
+            f"{1e3 * row['seconds']:.1f}",
+            " to ".join(f"{1e3 * s:.1f}" for s in row["spread"]),
+            f"{row['against_peer']:.3f} ({low:.3f} to {high:.3f})",
+            f"{row['against_frozen']:.3f}",
+            f"{row['tokens_per_second']:,.0f}",
+            f"{1e-9 * row['flops']:.1f}",
+            f"{100 * row['share_of_matrix_rate']:.0f} %",
+            f"{1e-6 * row['memory']:,.0f}" + (f", allocator {1e-6 * peak:,.0f}" if peak else ""),
+            f"{row['memory'] / report['rows'][row['peer']]['memory']:.3f}",
+            f"{row['trained']:,}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines.append(
+        f"\n{report['model']}, {report['targets']}, {report['dtype']}, {report['batch']} x {report['length']} tokens, "
+        f"{report['device']}, {os.cpu_count()} cores; products of large matrices: {1e-9 * report['matrix_rate']:.0f} "
+        f"GFLOP/s; load {report['load'][0]:.1f}"
+    )
+    return "\n".join(lines)
+
+
+def peak_in_a_child(name):
+    """The allocator's peak in a process that trains by this method alone."""
+    command = [sys.executable, __file__, *sys.argv[1:], f"--peak-of={name}"]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+
+
+def allocator_peak(args):
+    """The same, in that process."""
+    make_case(args, args.peak_of, build(args)[1])()
+    return jax.local_devices()[0].memory_stats()["peak_bytes_in_use"]
+
+
+def plot(report, path):
+    """Time and memory against rank; a line for each method with ranks, a level for each without."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    colors = dict(
+        zip(
+            ["hut", "lora", "hira", "ia3", "full", FROZEN],
+            ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#999999"],
+            strict=True,
+        )
+    )
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.5))
+    for axis, field, scale, label in zip(axes, ("seconds", "memory"), (1e3, 1e-6), ("ms a step", "MB"), strict=True):
+        for method, color in colors.items():
+            rows = {name: row for name, row in report["rows"].items() if name.split(":")[0] == method}
+            if method in RANKED and rows:
+                ranks = [int(name.split("=")[1]) for name in rows]
+                axis.plot(ranks, [scale * row[field] for row in rows.values()], "o-", color=color, label=method)
+            elif rows:
+                axis.axhline(scale * rows[method][field], color=color, linestyle="--", label=method)
+        axis.set_xscale("log", base=2)
+        axis.set_ylim(bottom=0)
+        axis.set_xlabel("rank", fontsize=13)
+        axis.set_ylabel(label, fontsize=13)
+        axis.tick_params(labelsize=12)
+    axes[0].legend(fontsize=11)
+    figure.suptitle(f"{report['model']}, {report['targets']}, {report['dtype']}, {report['device']}", fontsize=13)
+    figure.tight_layout()
+    figure.savefig(path)
+
+
+if __name__ == "__main__":
+    main()
