@@ -28,6 +28,7 @@ from hut_jax.activations import shared_out
 from hut_jax.errors import UserError, nearest
 from hut_jax.models.branches import Branches, BranchMemory
 from hut_jax.models.config import Ids, read_config
+from hut_jax.models.dropout import Dropout
 from hut_jax.models.embedding import Embed
 from hut_jax.models.layers import (
     ACTIVATIONS,
@@ -158,7 +159,7 @@ class Attention(nn.Module):
                 key = jax.lax.dynamic_update_slice_in_dim(memory[0], key, index, axis=1)
                 value = jax.lax.dynamic_update_slice_in_dim(memory[1], value, index, axis=1)
                 memory = key, value
-            drop = nn.Dropout(c.attn_pdrop, deterministic=deterministic)
+            drop = Dropout(c.attn_pdrop, deterministic=deterministic)
             y = attend(query, key, value, mask, scale, drop)
         out = nn.Dense(c.n_embd, dtype=self.dtype, kernel_init=_residual_normal(c), name="out")
         return out(y.reshape(x.shape)), memory
@@ -190,7 +191,7 @@ class Layer(nn.Module):
     def __call__(self, x: Hidden, memory: Memory | None, scale, mask, index, deterministic: bool):
         """Returns `(x, memory)`, as `nn.scan` wants it: what goes to the next layer, what is stacked."""
         c = self.config
-        drop = nn.Dropout(c.resid_pdrop, deterministic=deterministic)
+        drop = Dropout(c.resid_pdrop, deterministic=deterministic)
         y = layer_norm(c.layer_norm_epsilon, self.dtype, "attention_norm")(x)
         y, memory = Attention(c, self.dtype, name="attention")(y, memory, scale, mask, index, deterministic)
         x = shared_out(x + drop(y), None, None)
@@ -219,7 +220,7 @@ class GPT2(nn.Module):
         normal = nn.initializers.normal(c.initializer_range)
         self.token_embedding = Embed(c.vocab_size, c.n_embd, dtype=self.dtype, embedding_init=normal)
         self.position_embedding = Embed(c.n_positions, c.n_embd, dtype=self.dtype, embedding_init=normal)
-        self.embedding_dropout = nn.Dropout(c.embd_pdrop)
+        self.embedding_dropout = Dropout(c.embd_pdrop)
         layer: Any = Layer
         if self.remat:
             # 6 is `deterministic`, counting self. Within a scan, XLA cannot merge the two computations anyway.

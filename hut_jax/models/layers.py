@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from hut_jax.models.dropout import Dropout
+
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu_new": functools.partial(nn.gelu, approximate=True),
     "gelu_pytorch_tanh": functools.partial(nn.gelu, approximate=True),
@@ -45,7 +47,7 @@ def attend(
     value: Keys,
     mask: Bool[Array, "#batch 1 #length keys"],
     scale: Any,
-    drop: nn.Dropout,
+    drop: Dropout,
 ) -> Heads:
     """Attention over several heads; its statistics are in fp32.
 

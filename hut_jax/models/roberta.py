@@ -24,6 +24,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from hut_jax.activations import shared_out
 from hut_jax.errors import UserError
+from hut_jax.models.dropout import Dropout
 from hut_jax.models.embedding import Embed
 from hut_jax.models.layers import (
     ACTIVATIONS,
@@ -57,7 +58,7 @@ class Attention(nn.Module):
             y = dense(c, self.dtype, c.hidden_size, name)(x)
             return shared_out(y.reshape(*x.shape[:-1], c.num_attention_heads, head_width), None, "tensor", None)
 
-        drop = nn.Dropout(c.attention_probs_dropout_prob, deterministic=deterministic)
+        drop = Dropout(c.attention_probs_dropout_prob, deterministic=deterministic)
         y = attend(heads("query"), heads("key"), heads("value"), mask, head_width**-0.5, drop)
         return dense(c, self.dtype, c.hidden_size, "out")(y.reshape(x.shape))
 
@@ -87,7 +88,7 @@ class Layer(nn.Module):
     def __call__(self, x: Hidden, mask: AllKeys, deterministic: bool):
         """Returns `(x, None)`, as `nn.scan` wants it: what goes to the next layer, what is stacked."""
         c = self.config
-        drop = nn.Dropout(c.hidden_dropout_prob, deterministic=deterministic)
+        drop = Dropout(c.hidden_dropout_prob, deterministic=deterministic)
         y = Attention(c, self.dtype, name="attention")(x, mask, deterministic)
         x = layer_norm(c.layer_norm_eps, self.dtype, "attention_norm")(shared_out(x + drop(y), None, None))
         y = MLP(c, self.dtype, name="mlp")(x)
@@ -104,7 +105,7 @@ class Classifier(nn.Module):
     def __call__(self, x: Float[Array, "batch width"], deterministic: bool) -> Float[Array, "batch labels"]:
         """The logits, in fp32."""
         c = self.config
-        drop = nn.Dropout(c.classifier_rate, deterministic=deterministic)
+        drop = Dropout(c.classifier_rate, deterministic=deterministic)
         if c.model_type == "roberta":
             x = nn.tanh(dense(c, self.dtype, c.hidden_size, "dense")(drop(x)))
         return dense(c, self.dtype, len(c.labels), "out", dot_general=fp32_dot)(drop(x))
@@ -157,7 +158,7 @@ class Roberta(nn.Module):
         self.position_embedding = embedding(c.max_position_embeddings)
         self.type_embedding = embedding(c.type_vocab_size)
         self.embedding_norm = layer_norm(c.layer_norm_eps, self.dtype)
-        self.embedding_dropout = nn.Dropout(c.hidden_dropout_prob)
+        self.embedding_dropout = Dropout(c.hidden_dropout_prob)
         layer: Any = Layer
         if self.remat:
             # 3 is `deterministic`, counting self. Within a scan, XLA cannot merge the two computations anyway.
