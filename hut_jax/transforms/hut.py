@@ -22,9 +22,8 @@ from jaxtyping import Array, Float
 
 from hut_jax.errors import UserError, nearest
 from hut_jax.transforms.base import Cost, Dense, Factors, Transform, check_rank, wide
+from hut_jax.transforms.spread import SPREADS, spread_product
 from hut_jax.transforms.ssf import scale_and_shift
-
-SPREADS = ("block", "cyclic")
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ class HUT(Transform):
 
     def weight(self, kernel: Float[Array, "d k"], factors: Factors) -> Float[Array, "d k"]:
         """`(M_A x 1_A) ⊙ W0 ⊙ (1_B x M_B)`."""
-        return self._product(kernel, factors).astype(kernel.dtype)
+        return spread_product(self.spread, kernel, 1 + factors["a"], 1 + factors["b"]).astype(kernel.dtype)
 
     def output(self, y: Float[Array, "*batch k"], factors: Factors) -> Float[Array, "*batch k"]:
         """`gamma ⊙ y + beta`, in y's dtype."""
@@ -105,7 +104,12 @@ class HUT(Transform):
         for the backward pass but x, as for LoRA; at r = 1 the product with W0 is, too.
         """
         if self.forms_kernel:
-            return dense(x, *self.merge(kernel, bias, factors))
+            # The backward pass forms W again, which is little work, and need not keep it. (XLA's for CPUs does anyway.)
+            @jax.checkpoint
+            def layer(x, kernel, bias, factors):
+                return dense(x, *self.merge(kernel, bias, factors))
+
+            return layer(x, kernel, bias, factors)
         y = dense((x * (1 + factors["a"][:, 0])).astype(x.dtype), kernel, None)
         scaled = y.astype(wide(y)) * self._scaled(1 + factors["b"][0], factors)
         if bias is not None:
@@ -116,34 +120,21 @@ class HUT(Transform):
         self, kernel: Float[Array, "d k"], bias: Float[Array, " k"] | None, factors: Factors
     ) -> tuple[Float[Array, "d k"], Float[Array, " k"] | None]:
         """Scale and shift folded into kernel and bias: `W ⊙ gamma` and `gamma ⊙ bias + beta`."""
-        merged = self._scaled(self._product(kernel, factors), factors).astype(kernel.dtype)
+        columns = self._scaled(1 + factors["b"], factors)  # so gamma costs r k, and not d k
+        merged = spread_product(self.spread, kernel, 1 + factors["a"], columns).astype(kernel.dtype)
         return merged, None if bias is None else scale_and_shift(bias, factors)
 
     def cost(self, n: int, d: int, k: int, leaf: str = "kernel") -> Cost:
-        """By the kernel: two or three products entry by entry, and W's gradient. At r = 1 some of activations."""
+        """By the kernel: W, formed twice, and its gradient. At r = 1 some products of activations."""
         folded = n * k if self.scale or self.shift else 0  # the bias then has a gradient
         if self.rank == 1:
             return Cost(n * (d + k), 3 * n * (d + k) + folded)
-        return Cost(
-            (2 + self.scale) * d * k + self.rank * (d + k), 2 * n * d * k + (5 + 3 * self.scale) * d * k + folded
-        )
+        form = 2 * d * k + self.rank * (d + (1 + self.scale) * k)
+        return Cost(form, 2 * n * d * k + 5 * d * k + form + folded)
 
     def _scaled(self, outputs: Float[Array, "*any k"], factors: Factors) -> Float[Array, "*any k"]:
         """`gamma ⊙ outputs`, where gamma trains."""
         return outputs * (1 + factors["g"]) if "g" in factors else outputs
-
-    def _product(self, kernel: Float[Array, "d k"], factors: Factors) -> Float[Array, "d k"]:
-        """W in the wide dtype. The spread is a broadcast over W0 cut into groups: no large matrix is built."""
-        a, b = 1 + factors["a"], 1 + factors["b"]
-        (d, k), r = kernel.shape, a.shape[-1]
-        w = kernel.astype(wide(kernel, a, b))
-        if self.spread == "block":
-            w = w.reshape(r, d // r, r, k // r)  # [p, i within p, q, j within q]
-            w = a.reshape(r, d // r, r, 1) * w * b.reshape(r, 1, r, k // r)
-        else:
-            w = w.reshape(d // r, r, k // r, r)  # [i within p, p, j within q, q]
-            w = a.reshape(d // r, r, 1, r) * w * b.reshape(1, r, k // r, r)
-        return w.reshape(d, k)
 
 
 def _nearest_ranks(rank: int, d: int, k: int) -> str:

@@ -178,7 +178,9 @@ def test_gradients_are_those_of_finite_differences_in_float64(name):
 
         assert loss(factors).dtype == jnp.float64
         assert jnp.abs(jax.grad(loss)(factors)[next(iter(factors))]).max() > 1e-3
-        check_grads(loss, (factors,), order=1, modes=["rev", "fwd"], rtol=1e-4, atol=1e-4)
+        written_out = isinstance(transform, HUT) and transform.rank > 1  # the gradient, so there is no other derivative
+        modes = ["rev"] if written_out else ["rev", "fwd"]
+        check_grads(loss, (factors,), order=1, modes=modes, rtol=1e-4, atol=1e-4)
 
 
 # A model ---------------------------------------------------------------------------------------------------------

@@ -1,0 +1,60 @@
+"""Two low-rank matrices spread over a kernel and multiplied with it, and the gradient of that, written out."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from hut_jax.transforms.base import wide
+
+SPREADS = ("block", "cyclic")
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def spread_product(
+    spread: str, kernel: Float[Array, "d k"], rows: Float[Array, "d r"], columns: Float[Array, "r k"]
+) -> Float[Array, "d k"]:
+    """`(rows x 1) ⊙ W0 ⊙ (1 x columns)`, in the wide dtype.
+
+    The spread is a broadcast over W0 cut into groups: no large matrix is built for it. JAX's own gradient would build
+    several, and keep some of them from the forward pass. Having another, this has no forward-mode derivative.
+
+    Args:
+        spread: "block" or "cyclic".
+        kernel: W0.
+        rows: a scale for each input and group of outputs.
+        columns: a scale for each group of inputs and output.
+    """
+    w, a, b = _in_groups(spread, kernel, rows, columns)
+    return (a * w * b).reshape(kernel.shape)
+
+
+def _in_groups(spread: str, kernel: Array, rows: Array, columns: Array) -> tuple[Array, Array, Array]:
+    """The three with axes p and q for the groups of inputs and of outputs, i and j within them."""
+    (d, k), r = kernel.shape, rows.shape[1]
+    w = kernel.astype(wide(kernel, rows, columns))
+    if spread == "block":  # p i q j
+        return w.reshape(r, d // r, r, k // r), rows.reshape(r, d // r, r, 1), columns.reshape(r, 1, r, k // r)
+    return w.reshape(d // r, r, k // r, r), rows.reshape(d // r, r, 1, r), columns.reshape(1, r, k // r, r)  # i p j q
+
+
+def _keep(spread: str, kernel: Array, rows: Array, columns: Array) -> tuple[Array, tuple[Array, Array, Array]]:
+    return spread_product(spread, kernel, rows, columns), (kernel, rows, columns)
+
+
+def _pull_back(spread: str, kept: tuple[Array, Array, Array], gradient: Array) -> tuple[Array, Array, Array]:
+    """The gradients of kernel, rows and columns; XLA leaves out what is not asked for."""
+    kernel, rows, columns = kept
+    w, a, b = _in_groups(spread, kernel, rows, columns)
+    g = gradient.reshape(w.shape)
+    # As products with vectors, which read `g w` once. As sums of `g w a` and `g w b` they took longer at every rank.
+    names, row, column = ("piqj", "piq", "pqj") if spread == "block" else ("ipjq", "ipq", "pjq")
+    product = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+    d_rows = product(f"{names},{column}->{row}", g * w, b.squeeze(names.index("i")))
+    d_columns = product(f"{names},{row}->{column}", g * w, a.squeeze(names.index("j")))
+    d_kernel = (g * a * b).reshape(kernel.shape).astype(kernel.dtype)
+    return d_kernel, d_rows.reshape(rows.shape), d_columns.reshape(columns.shape)
+
+
+spread_product.defvjp(_keep, _pull_back)
