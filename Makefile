@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help quickstart test lint format peers test-peers clean
+.PHONY: help quickstart test lint format peers test-peers bench-gpu clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -27,6 +27,15 @@ peers: $(VENV)/peers.stamp .venv-flax/peers.stamp ## install the libraries that 
 
 test-peers: peers ## the marked tests
 	$(BIN)/python -m pytest -m "peers or slow"
+
+# E2E and GPT2 name the folders of the data and of GPT-2's tokenizer, and JAX must have been installed for the GPU.
+bench-gpu: peers ## the benchmarks on one GPU: make bench-gpu E2E=FOLDER GPT2=FOLDER
+	$(BIN)/python benchmarks/training.py --model=roberta-large --dtype=bfloat16 --batch=128 --length=128 --steps=5
+	$(BIN)/python benchmarks/training.py --model=roberta-large --dtype=bfloat16 --batch=128 --length=128 --steps=5 --targets=all
+	$(BIN)/python benchmarks/training.py --model=gpt2-medium --dtype=bfloat16 --batch=8 --length=64 --steps=20
+	$(BIN)/python benchmarks/inference.py --model=roberta-large --dtype=bfloat16 --batch=64 --length=128
+	$(BIN)/python benchmarks/generation.py --data=$(E2E) --tokenizer=$(GPT2) --batch-sizes=8,32,128
+	$(BIN)/python benchmarks/against_peft.py --data=$(E2E) --tokenizer=$(GPT2) --dtype=bfloat16 --compile
 
 clean: ## take away the environments and caches, not the runs
 	rm -rf $(VENV) .venv-flax .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,350 @@
+"""LoRA training against Hugging Face PEFT on PyTorch, both in one process, in turns.
+
+    python benchmarks/against_peft.py --data=FOLDER_WITH_E2E --tokenizer=GPT2_FOLDER
+    python benchmarks/against_peft.py --data=FOLDER_WITH_E2E --tokenizer=GPT2_FOLDER --dtype=bfloat16 --compile
+
+The model has the shape of GPT-2 small and random weights, the same for both. Both learn from the same E2E examples, as
+many as the updates of a turn take, with the optimiser's settings of `configs/e2e.py` at a constant rate and without
+label smoothing; each turn begins with new factors. Before anything is timed, the mean loss of one batch must agree.
+
+"same batches": both take the same padded batches of like lengths, ours, in the same order and already on the device;
+theirs in a plain PyTorch loop. "as used": theirs is `transformers.Trainer`, which draws examples at random and pads to
+the longest of a batch; ours are batches of like lengths from the input pipeline of `hut_jax.train`, without its
+evaluations and checkpoints. A rate counts the tokens that something is predicted from, no padding. Ours computes
+logits only where there is a label, theirs at every position: that is how each library works.
+
+Transformers keeps query, key and value in one kernel, c_attn, so that PEFT has one pair of factors of rank 8 where ours
+has three, and trains fewer numbers; both counts are printed. On a GPU JAX multiplies float32 in TF32 by default, and
+PyTorch is told to do so too. Not counted are a pass over all shapes of batch, which compiles ours, and a few updates of
+the Trainer; what the first pass took beyond a second one stands beside the table. Other work on the machine disturbs
+the two unequally: see the load, and the ratio of processor time beside that of time passed.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch wants some of a GPU's memory too
+
+import jax
+import numpy as np
+import peft
+import torch
+import transformers
+from peft.tuners.lora import LoraLayer
+from torch.nn.utils.rnn import pad_sequence
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from hut_jax import cli
+from hut_jax.cost import make_steps, make_work, with_adapter
+from hut_jax.data.batching import batch_dataset
+from hut_jax.data.e2e import encode_e2e
+from hut_jax.data.e2e_csv import FILES, read_records
+from hut_jax.data.tokenizer import load_tokenizer
+from hut_jax.recipe import batching, load_base
+from hut_jax.training import Evaluation
+
+SIZES = {"small": (768, 12, 12), "medium": (1024, 24, 16), "tiny": (64, 2, 2)}
+RANK, ALPHA = 8, 16
+TARGETS = {
+    "attention": ("attention/(query|key|value)$", ["c_attn"]),
+    "all": ("(attention/(query|key|value|out)|mlp/(up|down))$", ["c_attn", "c_proj", "c_fc"]),
+}
+NO_LABEL = -100
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def main():
+    """The benchmark; prints a table and at the end a JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="E2E's folder")
+    parser.add_argument("--tokenizer", required=True, help="GPT-2's")
+    parser.add_argument("--size", choices=SIZES, default="small", help="of the model")
+    parser.add_argument("--targets", choices=TARGETS, default="attention", help="what has factors, for both")
+    parser.add_argument("--batch-size", type=int, default=8, help="examples of an update, for both")
+    parser.add_argument("--updates", type=int, default=64, help="of a turn; 64 batches are one sorting of ours")
+    parser.add_argument("--repeats", type=int, default=3, help="turns of each")
+    parser.add_argument("--no-dropout", action="store_true", help="the models' own, which else is 0.1")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the base")
+    parser.add_argument("--compile", action="store_true", help="theirs by torch.compile")
+    args = parser.parse_args()
+    if (jax.default_backend() == "gpu") != torch.cuda.is_available():
+        sys.exit(f"error: JAX runs on {jax.default_backend()} and PyTorch on {DEVICE}")
+    if DEVICE == "cuda":
+        torch.set_float32_matmul_precision("high")
+    jax.config.update("jax_enable_compilation_cache", False)  # what compilation takes is a figure of the report
+    transformers.utils.logging.disable_progress_bar()
+
+    with tempfile.TemporaryDirectory() as folder:
+        save_base(args, folder)
+        config = config_of(args, folder)
+        ours, theirs = Ours(config), Theirs(config, args, folder)
+        examples = examples_of(args, config)
+        dataset = batch_dataset(examples, **batching(config), epochs=1)
+        batches = list(dataset)
+        losses = {"ours": ours.loss(batches[0]), "theirs": theirs.loss(batches[0])}
+        # Random weights give all tokens nearly the same loss: wrong labels would change it by some thousandths at most.
+        exact = DEVICE == "cpu" and args.dtype == "float32"
+        if abs(losses["ours"] / losses["theirs"] - 1) > (1e-5 if exact else 1e-3):
+            sys.exit(f"error: the two do not do the same work: the loss of one batch is {losses}")
+        if args.compile:
+            theirs.model.compile()
+
+        placed, tensors = jax.device_put(batches), [as_tensors(batch) for batch in batches]
+        whole, collator = [as_example(examples, i) for i in range(len(examples))], Collator()
+        first = {(batch["input_ids"].shape, len(batch["labels"])): i for i, batch in enumerate(batches)}.values()
+        passes = {
+            "ours": partial(ours.train, [batches[i] for i in first]),
+            "theirs": partial(theirs.loop, [tensors[i] for i in first]),
+        }
+        compilation = {side: run()["seconds"] - run()["seconds"] for side, run in passes.items()}
+        theirs.trainer(whole[: 4 * args.batch_size], Collator())
+        pipeline = dataset.to_iter_dataset()
+        measured = measure(
+            {
+                "same batches": {"ours": partial(ours.train, placed), "theirs": partial(theirs.loop, tensors)},
+                "as used": {"ours": partial(ours.train, pipeline), "theirs": partial(theirs.trainer, whole, collator)},
+            },
+            args.repeats,
+        )
+
+    mask = np.concatenate([batch["attention_mask"].ravel() for batch in batches])
+    filled = {"same batches": [mask.mean()] * 2, "as used": [mask.mean(), collator.tokens / collator.positions]}
+    report = {"device": jax.devices()[0].device_kind, "platform": platform.platform(), **vars(args)}
+    report |= {"cores": os.cpu_count(), "torch_threads": torch.get_num_threads(), "shapes": len(first)}
+    report["versions"] = {module.__name__: module.__version__ for module in (jax, torch, transformers, peft)}
+    report |= {"trained": {"ours": ours.trained, "theirs": theirs.trained}, "losses": losses}
+    report["compilation"] = compilation
+    report["rows"] = {name: row_of(sides, int(mask.sum()), filled[name]) for name, sides in measured.items()}
+    print(table(report))
+    print(json.dumps(report))
+
+
+def save_base(args, folder):
+    """A model of random weights, in the folder."""
+    torch.manual_seed(0)
+    width, layers, heads = SIZES[args.size]
+    dropout = dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0 if args.no_dropout else 0.1)
+    config = transformers.GPT2Config(n_embd=width, n_layer=layers, n_head=heads, use_cache=False, **dropout)
+    transformers.GPT2LMHeadModel(config).save_pretrained(folder)
+
+
+def config_of(args, folder):
+    """E2E's, with LoRA."""
+    config = cli.load_config_file(str(Path(__file__).parent.parent / "configs" / "e2e.py"))
+    config.model, config.dtype = folder, args.dtype
+    config.adapter.targets = (TARGETS[args.targets][0],)
+    config.train.batch_size, config.train.dropout = args.batch_size, not args.no_dropout
+    config.train.label_smoothing = 0.0
+    return with_adapter(config, f"lora:rank={RANK}:alpha={ALPHA}")
+
+
+def examples_of(args, config):
+    """As many of E2E's training examples as a turn takes, drawn at random."""
+    records = read_records(Path(args.data) / FILES["train"])
+    chosen = np.random.default_rng(0).choice(len(records), args.updates * args.batch_size, replace=False)
+    return encode_e2e([records[i] for i in chosen], load_tokenizer(args.tokenizer), config.data.max_length).sequences
+
+
+class Ours:
+    """This library's training."""
+
+    def __init__(self, config):
+        work = make_work(config)
+        adapter, self._steps = make_steps(config, work)
+        model, self._params = load_base(config)
+        self._factors = jax.jit(adapter.init)(jax.random.key(config.seed), self._params)
+        self._evaluation = Evaluation(partial(adapter.apply, model), work.loss)
+        self.trained = adapter.count(self._params).trainable
+
+    def loss(self, batch):
+        """The mean loss, without dropout, before training."""
+        return self._evaluation(self._params, self._factors, [batch]).loss
+
+    def train(self, batches):
+        """An update a batch; an update's figures are read once the next is under way, as `training.fit` does it."""
+        state = jax.block_until_ready(self._steps.init(self._factors))
+        figures, pending, clock = [], None, Clock()
+        with clock:
+            for batch in batches:
+                state, metrics = self._steps.train(state, self._params, [batch])
+                if pending is not None:
+                    figures.append({name: float(value) for name, value in pending.items()})
+                pending = metrics
+            jax.block_until_ready(state)
+        return clock.record(statistics.mean([one["loss"] for one in figures] + [float(pending["loss"])]))
+
+
+class Theirs:
+    """PEFT's."""
+
+    def __init__(self, config, args, folder):
+        options = {"dtype": getattr(torch, args.dtype), "attn_implementation": "sdpa"}
+        base = transformers.GPT2LMHeadModel.from_pretrained(folder, **options)
+        targets = {"target_modules": TARGETS[args.targets][1], "fan_in_fan_out": True}
+        lora = peft.LoraConfig(task_type="CAUSAL_LM", r=RANK, lora_alpha=ALPHA, **targets)
+        self.model = peft.get_peft_model(base, lora).to(DEVICE)
+        self._learned = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.trained = sum(parameter.numel() for parameter in self._learned)
+        self._train, self._folder = config.train, folder
+
+    def loss(self, batch):
+        """The mean loss, without dropout, before training."""
+        with torch.no_grad():
+            return self.model.eval()(**as_tensors(batch)).loss.item()
+
+    def loop(self, batches):
+        """An update a batch, in a plain loop."""
+        self._begin()
+        train, losses, clock = self._train, [], Clock()
+        betas = train.beta1, train.beta2
+        optimizer = torch.optim.AdamW(self._learned, train.learning_rate, betas, train.eps, train.weight_decay)
+        with clock:
+            for batch in batches:
+                optimizer.zero_grad()
+                loss = self.model(**batch).loss
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(self._learned, train.clip)
+                optimizer.step()
+                losses.append(loss.detach())
+        return clock.record(torch.stack(losses).mean().item())
+
+    def trainer(self, examples, collator):
+        """An epoch of transformers' Trainer."""
+        self._begin()
+        train, clock = self._train, Clock()
+        arguments = transformers.TrainingArguments(
+            self._folder, num_train_epochs=1, per_device_train_batch_size=train.batch_size, use_cpu=DEVICE == "cpu",
+            learning_rate=train.learning_rate, lr_scheduler_type="constant", weight_decay=train.weight_decay,
+            adam_beta1=train.beta1, adam_beta2=train.beta2, adam_epsilon=train.eps, max_grad_norm=train.clip,
+            label_names=["labels"], report_to="none", save_strategy="no", logging_strategy="no", disable_tqdm=True,
+        )  # fmt: skip
+        trainer = transformers.Trainer(self.model, arguments, collator, examples, callbacks=[clock])
+        trainer.remove_callback(transformers.PrinterCallback)
+        return clock.record(trainer.train().training_loss)
+
+    def _begin(self):
+        """New factors in the same tensors, so that what is compiled stays so."""
+        for module in self.model.train().modules():
+            if isinstance(module, LoraLayer):
+                module.reset_lora_parameters("default", init_lora_weights=True)
+
+
+class Collator:
+    """Pads to the longest example of a batch, and counts what that leaves."""
+
+    def __init__(self):
+        self.tokens = self.positions = 0
+
+    def __call__(self, rows):
+        """The batch of these examples."""
+        padded = partial(pad_sequence, batch_first=True)
+        mask = padded([torch.ones_like(row["input_ids"]) for row in rows])
+        self.tokens, self.positions = self.tokens + int(mask.sum()), self.positions + mask.numel()
+        labels = padded([row["labels"] for row in rows], padding_value=NO_LABEL)
+        return {"input_ids": padded([row["input_ids"] for row in rows]), "attention_mask": mask, "labels": labels}
+
+
+def as_example(examples, index):
+    """An example as the Trainer takes it; transformers shifts the labels by one itself."""
+    tokens = torch.from_numpy(examples[index].astype(np.int64))
+    labels = tokens.clone()
+    labels[: examples.loss_start[index]] = NO_LABEL
+    return {"input_ids": tokens, "labels": labels}
+
+
+def as_tensors(batch):
+    """A batch of ours as transformers' models take it: the labels already stand where they are predicted."""
+    labels = np.full(batch["input_ids"].size, NO_LABEL)
+    used = batch["weights"] > 0
+    labels[batch["logits_at"][used]] = batch["labels"][used]
+    arrays = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+    arrays["labels"] = arrays["shift_labels"] = labels.reshape(batch["input_ids"].shape)
+    return {name: torch.from_numpy(array.astype(np.int64)).to(DEVICE) for name, array in arrays.items()}
+
+
+class Clock(transformers.TrainerCallback):
+    """Time passed and processor time of a `with` block, or as a callback of the Trainer's loop without its set-up."""
+
+    def __enter__(self, *_, **__):
+        self._began = self._now()
+
+    def __exit__(self, *_, **__):
+        self._ended = self._now()
+
+    on_train_begin, on_train_end = __enter__, __exit__
+
+    def record(self, loss):
+        """What is kept of a turn with this mean training loss."""
+        seconds, cpu = (end - began for began, end in zip(self._began, self._ended, strict=True))
+        return {"seconds": seconds, "cpu": cpu, "loss": loss, "load": os.getloadavg()[0]}
+
+    def _now(self):
+        if DEVICE == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter(), time.process_time()
+
+
+def measure(turns, repeats):
+    """For each comparison and each side of it a record a turn."""
+    measured = {name: {side: [] for side in sides} for name, sides in turns.items()}
+    for _ in range(repeats):
+        for name, sides in turns.items():
+            for side, run in sides.items():
+                measured[name][side].append(run())
+    return measured
+
+
+def row_of(sides, tokens, filled):
+    """All of one comparison's figures."""
+
+    def median(side, field):
+        return statistics.median(one[field] for one in sides[side])
+
+    def ratios(field):
+        return [b[field] / a[field] for a, b in zip(sides["ours"], sides["theirs"], strict=True)]
+
+    return {
+        "rates": {side: tokens / median(side, "seconds") for side in sides},
+        "losses": {side: median(side, "loss") for side in sides},
+        "filled": dict(zip(sides, map(float, filled), strict=True)),
+        "ratio": statistics.median(ratios("seconds")),
+        "ratios": ratios("seconds"),
+        "cpu_ratio": statistics.median(ratios("cpu")),
+        "load": median("ours", "load"),
+        "turns": sides,
+    }
+
+
+def table(report):
+    """The report's rows in Markdown, and what holds for both."""
+    head = ["", "ours, tokens/s", "PEFT, tokens/s", "times", "turn by turn", "in processor time",
+            "positions with a token", "PEFT's", "mean training loss", "PEFT's", "load"]  # fmt: skip
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for name, row in report["rows"].items():
+        cells = [name, *(f"{rate:,.1f}" for rate in row["rates"].values()), f"{row['ratio']:.2f}"]
+        cells += [f"{min(row['ratios']):.2f} to {max(row['ratios']):.2f}", f"{row['cpu_ratio']:.2f}"]
+        cells += [f"{100 * share:.0f} %" for share in row["filled"].values()]
+        cells += [*(f"{loss:.3f}" for loss in row["losses"].values()), f"{row['load']:.1f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    trained, first, loss = report["trained"], report["compilation"], report["losses"]
+    lines.append(
+        f"\nGPT-2 {report['size']}, {report['dtype']}, {report['updates']} updates of {report['batch_size']} a turn, "
+        f"{report['device']}, {report['cores']} cores, {report['torch_threads']} threads of PyTorch; ours trains "
+        f"{trained['ours']:,} numbers, PEFT {trained['theirs']:,}; the first pass over {report['shapes']} shapes of "
+        f"batch took {first['ours']:.1f} s more than the second, PEFT's {first['theirs']:.1f} s; before training the "
+        f"loss of one batch is {loss['ours']:.6f}, PEFT's {loss['theirs']:.6f}"
+    )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
