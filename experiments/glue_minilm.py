@@ -43,8 +43,8 @@ class Method(NamedTuple):
 
 
 METHODS = {
-    "hut": Method("hut", {"rank": 8}, (3e-3, 1e-2, 3e-2), 3),
-    "lora": Method("lora", {"rank": 8, "alpha": 16.0}, (1e-3, 3e-3, 1e-2), 3),
+    "hut": Method("hut", {"rank": 8}, (3e-3, 1e-2, 3e-2, 1e-1), 3),
+    "lora": Method("lora", {"rank": 8, "alpha": 16.0}, (3e-4, 1e-3, 3e-3, 1e-2), 3),
     "head": Method("full", {}, (1e-3,), 1),
     "full": Method("full", {}, (1e-4,), 1),
 }
