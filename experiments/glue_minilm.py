@@ -5,12 +5,14 @@
 `GLUE` is the folder of the official files. First each task of the sweep is learned at each of a method's rates, with
 one seed; then every task at the rate found, with all seeds. A task that was not swept takes the rate whose ranks over
 the swept ones sum lowest. What has run is not run again, so the same command goes on where it was stopped; at the end
-it prints the tables, and `--tables` prints them of what there is. `--only=cola` runs a part.
+it prints the tables, and `--tables` prints them of what there is. Runs that are named, TASK/METHOD/RATE/SEED each, run
+alone: `cola/hut/0.01/0 cola/full/0.0001/0`.
 """
 
 import argparse
 import importlib.util
 import json
+import re
 import statistics
 import sys
 from collections.abc import Iterator
@@ -53,15 +55,15 @@ METHODS = {
 def main() -> None:
     """Run what is missing, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="*", metavar="TASK/METHOD/RATE/SEED", help="run only these")
     parser.add_argument("--data", required=True, help="the folder of GLUE's official files")
     parser.add_argument("--workdir", type=Path, default=Path("runs/glue_minilm"), help="where the runs are kept")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    parser.add_argument("--only", default="", help="run those whose name begins so: TASK/METHOD/RATE/SEED")
     parser.add_argument("--tables", action="store_true", help="run nothing")
     args = parser.parse_args()
     if not args.tables:
-        for names in (sweep(), repetitions(args.workdir)):
-            configs = {name: make_config(name, args.data) for name in names if name.startswith(args.only)}
+        for names in (args.runs,) if args.runs else (sweep(), repetitions(args.workdir)):
+            configs = {name: make_config(name, args.data) for name in names}
             run_missing(configs, args.workdir, jobs=args.jobs)
     print(f"{rates_table(args.workdir)}\n\n{scores_table(args.workdir)}")
 
@@ -116,8 +118,18 @@ def best_rate(workdir: Path, task: str, name: str) -> float:
 
 
 def make_config(name: str, data: str) -> ConfigDict:
-    """The config of a run, from its name."""
-    task, method, rate, seed = name.split("/")
+    """The config of a run, from its name.
+
+    Raises:
+        UserError: there is no such run.
+    """
+    known = re.fullmatch(rf"({'|'.join(TASKS)})/({'|'.join(METHODS)})/(\d[\d.e-]*)/(\d+)", name)
+    if known is None:
+        raise UserError(
+            f"no run is called {name!r}: TASK/METHOD/RATE/SEED, with TASK one of {', '.join(TASKS)} and METHOD one of "
+            f"{', '.join(METHODS)}, such as cola/hut/0.01/0"
+        )
+    task, method, rate, seed = known.groups()
     config = cli.load_config_file(f"configs/glue.py:{task}")
     set_transform(config, METHODS[method].transform, **METHODS[method].settings)
     config.adapter.also_train = HEAD

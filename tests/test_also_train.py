@@ -28,6 +28,7 @@ def noisy(factors):
     return jax.tree.map(lambda leaf: leaf + 0.3 * random.standard_normal(leaf.shape).astype(np.float32), factors)
 
 
+@pytest.mark.slow
 def test_named_modules_train_in_full_and_nothing_else_does():
     gpt2, params = model(tied=False)
     adapter = Adapter(HUT(rank=2), also_train=["lm_head", "final_norm"])

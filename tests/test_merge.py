@@ -20,7 +20,7 @@ QUICK = ("hut",)  # a run of each takes its while to compile
 def test_the_merged_checkpoint_computes_what_the_adapter_does(name, small_config, tmp_path, capsys):
     """The whole life of an adapter of every kind: configured by name, trained, saved, merged, loaded."""
     set_transform(small_config, name)
-    small_config.train.update({"steps": 3, "warmup": 0.0, "decay": "constant", "learning_rate": 0.1})
+    small_config.train.update({"steps": 3, "warmup": 0.0, "decay": "constant", "learning_rate": 0.05, "dropout": False})
     train(small_config, tmp_path / "run")
     assert merge.main([f"--workdir={tmp_path / 'run'}", f"--output={tmp_path / 'merged'}"]) == 0
     assert f"the model is in {tmp_path / 'merged'}" in capsys.readouterr().out

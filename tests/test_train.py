@@ -167,6 +167,7 @@ def test_a_signal_saves_and_the_same_command_ends_with_the_same_bits(number, cod
     assert losses_of(tmp_path / "broken") == losses_of(tmp_path / "unbroken")
 
 
+@pytest.mark.slow
 def test_a_stop_within_an_evaluation_does_not_wait_for_it(small_config, tmp_path, monkeypatch):
     """The evaluation is given up, and the run that goes on does it before anything else."""
     train(small_config, tmp_path / "unbroken")

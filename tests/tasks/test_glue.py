@@ -73,6 +73,7 @@ def test_mnli_is_judged_by_both_its_splits_together():
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_keeps_the_factors_of_the_best_headline(glue_config, tmp_path):
     result = train(glue_config, tmp_path / "run")
     lines = [line for line in read_metrics(tmp_path / "run") if line["split"] == "validation"]
