@@ -283,7 +283,7 @@ class GPT2(nn.Module):
             hidden, cache = hidden
         if logits_at is not None:
             hidden = hidden.reshape(-1, hidden.shape[-1])[logits_at]
-        logits = self.head(hidden)
+        logits = self.logits(hidden, deterministic=deterministic)
         return logits if cache is None else (logits, cache)
 
     def hidden(
@@ -334,8 +334,10 @@ class GPT2(nn.Module):
         keys, values = memory if self.scan_layers else zip(*memory, strict=True)
         return x, Cache(keys=keys, values=values, index=start + length)
 
-    def head(self, hidden: Float[Array, "*batch width"]) -> Float[Array, "*batch vocab"]:
-        """The logits, in fp32, of final hidden states."""
+    def logits(
+        self, hidden: Float[Array, "*batch width"], *, deterministic: bool = True
+    ) -> Float[Array, "*batch vocab"]:
+        """The logits, in fp32, of final hidden states. Only an adapter has dropout that `deterministic` is for."""
         if not self.config.tie_word_embeddings:
             return self.lm_head(hidden)
         table = self.token_embedding.embedding.astype(self.dtype)

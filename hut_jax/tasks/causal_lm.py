@@ -4,24 +4,10 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-
-def cross_entropy(
-    logits: Float[Array, "n vocab"], labels: Int[Array, " n"], label_smoothing: float = 0.0
-) -> Float[Array, " n"]:
-    """Cross-entropy in nats against `(1 - s) * one_hot(label) + s / vocab`.
-
-    Label smoothing as in Szegedy et al., arXiv 1512.00567, section 7.
-    """
-    logits = logits.astype(jnp.float32)
-    normalizer = jax.nn.logsumexp(logits, axis=-1)
-    picked = jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
-    if label_smoothing == 0:
-        return normalizer - picked
-    return normalizer - (1 - label_smoothing) * picked - label_smoothing * logits.mean(axis=-1)
+from hut_jax.tasks.vocabulary import prediction_loss
 
 
 def causal_lm_loss(
@@ -30,14 +16,22 @@ def causal_lm_loss(
     """The summed loss of a batch, and the number of tokens that carry it; metrics want no more.
 
     Args:
-        apply: the model, which takes the batch's tokens, mask and `logits_at`, and `kwargs`.
+        apply: the model; it has the methods "hidden" and "logits".
         batch: as `hut_jax.data.batching` makes them.
         label_smoothing: the share of probability spread over the vocabulary.
         **kwargs: the model's, such as `deterministic` and `rngs`.
     """
-    logits = apply(batch["input_ids"], batch["attention_mask"], logits_at=batch["logits_at"], **kwargs)
-    losses = cross_entropy(logits, batch["labels"], label_smoothing)
-    return jnp.sum(losses * batch["weights"]), jnp.sum(batch["weights"]), ()
+    total = prediction_loss(
+        apply,
+        batch["input_ids"],
+        batch["attention_mask"],
+        places=batch["logits_at"],
+        labels=batch["labels"],
+        weights=batch["weights"],
+        label_smoothing=label_smoothing,
+        **kwargs,
+    )
+    return total, jnp.sum(batch["weights"]), ()
 
 
 def perplexity(loss: float) -> float:

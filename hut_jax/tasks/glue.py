@@ -16,7 +16,7 @@ from hut_jax.data.tokenizer_base import BaseTokenizer
 from hut_jax.errors import UserError
 from hut_jax.metrics.glue import glue_scores
 from hut_jax.tasks.base import Kind, Task
-from hut_jax.tasks.causal_lm import cross_entropy
+from hut_jax.tasks.vocabulary import cross_entropy
 
 
 def kind(task: GlueTask) -> Kind:

@@ -18,7 +18,8 @@ from hut_jax.data.text import load_text
 from hut_jax.data.tokenizer_base import BaseTokenizer
 from hut_jax.errors import UserError
 from hut_jax.tasks.base import Task
-from hut_jax.tasks.causal_lm import cross_entropy, lm_metrics
+from hut_jax.tasks.causal_lm import lm_metrics
+from hut_jax.tasks.vocabulary import prediction_loss
 
 PREDICTED, MASKED, RANDOM = 0.15, 0.8, 0.1
 
@@ -58,7 +59,7 @@ def masked_lm_loss(
     """The summed loss of a batch's hidden tokens, and their number; metrics want no more.
 
     Args:
-        apply: the model, which takes tokens, mask and `logits_at`, and `rngs` and `kwargs`.
+        apply: the model; it has the methods "hidden" and "logits".
         batch: whole blocks, as `hut_jax.data.batching` makes them of a text; of its labels nothing is used.
         cls: the token that every block begins with, in place of its own first.
         sep: the token between documents; it is never hidden.
@@ -72,10 +73,18 @@ def masked_lm_loss(
     key = jax.random.fold_in(rngs["dropout"], 1) if rngs else jax.random.fold_in(jax.random.key(0), jnp.sum(tokens))
     free = jnp.asarray(batch["attention_mask"], bool) & (tokens != cls) & (tokens != sep)
     shown, places, weights = hide(key, tokens, free, mask=mask, vocab=vocab)
-    more = {} if rngs is None else {"rngs": rngs}
-    logits = apply(shown, batch["attention_mask"], logits_at=places, **more, **kwargs)
-    losses = cross_entropy(logits, tokens.reshape(-1)[places], label_smoothing)
-    return jnp.sum(losses * weights), jnp.sum(weights), ()
+    total = prediction_loss(
+        apply,
+        shown,
+        batch["attention_mask"],
+        places=places,
+        labels=tokens.reshape(-1)[places],
+        weights=weights,
+        label_smoothing=label_smoothing,
+        rngs=rngs,
+        **kwargs,
+    )
+    return total, jnp.sum(weights), ()
 
 
 def hide(

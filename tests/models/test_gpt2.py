@@ -243,7 +243,7 @@ def test_logits_at_and_hidden(params, ids):
     close(model.apply({"params": params}, ids, logits_at=at), expected.reshape(-1, 23)[at])
     hidden = model.apply({"params": params}, ids, method="hidden")
     assert hidden.shape == (BATCH, LENGTH, 8)
-    close(model.apply({"params": params}, hidden, method="head"), expected)
+    close(model.apply({"params": params}, hidden, method="logits"), expected)
     logits, _ = model.apply({"params": params}, ids, cache=model.init_cache(BATCH, 10), logits_at=at)
     close(logits, expected.reshape(-1, 23)[at])
 

@@ -1,0 +1,117 @@
+"""The cross-entropy in chunks against the whole of it, on the models themselves."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from hut_jax import HUT, Adapter, Full, LoRA
+from hut_jax.models.gpt2 import GPT2, GPT2Config
+from hut_jax.models.pretrained import init_params
+from hut_jax.models.roberta import Roberta
+from hut_jax.models.roberta_config import RobertaConfig
+from hut_jax.tasks.vocabulary import cross_entropy, prediction_loss
+
+VOCAB = 211
+SIZES = {"vocab_size": VOCAB, "n_positions": 32, "n_embd": 16, "n_layer": 1, "n_head": 2}
+ROBERTA = {
+    "model_type": "roberta", "vocab_size": VOCAB, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "intermediate_size": 32, "max_position_embeddings": 34, "head": "mlm",
+}  # fmt: skip
+MODELS = {
+    "tied": GPT2(GPT2Config(**SIZES)),
+    "untied": GPT2(GPT2Config(**SIZES, tie_word_embeddings=False)),
+    "masked": Roberta(RobertaConfig(**ROBERTA)),
+}
+ADAPTERS = {
+    "inside": Adapter(HUT(rank=2), "attention/(query|value)$"),
+    "head": Adapter(LoRA(rank=2), ("attention/query$", "lm_head$")),
+    "all": Adapter(Full(), ".*"),
+}
+
+
+def work(seed=0, places=37):
+    """Tokens, and places in them whose labels count more or less."""
+    draw = np.random.default_rng(seed)
+    tokens = draw.integers(3, VOCAB, (4, 16))
+    return (jnp.asarray(tokens), jnp.ones(tokens.shape, bool)), {
+        "places": jnp.asarray(draw.integers(0, tokens.size, places)),
+        "labels": jnp.asarray(draw.integers(0, VOCAB, places)),
+        "weights": jnp.asarray(draw.random(places), jnp.float32),
+    }
+
+
+def losses(model, adapter, label_smoothing=0.0, **options):
+    """From factors, by chunks and as a whole; and factors off zero."""
+    params = init_params(model, jax.random.key(0))
+    factors = adapter.init(jax.random.key(1), params)
+    factors = jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(jax.random.key(2), leaf.shape), factors)
+    arguments, rest = work()
+    apply = partial(adapter.apply, model, params)
+
+    def chunked(factors):
+        return prediction_loss(
+            partial(apply, factors), *arguments, **rest, label_smoothing=label_smoothing, chunk=10, **options
+        )
+
+    def whole(factors):
+        logits = apply(factors, *arguments, logits_at=rest["places"], **options)
+        return jnp.sum(cross_entropy(logits, rest["labels"], label_smoothing) * rest["weights"])
+
+    return chunked, whole, factors
+
+
+@pytest.mark.parametrize(
+    ("model", "adapter", "label_smoothing"),
+    [("tied", "inside", 0.1), ("untied", "head", 0.0), ("masked", "inside", 0.0), ("tied", "all", 0.1)],
+)
+def test_chunks_sum_to_the_whole_and_so_do_their_gradients(model, adapter, label_smoothing):
+    chunked, whole, factors = losses(MODELS[model], ADAPTERS[adapter], label_smoothing)
+    np.testing.assert_allclose(jax.jit(chunked)(factors), whole(factors), rtol=1e-5)
+    got, expected = (jax.jit(jax.value_and_grad(lambda f, one=one: 3 * one(f)))(factors) for one in (chunked, whole))
+    np.testing.assert_allclose(got[0], expected[0], rtol=1e-5)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), got[1], expected[1])
+    assert optax.tree.norm(expected[1]) > 1e-2
+
+
+def test_the_head_drops_something_else_in_each_chunk():
+    """All hidden states are alike, and so would be all losses of chunks with one key."""
+    seen = []
+
+    def apply(x, mask=None, *, method, deterministic, rngs):
+        if method == "hidden":
+            return jnp.ones((*x.shape, 4))
+        seen.append(jax.random.normal(rngs["dropout"], (VOCAB,)))
+        return jnp.tile(seen[-1], (len(x), 1))
+
+    (tokens, mask), rest = work()
+    rest["labels"], rest["weights"] = jnp.zeros(37, int), jnp.ones(37)
+    options = {"deterministic": False, "rngs": {"dropout": jax.random.key(3)}}
+    one = prediction_loss(apply, tokens, mask, **rest, chunk=37, **options)
+    several = prediction_loss(apply, tokens, mask, **rest, chunk=10, **options)
+    keys = [jax.random.fold_in(jax.random.key(3), i) for i in range(4)]
+    each = [cross_entropy(jax.random.normal(key, (1, VOCAB)), jnp.zeros(1, int))[0] for key in keys]
+    np.testing.assert_allclose(one, 37 * each[0], rtol=1e-5)
+    np.testing.assert_allclose(several, 10 * each[0] + 9 * sum(each[1:]), rtol=1e-5)
+
+
+def test_all_logits_are_never_there_at_once():
+    model = GPT2(GPT2Config(**{**SIZES, "vocab_size": 5000}))
+    adapter = ADAPTERS["inside"]
+    params = init_params(model, jax.random.key(0))
+    factors = adapter.init(jax.random.key(1), params)
+    ids = jnp.zeros((32, 32), int)
+    rest = {"places": jnp.arange(1024), "labels": jnp.arange(1024), "weights": jnp.ones(1024)}
+
+    def loss(factors, params, chunk):
+        return prediction_loss(partial(adapter.apply, model, params, factors), ids, None, **rest, chunk=chunk)
+
+    gradient = jax.jit(jax.grad(loss), static_argnums=2)
+    chunks, whole = (
+        gradient.lower(factors, params, n).compile().memory_analysis().temp_size_in_bytes for n in (128, 1024)
+    )
+    logits = 4 * 5000 * 1024
+    assert chunks < logits / 2 < logits < whole
