@@ -12,7 +12,7 @@ What is stored are deviations from the identity: `M_A = 1 + a`, `M_B = 1 + b`, `
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -104,12 +104,7 @@ class HUT(Transform):
         for the backward pass but x, as for LoRA; at r = 1 the product with W0 is, too.
         """
         if self.forms_kernel:
-            # The backward pass forms W again, which is little work, and need not keep it. (XLA's for CPUs does anyway.)
-            @jax.checkpoint
-            def layer(x, kernel, bias, factors):
-                return dense(x, *self.merge(kernel, bias, factors))
-
-            return layer(x, kernel, bias, factors)
+            return self._by_kernel(dense)(x, kernel, bias, factors)
         y = dense((x * (1 + factors["a"][:, 0])).astype(x.dtype), kernel, None)
         scaled = y.astype(wide(y)) * self._scaled(1 + factors["b"][0], factors)
         if bias is not None:
@@ -131,6 +126,27 @@ class HUT(Transform):
             return Cost(n * (d + k), 3 * n * (d + k) + folded)
         form = 2 * d * k + self.rank * (d + (1 + self.scale) * k)
         return Cost(form, 2 * n * d * k + 5 * d * k + form + folded)
+
+    def _by_kernel(self, dense: Dense) -> Callable[..., Array]:
+        """The layer by the merged kernel; its backward pass forms W again, which is little work, and need not keep it.
+
+        `jax.checkpoint` would do, but for XLA's compiler for CPUs: it finds W computed twice, and keeps the first. So
+        the second depends on the gradient, by a zero.
+        """
+
+        def layer(x, kernel, bias, factors):
+            return dense(x, *self.merge(kernel, bias, factors))
+
+        def backward(arguments, gradient):
+            x, kernel, bias, factors = arguments
+            # One row of the gradient lies where the columns of b do, so devices send each other nothing for it.
+            zero = 0 * gradient.reshape(-1, gradient.shape[-1])[0].astype(factors["b"].dtype)
+            factors = {**factors, "b": factors["b"] + zero}
+            return jax.vjp(layer, x, kernel, bias, factors)[1](gradient)
+
+        by_kernel = jax.custom_vjp(layer)
+        by_kernel.defvjp(lambda *arguments: (layer(*arguments), arguments), backward)
+        return by_kernel
 
     def _scaled(self, outputs: Float[Array, "*any k"], factors: Factors) -> Float[Array, "*any k"]:
         """`gamma ⊙ outputs`, where gamma trains."""
