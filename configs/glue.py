@@ -5,8 +5,7 @@
 
 The task stands behind the file's name, not in `--config.task`, because it brings a recipe with it: batch, epochs,
 length. `GLUE` is the folder that holds the official `CoLA/`, `SST-2/` and so on; without one, TFDS' `glue/<task>` is
-downloaded. Any RoBERTa or BERT may be named with `--config.model`; of BERT, whose head begins with the pooler, train
-that too: `--config.adapter.also_train='("^(pooler|classifier)",)'`.
+downloaded. Any RoBERTa or BERT may be named with `--config.model`.
 
 MRPC, RTE and STS-B gain from what MNLI teaches: the paper starts them from MNLI's adapter, as
 `--config.adapter.start=runs/mnli/adapter` does here; the head is always new.
@@ -48,19 +47,21 @@ LARGE = {
     "cola": Recipe(4, 20, 128),
     "qnli": Recipe(4, 10, 512),
     "qqp": Recipe(4, 20, 512),
-    "rte": Recipe(4, 20, 512),
+    "rte": Recipe(8, 20, 512),
     "stsb": Recipe(8, 30, 512),
     "wnli": Recipe(4, 20, 512),
 }
 SIZES = {"base": BASE, "large": LARGE}
 
 
-def get_config(argument: str = "cola,base") -> ConfigDict:
+def get_config(argument: str = "") -> ConfigDict:
     """The config of a task, "mrpc", or of a task and a size, "mrpc,large".
 
     Raises:
         UserError: there is no such task or size.
     """
+    if not argument:
+        raise UserError(f"name the task behind the file: configs/glue.py:mrpc, or one of {', '.join(GLUE_TASKS)}")
     task, _, size = argument.partition(",")
     size = size or "base"
     if task not in GLUE_TASKS:
@@ -79,7 +80,7 @@ def get_config(argument: str = "cola,base") -> ConfigDict:
 
     set_transform(config, "hut", rank=8)  # as the paper's LoRA
     config.adapter.targets = ()  # the transformation's own; HUT's are query and value, as the paper's LoRA has them
-    config.adapter.also_train = ("^classifier",)  # the new head
+    config.adapter.also_train = ("^(pooler|classifier)",)  # the new head; of BERT's the pooler is a part
 
     config.train.epochs = recipe.epochs
     config.train.batch_size = recipe.batch_size

@@ -1,10 +1,22 @@
-"""Pre-train a small GPT-2 from random weights on any text: the quickstart's base is made by this.
+r"""Pre-train a small GPT-2 from random weights on any text: the quickstart's base is made by this.
 
     python -m hut_jax.train --config=configs/lm.py --config.data.text=books.txt.xz --workdir=runs/lm
     python -m hut_jax.merge --workdir=runs/lm --output=assets/tiny --dtype=bfloat16
 
 Full fine-tuning from random initialisation is pre-training: the same loop, `W = W0 + D` with W0 drawn at
 random. With `--config.init=pretrained` and an adapter of another name the same config adapts a model to a text.
+
+RoBERTa and BERT learn to predict tokens that are hidden from them, with `--config.task=mlm`: from random weights,
+
+    python -m hut_jax.train --config=configs/lm.py --config.task=mlm --config.model=ROBERTA \
+        --config.data.text=books.txt --workdir=runs/mlm
+
+and pretrained, with an adapter,
+
+    python -m hut_jax.train --config=configs/lm.py --config.task=mlm --config.model=roberta-base \
+        --config.init=pretrained --config.adapter.name=hut --config.data.text=books.txt --workdir=runs/adapted
+
+`ROBERTA` is a folder with a config.json and a tokenizer, the model's or another's (`--config.tokenizer`).
 The architecture is that of `assets/tiny/config.json`: 6 layers, 128 wide, 1.5 million numbers, 2,048 tokens.
 """
 

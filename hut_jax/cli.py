@@ -70,8 +70,8 @@ def parse_with_config(
     """The arguments, and the config of `--config=FILE` with every `--config.field=value` applied.
 
     `FILE` defines `get_config()`; `FILE:TEXT` calls `get_config("TEXT")`. Naming another transformation
-    (`--config.adapter.name=full`) brings that transformation's settings with it. `default` is the file where none
-    is given; without it one must be.
+    (`--config.adapter.name=full`) brings that transformation's settings and rate with it. `default` is the file
+    where none is given; without it one must be.
 
     Raises:
         UserError: an argument or field is unknown, a value has the wrong type, or the config is invalid.
@@ -130,6 +130,7 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> None:
         field, _, value = argument.partition("=")
         if field == "--config.adapter.name" and value != config.adapter.name:
             set_transform(config, value)
+            config.train.learning_rate = 0.0  # its own: the file's was meant for the other
     fields = flatten_config(config)
     for name in names:
         if name not in fields:

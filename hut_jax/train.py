@@ -43,7 +43,7 @@ from hut_jax.sharding import (
     place_batch,
     shardings,
 )
-from hut_jax.training import Evaluation, Fit, Plan, Steps, fit, state_shardings
+from hut_jax.training import Evaluation, Fit, Plan, Steps, Watch, fit, state_shardings
 from hut_jax.workdir import ADAPTER, CHECKPOINTS, CONFIG, RESULT, check_workdir, use_workdir
 
 
@@ -112,6 +112,13 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         for name, split in parts.task.validation.items()
     }
 
+    def evaluate(factors: PyTree[Array], watch: Watch) -> dict[str, float]:
+        judged = {name: evaluation(params, factors, watch(split)) for name, split in validation.items()}
+        for one in judged.values():
+            if not math.isfinite(one.loss):  # its predictions are no numbers, either
+                return {"loss": one.loss}
+        return parts.task.metrics(judged)
+
     def save_best(factors: PyTree[Array]) -> None:
         names = {"base_name": config.model, "base_fingerprint": base}
         processes.on_first(lambda: save_adapter(workdir / ADAPTER, parts.adapter, factors, **names))
@@ -127,9 +134,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
                 params,
                 iter(batches.to_iter_dataset()),
                 plan=plan,
-                evaluate=lambda factors, watch: parts.task.metrics(
-                    {name: evaluation(params, factors, watch(split)) for name, split in validation.items()}
-                ),
+                evaluate=evaluate,
                 score=parts.task.score,
                 on_best=lambda factors, _: save_best(processes.fetch(factors)),
                 checkpoints=checkpoints,

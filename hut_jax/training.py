@@ -368,6 +368,7 @@ class _Window:
             "loss": sum(value["loss"] * value["weight"] for value in values) / weight,
             "gradient_norm": sum(value["gradient_norm"] for value in values) / len(values),
             "tokens_per_second": sum(value["tokens"] for value in values[self._counted :]) / seconds,
+            "seconds_per_update": seconds / max(1, len(values) - self._counted),
         }
         self.values = []
         self.restart()

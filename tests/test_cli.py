@@ -47,6 +47,11 @@ def test_another_transformation_can_be_named():
     _, config = parse(QUICKSTART, "--config.adapter.name=full")
     assert config.adapter.name == "full"
     assert "rank" not in config.adapter
+    assert config.train.learning_rate == 0  # its own, and not what the file has for HUT
+    _, config = parse(QUICKSTART, "--config.train.learning_rate=0.5", "--config.adapter.name=full")
+    assert config.train.learning_rate == 0.5
+    _, config = parse(QUICKSTART, "--config.adapter.name=hut")
+    assert config.train.learning_rate == 3e-2
 
 
 def test_a_config_file_may_take_an_argument(tmp_path):

@@ -89,7 +89,7 @@ def read_split(task: GlueTask, split: str, path: str | os.PathLike[str]) -> Glue
     wanted = [*task.texts, task.index] if test else [*task.texts, task.label]
     header = next(rows, (0, []))[1] if has_header else list(_COLA_COLUMNS)
     if not header:
-        raise UserError(f"{path} is empty; a header line with {_quoted(wanted)} and rows are wanted")
+        raise UserError(f"{path}, line 1: the file is empty; a header with {_quoted(wanted)} and rows are wanted")
     columns = _find_columns(path, header, wanted)
     examples, count = [], 0
     for count, (number, fields) in enumerate(rows, start=1):
@@ -107,7 +107,10 @@ def read_split(task: GlueTask, split: str, path: str | os.PathLike[str]) -> Glue
         else:
             examples.append(GlueExample(texts, _label(fields[columns[task.label]], task, where), count - 1))
     if not examples:
-        raise UserError(f"{path} has no rows" + (f" that are whole, of {count}" if count else ""))
+        which = f"none of the {count} rows is whole" if count else "there are no rows"
+        raise UserError(
+            f"{path}, line {1 + has_header}: {which}; fields between tabs with {_quoted(wanted)} are wanted"
+        )
     return GlueSplit(examples, count - len(examples))
 
 

@@ -73,12 +73,16 @@ def _read_index(folder: Path, architecture: str) -> dict[str, Path]:
     """Each tensor's file as model.safetensors.index.json has it."""
     path = folder / INDEX
     if not path.is_file():
+        convert = f"transformers: {architecture}.from_pretrained(NAME).save_pretrained(FOLDER), and give that folder"
         if any(folder.glob("pytorch_model*.bin")):
             raise UserError(
-                f"{folder}: only pytorch_model.bin, a pickle, which is never read here; convert it with "
-                f"transformers: {architecture}.from_pretrained(folder).save_pretrained(folder)"
+                f"{folder}: only pytorch_model.bin, a pickle, which is never read here; convert it with {convert}"
             )
-        raise UserError(f"{folder}: neither {SINGLE} nor {INDEX}")
+        # Of a hub name only what is read here was downloaded, so its pickle is not seen.
+        raise UserError(
+            f"{folder}: neither {SINGLE} nor {INDEX}; an old model with pytorch_model.bin alone is converted with "
+            f"{convert}"
+        )
     placed = read_json(path).get("weight_map")
     if not isinstance(placed, dict) or not all(isinstance(shard, str) for shard in placed.values()):
         raise UserError(f"{path}: no 'weight_map' from tensor names to files")

@@ -36,7 +36,7 @@ class LoRA(Transform):
     dropout: float = 0.0
 
     name: ClassVar[str] = "lora"
-    learning_rate: ClassVar[float] = 3e-3
+    learning_rate: ClassVar[float] = 1e-3  # docs/glue.md
 
     def __post_init__(self):
         name = type(self).__name__

@@ -87,9 +87,10 @@ def test_quotes_are_text_and_bom_line_ends_and_empty_lines_do_not_matter(tmp_pat
 
 PAIRS = b"sentence1\tsentence2\tlabel\n"
 BAD = [
-    (RTE, b"", "is empty; a header line with 'sentence1', 'sentence2', 'label' and rows are wanted"),
-    (RTE, b"\xef\xbb\xbf\r\n", "is empty"),
-    (RTE, b"index\tsentence1\tsentence2\tlabel\n", "has no rows"),
+    (RTE, b"", "line 1: the file is empty; a header with 'sentence1', 'sentence2', 'label' and rows are wanted"),
+    (RTE, b"\xef\xbb\xbf\r\n", "line 1: the file is empty"),
+    (RTE, b"index\tsentence1\tsentence2\tlabel\n", "line 2: there are no rows; fields between tabs with 'sentence1'"),
+    (RTE, b"\xef\xbb\xbfindex\tsentence1\tsentence2\tlabel\r\n0\ta\tb\r\n", "line 2: 3 fields between tabs"),
     (RTE, b"index\tsentence1\tlabel\n0\ta\tentailment\n", "line 1: no column 'sentence2'; found 'index', 'sentence1'"),
     (RTE, b"sentence1\tsentence1\tsentence2\tlabel\n", "line 1: more than one column 'sentence1'"),
     (RTE, b"sentence1,sentence2,label\na,b,entailment\n", "line 1: no column 'sentence1'; found 'sentence1,sent"),
@@ -99,7 +100,8 @@ BAD = [
     (RTE, PAIRS + b"a\tb\tc\tentailment\n", "line 2: 4 fields between tabs where the header has 3"),
     (RTE, PAIRS + b"\n \t\tentailment\n", "line 3: sentence1 and sentence2 are empty"),
     (RTE, PAIRS + b"a\tb\tentailment\na\xff\tb\tentailment\n", "line 3: not UTF-8"),
-    (COLA, b"", "has no rows"),
+    (COLA, b"", "line 1: there are no rows; fields between tabs with 'sentence', 'label' are wanted"),
+    (COLA, b"\xef\xbb\xbfgj04\t2\t*\ta\r\n", "line 1: "),
     (COLA, b"gj04\t2\t\tHe goes.\n", "line 1: label is '2'; valid: '0', '1'"),
     (COLA, b"gj04\t1\t\tHe goes.\nHe goes.\t1\n", "line 2: 2 fields between tabs where there should be 4: source, la"),
     (COLA, b"sentence\tlabel\n", "line 1: 2 fields between tabs where there should be 4"),
@@ -107,7 +109,7 @@ BAD = [
     (STSB, b"sentence1\tsentence2\tscore\na\tb\t5.1\n", "line 2: score is '5.1'; a number from 0 to 5 is wanted"),
     (STSB, b"sentence1\tsentence2\tscore\na\tb\tnan\n", "line 2: score is 'nan'; a number from 0 to 5"),
     (STSB, b"sentence1\tsentence2\tscore\na\tb\thigh\n", "line 2: score is 'high'"),
-    (QQP, b"id\tquestion1\tquestion2\tis_duplicate\n1\ta\tb\n", "has no rows that are whole, of 1"),
+    (QQP, b"id\tquestion1\tquestion2\tis_duplicate\n1\ta\tb\n", "line 2: none of the 1 rows is whole"),
     (QQP, b"id\tquestion1\tquestion2\tis_duplicate\n1\ta\tb\tyes\n", "line 2: is_duplicate is 'yes'"),
 ]
 

@@ -217,7 +217,7 @@ def test_a_pickle_is_converted_with_its_own_class(copy):
     folder = copy("bert_classification")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     refused(
-        r"only pytorch_model.bin, a pickle.*BertForSequenceClassification.from_pretrained\(folder\).save_pretrained",
+        r"only pytorch_model.bin, a pickle.*BertForSequenceClassification.from_pretrained\(NAME\).save_pretrained",
         load_pretrained,
         folder,
         head="mlm",

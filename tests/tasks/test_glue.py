@@ -157,6 +157,8 @@ def test_the_config_takes_a_task_and_a_size():
     assert (mrpc.task, mrpc.model, mrpc.train.batch_size, mrpc.train.epochs) == ("mrpc", "roberta-base", 16, 30)
     large = cli.load_config_file("configs/glue.py:stsb,large")
     assert (large.model, large.train.batch_size, large.train.epochs) == ("roberta-large", 8, 30)
+    with pytest.raises(UserError, match=r"name the task behind the file: configs/glue.py:mrpc, or one of cola, sst2"):
+        cli.load_config_file("configs/glue.py")
     with pytest.raises(UserError, match="no task 'mrcp' in GLUE; did you mean 'mrpc'"):
         cli.load_config_file("configs/glue.py:mrcp")
     with pytest.raises(UserError, match="no recipe for the size 'huge'; valid: 'base', 'large'"):

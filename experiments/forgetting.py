@@ -1,0 +1,38 @@
+"""What a base loses as a language model by being fine-tuned: its loss on a text, before and after."""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from hut_jax.adapter_files import load_adapter
+from hut_jax.data.batching import batch_dataset
+from hut_jax.data.text import load_text
+from hut_jax.recipe import load_any_tokenizer, load_base
+from hut_jax.tasks.causal_lm import causal_lm_loss
+from hut_jax.training import Evaluation
+from hut_jax.workdir import ADAPTER
+
+BLOCK, MAX_BYTES = 128, 400_000
+
+
+def losses(config: ConfigDict, folder: Path, text: str) -> dict[str, float | str]:
+    """The base's mean loss on the second half of the text's beginning, in nats a token, with and without the adapter.
+
+    Args:
+        config: of a run, whose base is a causal language model.
+        folder: its workdir.
+        text: UTF-8, plain or .xz.
+
+    Raises:
+        UserError: the text cannot be read, or is too short.
+    """
+    model, params = load_base(config)
+    adapter, factors = load_adapter(folder / ADAPTER, params)
+    tokenizer = load_any_tokenizer(config, model)
+    held_out = load_text(text, tokenizer, block=BLOCK, holdout=0.5, max_bytes=MAX_BYTES).validation
+    batches = list(batch_dataset(held_out, batch_size=config.eval.batch_size, seed=0, shuffle=False, epochs=1))
+    evaluation = Evaluation(
+        lambda params, _, *args, **kwargs: model.apply({"params": params}, *args, **kwargs), causal_lm_loss
+    )
+    before, after = (evaluation(each, {}, batches).loss for each in (params, adapter.merge(params, factors)))
+    return {"text": Path(text).name, "before": before, "after": after}

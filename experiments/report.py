@@ -1,0 +1,174 @@
+"""From records to tables and pictures, by what a method is and which rank it has."""
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from scipy.stats import ttest_rel
+
+from experiments.record import Record
+
+COLORS = {
+    "hut": "#0072B2", "lora": "#D55E00", "hira": "#009E73", "dora": "#CC79A7", "ia3": "#E69F00", "ssf": "#56B4E9",
+    "bitfit": "#8C6D31", "layernorm": "#F0E442", "loha": "#6A3D9A", "lora_plus": "#A6361C", "full": "#000000",
+}  # fmt: skip
+"""A method's, in every picture: Okabe and Ito's, which the colour-blind can tell apart, and a few beside them."""
+MARKERS = dict(zip(COLORS, "osD^vP*XpHd", strict=True))
+PEER = "lora"
+
+
+class Cell(NamedTuple):
+    """Where a run belongs: its method, and its rank where that has one."""
+
+    method: str
+    rank: int | None
+
+    def __str__(self) -> str:
+        return self.method if self.rank is None else f"{self.method}, r = {self.rank}"
+
+
+def cell(record: Record) -> Cell:
+    """A record's."""
+    return Cell(record.config["adapter.name"], record.config.get("adapter.rank"))
+
+
+def by_cell(records: Iterable[Record]) -> dict[Cell, list[Record]]:
+    """The records of each, by seed."""
+    found = defaultdict(list)
+    for record in sorted(records, key=lambda record: record.seed):
+        found[cell(record)].append(record)
+    return dict(found)
+
+
+def against_peer(own: Iterable[Record], peers: Iterable[Record]) -> tuple[float, float | None] | None:
+    """The mean difference of scores over the seeds that both have, and the p of a paired t-test where there is one.
+
+    None where no seed is in both.
+    """
+    theirs = {record.seed: record.score for record in peers}
+    pairs = [(record.score, theirs[record.seed]) for record in own if record.seed in theirs]
+    if not pairs:
+        return None
+    differences = [a - b for a, b in pairs]
+    varies = len(pairs) >= 3 and len(set(differences)) > 1
+    p = float(ttest_rel(*zip(*pairs, strict=True)).pvalue) if varies else None
+    return statistics.mean(differences), p
+
+
+def table(records: Iterable[Record]) -> str:
+    """A row a method and rank in Markdown: mean and standard deviation over seeds, and the rest by its median."""
+    cells = by_cell(records)
+    first = next(iter(cells.values()))[0]
+    forgets = any(record.forgetting for group in cells.values() for record in group)
+    head = ["", "rate", first.headline, "seeds", "- LoRA's of that rank (p)", "trains", "adapter, kB", "ms an update",
+            "GFLOP an update", "peak, MB", *(["forgets, nats"] if forgets else [])]  # fmt: skip
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for key, group in cells.items():
+        peers = cells.get(Cell(PEER, key.rank)) if key.method != PEER else None
+        row = [
+            str(key),
+            ", ".join(sorted({f"{record.config['train.learning_rate']:g}" for record in group})),
+            _spread([record.score for record in group]),
+            str(len(group)),
+            _difference(against_peer(group, peers) if peers else None),
+            f"{group[0].trainable:,}",
+            f"{statistics.median(record.adapter_bytes for record in group) / 1e3:,.0f}",
+            f"{1e3 * statistics.median(record.seconds_per_update for record in group):,.1f}",
+            f"{1e-9 * statistics.median(record.flops_per_update for record in group):,.2f}",
+            f"{1e-6 * statistics.median(record.peak_bytes for record in group):,.0f}",
+        ]
+        if forgets:
+            row.append(_spread([r.forgetting["after"] - r.forgetting["before"] for r in group if r.forgetting]))
+        lines.append("| " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
+def _spread(values: list[float]) -> str:
+    if not values:
+        return "-"
+    mean = f"{statistics.mean(values):.4g}"
+    return f"{mean} ± {statistics.stdev(values):.2g}" if len(values) > 1 else mean
+
+
+def _difference(found: tuple[float, float | None] | None) -> str:
+    if found is None:
+        return "-"
+    difference, p = found
+    return f"{difference:+.2g}" + ("" if p is None else f" ({p:.2g})")
+
+
+def rank_picture(records: Iterable[Record], path: Path) -> None:
+    """Score against rank, SVG and PNG: means, and a bar from the least to the most of the seeds."""
+    cells, axes, figure = by_cell(records), *_axes(1)
+    for method in _methods(cells):
+        ranked = sorted((key.rank, [r.score for r in group]) for key, group in cells.items()
+                        if key.method == method and key.rank is not None)  # fmt: skip
+        if ranked:
+            ranks, scores = zip(*ranked, strict=True)
+            means = [statistics.mean(each) for each in scores]
+            reach = [[m - min(s) for m, s in zip(means, scores, strict=True)],
+                     [max(s) - m for m, s in zip(means, scores, strict=True)]]  # fmt: skip
+            axes[0].errorbar(ranks, means, reach, capsize=4, label=method, **_style(method))
+        for key, group in cells.items():
+            if key == Cell(method, None):
+                level = statistics.mean(record.score for record in group)
+                axes[0].axhline(level, color=COLORS.get(method, "#999999"), linestyle="--", label=method)
+    axes[0].set_xscale("log", base=2)
+    axes[0].set_xlabel("rank")
+    axes[0].set_ylabel(_label(cells))
+    _save(figure, axes, path)
+
+
+def pareto_picture(records: Iterable[Record], path: Path) -> None:
+    """Score against an update's time, the peak of memory and the numbers that train, SVG and PNG."""
+    cells, axes, figure = by_cell(records), *_axes(3)
+    costs = (
+        ("ms an update", lambda record: 1e3 * record.seconds_per_update),
+        ("peak memory, MB", lambda record: 1e-6 * record.peak_bytes),
+        ("numbers that train", lambda record: record.trainable),
+    )
+    for axis, (label, cost) in zip(axes, costs, strict=True):
+        for method in _methods(cells):
+            points = [
+                (statistics.median(map(cost, group)), statistics.mean(record.score for record in group))
+                for key, group in cells.items()
+                if key.method == method
+            ]
+            axis.plot(*zip(*points, strict=True), linestyle="", label=method, **_style(method))
+        axis.set_xlabel(label)
+        axis.set_ylabel(_label(cells))
+    axes[-1].set_xscale("log")
+    _save(figure, axes, path)
+
+
+def _methods(cells: Mapping[Cell, Any]) -> list[str]:
+    return list(dict.fromkeys(key.method for key in cells))
+
+
+def _label(cells: Mapping[Cell, list[Record]]) -> str:
+    record = next(iter(cells.values()))[0]
+    return f"{record.headline}, {'more' if record.maximize else 'less'} is better"
+
+
+def _style(method: str) -> dict[str, Any]:
+    return {"color": COLORS.get(method, "#999999"), "marker": MARKERS.get(method, "."), "markersize": 9}
+
+
+def _axes(count: int) -> tuple[list[Any], Any]:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams["font.size"] = 14
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, count, figsize=(6.5 * count + 1, 5), squeeze=False)
+    return list(axes[0]), figure
+
+
+def _save(figure: Any, axes: list[Any], path: Path) -> None:
+    axes[0].legend()
+    figure.tight_layout()
+    for ending in (".svg", ".png"):
+        figure.savefig(path.with_suffix(ending))

@@ -1,0 +1,73 @@
+"""The whole experiment on a small model, and what it refuses."""
+
+import json
+
+import pytest
+
+from experiments import rank_ablation
+from experiments.record import RECORD, read_record
+from hut_jax.config import flatten_config
+from hut_jax.errors import UserError
+
+
+@pytest.fixture
+def arguments(small_config, tmp_path):
+    """The small run's config as a file, and the folder."""
+    small_config.train.update({"steps": 4, "warmup": 0.0})
+    small_config.eval.every = small_config.checkpoint.every = 4
+    small_config.log.every = 2
+    lines = [
+        f"    config.{name} = {value!r}"
+        for name, value in flatten_config(small_config).items()
+        if not name.startswith("adapter.")
+    ]
+    text = "from hut_jax.config import default_config\ndef get_config():\n    config = default_config()\n"
+    (tmp_path / "small.py").write_text(text + "\n".join(lines) + "\n    return config\n")
+    return [f"--config={tmp_path / 'small.py'}", f"--workdir={tmp_path / 'runs'}"]
+
+
+@pytest.mark.slow
+def test_it_sweeps_runs_reports_and_runs_nothing_twice(arguments, tmp_path, capfd):
+    text = tmp_path / "text.txt"
+    text.write_text("there was a diner by the river and it was good to eat there. " * 300)
+    grid = ["--methods=hut,lora", "--ranks=1,2", "--rates=1,0.001", f"--text={text}", "--jobs=2"]
+    assert rank_ablation.main([*arguments, *grid]) == 0
+    names = {str(path.parent.relative_to(tmp_path / "runs")) for path in (tmp_path / "runs").rglob(RECORD)}
+    assert names == {"hut/1/1/0", "hut/2/1/0", "hut/2/0.001/0", "lora/1/1/0", "lora/2/1/0", "lora/2/0.001/0"}
+    record = read_record(tmp_path / "runs/hut/2/1/0")
+    assert record.config["adapter.rank"] == 2
+    assert record.score == min(line["loss"] for line in record.metrics if line["split"] == "validation")
+    assert record.flops_per_update > 0 < record.seconds_per_update
+    assert record.peak_bytes > 50e6
+    assert record.forgetting["before"] != record.forgetting["after"]
+    assert (tmp_path / "runs/table.md").read_text() in capfd.readouterr().out
+    assert (tmp_path / "runs/rank.svg").exists()
+
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob(RECORD)}
+    broken = tmp_path / "runs/lora/2/1/0" / RECORD
+    whole = json.loads(broken.read_text())
+    broken.write_text(broken.read_text()[:100])
+    assert rank_ablation.main([*arguments, *grid]) == 0
+    assert f"note: {broken} is no JSON" in capfd.readouterr().out
+    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob(RECORD)}
+    assert {path for path in before if before[path] != after[path]} == {broken}
+    assert json.loads(broken.read_text())["best"] == whole["best"]
+
+    assert rank_ablation.main([*arguments, "--report"]) == 0
+    assert "hut, r = 2 | 0.05, 5e-05 |" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argument", "reason"),
+    [
+        ("--methods=hut,lore", "--methods: 'lore' has no rank, or there is no such method; did you mean 'lora'"),
+        ("--methods=ia3", "--methods: 'ia3' has no rank"),
+        ("--ranks=1,two", "--ranks: 'two' is no whole number"),
+        ("--ranks=0", "--ranks: '0' is no whole number"),
+        ("--rates=fast", "--rates: 'fast' is no number"),
+        ("--report", "no run's record.json in"),
+    ],
+)
+def test_bad_arguments_are_one_line(argument, reason, arguments):
+    with pytest.raises(UserError, match=reason):
+        rank_ablation.main([*arguments, argument])

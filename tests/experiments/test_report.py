@@ -1,0 +1,49 @@
+"""Tables and pictures from records alone."""
+
+from xml.etree import ElementTree
+
+import pytest
+from scipy.stats import ttest_1samp
+
+from experiments.report import against_peer, pareto_picture, rank_picture, table
+
+
+@pytest.fixture
+def records(make):
+    scores = {("hut", 1): (0.6, 0.61, 0.65), ("lora", 1): (0.58, 0.6, 0.59), ("hut", 4): (0.7, 0.71, 0.69)}
+    ranked = [make(m, rank, seed, score) for (m, rank), each in scores.items() for seed, score in enumerate(each)]
+    return [*ranked, make("full", None, 0, 0.8, trainable=100_000)]
+
+
+def test_a_row_has_mean_spread_and_the_paired_test(records):
+    rows = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in table(records).splitlines()}
+    differences = (0.02, 0.01, 0.06)
+    p = ttest_1samp(differences, 0).pvalue  # a paired test is that of the differences
+    assert rows["hut, r = 1"][1:5] == ["0.01", "0.62 ± 0.026", "3", f"+0.03 ({p:.2g})"]
+    assert rows["hut, r = 1"][5:] == ["1,200", "5", "250.0", "4.00", "3 |"]
+    assert rows["lora, r = 1"][4] == "-"
+    assert rows["hut, r = 4"][4] == "-"  # there is no LoRA of that rank
+    assert rows["full"][2:5] == ["0.8", "1", "-"]
+    assert "forgets" not in table(records)
+
+
+def test_forgetting_has_a_column_where_it_was_measured(make):
+    text = table([make(forgetting={"text": "x", "before": 3.0, "after": 3.25}), make("lora")])
+    assert text.splitlines()[2].endswith("| 0.25 |")
+    assert text.splitlines()[3].endswith("| - |")
+
+
+def test_only_seeds_that_both_have_are_compared(make):
+    own = [make(seed=seed, score=0.5 + 0.1 * seed) for seed in range(3)]
+    assert against_peer(own, [make("lora", seed=7)]) is None
+    difference, p = against_peer(own, [make("lora", seed=2, score=0.5), make("lora", seed=1, score=0.5)])
+    assert difference == pytest.approx(0.15)
+    assert p is None  # of two seeds
+
+
+@pytest.mark.parametrize(("draw", "labels"), [(rank_picture, 1), (pareto_picture, 3)])
+def test_pictures_are_whole_svg_and_png(draw, labels, records, tmp_path):
+    draw(records, tmp_path / "picture")
+    assert ElementTree.parse(tmp_path / "picture.svg").getroot().tag.endswith("svg")
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "picture.svg").read_text().count("<!-- accuracy, more is better -->") == labels
