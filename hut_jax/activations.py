@@ -1,5 +1,6 @@
 """What a model says of where its activations lie, on a mesh with the axes of `hut_jax.sharding`; elsewhere nothing."""
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -35,6 +36,12 @@ def shared_out(x: Array, *axes: Any) -> Array:
         *axes: for each further axis the mesh's, None for whole on each device, or `ANY`.
     """
     return _lies(x, BATCH, *axes)
+
+
+def batch_parts() -> int:
+    """Into how many parts devices share out a batch here."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return math.prod(mesh.shape[axis] for axis in BATCH) if {*AXES} <= {*mesh.auto_axes} else 1
 
 
 def whole(x: Array) -> Array:

@@ -92,12 +92,13 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     base = fingerprint(params)
 
     forward = run_on(mesh, partial(parts.adapter.apply, model, shards=batch_parts(mesh)))
+    loss = run_on(mesh, parts.task.loss)
     share = own_share(mesh)
     place = partial(place_batch, mesh, share=share)
-    evaluation = Evaluation(forward, parts.task.loss, place, whole=NamedSharding(mesh, PartitionSpec()))
+    evaluation = Evaluation(forward, loss, place, whole=NamedSharding(mesh, PartitionSpec()))
     steps = Steps(
         forward,
-        parts.task.loss,
+        loss,
         optimizer,
         label_smoothing=config.train.label_smoothing,
         dropout=config.train.dropout,

@@ -16,7 +16,7 @@ def causal_lm_loss(
     """The summed loss of a batch, and the number of tokens that carry it; metrics want no more.
 
     Args:
-        apply: the model; it has the methods "hidden" and "logits".
+        apply: the model: see `prediction_loss`.
         batch: as `hut_jax.data.batching` makes them.
         label_smoothing: the share of probability spread over the vocabulary.
         **kwargs: the model's, such as `deterministic` and `rngs`.

@@ -59,7 +59,7 @@ def masked_lm_loss(
     """The summed loss of a batch's hidden tokens, and their number; metrics want no more.
 
     Args:
-        apply: the model; it has the methods "hidden" and "logits".
+        apply: the model: see `prediction_loss`.
         batch: whole blocks, as `hut_jax.data.batching` makes them of a text; of its labels nothing is used.
         cls: the token that every block begins with, in place of its own first.
         sep: the token between documents; it is never hidden.

@@ -8,8 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
+from hut_jax.activations import batch_parts, shared_out
+
 CHUNK = 256
-"""Positions at once. Of fewer the products with the vocabulary's table take longer (on a CPU 64 a fifth more)."""
+"""Positions at once, for each part of a batch that devices share out. Of fewer the products with the vocabulary's
+table take longer (on a CPU 64 a fifth more)."""
 
 
 def cross_entropy(
@@ -42,19 +45,28 @@ def prediction_loss(
 ) -> Float[Array, ""]:
     """The weighted sum of the cross-entropies, in nats, of what a model predicts at some positions.
 
+    Where the positions are too many for one chunk, the model's methods "hidden" and "logits" are called one by one.
+
     Args:
-        apply: the model; it has the methods "hidden" and "logits".
+        apply: the model.
         input_ids: token ids.
         attention_mask: as the model takes it.
         places: indices into the flattened `batch * length` positions.
         labels: what is right there.
         weights: of each.
         label_smoothing: the share of probability spread over the vocabulary.
-        chunk: of so many positions there are logits at a time.
+        chunk: of so many positions there are logits at a time, for each part of a shared batch.
         rngs: the model's.
         **kwargs: the model's, such as `deterministic`.
     """
     own: dict[str, Any] = {} if rngs is None else {"rngs": rngs}
+    whole = partial(apply, input_ids, attention_mask, logits_at=places, **own, **kwargs)
+    parts = batch_parts()
+    chunks = -(-len(places) // (parts * chunk))
+    if chunks <= 1:
+        return jnp.sum(cross_entropy(whole(), labels, label_smoothing) * weights)
+    jax.eval_shape(whole)  # for its errors: called whole, an adapter finds out what of it is never used
+
     hidden = apply(input_ids, attention_mask, method="hidden", **own, **kwargs)
     hidden = hidden.reshape(-1, hidden.shape[-1])[places]
 
@@ -64,21 +76,18 @@ def prediction_loss(
         return apply(part, method="logits", **keys, **kwargs)
 
     def total(logits: Callable, hidden: Array, labels: Array, weights: Array, index: Array) -> Array:
-        return jnp.sum(cross_entropy(logits(hidden, index), labels, label_smoothing) * weights)
+        return jnp.sum(cross_entropy(logits(shared_out(hidden, None), index), labels, label_smoothing) * weights)
 
-    chunks = -(-len(places) // chunk)
-    if chunks <= 1:
-        return total(logits, hidden, jnp.asarray(labels), jnp.asarray(weights), jnp.int32(0))
-    hidden, labels, weights = (_cut(leaf, chunks) for leaf in (hidden, labels, weights))
+    hidden, labels, weights = (_cut(leaf, chunks, parts) for leaf in (hidden, labels, weights))
     return _sum_over_chunks(total, logits, hidden, (labels, weights, jnp.arange(chunks)))
 
 
-def _cut(leaf: Array, chunks: int) -> Array:
-    """In `chunks` equal parts, filled up with zeros: of every run of `chunks` neighbours one goes to each.
+def _cut(leaf: Array, chunks: int, parts: int) -> Array:
+    """In `chunks` equal pieces, filled up with zeros: of every run of `chunks` neighbours one goes to each.
 
-    So where devices share out the positions, each has its share of every chunk.
+    So where devices share out the positions into `parts`, each has its share of every piece.
     """
-    size = -(-len(leaf) // chunks)
+    size = parts * -(-len(leaf) // (chunks * parts))
     filled = jnp.pad(leaf, [(0, size * chunks - len(leaf))] + [(0, 0)] * (leaf.ndim - 1))
     return jnp.moveaxis(filled.reshape(size, chunks, *leaf.shape[1:]), 1, 0)
 
@@ -90,7 +99,8 @@ def _sum_over_chunks(
 
     The gradient by `hidden` is found together with the sum, while a chunk's logits are there: they are neither kept
     nor computed again, and what is kept for the backward pass has the size of `hidden`. Where the head trains as well,
-    as in full fine-tuning, its gradient is larger than the logits, and all of them are there at once.
+    as in full fine-tuning, its gradient is larger than the logits, and all of them are there at once; so they are
+    where any parameter trains in full, since the head is then given all of them.
     """
     # What the head closes over and may have a gradient becomes an argument.
     head, closed = jax.closure_convert(logits, hidden[0], rest[-1][0])
@@ -112,7 +122,11 @@ def _sum_over_chunks(
             return jax.vjp(at_once, arrays, hidden.value)
         parts = (hidden.value, rest)
         totals, gradient = jax.lax.map(lambda part: jax.value_and_grad(one, argnums=1)(arrays, *part), parts)
-        return jnp.sum(totals), jax.tree_util.Partial(lambda gradient, scale: (None, scale * gradient), gradient)
+        return jnp.sum(totals), jax.tree_util.Partial(_scaled, gradient)
 
     summed.defvjp(forward, lambda pull_back, scale: pull_back(scale), symbolic_zeros=True)
     return summed(closed, hidden)
+
+
+def _scaled(gradient: Array, scale: Array) -> tuple[None, Array]:
+    return None, (scale * gradient).astype(gradient.dtype)

@@ -50,20 +50,16 @@ def test_the_loss_is_the_cross_entropy_of_what_was_hidden():
     tokens = blocks(rows=4, length=40).at[1, 7].set(SEP)
     batch = {"input_ids": tokens, "attention_mask": jnp.ones(tokens.shape, bool)}
     table = jnp.asarray(np.random.default_rng(1).standard_normal((VOCAB, VOCAB)), jnp.float32)
-    seen = {}
+    calls = []
 
-    def apply(x, mask=None, *, method, deterministic):
-        """A token's hidden state is its row of the table and its place, and its logits are that row."""
+    def apply(shown, mask, *, logits_at, deterministic):
         assert deterministic
-        if method == "hidden":
-            seen["shown"] = x
-            return jnp.concatenate([table[x], jnp.arange(x.size).reshape(*x.shape, 1)], axis=-1)
-        seen["places"] = x[:, -1].astype(int)
-        return x[:, :-1]
+        calls.append((shown, logits_at))
+        return table[shown.reshape(-1)[logits_at]]
 
     options = {"cls": CLS, "sep": SEP, "mask": MASK, "vocab": VOCAB, "deterministic": True}
     total, weight, _ = masked_lm_loss(apply, batch, **options)
-    shown, places = seen["shown"], seen["places"]
+    (shown, places) = calls[0]
     framed = tokens.at[:, 0].set(CLS)
     np.testing.assert_array_equal(shown[:, 0], CLS)
     assert shown[1, 7] == SEP
@@ -80,11 +76,9 @@ def test_each_update_hides_anew():
     batch = {"input_ids": tokens, "attention_mask": jnp.ones(tokens.shape, bool)}
     seen = []
 
-    def apply(x, mask=None, *, method, rngs):
-        if method == "hidden":
-            return jnp.arange(x.size).reshape(*x.shape, 1)
-        seen.append(np.asarray(x[:, 0]))
-        return jnp.zeros((len(x), VOCAB))
+    def apply(shown, mask, *, logits_at, rngs):
+        seen.append(np.asarray(logits_at))
+        return jnp.zeros((len(logits_at), VOCAB))
 
     for key in (0, 1, 0):
         masked_lm_loss(apply, batch, cls=CLS, sep=SEP, mask=MASK, vocab=VOCAB, rngs={"dropout": jax.random.key(key)})

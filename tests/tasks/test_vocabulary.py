@@ -1,5 +1,6 @@
 """The cross-entropy in chunks against the whole of it, on the models themselves."""
 
+import re
 from functools import partial
 
 import jax
@@ -8,11 +9,13 @@ import numpy as np
 import optax
 import pytest
 
-from hut_jax import HUT, Adapter, Full, LoRA
+from hut_jax import HUT, Adapter, Full, LoRA, UserError
+from hut_jax.activations import run_on
 from hut_jax.models.gpt2 import GPT2, GPT2Config
 from hut_jax.models.pretrained import init_params
 from hut_jax.models.roberta import Roberta
 from hut_jax.models.roberta_config import RobertaConfig
+from hut_jax.sharding import TRANSFORMER, make_mesh, param_specs, place_batch, shardings
 from hut_jax.tasks.vocabulary import cross_entropy, prediction_loss
 
 VOCAB = 211
@@ -79,22 +82,18 @@ def test_chunks_sum_to_the_whole_and_so_do_their_gradients(model, adapter, label
 
 def test_the_head_drops_something_else_in_each_chunk():
     """All hidden states are alike, and so would be all losses of chunks with one key."""
-    seen = []
 
-    def apply(x, mask=None, *, method, deterministic, rngs):
+    def apply(x, mask=None, *, method=None, logits_at=None, deterministic, rngs):
         if method == "hidden":
             return jnp.ones((*x.shape, 4))
-        seen.append(jax.random.normal(rngs["dropout"], (VOCAB,)))
-        return jnp.tile(seen[-1], (len(x), 1))
+        return jnp.tile(jax.random.normal(rngs["dropout"], (VOCAB,)), (len(x), 1))
 
     (tokens, mask), rest = work()
     rest["labels"], rest["weights"] = jnp.zeros(37, int), jnp.ones(37)
     options = {"deterministic": False, "rngs": {"dropout": jax.random.key(3)}}
-    one = prediction_loss(apply, tokens, mask, **rest, chunk=37, **options)
     several = prediction_loss(apply, tokens, mask, **rest, chunk=10, **options)
     keys = [jax.random.fold_in(jax.random.key(3), i) for i in range(4)]
     each = [cross_entropy(jax.random.normal(key, (1, VOCAB)), jnp.zeros(1, int))[0] for key in keys]
-    np.testing.assert_allclose(one, 37 * each[0], rtol=1e-5)
     np.testing.assert_allclose(several, 10 * each[0] + 9 * sum(each[1:]), rtol=1e-5)
 
 
@@ -115,3 +114,44 @@ def test_all_logits_are_never_there_at_once():
     )
     logits = 4 * 5000 * 1024
     assert chunks < logits / 2 < logits < whole
+
+
+def test_a_target_that_the_loss_never_runs_is_an_error_however_many_chunks_there_are():
+    model = MODELS["masked"]
+    params = init_params(model, jax.random.key(0)) | {"spare": {"kernel": jnp.ones((16, 16)), "bias": jnp.ones(16)}}
+    adapter = Adapter(HUT(rank=2), "spare|attention/query$")
+    factors = adapter.init(jax.random.key(0), params)
+    arguments, rest = work()
+    for chunk in (10, 100):
+        with pytest.raises(UserError, match="spare has factors and was never called"):
+            prediction_loss(partial(adapter.apply, model, params, factors), *arguments, **rest, chunk=chunk)
+
+
+@pytest.mark.parametrize("shape", [(8, 1, 1), (1, 8, 1), (2, 2, 2)])
+def test_devices_share_out_each_chunk(shape):
+    """The loss and its gradient are those of one device, and no device has a whole chunk's logits."""
+    model, adapter = GPT2(GPT2Config(**SIZES | {"vocab_size": 1000})), ADAPTERS["inside"]
+    params = init_params(model, jax.random.key(0))
+    factors = adapter.init(jax.random.key(1), params)
+    draw = np.random.default_rng(0)
+    batch = {
+        "ids": draw.integers(0, 1000, (16, 32)), "mask": np.ones((16, 32), bool), "places": np.arange(512),
+        "labels": draw.integers(0, 1000, 512), "weights": np.ones(512, np.float32),
+    }  # fmt: skip
+
+    def loss(forward, factors, params, batch):
+        rest = {name: batch[name] for name in ("places", "labels", "weights")}
+        return prediction_loss(partial(forward, params, factors), batch["ids"], batch["mask"], **rest, chunk=16)
+
+    alone = jax.value_and_grad(partial(loss, partial(adapter.apply, model)))(factors, params, batch)
+    mesh = make_mesh(*shape)
+    specs = param_specs(jax.eval_shape(lambda: params), TRANSFORMER, mesh)
+    placed = jax.tree.map(jax.device_put, params, shardings(mesh, specs))
+    shared = jax.jit(jax.value_and_grad(run_on(mesh, partial(loss, run_on(mesh, partial(adapter.apply, model))))))
+    arguments = factors, placed, place_batch(mesh, batch)
+    together = shared(*arguments)
+    np.testing.assert_allclose(together[0], alone[0], rtol=1e-5)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), together[1], alone[1])
+    code = shared.lower(*arguments).compile().as_text()
+    assert "f32[16,1000]" in code  # of 128 or 64 positions the part of one device
+    assert not re.search(r"f32\[(512|128|64),1000\]", code)
