@@ -66,7 +66,7 @@ class Checkpoints:
         digests = {"state": _state_digest(state), "progress": _json_digest(progress)}
         parts = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
-            progress=ocp.args.JsonSave({"digests": digests, "progress": progress}),
+            progress=ocp.args.JsonSave({"step": step, "digests": digests, "progress": progress}),
         )
         self._write(lambda: self._manager.save(step, args=parts))
 
@@ -86,6 +86,8 @@ class Checkpoints:
         for step in steps:
             try:
                 state, progress = self._restore(step, like)
+            except MemoryError:
+                raise
             except Exception as error:  # Orbax and its stores raise many kinds where a file is damaged
                 reasons[step] = one_line(error)
                 continue
@@ -124,7 +126,7 @@ class Checkpoints:
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         parts = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore())
         restored = self._manager.restore(step, args=parts)
-        return _checked(restored["state"], restored["progress"])
+        return _checked(step, restored["state"], restored["progress"])
 
     def _check_alone(self, step: int, like: PyTree) -> None:
         """Read the whole checkpoint in this process and no other.
@@ -147,7 +149,7 @@ class Checkpoints:
             for name, (handler, args) in handlers.items():
                 with ocp.Checkpointer(handler(multiprocessing_options=alone), multiprocessing_options=alone) as reader:
                     restored[name] = reader.restore(self._folder / f"{_STEP}_{step}" / name, args=args)
-            _checked(restored["state"], restored["progress"])
+            _checked(step, restored["state"], restored["progress"])
         except Exception as error:  # as many kinds as above
             raise UserError(one_line(error)) from error
 
@@ -176,8 +178,10 @@ class Checkpoints:
             ) from error
 
 
-def _checked(state: PyTree, written: dict[str, Any]) -> tuple[PyTree, dict[str, Any]]:
-    """State and progress, if their digests are those that were written with them."""
+def _checked(step: int, state: PyTree, written: dict[str, Any]) -> tuple[PyTree, dict[str, Any]]:
+    """State and progress, if their step and digests are those that were written with them."""
+    if written["step"] != step:
+        raise ValueError(f"it was saved as that of update {written['step']}")
     if written["digests"] != {"state": _state_digest(state), "progress": _json_digest(written["progress"])}:
         raise ValueError("its contents are not what was saved")
     return state, written["progress"]

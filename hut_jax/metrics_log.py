@@ -1,5 +1,6 @@
 """A run's figures as they come: `metrics.jsonl`, one object a line, and TensorBoard's event files."""
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,13 +32,20 @@ class MetricsLog:
         self._file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
         self._file.flush()
         self.lines += 1
-        for name, value in values.items():
-            self._board.add_scalar(f"{split}/{name}", value, step)
+        if self._board_is_written():
+            for name, value in values.items():
+                self._board.add_scalar(f"{split}/{name}", value, step)
 
     def close(self) -> None:
         """Flush and close both."""
         self._file.close()
-        self._board.close()
+        if self._board_is_written():
+            with contextlib.suppress(OSError):  # what stopped the run is told; this is not to be told instead
+                self._board.close()
+
+    def _board_is_written(self) -> bool:
+        # Its events are written by a thread, which a full disk ends; its queue then fills up, and who adds to it waits.
+        return self._board.file_writer.event_writer._worker.is_alive()
 
 
 class NoLog:

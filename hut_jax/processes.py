@@ -104,6 +104,8 @@ def on_first(function: Callable[[], Any]) -> None:
             function()
         except UserError as error:
             message = str(error)
+        except OSError as error:  # a full disk, which the others would not hear of
+            message = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
     if several():
         buffer = np.zeros(_MESSAGE, np.uint8)
         text = message.encode()[:_MESSAGE]

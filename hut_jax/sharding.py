@@ -147,6 +147,20 @@ def check_batch(name: str, size: int, mesh: Mesh) -> None:
         )
 
 
+def check_heads(heads: int, mesh: Mesh) -> None:
+    """Make sure that the devices can share out attention's heads.
+
+    Raises:
+        UserError: they cannot.
+    """
+    if heads % mesh.shape["tensor"]:
+        valid = ", ".join(str(n) for n in range(1, mesh.size + 1) if heads % n == 0)
+        raise UserError(
+            f"config.mesh.tensor={mesh.shape['tensor']} does not divide the model's {heads} heads; "
+            f"sizes that do: {valid}"
+        )
+
+
 def shardings(mesh: Mesh, specs: Mapping[str, PartitionSpec]) -> PyTree[NamedSharding]:
     """The specs on this mesh, as a tree."""
     return unflatten({path: NamedSharding(mesh, spec) for path, spec in specs.items()})

@@ -5,6 +5,7 @@ The same command goes on with a run that was stopped. The workdir then holds `co
 """
 
 import importlib.metadata
+import json
 import math
 import platform
 import sys
@@ -35,6 +36,7 @@ from hut_jax.sharding import (
     TRANSFORMER,
     batch_parts,
     check_batch,
+    check_heads,
     describe,
     factor_specs,
     make_mesh,
@@ -78,6 +80,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     check_batch("config.eval.batch_size", config.eval.batch_size, mesh)
     with processes.first_alone("data"):
         parts = make_parts(config)
+    check_heads(parts.model.config.heads, mesh)
     plan = make_plan(config, parts)
     specs = param_specs(parts.shapes, TRANSFORMER, mesh)
     lie = shardings(mesh, factor_specs(parts.adapter.sites(parts.shapes), specs))
@@ -144,7 +147,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         finally:
             checkpoints.close()
         result = _result(config, parts, plan, done, workdir, base)
-        processes.on_first(lambda: write_json(workdir / RESULT, result))
+        processes.on_first(lambda: write_json(workdir / RESULT, _kept(workdir) | result))
     return result
 
 
@@ -202,6 +205,14 @@ def _result(config: ConfigDict, parts: Parts, plan: Plan, done: Fit, workdir: Pa
         "versions": {"hut_jax": hut_jax.__version__, "python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in libraries},
     }
+
+
+def _kept(workdir: Path) -> dict[str, Any]:
+    """What the file holds of a run that had ended before, such as an evaluation's figures."""
+    try:
+        return dict(json.loads((workdir / RESULT).read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, TypeError):  # none yet, or damaged: what it had is made again
+        return {}
 
 
 def _show(metrics: dict[str, float]) -> str:

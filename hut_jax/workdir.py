@@ -18,6 +18,7 @@ CONFIG = "config.json"
 RESULT = "result.json"
 CHECKPOINTS = "checkpoints"
 ADAPTER = "adapter"
+LOCK = ".lock"
 
 
 def check_workdir(workdir: Path, config: ConfigDict) -> None:
@@ -28,7 +29,7 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
             message names the fields.
     """
     _probe(workdir)
-    if workdir.exists():
+    if (workdir / LOCK).exists():
         with use_workdir(workdir):
             pass
     if not (workdir / CONFIG).exists():
@@ -50,13 +51,15 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
 def use_workdir(workdir: Path) -> Iterator[None]:
     """Make the folder, and keep it for this process until it ends, however it ends.
 
-    The lock is the system's, on the folder itself: it leaves no file behind to be stale after a kill.
+    The lock is the system's, so none is left after a kill. It is on a file, since network file systems have none on
+    folders.
 
     Raises:
         UserError: another process trains in it.
     """
     workdir.mkdir(parents=True, exist_ok=True)
-    handle = os.open(workdir, os.O_RDONLY)  # Python's files are not inherited, so no process that it starts holds it
+    # What Python opens is not inherited, so no process that it starts holds it.
+    handle = os.open(workdir / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -119,6 +119,56 @@ def test_no_damage_to_a_file_is_silently_wrong(fault, tmp_path):
     gc.collect()
 
 
+def put_in_place(path, other):
+    """The other folder's contents in place of this one's."""
+    shutil.rmtree(path)
+    shutil.copytree(other, path)
+
+
+def emptied(path):
+    shutil.rmtree(path)
+    path.mkdir()
+
+
+FOLDER_FAULTS = {
+    "no state": lambda step: shutil.rmtree(step / "state"),
+    "no progress": lambda step: shutil.rmtree(step / "progress"),
+    "an empty state": lambda step: emptied(step / "state"),
+    "an empty progress": lambda step: emptied(step / "progress"),
+    "nothing": emptied,
+    "a file": lambda step: (shutil.rmtree(step), step.write_text("step_2")),
+    "a file as the state": lambda step: (shutil.rmtree(step / "state"), (step / "state").write_text("state")),
+    "a link to nowhere": lambda step: (shutil.rmtree(step / "state"), (step / "state").symlink_to("nowhere")),
+    "another's state": lambda step: put_in_place(step / "state", step.with_name("step_1") / "state"),
+    "another's progress": lambda step: put_in_place(step / "progress", step.with_name("step_1") / "progress"),
+    "another": lambda step: put_in_place(step, step.with_name("step_1")),
+    "another number": lambda step: step.rename(step.with_name("step_7")),
+    "one half-written beside it": lambda step: shutil.copytree(
+        step / "state", step.with_name("step_3.orbax-checkpoint-tmp") / "state"
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("fault", FOLDER_FAULTS.values(), ids=FOLDER_FAULTS)
+def test_no_damage_to_a_folder_is_silently_wrong(fault, tmp_path):
+    noise = jnp.asarray(np.random.default_rng(0).standard_normal(3000), jnp.float32)
+    states = {step: {"x": noise * step} for step in (1, 2)}
+    made = Checkpoints(tmp_path / "checkpoints", keep=2)
+    for step, state in states.items():
+        made.save(step, state, {"at": step})
+    made.wait()
+    made.close()
+    fault(tmp_path / "checkpoints/step_2")
+    opened = Checkpoints(tmp_path / "checkpoints", keep=2)
+    step, state, progress = opened.restore_newest(states[1])
+    assert step == (2 if fault is FOLDER_FAULTS["one half-written beside it"] else 1)
+    np.testing.assert_array_equal(state["x"], states[step]["x"])
+    assert progress == {"at": step}
+    opened.close()
+    gc.collect()
+
+
 def test_where_none_is_whole_it_says_so(checkpoints, tmp_path):
     for step in (1, 2):
         checkpoints.save(step, {"x": jnp.ones(3)}, {})

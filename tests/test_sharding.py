@@ -24,6 +24,7 @@ from hut_jax.sharding import (
     TRANSFORMER,
     batch_parts,
     check_batch,
+    check_heads,
     factor_specs,
     make_mesh,
     param_specs,
@@ -160,7 +161,11 @@ def collectives(kind, name, mesh):
 
 @pytest.mark.parametrize(
     "shape",
-    [(8, 1, 1), (1, 8, 1), *(pytest.param(s, marks=pytest.mark.slow) for s in [(2, 4, 1), (4, 2, 1), (2, 2, 2)])],
+    [
+        (8, 1, 1),
+        (1, 8, 1),
+        *(pytest.param(s, marks=pytest.mark.slow) for s in [(2, 4, 1), (4, 2, 1), (2, 2, 2), (1, 1, 8)]),
+    ],
 )
 def test_hut_sends_what_lora_sends_and_the_difference_in_factors(shape):
     """Its gradient of W, as large as the kernel, stays where it is."""
@@ -171,6 +176,12 @@ def test_hut_sends_what_lora_sends_and_the_difference_in_factors(shape):
     more = METHODS["hut"].count(params).trainable - METHODS["lora"].count(params).trainable
     assert 0 < more < 64 * 64
     assert sum(hut.values()) <= sum(lora.values()) + more
+
+
+def test_heads_that_devices_cannot_share_out_are_refused():
+    check_heads(8, make_mesh(2, 2, 2))
+    with pytest.raises(UserError, match=r"mesh.tensor=8 does not divide the model's 12 heads; .*do: 1, 2, 3, 4, 6"):
+        check_heads(12, make_mesh(1, 1, 8))
 
 
 TPU_FORMS = {

@@ -19,7 +19,9 @@ from safetensors.numpy import load_file, save_file
 from hut_jax import cli
 from hut_jax.adapter_files import load_adapter
 from hut_jax.checkpoint import Checkpoints
+from hut_jax.config import to_json
 from hut_jax.errors import Interrupted, UserError
+from hut_jax.files import write_json
 from hut_jax.fingerprint import fingerprint
 from hut_jax.metrics_log import read_metrics
 from hut_jax.models.pretrained import load_pretrained
@@ -48,7 +50,7 @@ def test_a_run_from_end_to_end(small_config, tmp_path):
     run = tmp_path / "run"
 
     assert {path.name for path in run.iterdir()} == {
-        "config.json", "metrics.jsonl", "tensorboard", "checkpoints", "adapter", "result.json",
+        ".lock", "config.json", "metrics.jsonl", "tensorboard", "checkpoints", "adapter", "result.json",
     }  # fmt: skip
     assert json.loads((run / "result.json").read_text()) == result
     lines = read_metrics(run)
@@ -199,7 +201,7 @@ def test_a_stop_within_an_evaluation_does_not_wait_for_it(small_config, tmp_path
 def test_a_second_run_in_the_same_workdir_is_refused(small_config, tmp_path):
     with use_workdir(tmp_path / "run"), pytest.raises(UserError, match=r"another process trains in .*run; wait for it"):
         train(small_config, tmp_path / "run")
-    assert list((tmp_path / "run").iterdir()) == []
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
     train(small_config, tmp_path / "run")
 
 
@@ -209,7 +211,7 @@ def test_what_a_killed_run_had_begun_to_write_is_taken_away(small_config, tmp_pa
     (tmp_path / "run/.adapter-x.partial").mkdir()
     (tmp_path / "run/.result.json.partial").write_text("{")
     train(small_config, tmp_path / "run")
-    assert not list((tmp_path / "run").glob(".*"))
+    assert [path.name for path in (tmp_path / "run").glob(".*")] == [".lock"]
 
 
 # Orbax leaves the writes that were under way when one failed to the garbage collector.
@@ -242,20 +244,24 @@ def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(last, small_co
 
 @pytest.mark.slow
 def test_kills_at_random_instants_change_no_bit(config_file, small_config, tmp_path):
-    """SIGKILL, HUT_JAX_KILLS times (10, unless it is set), each at an instant drawn over a whole start."""
+    """SIGKILL, HUT_JAX_KILLS times (10, unless it is set), each at an instant drawn over a whole run."""
+    small_config.train.steps, small_config.checkpoint.every, small_config.eval.every = 200, 5, 50
+    config_file.with_name("config.json").write_text(to_json(small_config))
     train(small_config, tmp_path / "unbroken")
     command = Command(config_file, tmp_path / "broken")
     began = time.monotonic()
     Command(config_file, tmp_path / "timed").finished()
     whole = time.monotonic() - began
-    random = np.random.default_rng(0)
+    random, left = np.random.default_rng(0), set()
     for _ in range(int(os.environ.get("HUT_JAX_KILLS", "10"))):
         with command.start() as process:
             time.sleep(random.uniform(0.3, 1.0) * whole)
             process.kill()
+        left |= {path.name for path in command.workdir.glob("checkpoints/step_*")}
         if (command.workdir / "result.json").exists():  # it had ended: begin another
             shutil.rmtree(command.workdir)
     command.finished()
+    assert left - {"step_0", "step_200"}  # some of them hit it while it trained
     assert same(factors_of(command.workdir), factors_of(tmp_path / "unbroken"))
     assert losses_of(command.workdir) == losses_of(tmp_path / "unbroken")
     assert {path.name for path in command.workdir.iterdir()} == {
@@ -265,9 +271,11 @@ def test_kills_at_random_instants_change_no_bit(config_file, small_config, tmp_p
 
 def test_a_finished_run_begun_again_changes_nothing(small_config, tmp_path):
     first = train(small_config, tmp_path / "run")
+    write_json(tmp_path / "run/result.json", first | {"test": {"bleu": 0.5}})  # as `evaluate` adds to it
     before = factors_of(tmp_path / "run")
     again = train(small_config, tmp_path / "run")
     assert again["metrics"] == first["metrics"]
+    assert json.loads((tmp_path / "run/result.json").read_text())["test"] == {"bleu": 0.5}
     assert again["best"] == first["best"]
     assert same(factors_of(tmp_path / "run"), before)
     assert [line["step"] for line in read_metrics(tmp_path / "run") if line["split"] == "validation"] == [0, 6, 12]

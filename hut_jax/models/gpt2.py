@@ -100,6 +100,11 @@ class GPT2Config:
         return {"model_type": self.model_type, **dataclasses.asdict(self)}
 
     @property
+    def heads(self) -> int:
+        """Of attention."""
+        return self.n_head
+
+    @property
     def attention_scales(self) -> tuple[float, ...]:
         """What each layer multiplies its query-key products with."""
         scale = (self.n_embd // self.n_head) ** -0.5 if self.scale_attn_weights else 1.0

@@ -114,6 +114,11 @@ class RobertaConfig:
         return self.num_hidden_layers
 
     @property
+    def heads(self) -> int:
+        """Of attention."""
+        return self.num_attention_heads
+
+    @property
     def has_pooler(self) -> bool:
         """Whether there is a dense layer on the first token, as in transformers' class of this head."""
         return self.head == "none" or (self.head == "classification" and self.model_type == "bert")
