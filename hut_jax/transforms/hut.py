@@ -134,8 +134,11 @@ class HUT(Transform):
         the second depends on the gradient, by a zero.
         """
 
+        mesh = jax.sharding.get_abstract_mesh()  # the backward pass is traced where it is no longer known
+
         def layer(x, kernel, bias, factors):
-            return dense(x, *self.merge(kernel, bias, factors))
+            with jax.sharding.use_abstract_mesh(mesh):
+                return dense(x, *self.merge(kernel, bias, factors))
 
         def backward(arguments, gradient):
             x, kernel, bias, factors = arguments

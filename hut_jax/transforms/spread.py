@@ -11,7 +11,6 @@ from hut_jax.transforms.base import wide
 SPREADS = ("block", "cyclic")
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
 def spread_product(
     spread: str, kernel: Float[Array, "d k"], rows: Float[Array, "d r"], columns: Float[Array, "r k"]
 ) -> Float[Array, "d k"]:
@@ -26,6 +25,12 @@ def spread_product(
         rows: a scale for each input and group of outputs.
         columns: a scale for each group of inputs and output.
     """
+    shared = jax.sharding.get_abstract_mesh().shape.get("tensor", 1) > 1  # an axis of hut_jax.sharding's meshes
+    return _product(spread, shared, kernel, rows, columns)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _product(spread: str, shared: bool, kernel: Array, rows: Array, columns: Array) -> Array:
     w, a, b = _in_groups(spread, kernel, rows, columns)
     return (a * w * b).reshape(kernel.shape)
 
@@ -39,12 +44,16 @@ def _in_groups(spread: str, kernel: Array, rows: Array, columns: Array) -> tuple
     return w.reshape(d // r, r, k // r, r), rows.reshape(d // r, r, 1, r), columns.reshape(1, r, k // r, r)  # i p j q
 
 
-def _keep(spread: str, kernel: Array, rows: Array, columns: Array) -> tuple[Array, tuple[Array, Array, Array]]:
-    return spread_product(spread, kernel, rows, columns), (kernel, rows, columns)
+def _keep(spread: str, shared: bool, kernel: Array, rows: Array, columns: Array) -> tuple[Array, tuple]:
+    return _product(spread, shared, kernel, rows, columns), (kernel, rows, columns)
 
 
-def _pull_back(spread: str, kept: tuple[Array, Array, Array], gradient: Array) -> tuple[Array, Array, Array]:
-    """The gradients of kernel, rows and columns; XLA leaves out what is not asked for."""
+def _pull_back(spread: str, shared: bool, kept: tuple, gradient: Array) -> tuple[Array, Array, Array]:
+    """The gradients of kernel, rows and columns; XLA leaves out what is not asked for.
+
+    Where devices share out the kernel, each has some of the blocks, whose sums would be gathered from all of them. As a
+    product with ones, over the axis that is shared out, they are added up, as LoRA's are; that takes 2 d k r.
+    """
     kernel, rows, columns = kept
     w, a, b = _in_groups(spread, kernel, rows, columns)
     g = gradient.reshape(w.shape)
@@ -53,8 +62,13 @@ def _pull_back(spread: str, kept: tuple[Array, Array, Array], gradient: Array) -
     product = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
     d_rows = product(f"{names},{column}->{row}", g * w, b.squeeze(names.index("i")))
     d_columns = product(f"{names},{row}->{column}", g * w, a.squeeze(names.index("j")))
+    if shared and spread == "block":
+        (d, r), k = rows.shape, columns.shape[1]
+        outputs, inputs = (jnp.repeat(jnp.eye(r, dtype=w.dtype), size // r, axis=0) for size in (k, d))
+        d_rows = product("dk,kr->dr", (g * w * b).reshape(d, k), outputs)
+        d_columns = product("dr,dk->rk", inputs, (g * w * a).reshape(d, k))
     d_kernel = (g * a * b).reshape(kernel.shape).astype(kernel.dtype)
     return d_kernel, d_rows.reshape(rows.shape), d_columns.reshape(columns.shape)
 
 
-spread_product.defvjp(_keep, _pull_back)
+_product.defvjp(_keep, _pull_back)
