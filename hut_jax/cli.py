@@ -41,11 +41,11 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
         sys.exit(main(sys.argv[1:]))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        _exit(2)
+        sys.exit(2)
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         print(f"error: {error.strerror or error}{where}", file=sys.stderr)
-        _exit(1)
+        sys.exit(1)
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
             raise
@@ -53,23 +53,15 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
             f"error: another process of this run has ended or cannot be reached ({one_line(error)}); "
             "the same command, in all of them, goes on from the last checkpoint",
             file=sys.stderr,
+            flush=True,
         )
-        _exit(1)
+        os._exit(1)  # leaving in good order would be to wait for the others
     except Interrupted as interrupted:
         print(interrupted, file=sys.stderr)
         sys.exit(interrupted.code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-
-
-def _exit(code: int) -> NoReturn:
-    """Leave; among several processes at once, since to leave in good order would be to wait for the others."""
-    if jax.distributed.is_initialized():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
 
 
 def parse_with_config(

@@ -67,7 +67,13 @@ def join(args: argparse.Namespace) -> None:
     if not args.distributed and not 0 <= args.process < args.processes:
         raise UserError(f"--process is {args.process}; it must be at least 0 and below --processes, {args.processes}")
     try:
-        jax.distributed.initialize(args.coordinator, args.processes, args.process, heartbeat_timeout_seconds=HEARTBEAT)
+        jax.distributed.initialize(
+            args.coordinator,
+            args.processes,
+            args.process,
+            heartbeat_timeout_seconds=HEARTBEAT,
+            shutdown_timeout_seconds=HEARTBEAT,  # for which one that fails alone waits for the others before it ends
+        )
     except (RuntimeError, ValueError) as error:
         raise UserError(f"the other processes cannot be found: {' '.join(str(error).split())[:300]}") from None
     if not is_first():

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -51,8 +52,8 @@ def test_alone_nothing_is_joined_and_everything_is_first():
     assert called == [1, 2]
 
 
-def start(config_file, workdir, count, *options, devices=1):
-    """As many processes of one run, each with so many devices."""
+def start(config_file, workdir, count, *options, devices=1, last=()):
+    """As many processes of one run, each with so many devices; the last one has further options."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -64,7 +65,7 @@ def start(config_file, workdir, count, *options, devices=1):
     }
     return [
         subprocess.Popen(
-            [*command, *join, *([f"--process={i}"] if join else [])],
+            [*command, *join, *([f"--process={i}"] if join else []), *(last if i == count - 1 else ())],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -170,3 +171,13 @@ def test_a_mistake_is_one_line_in_each_process(config_file, tmp_path):
         assert "rank 3 does not divide" in error
         assert "Traceback" not in error
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_mistake_in_one_process_alone_ends_the_others_too(config_file, tmp_path):
+    last = [f"--config.data.dir={tmp_path / 'nowhere'}"]
+    run = start(config_file, tmp_path / "run", 2, "--config.mesh.data=-1", last=last)
+    (first, _, said), (last, _, told) = end(run, timeout=120)
+    assert re.search(r"error: .*nowhere", told)
+    assert not {first, last} & {0, None}
+    assert "another process of this run has ended" in said or "distributed service" in said
