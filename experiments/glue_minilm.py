@@ -1,6 +1,6 @@
 """HUT, LoRA, full fine-tuning and the head alone on five tasks of GLUE, from a real pretrained encoder, MiniLM-L6.
 
-    python -m experiments.glue_minilm --data=GLUE --workdir=runs/glue_minilm --jobs=2
+    python -m experiments.glue_minilm --data=GLUE --jobs=2
 
 `GLUE` is the folder of the official files. First each task of the sweep is learned at each of a method's rates, with
 one seed; then every task at the rate found, with all seeds. A task that was not swept takes the rate whose ranks over
@@ -58,7 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="*", metavar="TASK/METHOD/RATE/SEED", help="run only these")
     parser.add_argument("--data", required=True, help="the folder of GLUE's official files")
-    parser.add_argument("--workdir", type=Path, default=Path("runs/glue_minilm"), help="where the runs are kept")
+    parser.add_argument("--workdir", type=Path, default=Path("results/glue_minilm"), help="where the runs are kept")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--tables", action="store_true", help="run nothing")
     args = parser.parse_args()

@@ -128,7 +128,7 @@ def make_record(name: str, config: ConfigDict, folder: Path, result: dict[str, A
     windows = [line["seconds_per_update"] for line in metrics if line["split"] == "train"]
     return Record(
         name=name,
-        config=json.loads(json.dumps(flatten_config(config))),
+        config=json.loads(json.dumps({field: portable(value) for field, value in flatten_config(config).items()})),
         seed=config.seed,
         metrics=metrics,
         best=result["best"],
@@ -141,13 +141,18 @@ def make_record(name: str, config: ConfigDict, folder: Path, result: dict[str, A
         peak_bytes=_peak(jax.local_devices()[0]),
         flops_per_update=adapter_cost(config, make_work(config, length)).step.flops,
         forgetting=losses(config, folder, text) if text and parts.model.config.head == "causal" else None,
-        base=result["base"],
+        base={field: portable(value) for field, value in result["base"].items()},
         versions=result["versions"],
         device=result["device"],
         cores=len(os.sched_getaffinity(0)),
         platform=result["platform"],
         commit=_commit(),
     )
+
+
+def portable(value: Any) -> Any:
+    """Of an absolute path the end, which says what it is on another machine too; all else as it is."""
+    return "/".join(Path(value).parts[-2:]) if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def _peak(device: Any) -> int:

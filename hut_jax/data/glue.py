@@ -47,6 +47,7 @@ def load_glue(
     data_dir: str | os.PathLike[str] | None,
     *,
     cache_dir: str | os.PathLike[str] | None = None,
+    tests: bool = True,
 ) -> GlueData:
     """The splits of a task, each in its file's order; test splits only where there are files of them.
 
@@ -55,6 +56,7 @@ def load_glue(
         data_dir: the folder that holds `CoLA/`, `SST-2/` and so on, or the task's own; None or empty takes TFDS'
             `glue/<task>`, downloaded where it is not prepared yet.
         cache_dir: TFDS' folder for what it prepares; None or empty is its own default.
+        tests: whether to read the files of the test splits.
 
     Raises:
         UserError: a file is missing or malformed, or TFDS cannot give the data.
@@ -63,6 +65,8 @@ def load_glue(
         return GlueData(read_tfds(task, cache_dir=cache_dir), ())
     splits, notes = {}, []
     for split, path in find_files(task, data_dir).items():
+        if split.startswith("test") and not tests:
+            continue
         splits[split], dropped = read_split(task, split, path)
         if dropped:
             notes.append(f"{dropped} broken rows of {path} were left out, as TFDS leaves them out")

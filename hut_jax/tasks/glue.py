@@ -37,7 +37,7 @@ def load(task: GlueTask, config: ConfigDict, tokenizer: BaseTokenizer) -> Task:
         raise UserError(f"{task.name} wants RoBERTa's or BERT's tokenizer and model; see config.model")
     if task.regression and config.train.label_smoothing:
         raise UserError(f"config.train.label_smoothing is for classes, and {task.name} is a regression; set it to 0")
-    data = load_glue(task, config.data.dir, cache_dir=config.data.cache)
+    data = load_glue(task, config.data.dir, cache_dir=config.data.cache, tests=False)
     if config.data.max_examples:
         data.splits["train"] = data.splits["train"][: config.data.max_examples]
     encoded = {

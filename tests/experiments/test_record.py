@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from experiments.record import RECORD, read_record, write_record
+from experiments.record import RECORD, portable, read_record, write_record
 from hut_jax.errors import UserError
 
 
@@ -38,6 +38,11 @@ def test_what_is_no_record_is_named(change, reason, make, tmp_path):
 
 def changed(text, field, value):
     return json.dumps(json.loads(text) | {field: value})
+
+
+def test_a_record_has_no_path_of_this_machine():
+    assert portable("/somewhere/site-packages/encoder/model") == "encoder/model"
+    assert [portable(value) for value in ("assets/tiny", "gpt2-medium", "", 3)] == ["assets/tiny", "gpt2-medium", "", 3]
 
 
 def test_a_folder_without_one_is_named(tmp_path):

@@ -1,6 +1,8 @@
 """GLUE from files to a headline, and what stands between."""
 
 import json
+import shutil
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +11,14 @@ import pytest
 
 from hut_jax import UserError, cli, load_adapter, load_pretrained, merge, save_adapter
 from hut_jax.adapter_files import read_description
+from hut_jax.data.batching import batch_dataset
+from hut_jax.data.glue import load_glue
 from hut_jax.data.glue_tasks import GLUE_TASKS
 from hut_jax.metrics_log import read_metrics
-from hut_jax.recipe import init_factors
+from hut_jax.recipe import init_factors, load_base, make_parts
 from hut_jax.tasks.glue import classification_loss, metrics, regression_loss
 from hut_jax.train import train
-from hut_jax.training import Judged
+from hut_jax.training import Evaluation, Judged
 
 
 def batch(labels, weights):
@@ -22,7 +26,7 @@ def batch(labels, weights):
     return {
         "input_ids": jnp.ones((size, 2), jnp.int32),
         "attention_mask": jnp.ones((size, 2), bool),
-        "token_type_ids": jnp.zeros((size, 2), jnp.int32),
+        "token_type_ids": jnp.tile(jnp.array([0, 1]), (size, 1)),
         "labels": jnp.asarray(labels),
         "weights": jnp.asarray(weights, jnp.float32),
     }
@@ -32,6 +36,7 @@ def test_the_losses_are_cross_entropy_and_squared_error_of_the_real_rows():
     logits = jnp.asarray([[2.0, 0.0], [0.0, 1.0], [5.0, 5.0]])
 
     def apply(ids, mask, *, token_type_ids):
+        np.testing.assert_array_equal(token_type_ids, [[0, 1]] * 3)
         return logits
 
     total, weight, outputs = classification_loss(apply, batch([0, 0, 1], [1, 1, 0]))
@@ -82,6 +87,14 @@ def test_a_run_keeps_the_factors_of_the_best_headline(glue_config, tmp_path):
     assert (result["best"]["step"], result["best"]["headline"]) == (best["step"], best["headline"])
     description = json.loads((tmp_path / "run/adapter/adapter_config.json").read_text())
     assert description["also_train"] == ["^classifier"]
+
+    parts = make_parts(glue_config)
+    model, params = load_base(glue_config)
+    adapter, factors = load_adapter(tmp_path / "run/adapter", params)
+    dev = batch_dataset(parts.task.validation["validation"], batch_size=4, seed=0, shuffle=False, epochs=1)
+    judged = Evaluation(partial(adapter.apply, model), parts.task.loss)(params, factors, dev)
+    scores = parts.task.metrics({"validation": judged})
+    assert scores == pytest.approx({name: best[name] for name in scores}, rel=1e-4)
 
 
 @pytest.mark.slow
@@ -163,3 +176,12 @@ def test_the_config_takes_a_task_and_a_size():
         cli.load_config_file("configs/glue.py:mrcp")
     with pytest.raises(UserError, match="no recipe for the size 'huge'; valid: 'base', 'large'"):
         cli.load_config_file("configs/glue.py:mrpc,huge")
+
+
+def test_training_reads_no_test_file(glue_config, small_glue, tmp_path):
+    shutil.copytree(small_glue, tmp_path / "glue")
+    (tmp_path / "glue/CoLA/test.tsv").write_text("no header\n")
+    glue_config.data.dir = str(tmp_path / "glue")
+    make_parts(glue_config)
+    with pytest.raises(UserError, match=r"test.tsv, line 1: no column"):
+        load_glue(GLUE_TASKS["cola"], tmp_path / "glue")
