@@ -43,8 +43,8 @@ def run_missing(runs: Mapping[str, ConfigDict], workdir: Path, *, jobs: int = 1,
         shares = context.Queue()
         for job in range(jobs):
             shares.put(set(cores[job::jobs]) or set(cores))
-        own = {"initializer": _remember, "initargs": (shares,), "max_tasks_per_child": 1}
-        with ProcessPoolExecutor(jobs, context, **own) as pool:
+        pool = ProcessPoolExecutor(jobs, context, initializer=_remember, initargs=(shares,), max_tasks_per_child=1)
+        with pool:
             futures = {pool.submit(_run, name, config, workdir, text): name for name, config in missing.items()}
             try:
                 for future in tqdm(as_completed(futures), total=len(futures), unit="run"):

@@ -13,9 +13,10 @@ from experiments.record import Record
 COLORS = {
     "hut": "#0072B2", "lora": "#D55E00", "hira": "#009E73", "dora": "#CC79A7", "ia3": "#E69F00", "ssf": "#56B4E9",
     "bitfit": "#8C6D31", "layernorm": "#F0E442", "loha": "#6A3D9A", "lora_plus": "#A6361C", "full": "#000000",
+    "head": "#999999",
 }  # fmt: skip
 """A method's, in every picture: Okabe and Ito's, which the colour-blind can tell apart, and a few beside them."""
-MARKERS = dict(zip(COLORS, "osD^vP*XpHd", strict=True))
+MARKERS = dict(zip(COLORS, "osD^vP*XpHd<", strict=True))
 PEER = "lora"
 
 
@@ -30,8 +31,9 @@ class Cell(NamedTuple):
 
 
 def cell(record: Record) -> Cell:
-    """A record's."""
-    return Cell(record.config["adapter.name"], record.config.get("adapter.rank"))
+    """A record's; its name begins with that of the method."""
+    method = record.name.split("/")[0].split(",")[0]
+    return Cell(method, record.config.get("adapter.rank"))
 
 
 def by_cell(records: Iterable[Record]) -> dict[Cell, list[Record]]:

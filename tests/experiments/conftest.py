@@ -14,7 +14,7 @@ def make():
             {} if rank is None else {"adapter.rank": rank}
         )
         values = {
-            "name": f"{method}/{rank}/1/{seed}", "config": config, "seed": seed, "metrics": [],
+            "name": f"{method},rank={rank}/1/{seed}", "config": config, "seed": seed, "metrics": [],
             "best": {"step": 3, "accuracy": score}, "headline": "accuracy", "maximize": True, "trainable": 1200,
             "total": 100_000, "adapter_bytes": 5000, "seconds_per_update": 0.25, "peak_bytes": 3_000_000,
             "flops_per_update": 4_000_000_000, "forgetting": None, "base": {"name": "x", "fingerprint": "y"},

@@ -33,8 +33,10 @@ def test_it_sweeps_runs_reports_and_runs_nothing_twice(arguments, tmp_path, capf
     grid = ["--methods=hut,lora", "--ranks=1,2", "--rates=1,0.001", f"--text={text}", "--jobs=2"]
     assert rank_ablation.main([*arguments, *grid]) == 0
     names = {str(path.parent.relative_to(tmp_path / "runs")) for path in (tmp_path / "runs").rglob(RECORD)}
-    assert names == {"hut/1/1/0", "hut/2/1/0", "hut/2/0.001/0", "lora/1/1/0", "lora/2/1/0", "lora/2/0.001/0"}
-    record = read_record(tmp_path / "runs/hut/2/1/0")
+    assert names == {
+        f"{method},rank={rank}/{rate}/0" for method in ("hut", "lora") for rank, rate in ((1, 1), (2, 1), (2, 0.001))
+    }
+    record = read_record(tmp_path / "runs/hut,rank=2/1/0")
     assert record.config["adapter.rank"] == 2
     assert record.score == min(line["loss"] for line in record.metrics if line["split"] == "validation")
     assert record.flops_per_update > 0 < record.seconds_per_update
@@ -44,7 +46,7 @@ def test_it_sweeps_runs_reports_and_runs_nothing_twice(arguments, tmp_path, capf
     assert (tmp_path / "runs/rank.svg").exists()
 
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob(RECORD)}
-    broken = tmp_path / "runs/lora/2/1/0" / RECORD
+    broken = tmp_path / "runs/lora,rank=2/1/0" / RECORD
     whole = json.loads(broken.read_text())
     broken.write_text(broken.read_text()[:100])
     assert rank_ablation.main([*arguments, *grid]) == 0
@@ -62,9 +64,10 @@ def test_it_sweeps_runs_reports_and_runs_nothing_twice(arguments, tmp_path, capf
     [
         ("--methods=hut,lore", "--methods: 'lore' has no rank, or there is no such method; did you mean 'lora'"),
         ("--methods=ia3", "--methods: 'ia3' has no rank"),
-        ("--ranks=1,two", "--ranks: 'two' is no whole number"),
-        ("--ranks=0", "--ranks: '0' is no whole number"),
-        ("--rates=fast", "--rates: 'fast' is no number"),
+        ("--ranks=1,two", "--ranks=1,two: whole numbers above 0 are wanted"),
+        ("--ranks=0", "--ranks=0: whole numbers above 0 are wanted"),
+        ("--rates=fast", "--rates=fast: numbers above 0 are wanted"),
+        ("--seeds=-1", "--seeds=-1: whole numbers of 0 or more are wanted"),
         ("--report", "no run's record.json in"),
     ],
 )

@@ -1,0 +1,126 @@
+"""Adapters on one base and task, each at the best of its rates, with several seeds: what the experiments share."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from experiments.grid import run_missing
+from experiments.record import RECORD, Record, read_record
+from experiments.report import Cell, cell, pareto_picture, rank_picture, table
+from hut_jax.config import validate
+from hut_jax.cost import with_adapter
+from hut_jax.errors import UserError
+from hut_jax.files import write_text
+from hut_jax.transforms import TRANSFORMS
+
+HEAD = "head"
+"""Trains what `config.adapter.also_train` names, such as a new head, and nothing else."""
+
+
+def add_arguments(parser: argparse.ArgumentParser, workdir: str) -> None:
+    """The options of an experiment; `workdir` is the default of one."""
+    parser.add_argument("--rates", default="1", help="learning rates, in multiples of each adapter's own")
+    parser.add_argument("--seeds", default="0", help="the runs of each adapter")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; they share out the processor's cores")
+    parser.add_argument("--text", default="", help="a text to measure forgetting on, where the base is a GPT-2")
+    parser.add_argument("--workdir", default=workdir, metavar="FOLDER", help="where the runs are kept")
+    parser.add_argument("--report", action="store_true", help="run nothing")
+
+
+def study(config: ConfigDict, tuned_as: Mapping[str, str], args: argparse.Namespace) -> None:
+    """Run what is missing and report.
+
+    Args:
+        config: base, task and all else.
+        tuned_as: each adapter, such as `hut:rank=8`, to the one whose rate it takes: itself, or another.
+        args: of `add_arguments`.
+
+    Raises:
+        UserError: an adapter or an option is wrong, a run fails, or with `--report` there is none.
+    """
+    rates, seeds = numbers("--rates", args.rates, float), numbers("--seeds", args.seeds, int)
+    workdir, how = Path(args.workdir), {"jobs": args.jobs, "text": args.text}
+    if args.report:
+        records = [read_record(path.parent) for path in sorted(workdir.glob(f"*/*/*/{RECORD}"))]
+    else:
+        for adapter in tuned_as:  # for its errors, before anything runs
+            make_run(config, adapter, rates[0], seeds[0])
+        tuned = dict.fromkeys(tuned_as.values())
+        best = dict.fromkeys(tuned, rates[0])
+        if len(rates) > 1:
+            trials = dict(make_run(config, adapter, rate, seeds[0]) for adapter in tuned for rate in rates)
+            best = best_rates(tuned, rates, seeds[0], run_missing(trials, workdir, **how))
+        runs = dict(make_run(config, one, best[other], seed) for seed in seeds for one, other in tuned_as.items())
+        records = list(run_missing(runs, workdir, **how).values())
+    if not records:
+        raise UserError(f"no run's {RECORD} in {workdir}")
+    report(records, workdir)
+
+
+def make_run(config: ConfigDict, adapter: str, rate: float, seed: int) -> tuple[str, ConfigDict]:
+    """A run's name and its config.
+
+    Raises:
+        UserError: there is no such adapter, or it does not go with the config.
+    """
+    if adapter == HEAD:
+        own = with_adapter(config, "full")
+        own.adapter.targets, own.adapter.also_train = own.adapter.also_train, ()
+        if not own.adapter.targets:
+            raise UserError("head: config.adapter.also_train names no module that could train alone")
+        usual = own.train.also_train_learning_rate
+    else:
+        own = with_adapter(config, adapter)
+        usual = TRANSFORMS[own.adapter.name].learning_rate
+    own.train.learning_rate, own.seed = rate * usual, seed
+    validate(own)
+    return run_name(adapter, rate, seed), own
+
+
+def run_name(adapter: str, rate: float, seed: int) -> str:
+    """The folder of a run."""
+    return f"{adapter.replace(':', ',')}/{rate:g}/{seed}"
+
+
+def best_rates(
+    adapters: Sequence[str] | Mapping[str, None], rates: Sequence[float], seed: int, tried: Mapping[str, Record]
+) -> dict[str, float]:
+    """For each adapter the rate whose run has the best score."""
+
+    def score(adapter: str, rate: float) -> float:
+        record = tried[run_name(adapter, rate, seed)]
+        return record.score if record.maximize else -record.score
+
+    return {adapter: max(rates, key=partial(score, adapter)) for adapter in adapters}
+
+
+def report(records: Sequence[Record], workdir: Path) -> None:
+    """Print the table, and write it and the pictures."""
+
+    def place(record: Record) -> Cell:
+        return Cell(cell(record).method, cell(record).rank or 0)
+
+    text = table(sorted(records, key=place))
+    write_text(workdir / "table.md", text + "\n")
+    rank_picture(records, workdir / "rank")
+    pareto_picture(records, workdir / "pareto")
+    print(f"{text}\n\nin {workdir}: table.md, rank.svg, rank.png, pareto.svg, pareto.png")
+
+
+def numbers(option: str, text: str, kind: type) -> list:
+    """The numbers of an option, which commas part.
+
+    Raises:
+        UserError: one of them is none, or out of range.
+    """
+    try:
+        values = [kind(one) for one in text.split(",")]
+    except ValueError:
+        values = [-1]
+    if min(values) < 0 or (0 in values and option != "--seeds"):
+        wanted = "whole numbers" if kind is int else "numbers"
+        raise UserError(f"{option}={text}: {wanted} {'of 0 or more' if option == '--seeds' else 'above 0'} are wanted")
+    return values

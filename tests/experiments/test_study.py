@@ -1,0 +1,43 @@
+"""Which runs a study makes, and at which rates."""
+
+import pytest
+
+from experiments.study import best_rates, make_run
+from hut_jax import UserError, cli
+from hut_jax.recipe import make_adapter
+from hut_jax.transforms import LoRA
+
+
+@pytest.fixture
+def config():
+    return cli.load_config_file("configs/glue.py:mrpc")
+
+
+def test_a_run_has_its_adapter_seed_and_multiple_of_the_adapters_own_rate(config):
+    name, own = make_run(config, "lora:rank=4", 0.5, 2)
+    assert name == "lora,rank=4/0.5/2"
+    assert make_adapter(own).transform == LoRA(rank=4)
+    assert own.train.learning_rate == 0.5 * LoRA.learning_rate
+    assert (own.seed, own.train.epochs, own.adapter.also_train) == (2, 30, config.adapter.also_train)
+    assert config.adapter.name == "hut"
+
+
+def test_the_head_alone_trains_what_would_train_beside_an_adapter(config):
+    name, own = make_run(config, "head", 2.0, 0)
+    assert name == "head/2/0"
+    assert (own.adapter.name, own.adapter.targets, own.adapter.also_train) == ("full", config.adapter.also_train, ())
+    assert own.train.learning_rate == 2 * config.train.also_train_learning_rate
+    with pytest.raises(UserError, match="also_train names no module"):
+        make_run(cli.load_config_file("configs/quickstart.py"), "head", 1.0, 0)
+
+
+def test_what_is_no_adapter_is_refused(config):
+    with pytest.raises(UserError, match="unknown transformation 'hot'"):
+        make_run(config, "hot", 1.0, 0)
+
+
+@pytest.mark.parametrize(("maximize", "best"), [(True, 3.0), (False, 0.1)])
+def test_the_best_rate_is_that_of_the_best_score(maximize, best, make):
+    scores = {0.1: 0.2, 1.0: 0.5, 3.0: 0.6}
+    tried = {f"lora,rank=4/{rate:g}/0": make(score=score, maximize=maximize) for rate, score in scores.items()}
+    assert best_rates(["lora:rank=4"], list(scores), 0, tried) == {"lora:rank=4": best}
