@@ -2,7 +2,7 @@
 
     python experiments/rank_ablation.py --config=configs/quickstart.py
     python experiments/rank_ablation.py --config=configs/glue.py:mrpc --config.data.dir=GLUE \
-        --ranks=1,2,4,8,16,32,64 --rates=0.1,0.3,1,3 --seeds=0,1,2 --jobs=2
+        --methods=hut,lora,hira --ranks=1,2,4,8,16,32,64 --rates=0.1,0.3,1,3 --seeds=0,1,2 --jobs=2
 
 The config says base, task and all else; any field of it can be set. A method's rate is one of `--rates`, which are
 multiples of its own (`hut_jax/transforms`): where there are several, each is tried with the first seed at the rank in
@@ -25,7 +25,7 @@ from hut_jax.transforms import TRANSFORMS
 def main(argv: Sequence[str]) -> int:
     """The experiment; returns its exit code."""
     parser = cli.Parser("experiments.rank_ablation", __doc__ or "")
-    parser.add_argument("--methods", default="hut,lora,hira", help="transformations that have a rank")
+    parser.add_argument("--methods", default="hut,lora", help="transformations that have a rank")
     parser.add_argument("--ranks", default="1,4,16", help="of each")
     add_arguments(parser, "runs/rank_ablation")
     args, config = cli.parse_with_config(parser, argv)
