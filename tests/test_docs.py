@@ -22,6 +22,12 @@ def family():
     return module
 
 
+def test_every_link_leads_to_a_file():
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+            assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
 @pytest.mark.slow
 def test_the_transformation_of_the_page_passes_the_familys_suite(family, tmp_path, monkeypatch):
     page = (ROOT / "docs/write_your_own.md").read_text()
