@@ -5,6 +5,7 @@ r"""Pre-train a small GPT-2 from random weights on any text: the quickstart's ba
 
 Full fine-tuning from random initialisation is pre-training: the same loop, `W = W0 + D` with W0 drawn at
 random. With `--config.init=pretrained` and an adapter of another name the same config adapts a model to a text.
+The architecture is that of `assets/tiny/config.json`: 6 layers, 128 wide, 1.5 million numbers, 2,048 tokens.
 
 RoBERTa and BERT learn to predict tokens that are hidden from them, with `--config.task=mlm`: from random weights,
 
@@ -17,7 +18,6 @@ and pretrained, with an adapter,
         --config.init=pretrained --config.adapter.name=hut --config.data.text=books.txt --workdir=runs/adapted
 
 `ROBERTA` is a folder with a config.json and a tokenizer, the model's or another's (`--config.tokenizer`).
-The architecture is that of `assets/tiny/config.json`: 6 layers, 128 wide, 1.5 million numbers, 2,048 tokens.
 """
 
 from ml_collections import ConfigDict
