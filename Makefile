@@ -56,8 +56,9 @@ $(VENV)/dev.stamp: requirements-dev.txt requirements-encoder.txt requirements.tx
 	$(BIN)/python -m pip install --quiet --no-deps -r requirements-encoder.txt
 	touch $@
 
-$(VENV)/peers.stamp: requirements-peers.txt $(VENV)/dev.stamp
+$(VENV)/peers.stamp: requirements-peers.txt requirements-java.txt $(VENV)/dev.stamp
 	$(BIN)/python -m pip install --quiet -r requirements-peers.txt
+	$(BIN)/python -m pip install --quiet --no-deps -r requirements-java.txt
 	touch $@
 
 # The last transformers with Flax classes wants an environment of its own.

@@ -26,7 +26,7 @@ from hut_jax.errors import UserError
 from hut_jax.files import write_json, write_text
 from hut_jax.metrics.bootstrap import LEVEL, interval
 from hut_jax.metrics.e2e import evaluate as score
-from hut_jax.workdir import ADAPTER, RESULT
+from hut_jax.workdir import ADAPTER, RESULT, check_writable
 from hut_jax.writer import config_to_write, load_writer
 
 OUTPUTS = "test_outputs.txt"
@@ -48,27 +48,37 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"the run in {workdir} is of the task {config.task!r}; only 'e2e' has a test set to write for")
     texts = references(load_e2e(config.data.dir, cache_dir=config.data.cache)["test"])
     source = _source(workdir, config, texts)
+    check_writable(workdir)
+    result = _read_result(workdir)  # for its errors, before the long work
     evaluation = None if args.again else _done(workdir, source)
     if evaluation is None:
-        evaluation = evaluate(workdir, config, texts, force=args.force) | {"source": source}
-        write_json(workdir / EVALUATION, evaluation)
+        evaluation, outputs = evaluate(workdir, config, texts, force=args.force)
+        _write(workdir, outputs, evaluation | {"source": source})
     else:
         print(f"decoded before, with the same options, adapter and test set; --again decodes it anew ({workdir})")
-    _add_to_result(workdir, evaluation)
+        if evaluation["reasons"]:  # there may be Java by now
+            evaluation |= _scores((workdir / OUTPUTS).read_text(encoding="utf-8").split("\n")[:-1], texts)
+            write_json(workdir / EVALUATION, evaluation)
+    evaluation = json.loads((workdir / EVALUATION).read_text(encoding="utf-8"))
+    if result is not None and result.get("test") != evaluation:
+        write_json(workdir / RESULT, result | {"test": evaluation})
     print(_report(evaluation, workdir))
     return 0
 
 
 def evaluate(
     workdir: Path, config: ConfigDict, texts: Mapping[str, Sequence[str]], *, force: bool = False
-) -> dict[str, Any]:
-    """Decode for every MR, write the outputs to the workdir, and score them.
+) -> tuple[dict[str, Any], list[str]]:
+    """Decode for every MR and score what was written.
 
     Args:
         workdir: of the run.
         config: from `config_to_write`.
         texts: the references of each MR.
         force: go on even if the base is not the one that the adapter was trained on.
+
+    Returns:
+        The figures, and the outputs, one for each MR.
 
     Raises:
         UserError: a part of the run cannot be had, or an MR is too long.
@@ -79,7 +89,19 @@ def evaluate(
         written = writer.write(list(texts), bar.update)
     seconds = time.perf_counter() - start
     outputs = [writer.text(tokens) for tokens in written]
-    write_text(workdir / OUTPUTS, "".join(f"{text}\n" for text in outputs))
+    return _scores(outputs, texts) | {
+        "outputs": len(outputs),
+        "cut_off": sum(len(tokens) >= config.decode.max_new_tokens for tokens in written),
+        "decode": config.decode.to_dict(),
+        "decode_seconds": round(seconds, 3),
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "platform": platform.platform(),
+        "versions": {"hut_jax": hut_jax.__version__, "python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "numpy")},
+    }, outputs
+
+
+def _scores(outputs: Sequence[str], texts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     scored = score(outputs, list(texts.values()))
     return {
         "scores": scored.scores(),
@@ -89,23 +111,26 @@ def evaluate(
         "level": LEVEL,
         "reasons": dict(scored.reasons),
         "tokenizer": scored.tokenizer,
-        "outputs": len(outputs),
-        "cut_off": sum(len(tokens) >= config.decode.max_new_tokens for tokens in written),
-        "decode": config.decode.to_dict(),
-        "decode_seconds": round(seconds, 3),
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "platform": platform.platform(),
-        "versions": {"hut_jax": hut_jax.__version__, "python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "numpy")},
     }
+
+
+def _write(workdir: Path, outputs: Sequence[str], evaluation: Mapping[str, Any]) -> None:
+    """The outputs and their figures, which name them: a kill between the two leaves no figures of other outputs."""
+    text = "".join(f"{output}\n" for output in outputs)
+    write_text(workdir / OUTPUTS, text)
+    write_json(workdir / EVALUATION, dict(evaluation) | {"outputs_sha256": _digest(text.encode())})
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _source(workdir: Path, config: ConfigDict, texts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """All that the outputs and scores follow from."""
     weights = (workdir / ADAPTER / WEIGHTS_FILE).read_bytes()
     return {
-        "adapter": hashlib.sha256(weights).hexdigest(),
-        "test_set": hashlib.sha256(json.dumps(list(texts.items())).encode()).hexdigest(),
+        "adapter": _digest(weights),
+        "test_set": _digest(json.dumps(list(texts.items())).encode()),
         "model": config.model,
         "tokenizer": config.tokenizer,
         "dtype": config.dtype,
@@ -119,23 +144,21 @@ def _done(workdir: Path, source: Mapping[str, Any]) -> dict[str, Any] | None:
     """The evaluation that is there already, if it is of the same source."""
     try:
         evaluation = json.loads((workdir / EVALUATION).read_text(encoding="utf-8"))
-        same = evaluation["source"] == source and (workdir / OUTPUTS).exists()
+        same = evaluation["outputs_sha256"] == _digest((workdir / OUTPUTS).read_bytes())
+        return evaluation if same and evaluation["source"] == source else None
     except (OSError, KeyError, TypeError, ValueError):
         return None
-    return evaluation if same else None
 
 
-def _add_to_result(workdir: Path, evaluation: Mapping[str, Any]) -> None:
-    """Put the evaluation into `result.json`; a run that has not ended has none yet."""
+def _read_result(workdir: Path) -> dict[str, Any] | None:
+    """The run's `result.json`; a run that has not ended has none yet."""
     path = workdir / RESULT
     if not path.exists():
-        return
+        return None
     try:
-        result = dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(json.loads(path.read_text(encoding="utf-8")))
     except (TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged: {error}; the run's training command writes it anew") from None
-    if result.get("test") != evaluation:
-        write_json(path, result | {"test": dict(evaluation)})
 
 
 def _report(evaluation: Mapping[str, Any], workdir: Path) -> str:

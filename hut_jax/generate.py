@@ -12,6 +12,7 @@ from tqdm import tqdm
 from hut_jax import cli
 from hut_jax.errors import UserError
 from hut_jax.files import write_text
+from hut_jax.workdir import check_writable
 from hut_jax.writer import config_to_write, load_writer
 
 
@@ -30,6 +31,7 @@ def main(argv: Sequence[str]) -> int:
     output = Path(args.output)
     if output.is_dir() or not output.parent.is_dir():
         raise UserError(f"--output={output} cannot be written: {_why_not(output)}")
+    check_writable(output.parent, "the folder of --output,")
     writer = load_writer(Path(args.workdir), config, force=args.force)
     with tqdm(total=len(lines), unit="text", dynamic_ncols=True) as bar:
         try:

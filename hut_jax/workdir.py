@@ -28,7 +28,7 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
         UserError: it cannot be written, another process trains in it, or it holds a run whose config differs; the
             message names the fields.
     """
-    _probe(workdir)
+    check_writable(workdir)
     if (workdir / LOCK).exists():
         with use_workdir(workdir):
             pass
@@ -93,8 +93,12 @@ def read_config(workdir: Path) -> ConfigDict:
         raise UserError(f"{path} is damaged, and no config of a run: {error}") from None
 
 
-def _probe(workdir: Path) -> None:
-    """Write to the folder, made for that if need be, and take it all away again."""
+def check_writable(workdir: Path, name: str = "the workdir") -> None:
+    """Write to the folder, made for that if need be, and take it all away again.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     made: list[Path] = []
     try:
         for folder in [*reversed(workdir.parents), workdir]:
@@ -103,7 +107,7 @@ def _probe(workdir: Path) -> None:
                 made.append(folder)
         tempfile.TemporaryFile(dir=workdir).close()
     except OSError as error:
-        raise UserError(f"the workdir {workdir} cannot be written: {error.strerror}") from None
+        raise UserError(f"{name} {workdir} cannot be written: {error.strerror}") from None
     finally:
         for folder in reversed(made):
             folder.rmdir()

@@ -79,6 +79,10 @@ class Writer:
             early_stopping=_EARLY_STOPPING[decode.early_stopping],
             **options,
         )
+        if not all(found):
+            raise UserError(
+                f"prompt {found.index([])} (counting from 0): no text has a score; are the model's weights numbers?"
+            )
         return [hypotheses[0].tokens for hypotheses in found]
 
     def text(self, tokens: Sequence[int]) -> str:

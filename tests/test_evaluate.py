@@ -49,6 +49,35 @@ def test_outputs_scores_and_result(run, small_config, capsys, monkeypatch):
     assert decoded == [1, 1]
 
 
+def test_outputs_of_another_decoding_are_not_taken_for_its_own(run, capsys):
+    evaluate.main([f"--workdir={run}"])
+    written = (run / "test_outputs.txt").read_text()
+    (run / "test_outputs.txt").write_text(written.replace("e", "a"))  # as if a kill had come between two files
+    evaluate.main([f"--workdir={run}"])
+    assert "decoded before" not in capsys.readouterr().out
+    assert (run / "test_outputs.txt").read_text() == written
+
+
+def test_scores_that_could_not_be_had_are_made_up_for_without_decoding(run, capsys, monkeypatch):
+    evaluate.main([f"--workdir={run}"])
+    monkeypatch.setattr(evaluate, "load_writer", None)
+    monkeypatch.setattr(e2e.java, "tokenize", lambda texts: list(texts))
+    monkeypatch.setattr(e2e, "meteor", e2e.rouge_l)
+    evaluate.main([f"--workdir={run}"])
+    assert "decoded before" in capsys.readouterr().out
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    assert evaluation["reasons"] == {}
+    assert evaluation["scores"]["METEOR"] == evaluation["scores"]["ROUGE_L"]
+    assert json.loads((run / "result.json").read_text())["test"] == evaluation
+
+
+def test_a_damaged_result_is_told_before_anything_is_decoded(run, monkeypatch):
+    monkeypatch.setattr(evaluate, "load_writer", None)
+    (run / "result.json").write_text("{")
+    with pytest.raises(UserError, match=r"result.json is damaged"):
+        evaluate.main([f"--workdir={run}"])
+
+
 def test_an_evaluation_that_fails_leaves_nothing(run, monkeypatch):
     def fail(*args, **kwargs):
         raise UserError("the base has other weights")

@@ -29,6 +29,8 @@ from hut_jax.models.branches import Branches
 
 EarlyStopping = bool | Literal["never"]
 
+_LARGEST_EXPONENT = 80.0  # e to this power, times or over a log-probability, is still a number of fp32
+
 
 class Hypothesis(NamedTuple):
     """A continuation without its end token, and its score."""
@@ -53,11 +55,12 @@ class BeamSearch:
     length_penalty: float = 1.0
     early_stopping: EarlyStopping = False
 
-    def check(self, config: Any) -> None:
+    def check(self, config: Any, max_new_tokens: int) -> None:
         """Make sure that the options are in their ranges.
 
         Args:
             config: the model's.
+            max_new_tokens: how long a continuation may be.
 
         Raises:
             UserError: one is not.
@@ -68,7 +71,13 @@ class BeamSearch:
             raise UserError(f"{self.beams} beams are more than the vocabulary has tokens, {config.vocab_size}")
         if not math.isfinite(self.length_penalty):
             raise UserError(f"length_penalty must be finite, not {self.length_penalty}")
-        if self.early_stopping not in (True, False, "never"):
+        most = _LARGEST_EXPONENT / math.log(max(2, max_new_tokens))
+        if abs(self.length_penalty) > most:
+            raise UserError(
+                f"length_penalty {self.length_penalty}: {max_new_tokens} tokens to that power leave fp32's range; "
+                f"between {-most:.1f} and {most:.1f} they do not"
+            )
+        if not isinstance(self.early_stopping, bool) and self.early_stopping != "never":
             raise UserError(f"early_stopping must be True, False or 'never', not {self.early_stopping!r}")
 
     def score(self, log_probability: Float[Array, "..."], length: Any) -> Float[Array, "..."]:
@@ -129,7 +138,7 @@ def beam_search(
     limits = Limits(max_new_tokens, min_new_tokens, no_repeat_ngram, ngrams_see_prompt, ends_of(eos_id))
     search = BeamSearch(beams, length_penalty, early_stopping)
     limits.check(model.config)
-    search.check(model.config)
+    search.check(model.config, max_new_tokens)
     if not 1 <= returned <= beams:
         raise UserError(f"returned must be at least 1 and at most beams, {beams}, not {returned}")
     check_prompts(model.config, prompts, max_new_tokens)

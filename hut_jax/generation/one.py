@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from hut_jax.errors import UserError
@@ -144,7 +145,7 @@ def sample(
         prompts: token ids, of any lengths.
         max_new_tokens: how many tokens a continuation may have, its end token among them.
         eos_id: the token, or the tokens, that end a continuation. None: nothing does.
-        seed: of the random numbers.
+        seed: of the random numbers; at least 0 and below 2**32.
         temperature: what the logits are divided by first; see `Sampling`.
         top_k: then only so many of the likeliest are drawn from; 0: all.
         top_p: then only the fewest of the likeliest that together have this probability.
@@ -162,9 +163,11 @@ def sample(
     Raises:
         UserError: as `greedy`.
     """
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed must be at least 0 and below 2**32, not {seed}")
     limits = Limits(max_new_tokens, min_new_tokens, no_repeat_ngram, ngrams_see_prompt, ends_of(eos_id))
     sampling = Sampling(temperature, top_k, top_p)
-    return _continue(model, params, prompts, limits, sampling, seed, apply, batch_size, sharding, progress)
+    return _continue(model, params, prompts, limits, sampling, np.uint32(seed), apply, batch_size, sharding, progress)
 
 
 def _continue(model, params, prompts, limits, sampling, seed, apply, batch_size, sharding, progress):

@@ -15,7 +15,7 @@ from hut_jax.metrics import java, ptb
 from hut_jax.metrics.bleu import bleu
 from hut_jax.metrics.bootstrap import LEVEL, compare, interval
 from hut_jax.metrics.cider import cider
-from hut_jax.metrics.e2e_files import align, read_outputs, read_references
+from hut_jax.metrics.e2e_files import Outputs, References, align, in_order_of, read_outputs, read_references
 from hut_jax.metrics.meteor import meteor
 from hut_jax.metrics.mteval import count_references, match_outputs
 from hut_jax.metrics.nist import nist
@@ -117,8 +117,11 @@ def main(argv: Sequence[str]) -> int:
             raise UserError(f"--{name}={getattr(args, name)}; at least {least} is wanted")
 
     references = read_references(args.references)
-    ours = evaluate(*align(read_outputs(args.outputs), references))
-    theirs = evaluate(*align(read_outputs(args.against), references)) if args.against else None
+    outputs = _read_aligned(args.outputs, references)
+    ours, theirs = evaluate(*align(outputs, references)), None
+    if args.against:
+        others = in_order_of(outputs, _read_aligned(args.against, references), references)
+        theirs = evaluate(*align(others, references))
     result: dict[str, Any] = {
         **ours.scores(),
         "reasons": dict(ours.reasons),
@@ -139,6 +142,16 @@ def main(argv: Sequence[str]) -> int:
         result["segments"] = ours.segment_scores()
     print(json.dumps(result, indent=2) if args.json else _report(result))
     return 0
+
+
+def _read_aligned(path: str, references: References) -> Outputs:
+    """A system's outputs, once it is known that they go with the references."""
+    outputs = read_outputs(path)
+    try:
+        align(outputs, references)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    return outputs
 
 
 def _report(result: Mapping[str, Any]) -> str:

@@ -13,15 +13,10 @@ from typing import NamedTuple
 
 from hut_jax.errors import UserError, nearest
 
-# Names of columns, in lower case, without a plural's s and with spaces between words.
-_MRS = frozenset(
-    ["mr", "src", "source", "da", "meaning", "meaning rep", "meaning representation", "dialog act", "dialogue act"]
-)
-_REFERENCES = frozenset(["ref", "reference", "trg", "tgt", "target", "human", "human ref", "human reference"])
-_OUTPUTS = frozenset(
-    ["out", "output", "ref", "reference", "sys", "system"]
-    + [f"{system} {output}" for system in ("sys", "system") for output in ("out", "output", "ref", "reference")]
-)
+# How names of columns begin, in lower case and with spaces between words.
+_MRS = ("mr", "src", "source", "da", "meaning", "dialog act", "dialogue act")
+_REFERENCES = ("ref", "trg", "tgt", "target", "human")
+_OUTPUTS = ("out", "ref", "sys")
 # What went wrong with the pound sign and the é in some of the challenge's files.
 _REPAIRS = (("Ł", "£"), ("Â£", "£"), ("Ã©", "é"), ("ã©", "é"))
 
@@ -47,7 +42,7 @@ def read_outputs(path: str | os.PathLike[str]) -> Outputs:
         UserError: the file cannot be read, is empty, or is no table though its name says so.
     """
     if not _is_table(path):
-        return Outputs(None, _lines(path))
+        return Outputs(None, _lines(path, "utf-8"))
     rows = _table(path, _OUTPUTS)
     return Outputs([mr for mr, _ in rows], [text for _, text in rows])
 
@@ -69,7 +64,7 @@ def read_references(path: str | os.PathLike[str]) -> References:
                 texts.append([])
             texts[-1].append(text)
         return References(mrs, texts)
-    lines = _lines(path)
+    lines = _lines(path, "utf-8")
     while lines and not lines[-1]:
         lines.pop()
     groups: list[list[str]] = [[]]
@@ -109,14 +104,32 @@ def align(outputs: Outputs, references: References) -> tuple[list[str], list[lis
     return outputs.texts, groups
 
 
+def in_order_of(others: Outputs, outputs: Outputs, references: References) -> Outputs:
+    """The outputs in the order that another system's are in, so that the two can be compared one by one.
+
+    A file without MRs has the order of the references. Both systems' must have passed `align`.
+
+    Raises:
+        UserError: one of the two has no MRs, and the references of an MR stand in several places.
+    """
+    if references.mrs is None or outputs.mrs == others.mrs:
+        return outputs
+    usual = list(dict.fromkeys(references.mrs))
+    if len(usual) < len(references.mrs) and (outputs.mrs is None or others.mrs is None):
+        raise UserError("an MR's references stand in several places: outputs without MRs cannot be put in order")
+    texts = dict(zip(outputs.mrs or usual, outputs.texts, strict=True))
+    wanted = others.mrs or usual
+    return Outputs(wanted, [texts[mr] for mr in wanted])
+
+
 def _is_table(path: str | os.PathLike[str]) -> bool:
     return Path(path).suffix.lower() in (".tsv", ".csv")
 
 
-def _lines(path: str | os.PathLike[str]) -> list[str]:
+def _lines(path: str | os.PathLike[str], encoding: str) -> list[str]:
     """The file's lines without white space around them."""
     try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
+        text = Path(path).read_bytes().decode(encoding)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -128,31 +141,39 @@ def _lines(path: str | os.PathLike[str]) -> list[str]:
     return lines
 
 
-def _table(path: str | os.PathLike[str], names: frozenset[str]) -> list[tuple[str, str]]:
+def _table(path: str | os.PathLike[str], names: tuple[str, ...]) -> list[tuple[str, str]]:
     """The MR and the text of each row."""
-    lines = [line for line in _lines(path) if line]
+    # The challenge's script drops a byte order mark from tables alone.
+    numbered = [(number, line) for number, line in enumerate(_lines(path, "utf-8-sig"), start=1) if line]
+    lines = [line for _, line in numbered]
     for wrong, right in _REPAIRS:
         lines = [line.replace(wrong, right) for line in lines]
     delimiter = "\t" if "\t" in lines[0] else ","
     try:
         # A cell over several lines is joined without a space, as the challenge's script has it.
-        rows = list(csv.reader([_double_quoted(line, delimiter) for line in lines], delimiter=delimiter))
+        reader = csv.reader([_double_quoted(line, delimiter) for line in lines], delimiter=delimiter)
+        ends, rows = [0], []
+        for row in reader:
+            rows.append(row)
+            ends.append(reader.line_num)
     except csv.Error as error:
         raise UserError(f"{path}: malformed table: {error}") from error
-    header = [re.sub("[_ .-]+", " ", name.strip().lower()).removesuffix("s") for name in rows[0]]
-    mrs = [i for i, name in enumerate(header) if name in _MRS]
-    texts = [i for i, name in enumerate(header) if name in names]
+    header = [re.sub("[_ .-]+", " ", name.strip().lower()) for name in rows[0]]
+    mrs = [i for i, name in enumerate(header) if name.startswith(_MRS)]
+    texts = [i for i, name in enumerate(header) if name.startswith(names)]
     if len(mrs) == len(texts) == 1:
-        width, rows = len(header), rows[1:]
+        width, rows, ends = len(header), rows[1:], ends[1:]
         columns = mrs[0], texts[0]
-    elif not mrs and not texts:
+    elif not mrs and (not texts or len(header) == 2):
         width, columns = 2, (0, 1)
     else:
         found = ", ".join(map(repr, rows[0]))
         raise UserError(f"{path}, line 1: the columns are {found}; one of MRs (mr) and one of texts (output, or ref)")
-    for number, row in enumerate(rows, start=1):
+    for row, end in zip(rows, ends, strict=False):
         if len(row) != width:
-            raise UserError(f"{path}, row {number}: {len(row)} fields; {width} are wanted")
+            empty = " (or is its text empty?)" if len(row) == width - 1 else ""
+            line = numbered[end][0]
+            raise UserError(f"{path}, line {line}: {len(row)} fields; {width} are wanted{empty}")
     if not rows:
         raise UserError(f"{path} has a header and no rows")
     return [(_unwrapped(row[columns[0]]), _unwrapped(row[columns[1]])) for row in rows]

@@ -71,7 +71,7 @@ def _next(text: str, place: int) -> tuple[str, int]:
     token = text[place : found.end(1) if rule.repeats else end].lower().replace("&amp;", "&")
     if rule.writes:
         return rule.writes, end
-    return _WRITTEN.get(token, token.replace("’", "'").replace(" ", "\xa0")), end
+    return _WRITTEN.get(token, _ENTITY.sub(r"\1'", token.translate(_ALIKE))), end
 
 
 _BLANKS = " \t\xa0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u3000"
@@ -86,14 +86,19 @@ _WRITTEN = {
     **{"…": "...", "½": "1/2", "¼": "1/4", "¾": "3/4", "⅓": "1/3", "⅔": "2/3"},
 }
 
+_ALIKE = str.maketrans({"’": "'", " ": "\xa0", "\xad": None})
+_ENTITY = re.compile("^(n?)&apos;")  # within a word, as in o&apos;clock, it stays as it is
 _NO_LETTER = "\xb2\xb3\xb9\xbc-\xbe\u2070-\u2089\u2150-\u218b"  # raised and lowered digits, fractions, Roman numerals
-_LETTER = rf"[^\W\d_{_NO_LETTER}]"
-_ALNUM = rf"[^\W_{_NO_LETTER}]"
+_MARK = "[\u0300-\u036f\xad]"  # accents that stand alone, and the soft hyphen, belong to words
+_LETTER = rf"(?:[^\W\d_{_NO_LETTER}]|{_MARK})"
+_ALNUM = rf"(?:[^\W_{_NO_LETTER}]|{_MARK})"
+_UNMARKED = rf"[^\W_{_NO_LETTER}]"
 _WORD = rf"{_LETTER}{_ALNUM}*(?:[.!?]{_LETTER}{_ALNUM}*)*"
-_APOSTROPHE = "['’]"
+_APOSTROPHE = "(?:['’]|&apos;)"
+_HYPHEN = "[-\u2010\u2011]"
 _CLITIC = rf"{_APOSTROPHE}(?:[msd]|re|ve|ll)"
 _NUMBER = "(?:[0-9]+(?:[.:,][0-9]+)*|(?:[.,][0-9]+)+)"
-_PART = rf"(?:[dol]{_APOSTROPHE}{_ALNUM})?(?:{_ALNUM}+|{_NUMBER})"
+_PART = rf"(?:[dol]{_APOSTROPHE}{_UNMARKED})?(?:{_UNMARKED}+|{_NUMBER})"
 _ACRONYM = r"[a-z](?:\.[a-z])+"
 
 
@@ -134,7 +139,7 @@ _RULES = (
     _rule("(cannot|'twas)", leaves=3),
     _rule("('tis|gonna|gotta|lemme|gimme|wanna)", leaves=2),
     _rule("(</?[a-z][a-z0-9_:.-]*/?>)"),
-    _rule("(&(?:amp|lt|gt|quot|mdash|ndash);)"),
+    _rule("(&(?:amp|apos|lt|gt|quot|mdash|ndash);)"),
     _rule(rf"({_WORD}){_CLITIC}"),
     _rule(rf"([a-z]*[a-mo-z])n{_APOSTROPHE}t"),
     _rule(rf"({_WORD})"),
@@ -160,9 +165,9 @@ _RULES = (
     _rule(rf"((?:{_ENDING}|{_INSIDE}|{_ACRONYM}|[a-z])\.)"),
     _rule(rf"((?:{_ENDING_CAPITAL})\.)", any_case=False),
     _rule(rf"({_WORD}\.)[,;:]"),
-    _rule(rf"({_PART}(?:-{_PART})*)"),
+    _rule(rf"({_PART}(?:{_HYPHEN}{_PART})*)"),
     _rule(r"([A-Z]+(?:(?:&amp;|[+&])[A-Z]+)+)", any_case=False),
-    _rule(rf"({_ALNUM}(?:{_ALNUM}|[.,])*(?:[-_](?:{_ALNUM}+|{_ACRONYM}\.))+)"),
+    _rule(rf"({_UNMARKED}(?:{_UNMARKED}|[.,])*(?:[-_](?:{_UNMARKED}+|{_ACRONYM}\.))+)"),
     _rule(r'("|&quot;)[a-z0-9$]', writes="``"),
     _rule("(''|``)"),
     _rule(r"(')[a-z][^ \t\n\xa0]", writes="`"),

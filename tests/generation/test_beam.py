@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hut_jax.adapter import Adapter
 from hut_jax.collectives import count_collectives
 from hut_jax.errors import UserError
 from hut_jax.generation import BeamSearch, beam, beam_search, greedy
 from hut_jax.models.gpt2 import GPT2, GPT2Config
 from hut_jax.models.pretrained import init_params
+from hut_jax.transforms import HUT
 
 END, OTHERS, STEPS, BEAMS = 0, (1, 2), 4, 12
 TOY = GPT2(GPT2Config(vocab_size=12, n_positions=24, n_embd=8, n_layer=1, n_head=2, initializer_range=0.8))
@@ -123,6 +125,8 @@ def test_a_beam_as_wide_as_the_vocabulary(model, params, prompts):
         ({"beams": 0}, r"beams must be at least 1, not 0"),
         ({"returned": 3}, r"returned must be at least 1 and at most beams, 2, not 3"),
         ({"length_penalty": math.inf}, r"length_penalty must be finite"),
+        ({"length_penalty": -150.0}, r"length_penalty -150.0: 3 tokens .* between -72.8 and 72.8"),
+        ({"early_stopping": 1}, r"early_stopping must be True, False or 'never', not 1"),
         ({"early_stopping": "maybe"}, r"early_stopping must be True, False or 'never', not 'maybe'"),
         ({"max_new_tokens": 48}, r"prompt 0 .* 1 tokens; with 48 new .* n_positions 48"),
     ],
@@ -131,6 +135,34 @@ def test_errors(model, params, options, message):
     with pytest.raises(UserError, match=message) as error:
         beam_search(model, params, [[1]], **({"beams": 2, "max_new_tokens": 3, "eos_id": None} | options))
     assert "\n" not in str(error.value)
+
+
+def test_a_length_of_prompt_is_compiled_once(model, params):
+    options = {"beams": 3, "max_new_tokens": 5, "eos_id": None, "batch_size": 2}
+    before = beam._decode._cache_size()
+    for lengths in ((3, 5), (16, 1), (9, 9), (2, 2)):
+        beam_search(model, params, [[1] * length for length in lengths], **options)
+    assert beam._decode._cache_size() == before + 1
+    beam_search(model, params, [[1] * 17, [1]], **options)
+    assert beam._decode._cache_size() == before + 2
+
+
+def test_an_adapter_unmerged_writes_what_it_does_merged(model, params, prompts):
+    adapter = Adapter(HUT(rank=2))
+    random = np.random.default_rng(0)
+    factors = jax.tree.map(
+        lambda leaf: jnp.asarray(random.normal(0, 0.5, leaf.shape), jnp.float32),
+        jax.eval_shape(adapter.init, jax.random.key(0), params),
+    )
+
+    def apply(given, *args, **kwargs):
+        return adapter.apply(model, *given, *args, **kwargs)
+
+    options = {"beams": 4, "max_new_tokens": 8, "eos_id": None}
+    merged = beam_search(model, adapter.merge(params, factors), prompts, **options)
+    unmerged = beam_search(model, (params, factors), prompts, apply=apply, **options)
+    assert [one[0].tokens for one in unmerged] == [one[0].tokens for one in merged]
+    assert [one[0].score for one in unmerged] == pytest.approx([one[0].score for one in merged], abs=1e-4)
 
 
 def test_the_options_are_values():

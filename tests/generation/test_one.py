@@ -161,6 +161,10 @@ def test_draws_have_the_distribution_that_the_options_say(options, kept):
     assert chisquare(counts[expected > 0], draws * expected[expected > 0]).pvalue > 1e-3
 
 
+def test_every_seed_of_32_bits_draws(model, params):
+    assert sample(model, params, [[1]], max_new_tokens=2, eos_id=None, seed=2**32 - 1)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -172,6 +176,7 @@ def test_draws_have_the_distribution_that_the_options_say(options, kept):
         ({"no_repeat_ngram": -1}, r"no_repeat_ngram must be"),
         ({"eos_id": 50}, r"end token 50 is outside the vocabulary, 0\.\.49"),
         ({"batch_size": 0}, r"batch_size must be at least 1"),
+        ({"seed": 2**32}, r"seed must be at least 0 and below 2\*\*32"),
     ],
 )
 def test_options_out_of_range(model, params, options, message):

@@ -1,4 +1,5 @@
 import csv
+import itertools
 import json
 import subprocess
 import sys
@@ -49,7 +50,7 @@ def test_a_real_systems_scores_are_the_challenges_even_without_java(system):
     assert four_decimals(evaluation.scores()) == {**wanted, "METEOR": None}
 
 
-@pytest.mark.slow
+@pytest.mark.peers
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_a_real_systems_five_scores_are_the_challenges(system):
     pair, wanted = real(system)
@@ -136,6 +137,20 @@ def test_two_outputs_are_compared(files, no_java, capsys):
         assert 0 < difference["p_value"] <= 1
     assert result["differences"]["BLEU"]["difference"] > 0
     assert f"against {result['against']['BLEU']:.4f}" in run(files, capsys, other, "--resamples=200")
+
+
+def test_two_outputs_are_compared_by_mr_whatever_their_order(tmp_path, no_java, capsys):
+    texts = {"m1": "a cheap pub by the river", "m2": "Aromi serves wine and cheese in town", "m3": "The Eagle is cheap"}
+    rows = [f"{mr}\t{text}\n" for mr, text in texts.items()]
+    (tmp_path / "references.tsv").write_text("mr\tref\n" + "".join(f"{mr}\t{text} now\n" for mr, text in texts.items()))
+    (tmp_path / "one.tsv").write_text("mr\toutput\n" + "".join(rows))
+    (tmp_path / "other.tsv").write_text("mr\toutput\n" + "".join([rows[2], rows[0], rows[1]]))
+    (tmp_path / "plain.txt").write_text("".join(f"{text}\n" for text in texts.values()))
+    for ours, theirs in itertools.permutations(["one.tsv", "other.tsv", "plain.txt"], 2):
+        files = [f"--{name}={tmp_path / file}" for name, file in (("outputs", ours), ("against", theirs))]
+        main([*files, f"--references={tmp_path / 'references.tsv'}", "--json", "--resamples=50"])
+        for difference in json.loads(capsys.readouterr().out)["differences"].values():
+            assert difference == {"difference": 0.0, "low": 0.0, "high": 0.0, "p_value": 1.0}
 
 
 def test_a_seed_decides_the_resamples(files, no_java, capsys):

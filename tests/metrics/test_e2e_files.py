@@ -48,7 +48,7 @@ def test_tables_with_a_broken_pound_sign_or_accent_are_repaired(write):
 
 
 def test_plain_text_has_a_line_an_output(write):
-    assert read_outputs(write("x.txt", "\ufeff Alba, \"Thai\".\r\n\r\n'Bo'\n")) == Outputs(
+    assert read_outputs(write("x.txt", " Alba, \"Thai\".\r\n\r\n'Bo'\n")) == Outputs(
         None, ['Alba, "Thai".', "", "'Bo'"]
     )
 
@@ -76,6 +76,16 @@ def test_where_one_has_no_mrs_the_order_is_that_of_the_files(outputs, references
     assert aligned == (["x", "y"], [["a"], ["b"]])
 
 
+def test_columns_are_told_by_how_their_names_begin(write):
+    assert read_outputs(write("x.tsv", "mr_id\toutput_text\nm1\tx\n")) == Outputs(["m1"], ["x"])
+    assert read_outputs(write("x.tsv", "name[A]\tOut of town, A\n")) == Outputs(["name[A]"], ["Out of town, A"])
+
+
+def test_a_byte_order_mark_is_dropped_from_tables_alone(write):
+    assert read_outputs(write("x.tsv", "\ufeffmr\toutput\nm1\tx\n")) == Outputs(["m1"], ["x"])
+    assert read_outputs(write("x.txt", "\ufeffx\n")) == Outputs(None, ["\ufeffx"])
+
+
 BAD = [
     (Outputs(["m1", "m2x"], ["x", "y"]), "no references for the output's MR 'm2x'; did you mean 'm2'?"),
     (Outputs(["m1", "m1"], ["x", "y"]), "2 outputs for the MR 'm1'; one for each"),
@@ -97,8 +107,8 @@ FILES = [
     ("x.tsv", b"\n \n", "x.tsv is empty"),
     ("x.tsv", b"MR\toutput\n", "x.tsv has a header and no rows"),
     ("x.txt", b"a\n\xff\n", "x.txt, line 2: not UTF-8"),
-    ("x.tsv", b"MR\toutput\nm1\tx\nm2\n", "x.tsv, row 2: 1 fields; 2 are wanted"),
-    ("x.csv", b"m1,x,y\nm2,x,y\n", "x.csv, row 1: 3 fields; 2 are wanted"),
+    ("x.tsv", b"MR\toutput\nm1\tx\nm2\n", "x.tsv, line 3: 1 fields; 2 are wanted (or is its text empty?)"),
+    ("x.csv", b"m1,x,y\nm2,x,y\n", "x.csv, line 1: 3 fields; 2 are wanted"),
     ("x.csv", b"mr,text\nm1,x\n", "x.csv, line 1: the columns are 'mr', 'text'; one of MRs (mr) and one of texts"),
     ("x.csv", b"mr,src,output\nm1,s,x\n", "x.csv, line 1: the columns are 'mr', 'src', 'output'"),
     ("x.csv", b"mr,output\nm1," + b"x" * 140_000, "x.csv: malformed table: field larger"),
