@@ -103,7 +103,7 @@ def _difference(found: tuple[float, float | None] | None) -> str:
 
 def rank_picture(records: Iterable[Record], path: Path) -> None:
     """Score against rank, SVG and PNG: means, and a bar from the least to the most of the seeds."""
-    cells, axes, figure = by_cell(records), *_axes(1)
+    cells, axes, figure = by_cell(records), *subplots(1)
     for method in _methods(cells):
         ranked = sorted((key.rank, [r.score for r in group]) for key, group in cells.items()
                         if key.method == method and key.rank is not None)  # fmt: skip
@@ -112,7 +112,7 @@ def rank_picture(records: Iterable[Record], path: Path) -> None:
             means = [statistics.mean(each) for each in scores]
             reach = [[m - min(s) for m, s in zip(means, scores, strict=True)],
                      [max(s) - m for m, s in zip(means, scores, strict=True)]]  # fmt: skip
-            axes[0].errorbar(ranks, means, reach, capsize=4, label=method, **_style(method))
+            axes[0].errorbar(ranks, means, reach, capsize=4, label=method, **style(method))
         for key, group in cells.items():
             if key == Cell(method, None):
                 level = statistics.mean(record.score for record in group)
@@ -120,12 +120,13 @@ def rank_picture(records: Iterable[Record], path: Path) -> None:
     axes[0].set_xscale("log", base=2)
     axes[0].set_xlabel("rank")
     axes[0].set_ylabel(_label(cells))
-    _save(figure, axes, path)
+    axes[0].legend()
+    save(figure, path)
 
 
 def pareto_picture(records: Iterable[Record], path: Path) -> None:
     """Score against an update's time, the peak of memory and the numbers that train, SVG and PNG."""
-    cells, axes, figure = by_cell(records), *_axes(3)
+    cells, axes, figure = by_cell(records), *subplots(3)
     costs = (
         ("ms an update", lambda record: 1e3 * record.seconds_per_update),
         ("peak memory, MB", lambda record: 1e-6 * record.peak_bytes),
@@ -138,11 +139,12 @@ def pareto_picture(records: Iterable[Record], path: Path) -> None:
                 for key, group in cells.items()
                 if key.method == method
             ]
-            axis.plot(*zip(*points, strict=True), linestyle="", label=method, **_style(method))
+            axis.plot(*zip(*points, strict=True), linestyle="", label=method, **style(method))
         axis.set_xlabel(label)
         axis.set_ylabel(_label(cells))
     axes[-1].set_xscale("log")
-    _save(figure, axes, path)
+    axes[0].legend()
+    save(figure, path)
 
 
 def _methods(cells: Mapping[Cell, Any]) -> list[str]:
@@ -154,11 +156,13 @@ def _label(cells: Mapping[Cell, list[Record]]) -> str:
     return f"{record.headline}, {'more' if record.maximize else 'less'} is better"
 
 
-def _style(method: str) -> dict[str, Any]:
+def style(method: str) -> dict[str, Any]:
+    """How a method is drawn, in every picture."""
     return {"color": COLORS.get(method, "#999999"), "marker": MARKERS.get(method, "."), "markersize": 9}
 
 
-def _axes(count: int) -> tuple[list[Any], Any]:
+def subplots(count: int) -> tuple[list[Any], Any]:
+    """So many axes side by side, and their figure."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -169,8 +173,8 @@ def _axes(count: int) -> tuple[list[Any], Any]:
     return list(axes[0]), figure
 
 
-def _save(figure: Any, axes: list[Any], path: Path) -> None:
-    axes[0].legend()
+def save(figure: Any, path: Path) -> None:
+    """As SVG and PNG."""
     figure.tight_layout()
     for ending in (".svg", ".png"):
         figure.savefig(path.with_suffix(ending))

@@ -1,0 +1,167 @@
+"""How far training moved each kernel, in norm and in rank, and how its factors came to be distributed.
+
+    python experiments/movement.py runs/quickstart
+    python experiments/movement.py runs/hut runs/lora --output=runs/movement
+
+prints a table for each run of `hut_jax.train`, a row a kernel: the norm of `W - W0` over that of W0, how many singular
+values of `W - W0` hold 99 % of its squared norm, and of each factor the 5th, 50th and 95th percentile. With `--output`
+the tables are also in `movement.md` there, and norm, rank and factors by layer in `movement.svg` and `.png`.
+"""
+
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import numpy as np
+from jaxtyping import Float
+
+from experiments.report import COLORS, save, style, subplots
+from hut_jax import cli
+from hut_jax.adapter import Adapter
+from hut_jax.adapter_files import load_adapter
+from hut_jax.errors import UserError
+from hut_jax.files import write_text
+from hut_jax.recipe import load_base
+from hut_jax.targets import flatten
+from hut_jax.workdir import ADAPTER, check_writable, read_config
+
+ENERGY = 0.99
+PERCENTILES = (5, 50, 95)
+
+
+class Moved(NamedTuple):
+    """What became of a kernel.
+
+    Attributes:
+        path: the module's.
+        norm: of `W - W0`, over that of W0.
+        rank: how many singular values of `W - W0` hold `ENERGY` of its squared norm.
+        factors: each factor's `PERCENTILES`, by its name.
+    """
+
+    path: str
+    norm: float
+    rank: int
+    factors: dict[str, list[float]]
+
+    @property
+    def layer(self) -> int | None:
+        """The number of its layer; None outside the layers."""
+        found = re.search(r"layer_(\d+)", self.path)
+        return int(found[1]) if found else None
+
+
+def moved(adapter: Adapter, params: Mapping[str, Any], factors: Mapping[str, Any]) -> list[Moved]:
+    """Of each adapted kernel that is a matrix, layers one by one.
+
+    Args:
+        adapter: what was trained.
+        params: the base, its layers not stacked.
+        factors: the adapter's.
+    """
+    before, after = flatten(params), flatten(adapter.merge(params, factors))
+    flat = flatten(factors)
+    found = []
+    for leaf in adapter.leaves(params):
+        path, _, name = leaf.rpartition("/")
+        if name != "kernel" or before[leaf].ndim != 2:
+            continue
+        own = {key.removeprefix(f"{path}/"): values for key, values in flat.items() if key.startswith(f"{path}/")}
+        change = np.asarray(after[leaf], np.float32) - np.asarray(before[leaf], np.float32)
+        found.append(
+            Moved(
+                path,
+                float(np.linalg.norm(change) / np.linalg.norm(np.asarray(before[leaf], np.float32))),
+                effective_rank(change),
+                {key: np.percentile(np.asarray(values), PERCENTILES).tolist() for key, values in own.items()},
+            )
+        )
+    return found
+
+
+def effective_rank(matrix: Float[np.ndarray, "d k"]) -> int:
+    """How many singular values hold `ENERGY` of the matrix's squared norm; 0 for zeros."""
+    energy = np.linalg.svd(matrix.astype(np.float64), compute_uv=False) ** 2
+    return int(np.searchsorted(np.cumsum(energy), ENERGY * energy.sum())) + 1 if energy.any() else 0
+
+
+def table(rows: Iterable[Moved]) -> str:
+    """A row a kernel in Markdown."""
+    rows = list(rows)
+    names = list(dict.fromkeys(name for row in rows for name in row.factors))
+    head = ["kernel", "norm of W - W0 over W0's", "rank of W - W0", *(f"{name}: 5, 50, 95 %" for name in names)]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for row in rows:
+        spread = [
+            ", ".join(f"{one:+.3f}" for one in row.factors[name]) if name in row.factors else "-" for name in names
+        ]
+        lines.append("| " + " | ".join([row.path, f"{row.norm:.3f}", str(row.rank), *spread]) + " |")
+    return "\n".join(lines)
+
+
+def picture(runs: Mapping[str, tuple[str, Sequence[Moved]]], path: Path) -> None:
+    """Norm and rank against the layer, and the factors of the first run.
+
+    Args:
+        runs: a name to the transformation's name and its rows.
+        path: where, without or with an ending: SVG and PNG are written.
+    """
+    axes, figure = subplots(3)
+    for name, (method, rows) in runs.items():
+        layered = [row for row in rows if row.layer is not None]
+        layers = [row.layer for row in layered]
+        options = style(method) | {"linestyle": "", "label": name, "alpha": 0.7}
+        axes[0].plot(layers, [row.norm for row in layered], **options)
+        axes[1].plot(layers, [row.rank for row in layered], **options)
+    (name, (_, rows)), *_ = runs.items()
+    names = list(dict.fromkeys(factor for row in rows for factor in row.factors))
+    for place, (factor, color) in enumerate(zip(names, COLORS.values(), strict=False)):
+        for row in rows:
+            if factor in row.factors and row.layer is not None:
+                low, middle, high = row.factors[factor]
+                x = row.layer + 0.15 * (place - (len(names) - 1) / 2)
+                axes[2].errorbar(x, middle, [[middle - low], [high - middle]], fmt="o", color=color, label=factor)
+    for axis, label in zip(
+        axes, ("norm of W - W0 over W0's", "rank of W - W0", f"{name}: factors, 5 to 95 %"), strict=True
+    ):
+        axis.set_xlabel("layer")
+        axis.set_ylabel(label)
+        handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+        axis.legend(handles.values(), handles.keys())
+    save(figure, path)
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command; returns its exit code."""
+    parser = cli.Parser("experiments.movement", __doc__ or "")
+    parser.add_argument("workdirs", nargs="+", type=Path, metavar="WORKDIR", help="of a run of hut_jax.train")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="where table and pictures go; made if need be")
+    args = parser.parse_args(argv)
+    configs = {workdir: read_config(workdir) for workdir in args.workdirs}  # for their errors, before long work
+    if args.output:
+        check_writable(args.output, "the folder of --output,")
+    runs, texts = {}, []
+    for workdir, config in configs.items():
+        config.train.scan_layers = False
+        _, params = load_base(config)
+        adapter, factors = load_adapter(workdir / ADAPTER, params, name=config.model)
+        rows = moved(adapter, params, factors)
+        if not rows:
+            raise UserError(f"the adapter in {workdir} has changed no kernel")
+        runs[workdir.name] = adapter.transform.name, rows
+        texts.append(f"{workdir.name}:\n\n{table(rows)}\n")
+    print("\n".join(texts))
+    if args.output:
+        args.output.mkdir(parents=True, exist_ok=True)
+        write_text(args.output / "movement.md", "\n".join(texts))
+        picture(runs, args.output / "movement")
+        print(f"in {args.output}: movement.md, movement.svg, movement.png")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
