@@ -14,7 +14,7 @@ from typing import NamedTuple
 from hut_jax.errors import UserError, nearest
 
 # How names of columns begin, in lower case and with spaces between words.
-_MRS = ("mr", "src", "source", "da", "meaning", "dialog act", "dialogue act")
+_MRS = ("mr", "src", "source", "da", "meaning", "dial act", "dialog act", "dialogue act")
 _REFERENCES = ("ref", "trg", "tgt", "target", "human")
 _OUTPUTS = ("out", "ref", "sys")
 # What went wrong with the pound sign and the é in some of the challenge's files.
@@ -110,9 +110,14 @@ def in_order_of(others: Outputs, outputs: Outputs, references: References) -> Ou
     A file without MRs has the order of the references. Both systems' must have passed `align`.
 
     Raises:
-        UserError: one of the two has no MRs, and the references of an MR stand in several places.
+        UserError: one of the two has no MRs, and the references of an MR stand in several places; or the references have
+            none, and the two differ.
     """
-    if references.mrs is None or outputs.mrs == others.mrs:
+    if outputs.mrs == others.mrs:
+        return outputs
+    if references.mrs is None:
+        if outputs.mrs and others.mrs:
+            raise UserError("the two systems have other MRs or another order, and the references have none to go by")
         return outputs
     usual = list(dict.fromkeys(references.mrs))
     if len(usual) < len(references.mrs) and (outputs.mrs is None or others.mrs is None):
@@ -164,7 +169,7 @@ def _table(path: str | os.PathLike[str], names: tuple[str, ...]) -> list[tuple[s
     if len(mrs) == len(texts) == 1:
         width, rows, ends = len(header), rows[1:], ends[1:]
         columns = mrs[0], texts[0]
-    elif not mrs and (not texts or len(header) == 2):
+    elif not mrs and (not texts or (len(header) == 2 and "[" in rows[0][0])):  # name[Aromi] is an MR, no header
         width, columns = 2, (0, 1)
     else:
         found = ", ".join(map(repr, rows[0]))

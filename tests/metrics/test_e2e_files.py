@@ -1,7 +1,7 @@
 import pytest
 
 from hut_jax.errors import UserError
-from hut_jax.metrics.e2e_files import Outputs, References, align, read_outputs, read_references
+from hut_jax.metrics.e2e_files import Outputs, References, align, in_order_of, read_outputs, read_references
 
 
 @pytest.fixture
@@ -86,6 +86,13 @@ def test_a_byte_order_mark_is_dropped_from_tables_alone(write):
     assert read_outputs(write("x.txt", "\ufeffx\n")) == Outputs(None, ["\ufeffx"])
 
 
+def test_two_orders_without_references_to_go_by_are_told():
+    with pytest.raises(UserError, match="another order"):
+        in_order_of(
+            Outputs(["m1", "m2"], ["x", "y"]), Outputs(["m2", "m1"], ["y", "x"]), References(None, [["a"], ["b"]])
+        )
+
+
 BAD = [
     (Outputs(["m1", "m2x"], ["x", "y"]), "no references for the output's MR 'm2x'; did you mean 'm2'?"),
     (Outputs(["m1", "m1"], ["x", "y"]), "2 outputs for the MR 'm1'; one for each"),
@@ -110,6 +117,7 @@ FILES = [
     ("x.tsv", b"MR\toutput\nm1\tx\nm2\n", "x.tsv, line 3: 1 fields; 2 are wanted (or is its text empty?)"),
     ("x.csv", b"m1,x,y\nm2,x,y\n", "x.csv, line 1: 3 fields; 2 are wanted"),
     ("x.csv", b"mr,text\nm1,x\n", "x.csv, line 1: the columns are 'mr', 'text'; one of MRs (mr) and one of texts"),
+    ("x.csv", b"input,output\nm1,x\n", "x.csv, line 1: the columns are 'input', 'output'"),
     ("x.csv", b"mr,src,output\nm1,s,x\n", "x.csv, line 1: the columns are 'mr', 'src', 'output'"),
     ("x.csv", b"mr,output\nm1," + b"x" * 140_000, "x.csv: malformed table: field larger"),
 ]
