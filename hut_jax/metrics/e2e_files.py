@@ -110,8 +110,8 @@ def in_order_of(others: Outputs, outputs: Outputs, references: References) -> Ou
     A file without MRs has the order of the references. Both systems' must have passed `align`.
 
     Raises:
-        UserError: one of the two has no MRs, and the references of an MR stand in several places; or the references have
-            none, and the two differ.
+        UserError: one of the two has no MRs, and the references of an MR stand in several places; or the references
+            have none, and the two differ.
     """
     if outputs.mrs == others.mrs:
         return outputs
