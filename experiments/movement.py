@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -56,30 +58,24 @@ class Moved(NamedTuple):
 
 
 def moved(adapter: Adapter, params: Mapping[str, Any], factors: Mapping[str, Any]) -> list[Moved]:
-    """Of each adapted kernel that is a matrix, layers one by one.
+    """Of each adapted kernel that is a matrix, layers one by one; modules that train in full beside them are left out.
 
     Args:
         adapter: what was trained.
-        params: the base, its layers not stacked.
+        params: the base in fp32, its layers not stacked.
         factors: the adapter's.
     """
     before, after = flatten(params), flatten(adapter.merge(params, factors))
     flat = flatten(factors)
     found = []
-    for leaf in adapter.leaves(params):
-        path, _, name = leaf.rpartition("/")
-        if name != "kernel" or before[leaf].ndim != 2:
+    for site in adapter.sites(params):
+        if site.also or len(site.shape) != 2:
             continue
-        own = {key.removeprefix(f"{path}/"): values for key, values in flat.items() if key.startswith(f"{path}/")}
-        change = np.asarray(after[leaf], np.float32) - np.asarray(before[leaf], np.float32)
-        found.append(
-            Moved(
-                path,
-                float(np.linalg.norm(change) / np.linalg.norm(np.asarray(before[leaf], np.float32))),
-                effective_rank(change),
-                {key: np.percentile(np.asarray(values), PERCENTILES).tolist() for key, values in own.items()},
-            )
-        )
+        leaf = site.path if site.layout is None else f"{site.path}/kernel"
+        change = np.asarray(after[leaf]) - np.asarray(before[leaf])
+        norm = float(np.linalg.norm(change) / np.linalg.norm(before[leaf]))
+        own = {key: np.percentile(values, PERCENTILES).tolist() for key, values in site.own(flat).items()}
+        found.append(Moved(leaf.removesuffix("/kernel"), norm, effective_rank(change), own))
     return found
 
 
@@ -149,11 +145,11 @@ def main(argv: Sequence[str]) -> int:
         config.train.scan_layers = False
         _, params = load_base(config)
         adapter, factors = load_adapter(workdir / ADAPTER, params, name=config.model)
-        rows = moved(adapter, params, factors)
+        rows = moved(adapter, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params), factors)
         if not rows:
             raise UserError(f"the adapter in {workdir} has changed no kernel")
-        runs[workdir.name] = adapter.transform.name, rows
-        texts.append(f"{workdir.name}:\n\n{table(rows)}\n")
+        runs[str(workdir)] = adapter.transform.name, rows
+        texts.append(f"{workdir}:\n\n{table(rows)}\n")
     print("\n".join(texts))
     if args.output:
         args.output.mkdir(parents=True, exist_ok=True)

@@ -24,6 +24,7 @@ from hut_jax.adapter_files import WEIGHTS_FILE
 from hut_jax.data.e2e import load_e2e, references
 from hut_jax.errors import UserError
 from hut_jax.files import write_json, write_text
+from hut_jax.metrics import java
 from hut_jax.metrics.bootstrap import LEVEL, interval
 from hut_jax.metrics.e2e import evaluate as score
 from hut_jax.workdir import ADAPTER, RESULT, check_writable
@@ -48,28 +49,34 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"the run in {workdir} is of the task {config.task!r}; only 'e2e' has a test set to write for")
     texts = references(load_e2e(config.data.dir, cache_dir=config.data.cache)["test"])
     source = _source(workdir, config, texts)
-    check_writable(workdir)
-    result = _read_result(workdir)  # for its errors, before the long work
+    _read_result(workdir)  # for its errors, before the long work
     evaluation = None if args.again else _done(workdir, source)
     if evaluation is None:
-        evaluation, outputs = evaluate(workdir, config, texts, force=args.force)
-        _write(workdir, outputs, evaluation | {"source": source})
+        check_writable(workdir)
+        outputs, how = decode(workdir, config, texts, force=args.force)
+        text = "".join(f"{output}\n" for output in outputs)
+        evaluation = _scores(outputs, texts) | how | {"source": source, "outputs_sha256": _digest(text.encode())}
+        # The figures name the outputs: a kill between the two leaves no figures of other outputs.
+        write_text(workdir / OUTPUTS, text)
+        write_json(workdir / EVALUATION, evaluation)
     else:
         print(f"decoded before, with the same options, adapter and test set; --again decodes it anew ({workdir})")
-        if evaluation["reasons"]:  # there may be Java by now
-            evaluation |= _scores((workdir / OUTPUTS).read_text(encoding="utf-8").split("\n")[:-1], texts)
-            write_json(workdir / EVALUATION, evaluation)
-    evaluation = json.loads((workdir / EVALUATION).read_text(encoding="utf-8"))
+        if evaluation["reasons"] and java.is_there():
+            scores = _scores((workdir / OUTPUTS).read_text(encoding="utf-8").split("\n")[:-1], texts)
+            if not scores["reasons"]:
+                evaluation |= scores
+                write_json(workdir / EVALUATION, evaluation)
+    result = _read_result(workdir)
     if result is not None and result.get("test") != evaluation:
         write_json(workdir / RESULT, result | {"test": evaluation})
     print(_report(evaluation, workdir))
     return 0
 
 
-def evaluate(
+def decode(
     workdir: Path, config: ConfigDict, texts: Mapping[str, Sequence[str]], *, force: bool = False
-) -> tuple[dict[str, Any], list[str]]:
-    """Decode for every MR and score what was written.
+) -> tuple[list[str], dict[str, Any]]:
+    """Let the run write a text for every MR.
 
     Args:
         workdir: of the run.
@@ -78,7 +85,7 @@ def evaluate(
         force: go on even if the base is not the one that the adapter was trained on.
 
     Returns:
-        The figures, and the outputs, one for each MR.
+        The texts, in the MRs' order, and how they came about.
 
     Raises:
         UserError: a part of the run cannot be had, or an MR is too long.
@@ -88,9 +95,8 @@ def evaluate(
     with tqdm(total=len(texts), unit="text", dynamic_ncols=True) as bar:
         written = writer.write(list(texts), bar.update)
     seconds = time.perf_counter() - start
-    outputs = [writer.text(tokens) for tokens in written]
-    return _scores(outputs, texts) | {
-        "outputs": len(outputs),
+    return [writer.text(tokens) for tokens in written], {
+        "outputs": len(written),
         "cut_off": sum(len(tokens) >= config.decode.max_new_tokens for tokens in written),
         "decode": config.decode.to_dict(),
         "decode_seconds": round(seconds, 3),
@@ -98,7 +104,7 @@ def evaluate(
         "platform": platform.platform(),
         "versions": {"hut_jax": hut_jax.__version__, "python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "numpy")},
-    }, outputs
+    }
 
 
 def _scores(outputs: Sequence[str], texts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
@@ -112,13 +118,6 @@ def _scores(outputs: Sequence[str], texts: Mapping[str, Sequence[str]]) -> dict[
         "reasons": dict(scored.reasons),
         "tokenizer": scored.tokenizer,
     }
-
-
-def _write(workdir: Path, outputs: Sequence[str], evaluation: Mapping[str, Any]) -> None:
-    """The outputs and their figures, which name them: a kill between the two leaves no figures of other outputs."""
-    text = "".join(f"{output}\n" for output in outputs)
-    write_text(workdir / OUTPUTS, text)
-    write_json(workdir / EVALUATION, dict(evaluation) | {"outputs_sha256": _digest(text.encode())})
 
 
 def _digest(data: bytes) -> str:

@@ -93,7 +93,7 @@ def read_config(workdir: Path) -> ConfigDict:
         raise UserError(f"{path} is damaged, and no config of a run: {error}") from None
 
 
-def check_writable(workdir: Path, name: str = "the workdir") -> None:
+def check_writable(folder: Path, name: str = "the workdir") -> None:
     """Write to the folder, made for that if need be, and take it all away again.
 
     Raises:
@@ -101,16 +101,16 @@ def check_writable(workdir: Path, name: str = "the workdir") -> None:
     """
     made: list[Path] = []
     try:
-        for folder in [*reversed(workdir.parents), workdir]:
-            if not folder.exists():
-                folder.mkdir()
-                made.append(folder)
-        tempfile.TemporaryFile(dir=workdir).close()
+        for each in [*reversed(folder.parents), folder]:
+            if not each.exists():
+                each.mkdir()
+                made.append(each)
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise UserError(f"{name} {workdir} cannot be written: {error.strerror}") from None
+        raise UserError(f"{name} {folder} cannot be written: {error.strerror}") from None
     finally:
-        for folder in reversed(made):
-            folder.rmdir()
+        for each in reversed(made):
+            each.rmdir()
 
 
 def _runs_beside(workdir: Path) -> str:

@@ -62,6 +62,7 @@ def test_scores_that_could_not_be_had_are_made_up_for_without_decoding(run, caps
     evaluate.main([f"--workdir={run}"])
     monkeypatch.setattr(evaluate, "load_writer", None)
     monkeypatch.setattr(e2e.java, "tokenize", lambda texts: list(texts))
+    monkeypatch.setattr(e2e.java, "is_there", lambda: True)
     monkeypatch.setattr(e2e, "meteor", e2e.rouge_l)
     evaluate.main([f"--workdir={run}"])
     assert "decoded before" in capsys.readouterr().out

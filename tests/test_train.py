@@ -122,7 +122,7 @@ def test_a_run_passes_over_a_damaged_checkpoint_and_ends_with_the_same_bits(smal
 
 
 def last_checkpoint(workdir):
-    """The update of the last checkpoint that is whole or being written; -1 where there is none."""
+    """The update of the last whole checkpoint; -1 where there is none."""
     return max((int(path.name.split("_")[1]) for path in workdir.glob("checkpoints/step_*[0-9]")), default=-1)
 
 

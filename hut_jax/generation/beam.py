@@ -29,7 +29,7 @@ from hut_jax.models.branches import Branches
 
 EarlyStopping = bool | Literal["never"]
 
-_LARGEST_EXPONENT = 80.0  # e to this power, times or over a log-probability, is still a number of fp32
+_LARGEST_EXPONENT = 75.0  # a log-probability times or over e to this power is still a number of fp32
 
 
 class Hypothesis(NamedTuple):

@@ -104,7 +104,7 @@ def align(outputs: Outputs, references: References) -> tuple[list[str], list[lis
     return outputs.texts, groups
 
 
-def in_order_of(others: Outputs, outputs: Outputs, references: References) -> Outputs:
+def in_order_of(first: Outputs, outputs: Outputs, references: References) -> Outputs:
     """The outputs in the order that another system's are in, so that the two can be compared one by one.
 
     A file without MRs has the order of the references. Both systems' must have passed `align`.
@@ -113,17 +113,17 @@ def in_order_of(others: Outputs, outputs: Outputs, references: References) -> Ou
         UserError: one of the two has no MRs, and the references of an MR stand in several places; or the references
             have none, and the two differ.
     """
-    if outputs.mrs == others.mrs:
+    if outputs.mrs == first.mrs:
         return outputs
     if references.mrs is None:
-        if outputs.mrs and others.mrs:
+        if outputs.mrs and first.mrs:
             raise UserError("the two systems have other MRs or another order, and the references have none to go by")
         return outputs
     usual = list(dict.fromkeys(references.mrs))
-    if len(usual) < len(references.mrs) and (outputs.mrs is None or others.mrs is None):
+    if len(usual) < len(references.mrs) and (outputs.mrs is None or first.mrs is None):
         raise UserError("an MR's references stand in several places: outputs without MRs cannot be put in order")
     texts = dict(zip(outputs.mrs or usual, outputs.texts, strict=True))
-    wanted = others.mrs or usual
+    wanted = first.mrs or usual
     return Outputs(wanted, [texts[mr] for mr in wanted])
 
 
@@ -149,39 +149,46 @@ def _lines(path: str | os.PathLike[str], encoding: str) -> list[str]:
 def _table(path: str | os.PathLike[str], names: tuple[str, ...]) -> list[tuple[str, str]]:
     """The MR and the text of each row."""
     # The challenge's script drops a byte order mark from tables alone.
-    numbered = [(number, line) for number, line in enumerate(_lines(path, "utf-8-sig"), start=1) if line]
-    lines = [line for _, line in numbered]
+    numbers, lines = zip(*((n, line) for n, line in enumerate(_lines(path, "utf-8-sig"), start=1) if line), strict=True)
     for wrong, right in _REPAIRS:
-        lines = [line.replace(wrong, right) for line in lines]
+        lines = tuple(line.replace(wrong, right) for line in lines)
     delimiter = "\t" if "\t" in lines[0] else ","
     try:
         # A cell over several lines is joined without a space, as the challenge's script has it.
         reader = csv.reader([_double_quoted(line, delimiter) for line in lines], delimiter=delimiter)
-        ends, rows = [0], []
+        rows, ends = [], []
         for row in reader:
             rows.append(row)
-            ends.append(reader.line_num)
+            ends.append(numbers[reader.line_num - 1])
     except csv.Error as error:
         raise UserError(f"{path}: malformed table: {error}") from error
     header = [re.sub("[_ .-]+", " ", name.strip().lower()) for name in rows[0]]
-    mrs = [i for i, name in enumerate(header) if name.startswith(_MRS)]
-    texts = [i for i, name in enumerate(header) if name.startswith(names)]
-    if len(mrs) == len(texts) == 1:
+    mrs, texts = _columns(header, _MRS), _columns(header, names)
+    if len(header) == 2 and "[" in rows[0][0]:  # name[Aromi] is an MR, and no header
+        width, columns = 2, (0, 1)
+    elif len(mrs) == len(texts) == 1:
         width, rows, ends = len(header), rows[1:], ends[1:]
         columns = mrs[0], texts[0]
-    elif not mrs and (not texts or (len(header) == 2 and "[" in rows[0][0])):  # name[Aromi] is an MR, no header
+    elif not mrs and not texts:
         width, columns = 2, (0, 1)
     else:
         found = ", ".join(map(repr, rows[0]))
-        raise UserError(f"{path}, line 1: the columns are {found}; one of MRs (mr) and one of texts (output, or ref)")
-    for row, end in zip(rows, ends, strict=False):
+        raise UserError(
+            f"{path}, line {numbers[0]}: the columns are {found}; one of MRs (mr) and one of texts (output, or ref)"
+        )
+    for row, line in zip(rows, ends, strict=True):
         if len(row) != width:
             empty = " (or is its text empty?)" if len(row) == width - 1 else ""
-            line = numbered[end][0]
             raise UserError(f"{path}, line {line}: {len(row)} fields; {width} are wanted{empty}")
     if not rows:
         raise UserError(f"{path} has a header and no rows")
     return [(_unwrapped(row[columns[0]]), _unwrapped(row[columns[1]])) for row in rows]
+
+
+def _columns(header: list[str], names: tuple[str, ...]) -> list[int]:
+    """The columns with one of these names, or where there is none the columns whose names begin so."""
+    named = [i for i, name in enumerate(header) if name in names]
+    return named or [i for i, name in enumerate(header) if name.startswith(names)]
 
 
 def _double_quoted(line: str, delimiter: str) -> str:

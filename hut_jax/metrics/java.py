@@ -18,6 +18,14 @@ class Unavailable(Exception):
     """Java or a program of it is not there, or fails; the message says which."""
 
 
+def is_there() -> bool:
+    """Whether Java and both programs can be found."""
+    try:
+        return bool(_jar(_TOKENIZER) and _jar(_METEOR))
+    except Unavailable:
+        return False
+
+
 def tokenize(texts: Sequence[str]) -> list[str]:
     """Each text's words in lower case with one space between, without punctuation. A text has no line break in it.
 

@@ -45,3 +45,13 @@ def test_tables_and_pictures_of_a_run(small_config, tmp_path, capsys):
 def test_a_folder_without_a_run_is_told(tmp_path):
     with pytest.raises(UserError, match="no run"):
         main([str(tmp_path)])
+
+
+def test_a_new_head_which_began_at_zero_is_left_out(glue_config, tmp_path, capsys):
+    glue_config.train.steps = 2
+    train(glue_config, tmp_path / "run")
+    capsys.readouterr()
+    main([str(tmp_path / "run")])
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert len(rows) == 1 + 4  # query and value of two layers
+    assert "classifier" not in "".join(rows)

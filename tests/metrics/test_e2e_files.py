@@ -78,6 +78,7 @@ def test_where_one_has_no_mrs_the_order_is_that_of_the_files(outputs, references
 
 def test_columns_are_told_by_how_their_names_begin(write):
     assert read_outputs(write("x.tsv", "mr_id\toutput_text\nm1\tx\n")) == Outputs(["m1"], ["x"])
+    assert read_outputs(write("x.tsv", "mr\toutput\tdataset\nm1\tx\ttest\n")) == Outputs(["m1"], ["x"])
     assert read_outputs(write("x.tsv", "name[A]\tOut of town, A\n")) == Outputs(["name[A]"], ["Out of town, A"])
 
 

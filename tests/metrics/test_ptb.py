@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,6 +45,46 @@ def test_the_original_says_so():
     except java.Unavailable as unavailable:
         pytest.skip(str(unavailable))
     assert lines == tokenize(list(TOKENS))
+
+
+@pytest.mark.peers
+def test_random_lines_of_marks_hyphens_and_entities_are_split_as_the_original_does():
+    words = [
+        *(
+            "cafe\u0301",
+            "caf\u00ade",
+            "nai\u0308ve",
+            "\u0301",
+            "\u00ad",
+            "x\u0301-y",
+            "a\u00adb",
+            "Rouge",
+            "near",
+            "The",
+            "5",
+        ),
+        *(
+            "it",
+            "&apos;",
+            "&apos;s",
+            "don&apos;t",
+            "o&apos;clock",
+            "can\u2019t",
+            "co\u2010op",
+            "co\u2011op",
+            "£20",
+            ".",
+            ",",
+            "-",
+        ),
+    ]
+    draws = np.random.default_rng(0).choice(words, (400, 8))
+    texts = [f"{' '.join(line)}." for line in draws]
+    try:
+        lines = java.tokenize(texts)
+    except java.Unavailable as unavailable:
+        pytest.skip(str(unavailable))
+    assert lines == tokenize(texts)
 
 
 def test_an_abbreviations_full_stop_depends_on_what_follows():
