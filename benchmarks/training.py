@@ -71,6 +71,9 @@ def main():
     parser.add_argument("--ranks", default="1,4,8,16,64,256", help="of hut, lora and hira")
     parser.add_argument("--targets", choices=TARGETS, default="query+value", help="of hut, lora and hira")
     parser.add_argument("--dtype", default="float32", help="of the base and its computation")
+    parser.add_argument("--remat", default="none", help="what the backward pass computes again: none, dots or full")
+    parser.add_argument("--scan-layers", action="store_true", help="one compiled layer for all")
+    parser.add_argument("--attention", default="xla", help="or cudnn, on a GPU, in bfloat16: it drops no weights")
     parser.add_argument("--batch", type=int, default=8, help="examples")
     parser.add_argument("--length", type=int, default=64, help="tokens of each")
     parser.add_argument("--steps", type=int, default=1, help="updates of a turn")
@@ -124,6 +127,7 @@ def config_of(args, name):
     """A run's config for the method."""
     config = cli.load_config_file("configs/e2e.py" if "gpt2" in args.model else "configs/glue.py:mrpc")
     config.model, config.dtype, config.train.batch_size = folder_of(args.model), args.dtype, args.batch
+    config.train.remat, config.train.attention, config.train.scan_layers = args.remat, args.attention, args.scan_layers
     config.adapter.also_train = ()
     config = with_adapter(config, "bitfit" if name == FROZEN else name)
     if name == FROZEN:

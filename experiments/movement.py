@@ -27,7 +27,7 @@ from hut_jax.adapter import Adapter
 from hut_jax.adapter_files import load_adapter
 from hut_jax.errors import UserError
 from hut_jax.files import write_text
-from hut_jax.recipe import load_base
+from hut_jax.recipe import anywhere, load_base
 from hut_jax.targets import flatten
 from hut_jax.workdir import ADAPTER, check_writable, read_config
 
@@ -142,6 +142,7 @@ def main(argv: Sequence[str]) -> int:
         check_writable(args.output, "the folder of --output,")
     runs, texts = {}, []
     for workdir, config in configs.items():
+        config = anywhere(config)
         config.train.scan_layers = False
         _, params = load_base(config)
         adapter, factors = load_adapter(workdir / ADAPTER, params, name=config.model)

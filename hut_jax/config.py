@@ -8,6 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from hut_jax.errors import UserError, nearest
+from hut_jax.models.layers import ATTENTION, REMAT
 from hut_jax.transforms import TRANSFORMS, transform_fields
 
 # What config.adapter holds beside the settings of the transformation that it names.
@@ -61,7 +62,10 @@ def default_config() -> ConfigDict:
     config.train.beta2 = 0.999  # AdamW's
     config.train.eps = 1e-6  # AdamW's
     config.train.dropout = True  # whether the model's own dropout acts in training
-    config.train.remat = False  # compute activations again in the backward pass instead of keeping them
+    config.train.remat = (
+        "none"  # what of a layer is computed again in the backward pass to save memory; or "dots", "full"
+    )
+    config.train.attention = "xla"  # or "cudnn", fused: on NVIDIA GPUs, in bfloat16; it drops no attention weights
     config.train.scan_layers = False  # one compiled layer for all, so that the compiler has less to do
 
     config.log = ConfigDict()
@@ -158,6 +162,8 @@ _RANGES = {
 _CHOICES = {
     "init": ("pretrained", "random"),
     "dtype": ("float32", "bfloat16"),
+    "train.remat": tuple(REMAT),
+    "train.attention": ATTENTION,
     "train.decay": ("linear", "cosine", "constant"),
     "decode.method": ("beam", "greedy", "sample"),
     "decode.early_stopping": ("false", "true", "never"),

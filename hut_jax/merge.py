@@ -12,7 +12,7 @@ import jax
 from hut_jax import cli
 from hut_jax.adapter_files import load_adapter, read_description
 from hut_jax.models.pretrained import save_pretrained
-from hut_jax.recipe import load_any_tokenizer, load_base
+from hut_jax.recipe import anywhere, load_any_tokenizer, load_base
 from hut_jax.workdir import ADAPTER, read_config
 
 
@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
     config = read_config(Path(args.workdir))
     folder = Path(args.workdir) / ADAPTER
     read_description(folder)  # for its errors, before the weights are read
-    model, params = load_base(config)
+    model, params = load_base(anywhere(config))
     tokenizer = load_any_tokenizer(config, model)
     adapter, factors = load_adapter(folder, params, name=config.model, force=args.force)
     merged = adapter.merge(params, factors)

@@ -20,7 +20,7 @@ from hut_jax.data.glue import encode_glue, load_glue
 from hut_jax.data.glue_predictions import write_predictions
 from hut_jax.data.glue_tasks import GLUE_TASKS
 from hut_jax.errors import UserError
-from hut_jax.recipe import load_any_tokenizer, load_base
+from hut_jax.recipe import anywhere, load_any_tokenizer, load_base
 from hut_jax.tasks.glue import predict
 from hut_jax.workdir import ADAPTER, read_config
 
@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
             f"{config.data.dir} has no test file of {task.name}: "
             + " or ".join(f"{task.folder}/{task.files[split]}" for split in task.submission)
         )
-    model, params = load_base(config)
+    model, params = load_base(anywhere(config))
     adapter, factors = load_adapter(folder, params, name=config.model, force=args.force)
     tokenizer = cast(EncoderTokenizer, load_any_tokenizer(config, model))  # as every model with this head has it
     apply = partial(model.apply, {"params": adapter.merge(params, factors)})

@@ -145,6 +145,13 @@ def load_base(config: ConfigDict, shardings: Any = None) -> tuple[Any, Any]:
     return model, params if shardings is None else put_tree(params, shardings)
 
 
+def anywhere(config: ConfigDict) -> ConfigDict:
+    """The config with which a trained run is read on any device, whichever attention it was trained with."""
+    config = config.copy_and_resolve_references()
+    config.train.attention = "xla"
+    return config
+
+
 def new_params(config: ConfigDict) -> list[str]:
     """The paths of the parameters that the checkpoint lacks."""
     return missing_params(config.model, **head(config)) if config.init == "pretrained" else []
@@ -201,4 +208,5 @@ def model_options(config: ConfigDict) -> dict[str, Any]:
         "dtype": jnp.dtype(config.dtype),
         "remat": config.train.remat,
         "scan_layers": config.train.scan_layers,
+        "attention": config.train.attention,
     }

@@ -17,7 +17,7 @@ from hut_jax.data.e2e import encode_prompts
 from hut_jax.data.tokenizer import Tokenizer, load_tokenizer
 from hut_jax.errors import UserError, nearest
 from hut_jax.generation import beam_search, greedy, sample
-from hut_jax.recipe import load_base
+from hut_jax.recipe import anywhere, load_base
 from hut_jax.sharding import make_mesh
 from hut_jax.workdir import ADAPTER, read_config
 
@@ -126,7 +126,7 @@ def load_writer(workdir: Path, config: ConfigDict, *, force: bool = False) -> Wr
         UserError: a part cannot be had, or does not fit another.
     """
     tokenizer = load_tokenizer(config.tokenizer or config.model)
-    config = config.copy_and_resolve_references()
+    config = anywhere(config)
     config.train.scan_layers = False  # a scan copies every layer's cache at every token
     model, params = load_base(config)
     adapter, factors = load_adapter(workdir / ADAPTER, params, name=config.model, force=force)

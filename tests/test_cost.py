@@ -249,12 +249,15 @@ def test_an_update_in_parts_costs_what_a_whole_one_does(work_of):
     assert one.step.flops == pytest.approx(other.step.flops, rel=0.01)
 
 
-def test_recomputed_layers_cost_up_to_one_forward_pass_more(work_of):
-    (config, plain), (saving, again) = (work_of("gpt2", 128, remat=on) for on in (False, True))
-    one, other = (adapter_cost(with_adapter(c, "lora"), w) for c, w in ((config, plain), (saving, again)))
-    layers = plain.frozen.flops - 2 * (4 * 64) * 1024 * 128
+@pytest.mark.parametrize("adapter", ["lora", "hut"])
+def test_recomputed_layers_cost_up_to_one_forward_pass_more(adapter, work_of):
+    runs = [work_of("gpt2", 128, remat=remat) for remat in ("none", "dots", "full")]
+    kept, dots, full = (adapter_cost(with_adapter(config, adapter), work).step.flops for config, work in runs)
+    layers = runs[0][1].frozen.flops - 2 * (4 * 64) * 1024 * 128
     # Less than all of it, since no gradient needs what a layer's last product gives.
-    assert 0.6 * layers < other.step.flops - one.step.flops < layers
+    assert 0.6 * layers < full - kept < layers
+    # All but the products with kernels: what is left is attention's, of each head.
+    assert 0 < dots - kept < 0.1 * layers
 
 
 def test_a_transformation_without_a_formula_has_no_figures_on_paper(work_of):

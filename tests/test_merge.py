@@ -63,6 +63,13 @@ def test_it_can_be_written_in_bf16(run, tmp_path):
     assert {str(tensor.dtype) for tensor in tensors.values()} == {"bfloat16"}
 
 
+def test_a_run_with_a_gpus_attention_is_read_without_one(run, tmp_path):
+    config = (run / "config.json").read_text()
+    assert '"attention": "xla"' in config
+    (run / "config.json").write_text(config.replace('"attention": "xla"', '"attention": "cudnn"'))
+    assert merge.main([f"--workdir={run}", f"--output={tmp_path / 'merged'}"]) == 0
+
+
 def test_factors_that_are_not_finite_are_refused_and_nothing_is_written(run, tmp_path):
     path = run / "adapter/adapter_model.safetensors"
     tensors = dict(load_file(path))

@@ -204,7 +204,7 @@ def test_an_update_lowers_for_tpus(form):
     """In bf16, over a mesh, layers scanned and computed again: what a TPU pod runs."""
     mesh = make_mesh(2, 2, 2)
     adapter = Adapter(TPU_FORMS[form], "attention/|mlp/")
-    steps, state, base = set_up("gpt2", adapter, mesh, dtype=jnp.bfloat16, scan_layers=True, remat=True)
+    steps, state, base = set_up("gpt2", adapter, mesh, dtype=jnp.bfloat16, scan_layers=True, remat="full")
     batch = place_batch(mesh, next(batches("gpt2")))
     update = jax.jit(lambda state, base, batch: steps.train(state, base, [batch]))
     module = jax.export.export(update, platforms=["tpu"])(state, base, batch).mlir_module()

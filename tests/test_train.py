@@ -100,6 +100,13 @@ def test_a_base_whose_weights_changed_is_refused(small_config, tmp_path):
         train(small_config, tmp_path / "run")
 
 
+def test_attention_that_the_machine_cannot_have_is_refused_and_leaves_nothing(small_config, tmp_path):
+    small_config.train.attention = "cudnn"
+    with pytest.raises(UserError, match=r"attention 'cudnn' runs on NVIDIA GPUs, and JAX runs on cpu here"):
+        train(small_config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_damaged_config_is_one_line(small_config, tmp_path):
     small_config.train.steps = 2
     train(small_config, tmp_path / "run")

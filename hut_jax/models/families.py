@@ -37,7 +37,7 @@ class Family:
 
     Attributes:
         config: the config's class, with `from_json` and `to_json`.
-        model: the Linen class, with fields `config`, `dtype`, `remat` and `scan_layers`.
+        model: the Linen class, with fields `config`, `dtype`, `remat`, `scan_layers` and `attention`.
         heads: the transformers classes whose files these are, and what we call their heads. Of several classes
             with one head the first is the one whose files are written.
         prefix: what some files' names begin with and others' (the bare body's) do not.

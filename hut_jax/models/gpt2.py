@@ -38,8 +38,10 @@ from hut_jax.models.layers import (
     Mask,
     Tokens,
     attend,
+    check_attention,
     fp32_dot,
     layer_norm,
+    recomputed,
 )
 
 Memory = tuple[Any, Any] | BranchMemory  # one layer's cached keys and values, each Keys; or those of branches
@@ -145,6 +147,7 @@ class Attention(nn.Module):
 
     config: GPT2Config
     dtype: Any
+    attention: str
 
     @nn.compact
     def __call__(self, x: Hidden, memory: Memory | None, scale, mask, index, deterministic: bool):
@@ -165,7 +168,7 @@ class Attention(nn.Module):
                 value = jax.lax.dynamic_update_slice_in_dim(memory[1], value, index, axis=1)
                 memory = key, value
             drop = Dropout(c.attn_pdrop, deterministic=deterministic)
-            y = attend(query, key, value, mask, scale, drop)
+            y = attend(query, key, value, mask, scale, drop, self.attention if memory is None else "xla")
         out = nn.Dense(c.n_embd, dtype=self.dtype, kernel_init=_residual_normal(c), name="out")
         return out(y.reshape(x.shape)), memory
 
@@ -191,6 +194,7 @@ class Layer(nn.Module):
 
     config: GPT2Config
     dtype: Any
+    attention: str
 
     @nn.compact
     def __call__(self, x: Hidden, memory: Memory | None, scale, mask, index, deterministic: bool):
@@ -198,7 +202,8 @@ class Layer(nn.Module):
         c = self.config
         drop = Dropout(c.resid_pdrop, deterministic=deterministic)
         y = layer_norm(c.layer_norm_epsilon, self.dtype, "attention_norm")(x)
-        y, memory = Attention(c, self.dtype, name="attention")(y, memory, scale, mask, index, deterministic)
+        attention = Attention(c, self.dtype, self.attention, name="attention")
+        y, memory = attention(y, memory, scale, mask, index, deterministic)
         x = shared_out(x + drop(y), None, None)
         y = layer_norm(c.layer_norm_epsilon, self.dtype, "mlp_norm")(x)
         return shared_out(x + drop(MLP(c, self.dtype, name="mlp")(y)), None, None), memory
@@ -210,14 +215,17 @@ class GPT2(nn.Module):
     Attributes:
         config: the sizes and rates.
         dtype: what is computed in; the parameters may have another. Statistics and logits are in fp32.
-        remat: whether each layer's activations are computed again in the backward pass, not kept.
+        remat: what the backward pass computes again of each layer, to save memory: "none"; "dots", all but the products
+            with kernels; or "full", all.
         scan_layers: whether the layers are one `nn.scan`, which compiles one layer, however many there are.
+        attention: "xla", or "cudnn" for cuDNN's fused kernel (`layers.attend`), but with a cache.
     """
 
     config: GPT2Config
     dtype: Any = jnp.float32
-    remat: bool = False
+    remat: str = "none"
     scan_layers: bool = False
+    attention: str = "xla"
 
     def setup(self):
         """Names the parts."""
@@ -226,10 +234,8 @@ class GPT2(nn.Module):
         self.token_embedding = Embed(c.vocab_size, c.n_embd, dtype=self.dtype, embedding_init=normal)
         self.position_embedding = Embed(c.n_positions, c.n_embd, dtype=self.dtype, embedding_init=normal)
         self.embedding_dropout = Dropout(c.embd_pdrop)
-        layer: Any = Layer
-        if self.remat:
-            # 6 is `deterministic`, counting self. Within a scan, XLA cannot merge the two computations anyway.
-            layer = nn.remat(Layer, static_argnums=(6,), prevent_cse=not self.scan_layers)
+        check_attention(self.attention, self.dtype, c.n_embd // c.n_head)
+        layer = recomputed(Layer, self.remat, deterministic=6, scanned=self.scan_layers)
         if self.scan_layers:
             self.layers = nn.scan(
                 layer,
@@ -237,9 +243,9 @@ class GPT2(nn.Module):
                 split_rngs={"params": True, "dropout": True},
                 in_axes=(0, 0, nn.broadcast, nn.broadcast, nn.broadcast),
                 length=c.n_layer,
-            )(c, self.dtype)
+            )(c, self.dtype, self.attention)
         else:
-            self.layer = [layer(c, self.dtype) for _ in range(c.n_layer)]
+            self.layer = [layer(c, self.dtype, self.attention) for _ in range(c.n_layer)]
         self.final_norm = layer_norm(c.layer_norm_epsilon, self.dtype)
         if not c.tie_word_embeddings:
             self.lm_head = nn.Dense(

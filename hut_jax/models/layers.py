@@ -1,4 +1,4 @@
-"""What the models share: names of shapes, activations, norms and attention over several heads."""
+"""What the models share: names of shapes, activations, norms, attention over several heads, and what is kept of it."""
 
 import functools
 from collections.abc import Callable
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from hut_jax.errors import UserError, nearest
 from hut_jax.models.dropout import Dropout
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -29,6 +30,15 @@ Hidden = Float[Array, "batch length width"]
 Heads = Float[Array, "batch length heads head_width"]
 Keys = Float[Array, "batch keys heads head_width"]
 
+ATTENTION = ("xla", "cudnn")
+
+REMAT: dict[str, Callable | None] = {
+    "none": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+"""What the backward pass computes again of each layer: nothing, all but its products with kernels, or all of it."""
+
 # In bf16 the products are still summed and returned in fp32; rounding logits to bf16 would make ties.
 fp32_dot = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
 
@@ -41,6 +51,47 @@ def layer_norm(epsilon: float, dtype: Any, name: str | None = None) -> nn.LayerN
     return nn.LayerNorm(epsilon=epsilon, dtype=dtype, use_fast_variance=False, name=name)
 
 
+def recomputed(layer: Any, remat: str, *, deterministic: int, scanned: bool) -> Any:
+    """The class of layers, of which the backward pass computes again what `REMAT` says.
+
+    Args:
+        layer: a Linen class.
+        remat: one of `REMAT`.
+        deterministic: which argument of a call is `deterministic`, counting self.
+        scanned: whether it is for `nn.scan`, in which XLA cannot merge the two computations anyway.
+
+    Raises:
+        UserError: `remat` is none of these.
+    """
+    if remat not in REMAT:
+        raise UserError(f"remat is {remat!r}; {nearest(str(remat), REMAT)}")
+    policy = REMAT[remat]
+    if policy is None:
+        return layer
+    return nn.remat(layer, policy=policy, static_argnums=(deterministic,), prevent_cse=not scanned)
+
+
+def check_attention(attention: str, dtype: Any, head_width: int) -> None:
+    """Whether this machine and model can have the attention asked for.
+
+    Raises:
+        UserError: they cannot, or there is no such attention.
+    """
+    if attention not in ATTENTION:
+        raise UserError(f"attention is {attention!r}; {nearest(str(attention), ATTENTION)}")
+    if attention == "xla":
+        return
+    why = ""
+    if jax.default_backend() != "gpu":
+        why = f"runs on NVIDIA GPUs, and JAX runs on {jax.default_backend()} here"
+    elif jnp.dtype(dtype) != jnp.bfloat16:
+        why = f"computes in bfloat16, and the model in {jnp.dtype(dtype).name}"
+    elif head_width > 128 or head_width % 8:
+        why = f"takes heads of 8, 16, 24, ... 128 numbers, and the model's have {head_width}"
+    if why:
+        raise UserError(f"attention 'cudnn' {why}; 'xla' has no such limits")
+
+
 def attend(
     query: Heads,
     key: Keys,
@@ -48,6 +99,7 @@ def attend(
     mask: Bool[Array, "#batch 1 #length keys"],
     scale: Any,
     drop: Dropout,
+    attention: str = "xla",
 ) -> Heads:
     """Attention over several heads; its statistics are in fp32.
 
@@ -58,7 +110,13 @@ def attend(
         mask: True where a query may look at a key. A query that may look at none gets the mean of the values.
         scale: what the query-key products are multiplied with: a number, or an array of one.
         drop: for the attention weights.
+        attention: "xla", or "cudnn": fused, so that no weights are written to memory, and none are dropped. It is
+            for NVIDIA GPUs (`check_attention`), and in training for even numbers of keys and queries.
     """
+    if attention == "cudnn":
+        if not isinstance(scale, float):  # it may be a layer's of a scan, and the kernel wants to know it beforehand
+            query, scale = (query * scale).astype(query.dtype), 1.0
+        return jax.nn.dot_product_attention(query, key, value, mask=mask, scale=scale, implementation="cudnn")
     if drop.deterministic or drop.rate == 0:
         return jax.nn.dot_product_attention(query, key, value, mask=mask, scale=scale)
     return plain_attention(query, key, value, mask, scale, drop)

@@ -40,8 +40,9 @@ def load_pretrained(
     draw: bool = True,
     report: Callable[[str], None] = _log.warning,
     dtype: Any = jnp.float32,
-    remat: bool = False,
+    remat: str = "none",
     scan_layers: bool = False,
+    attention: str = "xla",
     shardings: Mapping[str, Any] | None = None,
 ) -> tuple[Model, dict[str, Any]]:
     """The model of a Hugging Face checkpoint and its parameters.
@@ -64,8 +65,9 @@ def load_pretrained(
         report: called with a line on the parameters that the files lack, and one on the tensors of other heads that
             were left out, if there are any. Default: a logged warning.
         dtype: of the parameters, and what the model computes in.
-        remat: whether activations are computed again in the backward pass, not kept.
+        remat: what the backward pass computes again of each layer, not to keep it: "none", "dots" or "full".
         scan_layers: whether the layers are one `nn.scan`; their parameters are then stacked.
+        attention: "xla" or "cudnn".
         shardings: where each parameter is to lie: a tree of `jax.sharding.Sharding`s like the parameters'. Each is put
             there as it is read. Default: all of them on one device.
 
@@ -75,7 +77,9 @@ def load_pretrained(
     """
     folder = locate(name, ("config.json", *weights.PATTERNS))
     source = _read_config(folder, Asked(head, num_labels, labels, problem_type))
-    model = source.family.model(config=source.config, dtype=dtype, remat=remat, scan_layers=scan_layers)
+    model = source.family.model(
+        config=source.config, dtype=dtype, remat=remat, scan_layers=scan_layers, attention=attention
+    )
     files = Weights(folder, source.architecture)
     match = _match(files, source, model)
     where = {} if shardings is None else flatten_dict(shardings, sep="/")
@@ -126,15 +130,18 @@ def build_model(
     labels: Sequence[str] | None = None,
     problem_type: str | None = None,
     dtype: Any = jnp.float32,
-    remat: bool = False,
+    remat: str = "none",
     scan_layers: bool = False,
+    attention: str = "xla",
 ) -> Model:
     """The model that a folder's or hub name's config.json describes, without its weights.
 
     Arguments and errors are those of `load_pretrained`. For its parameters see `init_params`.
     """
     source = _read_config(locate(name, ("config.json",)), Asked(head, num_labels, labels, problem_type))
-    return source.family.model(config=source.config, dtype=dtype, remat=remat, scan_layers=scan_layers)
+    return source.family.model(
+        config=source.config, dtype=dtype, remat=remat, scan_layers=scan_layers, attention=attention
+    )
 
 
 def init_params(model: Model, key: jax.Array, *, dtype: Any = jnp.float32) -> dict[str, Any]:

@@ -34,8 +34,10 @@ from hut_jax.models.layers import (
     Mask,
     Tokens,
     attend,
+    check_attention,
     fp32_dot,
     layer_norm,
+    recomputed,
 )
 from hut_jax.models.roberta_config import RobertaConfig
 
@@ -47,6 +49,7 @@ class Attention(nn.Module):
 
     config: RobertaConfig
     dtype: Any
+    attention: str
 
     @nn.compact
     def __call__(self, x: Hidden, mask: AllKeys, deterministic: bool) -> Hidden:
@@ -59,7 +62,8 @@ class Attention(nn.Module):
             return shared_out(y.reshape(*x.shape[:-1], c.num_attention_heads, head_width), None, "tensor", None)
 
         drop = Dropout(c.attention_probs_dropout_prob, deterministic=deterministic)
-        y = attend(heads("query"), heads("key"), heads("value"), mask, head_width**-0.5, drop)
+        query, key, value = heads("query"), heads("key"), heads("value")
+        y = attend(query, key, value, mask, head_width**-0.5, drop, self.attention)
         return dense(c, self.dtype, c.hidden_size, "out")(y.reshape(x.shape))
 
 
@@ -83,13 +87,14 @@ class Layer(nn.Module):
 
     config: RobertaConfig
     dtype: Any
+    attention: str
 
     @nn.compact
     def __call__(self, x: Hidden, mask: AllKeys, deterministic: bool):
         """Returns `(x, None)`, as `nn.scan` wants it: what goes to the next layer, what is stacked."""
         c = self.config
         drop = Dropout(c.hidden_dropout_prob, deterministic=deterministic)
-        y = Attention(c, self.dtype, name="attention")(x, mask, deterministic)
+        y = Attention(c, self.dtype, self.attention, name="attention")(x, mask, deterministic)
         x = layer_norm(c.layer_norm_eps, self.dtype, "attention_norm")(shared_out(x + drop(y), None, None))
         y = MLP(c, self.dtype, name="mlp")(x)
         return layer_norm(c.layer_norm_eps, self.dtype, "mlp_norm")(shared_out(x + drop(y), None, None)), None
@@ -137,14 +142,17 @@ class Roberta(nn.Module):
     Attributes:
         config: the sizes, the rates and the head.
         dtype: what is computed in; the parameters may have another. Statistics and logits are in fp32.
-        remat: whether each layer's activations are computed again in the backward pass, not kept.
+        remat: what the backward pass computes again of each layer, to save memory: "none"; "dots", all but the products
+            with kernels; or "full", all.
         scan_layers: whether the layers are one `nn.scan`, which compiles one layer, however many there are.
+        attention: "xla", or "cudnn" for cuDNN's fused kernel (`layers.attend`).
     """
 
     config: RobertaConfig
     dtype: Any = jnp.float32
-    remat: bool = False
+    remat: str = "none"
     scan_layers: bool = False
+    attention: str = "xla"
 
     def setup(self):
         """Names the parts."""
@@ -159,10 +167,8 @@ class Roberta(nn.Module):
         self.type_embedding = embedding(c.type_vocab_size)
         self.embedding_norm = layer_norm(c.layer_norm_eps, self.dtype)
         self.embedding_dropout = Dropout(c.hidden_dropout_prob)
-        layer: Any = Layer
-        if self.remat:
-            # 3 is `deterministic`, counting self. Within a scan, XLA cannot merge the two computations anyway.
-            layer = nn.remat(Layer, static_argnums=(3,), prevent_cse=not self.scan_layers)
+        check_attention(self.attention, self.dtype, c.hidden_size // c.num_attention_heads)
+        layer = recomputed(Layer, self.remat, deterministic=3, scanned=self.scan_layers)
         if self.scan_layers:
             self.layers = nn.scan(
                 layer,
@@ -170,9 +176,9 @@ class Roberta(nn.Module):
                 split_rngs={"params": True, "dropout": True},
                 in_axes=(nn.broadcast, nn.broadcast),
                 length=c.num_hidden_layers,
-            )(c, self.dtype)
+            )(c, self.dtype, self.attention)
         else:
-            self.layer = [layer(c, self.dtype) for _ in range(c.num_hidden_layers)]
+            self.layer = [layer(c, self.dtype, self.attention) for _ in range(c.num_hidden_layers)]
         if c.has_pooler:
             self.pooler = dense(c, self.dtype, c.hidden_size)
         if c.head == "classification":

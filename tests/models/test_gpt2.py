@@ -115,7 +115,9 @@ def test_start_is_gpt2s(scan_layers):
         assert not np.array_equal(query[0], query[1])
 
 
-@pytest.mark.parametrize(("remat", "scan_layers"), [(True, False), (False, True), (True, True)])
+@pytest.mark.parametrize(
+    ("remat", "scan_layers"), [("full", False), ("dots", False), ("none", True), ("full", True), ("dots", True)]
+)
 def test_remat_and_scan_equal_plain(params, ids, remat, scan_layers):
     config = GPT2Config(23, 12, 8, 2, 2, scale_attn_by_inverse_layer_idx=True)
 
@@ -146,7 +148,8 @@ def test_remat_keeps_dropout(params, ids):
 
         return jax.jit(jax.grad(loss))(given)
 
-    jax.tree.map(close, gradients(True), gradients(False))
+    for remat in ("dots", "full"):
+        jax.tree.map(close, gradients(remat), gradients("none"))
 
 
 def test_dropout_obeys_deterministic_and_its_rng(params, ids):
@@ -257,7 +260,7 @@ def test_logits_at_never_holds_the_other_logits(params, ids):
     assert largest(logits_at=jnp.array([2, 5])) == [(2, 23)]
 
 
-@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("remat", ["none", "dots", "full"])
 def test_a_collection_of_factors_follows_the_layers_under_scan(params, ids, remat):
     """A Linen interceptor with factors in a collection `adapter`, as adapters here are applied."""
 

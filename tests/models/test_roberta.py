@@ -157,7 +157,9 @@ def test_kernels_start_normal_and_the_rest_at_zero_or_one():
     assert not np.array_equal(query[0], query[1])
 
 
-@pytest.mark.parametrize(("remat", "scan_layers"), [(True, False), (False, True), (True, True)])
+@pytest.mark.parametrize(
+    ("remat", "scan_layers"), [("full", False), ("dots", False), ("none", True), ("full", True), ("dots", True)]
+)
 def test_remat_and_scan_equal_plain(params, remat, scan_layers):
     def loss(params, model):
         return jnp.square(model.apply({"params": params}, IDS, MASK)).mean()
@@ -186,7 +188,8 @@ def test_remat_keeps_dropout(params):
 
         return jax.jit(jax.grad(loss))(given)
 
-    jax.tree.map(close, gradients(True), gradients(False))
+    for remat in ("dots", "full"):
+        jax.tree.map(close, gradients(remat), gradients("none"))
 
 
 def test_dropout_obeys_deterministic_and_its_rng(params):
@@ -292,7 +295,7 @@ def test_logits_at_never_holds_the_other_logits(mlm_params):
     assert (BATCH, LENGTH, 23) not in logits(logits_at=np.array([2, 5]))
 
 
-@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("remat", ["none", "dots", "full"])
 def test_a_collection_of_factors_follows_the_layers_under_scan(params, remat):
     """A Linen interceptor with factors in a collection `adapter`, as adapters here are applied."""
 
