@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from hut_jax.processes import fetch
@@ -18,6 +19,8 @@ def fingerprint(params: Mapping[str, Any]) -> str:
     counts for nothing: so a base has the same one with a head that is yet to be learned, whatever its labels.
     """
     digest = hashlib.sha256()
+    if jax.default_backend() == "cpu":  # where to fetch copies nothing, and so taking layers apart neither
+        params = fetch(params)
     flat = flatten(unstack_layers(params))
     for path in sorted(flat):
         leaf = fetch(flat[path])

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,13 +20,10 @@ class MetricsLog:
     """
 
     def __init__(self, workdir: Path, step: int, lines: int):
-        # Here, not at the top: the import takes a while, and reading a config or --help needs none of it.
-        from tensorboardX import SummaryWriter
-
         path = workdir / "metrics.jsonl"
         self.lines = _keep(path, lines)
         self._file = path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1 if step else None)
+        self._board = _summary_writer()(str(workdir / "tensorboard"), purge_step=step + 1 if step else None)
 
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """One line, and one TensorBoard scalar for each value."""
@@ -46,6 +44,20 @@ class MetricsLog:
     def _board_is_written(self) -> bool:
         # Its events are written by a thread, which a full disk ends; its queue then fills up, and who adds to it waits.
         return self._board.file_writer.event_writer._worker.is_alive()
+
+
+def _summary_writer() -> type:
+    # Here, not at the top: the import takes a while, and reading a config or --help needs none of it. It takes seconds
+    # where PyTorch is installed, which tensorboardX imports for nothing that is used here: so it is hidden meanwhile.
+    hidden = "torch" not in sys.modules
+    if hidden:
+        sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if hidden:
+            del sys.modules["torch"]
+    return SummaryWriter
 
 
 class NoLog:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Bool, PyTree
 
 from hut_jax.checkpoint import Checkpoints
 from hut_jax.errors import Interrupted, UserError
@@ -261,7 +261,7 @@ def fit(
         return earlier + time.perf_counter() - began
 
     def save(step: int, *, owed: bool = False) -> None:
-        if not all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state.factors)):
+        if not _all_finite(state.factors):
             raise UserError(f"update {step}: a factor is not finite; {_NOT_FINITE}")
         progress = {
             "data": batches.get_state(),
@@ -333,6 +333,11 @@ _NOT_FINITE = (
     "the last checkpoint is kept. In another --workdir try a lower config.train.learning_rate, a longer "
     "config.train.warmup, a config.train.clip, or config.dtype=float32"
 )
+
+
+@jax.jit
+def _all_finite(factors: PyTree[Array]) -> Bool[Array, ""]:
+    return jnp.all(jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(factors)]))
 
 
 def _finite(step: int, metrics: Mapping[str, Array]) -> dict[str, float]:

@@ -1,4 +1,8 @@
-"""The log of a run where its disk is full."""
+"""The log of a run: where its disk is full, and what it imports."""
+
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -21,3 +25,18 @@ def test_events_that_cannot_be_written_hold_up_nothing(tmp_path, monkeypatch):
         log.write(step, "train", {"loss": 1.0})
     log.close()
     assert len(read_metrics(tmp_path)) == 40
+
+
+def test_pytorch_is_not_imported_though_it_is_installed(tmp_path):
+    (tmp_path / "torch.py").write_text("raise RuntimeError('imported')")
+    code = (
+        "import sys; from pathlib import Path; from hut_jax.metrics_log import MetricsLog; "
+        f"log = MetricsLog(Path({str(tmp_path)!r}), 0, 0); log.write(0, 'train', {{'loss': 1.0}}); log.close(); "
+        "assert 'torch' not in sys.modules; import torch"
+    )
+    path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}
+    )
+    assert done.stderr.rstrip().endswith("RuntimeError: imported")  # by the last statement, and by none before it
+    assert [*(tmp_path / "tensorboard").iterdir()]

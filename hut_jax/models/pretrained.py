@@ -1,5 +1,6 @@
 """Hugging Face checkpoints <-> models and parameter trees."""
 
+import functools
 import itertools
 import logging
 import math
@@ -329,6 +330,7 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
     return a.dtype == b.dtype and np.array_equal(a.view(np.uint8), b.view(np.uint8))
 
 
+@functools.lru_cache(maxsize=4)  # a run asks several times, and each is a trace of the whole model
 def _shapes(model: Model) -> dict[str, tuple[int, ...]]:
     tree = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
     return {path: leaf.shape for path, leaf in flatten_dict(tree, sep="/").items()}
