@@ -21,19 +21,50 @@ PEER = "lora"
 
 
 class Cell(NamedTuple):
-    """Where a run belongs: its method, and its rank where that has one."""
+    """Where a run belongs: its method, its rank where that has one, and what else was set."""
 
     method: str
     rank: int | None
+    settings: str = ""
+
+    @property
+    def variant(self) -> str:
+        """The method with what was set of it, whatever the rank."""
+        return f"{self.method}, {self.settings}" if self.settings else self.method
 
     def __str__(self) -> str:
-        return self.method if self.rank is None else f"{self.method}, r = {self.rank}"
+        ranked = self.method if self.rank is None else f"{self.method}, r = {self.rank}"
+        return f"{ranked}, {self.settings}" if self.settings else ranked
 
 
 def cell(record: Record) -> Cell:
-    """A record's; its name begins with that of the method."""
-    method = record.name.split("/")[0].split(",")[0]
-    return Cell(method, record.config.get("adapter.rank"))
+    """A record's; its name begins with that of the method, and what was set."""
+    method, *settings = record.name.split("/")[0].split(",")
+    others = [one for one in settings if not one.startswith(("rank=", "targets="))]
+    return Cell(method, record.config.get("adapter.rank"), ", ".join(others))
+
+
+def rate(record: Record) -> float:
+    """The learning rate that it ran at."""
+    return record.config["train.learning_rate"]
+
+
+def at_best_rates(records: Iterable[Record]) -> list[Record]:
+    """Of each cell the runs at one rate: that with the most seeds, and where several have as many, the best.
+
+    So the trials of the other rates, which have one seed, count for nothing more.
+    """
+    chosen: list[Record] = []
+    for group in by_cell(records).values():
+        by_rate: defaultdict[float, list[Record]] = defaultdict(list)
+        for record in group:
+            by_rate[rate(record)].append(record)
+        chosen += max(by_rate.values(), key=lambda runs: (len(runs), max(_merit(run) for run in runs)))
+    return chosen
+
+
+def _merit(record: Record) -> float:
+    return record.score if record.maximize else -record.score
 
 
 def by_cell(records: Iterable[Record]) -> dict[Cell, list[Record]]:
@@ -59,6 +90,21 @@ def against_peer(own: Iterable[Record], peers: Iterable[Record]) -> tuple[float,
     return statistics.mean(differences), p
 
 
+def rates_table(records: Iterable[Record]) -> str:
+    """The trials of each cell that was tried at several rates, in Markdown: the first seed's score at each."""
+    lines = ["| | score at each rate |", "|---|---|"]
+    for key, group in by_cell(records).items():
+        first = {rate(record): record for record in reversed(group)}
+        if len(first) > 1:
+            best = max(first.values(), key=_merit)
+            shown = [
+                f"**{record.score:.4g}** at {at:g}" if record is best else f"{record.score:.4g} at {at:g}"
+                for at, record in sorted(first.items())
+            ]
+            lines.append(f"| {key} | {'; '.join(shown)} |")
+    return "\n".join(lines) if len(lines) > 2 else ""
+
+
 def table(records: Iterable[Record]) -> str:
     """A row a method and rank in Markdown: mean and standard deviation over seeds, and the rest by its median."""
     cells = by_cell(records)
@@ -71,7 +117,7 @@ def table(records: Iterable[Record]) -> str:
         peers = cells.get(Cell(PEER, key.rank)) if key.method != PEER else None
         row = [
             str(key),
-            ", ".join(sorted({f"{record.config['train.learning_rate']:g}" for record in group})),
+            ", ".join(f"{at:g}" for at in sorted({*map(rate, group)})),
             _spread([record.score for record in group]),
             str(len(group)),
             _difference(against_peer(group, peers) if peers else None),
@@ -104,9 +150,9 @@ def _difference(found: tuple[float, float | None] | None) -> str:
 def rank_picture(records: Iterable[Record], path: Path) -> None:
     """Score against rank, SVG and PNG: means, and a bar from the least to the most of the seeds."""
     cells, axes, figure = by_cell(records), *subplots(1)
-    for method in _methods(cells):
+    for method in _variants(cells):
         ranked = sorted((key.rank, [r.score for r in group]) for key, group in cells.items()
-                        if key.method == method and key.rank is not None)  # fmt: skip
+                        if key.variant == method and key.rank is not None)  # fmt: skip
         if ranked:
             ranks, scores = zip(*ranked, strict=True)
             means = [statistics.mean(each) for each in scores]
@@ -114,9 +160,9 @@ def rank_picture(records: Iterable[Record], path: Path) -> None:
                      [max(s) - m for m, s in zip(means, scores, strict=True)]]  # fmt: skip
             axes[0].errorbar(ranks, means, reach, capsize=4, label=method, **style(method))
         for key, group in cells.items():
-            if key == Cell(method, None):
+            if key.variant == method and key.rank is None:
                 level = statistics.mean(record.score for record in group)
-                axes[0].axhline(level, color=COLORS.get(method, "#999999"), linestyle="--", label=method)
+                axes[0].axhline(level, color=style(method)["color"], linestyle="--", label=method)
     axes[0].set_xscale("log", base=2)
     axes[0].set_xlabel("rank")
     axes[0].set_ylabel(_label(cells))
@@ -133,11 +179,11 @@ def pareto_picture(records: Iterable[Record], path: Path) -> None:
         ("numbers that train", lambda record: record.trainable),
     )
     for axis, (label, cost) in zip(axes, costs, strict=True):
-        for method in _methods(cells):
+        for method in _variants(cells):
             points = [
                 (statistics.median(map(cost, group)), statistics.mean(record.score for record in group))
                 for key, group in cells.items()
-                if key.method == method
+                if key.variant == method
             ]
             axis.plot(*zip(*points, strict=True), linestyle="", label=method, **style(method))
         axis.set_xlabel(label)
@@ -147,8 +193,8 @@ def pareto_picture(records: Iterable[Record], path: Path) -> None:
     save(figure, path)
 
 
-def _methods(cells: Mapping[Cell, Any]) -> list[str]:
-    return list(dict.fromkeys(key.method for key in cells))
+def _variants(cells: Mapping[Cell, Any]) -> list[str]:
+    return list(dict.fromkeys(key.variant for key in cells))
 
 
 def _label(cells: Mapping[Cell, list[Record]]) -> str:
@@ -157,8 +203,10 @@ def _label(cells: Mapping[Cell, list[Record]]) -> str:
 
 
 def style(method: str) -> dict[str, Any]:
-    """How a method is drawn, in every picture."""
-    return {"color": COLORS.get(method, "#999999"), "marker": MARKERS.get(method, "."), "markersize": 9}
+    """How a method is drawn, in every picture; with other settings it is lighter."""
+    method, *settings = method.split(", ")
+    lighter = {"alpha": 0.45} if settings else {}
+    return lighter | {"color": COLORS.get(method, "#999999"), "marker": MARKERS.get(method, "."), "markersize": 9}
 
 
 def subplots(count: int) -> tuple[list[Any], Any]:

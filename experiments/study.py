@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from experiments.grid import run_missing
 from experiments.record import RECORD, Record, read_record
-from experiments.report import Cell, cell, pareto_picture, rank_picture, table
+from experiments.report import Cell, at_best_rates, cell, pareto_picture, rank_picture, rates_table, table
 from hut_jax.config import validate
 from hut_jax.cost import with_adapter
 from hut_jax.errors import UserError
@@ -49,12 +49,13 @@ def study(config: ConfigDict, tuned_as: Mapping[str, str], args: argparse.Namesp
         for adapter in tuned_as:  # for its errors, before anything runs
             make_run(config, adapter, rates[0], seeds[0])
         tuned = dict.fromkeys(tuned_as.values())
-        best = dict.fromkeys(tuned, rates[0])
+        best, tried = dict.fromkeys(tuned, rates[0]), dict[str, Record]()
         if len(rates) > 1:
             trials = dict(make_run(config, adapter, rate, seeds[0]) for adapter in tuned for rate in rates)
-            best = best_rates(tuned, rates, seeds[0], run_missing(trials, workdir, **how))
+            tried = run_missing(trials, workdir, **how)
+            best = best_rates(tuned, rates, seeds[0], tried)
         runs = dict(make_run(config, one, best[other], seed) for seed in seeds for one, other in tuned_as.items())
-        records = list(run_missing(runs, workdir, **how).values())
+        records = list((tried | run_missing(runs, workdir, **how)).values())
     if not records:
         raise UserError(f"no run's {RECORD} in {workdir}")
     report(records, workdir)
@@ -98,15 +99,17 @@ def best_rates(
 
 
 def report(records: Sequence[Record], workdir: Path) -> None:
-    """Print the table, and write it and the pictures."""
+    """Print the tables, of the best rates and of the trials, and write them and the pictures."""
 
     def place(record: Record) -> Cell:
-        return Cell(cell(record).method, cell(record).rank or 0)
+        return cell(record)._replace(rank=cell(record).rank or 0)
 
-    text = table(sorted(records, key=place))
+    records = sorted(records, key=place)
+    chosen = at_best_rates(records)
+    text = "\n\n".join(filter(None, [table(chosen), rates_table(records)]))
     write_text(workdir / "table.md", text + "\n")
-    rank_picture(records, workdir / "rank")
-    pareto_picture(records, workdir / "pareto")
+    rank_picture(chosen, workdir / "rank")
+    pareto_picture(chosen, workdir / "pareto")
     print(f"{text}\n\nin {workdir}: table.md, rank.svg, rank.png, pareto.svg, pareto.png")
 
 

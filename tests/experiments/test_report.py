@@ -1,11 +1,12 @@
 """Tables and pictures from records alone."""
 
+import dataclasses
 from xml.etree import ElementTree
 
 import pytest
 from scipy.stats import ttest_1samp
 
-from experiments.report import against_peer, pareto_picture, rank_picture, table
+from experiments.report import against_peer, at_best_rates, pareto_picture, rank_picture, rates_table, table
 
 
 @pytest.fixture
@@ -47,3 +48,29 @@ def test_pictures_are_whole_svg_and_png(draw, labels, records, tmp_path):
     assert ElementTree.parse(tmp_path / "picture.svg").getroot().tag.endswith("svg")
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "picture.svg").read_text().count("<!-- accuracy, more is better -->") == labels
+
+
+def test_trials_at_other_rates_are_in_their_own_table_only(make):
+    def at(rate, seed, score, method="hut", **fields):
+        record = make(method, 4, seed, score, **fields)
+        return dataclasses.replace(record, config=record.config | {"train.learning_rate": rate})
+
+    final = [at(0.1, seed, 0.5 + 0.01 * seed) for seed in range(3)]
+    trials = [at(0.3, 0, 0.9), at(0.03, 0, 0.2)]
+    fewer = [at(0.1, 0, 0.5, "lora", maximize=False), at(0.2, 0, 0.4, "lora", maximize=False)]
+    assert at_best_rates([*trials, *final, *fewer]) == [*final, fewer[1]]
+    assert rates_table([*trials, *final, *fewer]).splitlines()[2:] == [
+        "| hut, r = 4 | 0.2 at 0.03; 0.5 at 0.1; **0.9** at 0.3 |",
+        "| lora, r = 4 | 0.5 at 0.1; **0.4** at 0.2 |",
+    ]
+    assert rates_table(final) == ""
+
+
+def test_other_settings_are_rows_of_their_own(make):
+    names = ("hut,rank=4/1/0", "hut,rank=4,spread=cyclic,shift=False/1/0", "ia3,targets=()/1/0")
+    methods = ("hut", "hut", "ia3")
+    records = [
+        make(method, None if method == "ia3" else 4, name=name) for method, name in zip(methods, names, strict=True)
+    ]
+    rows = [line.split(" | ")[0].strip("| ") for line in table(records).splitlines()[2:]]
+    assert rows == ["hut, r = 4", "hut, r = 4, spread=cyclic, shift=False", "ia3"]
