@@ -42,7 +42,7 @@ def get_config() -> ConfigDict:
     config.train.steps = 0  # above 0: this many updates instead
     config.train.batch_size = 8  # as the paper's; batches are of like lengths, so padding costs little
     config.train.accumulate = 1  # 2 or 4 where eight examples do not fit in memory
-    config.train.learning_rate = 0.0  # the transformation's own; HUT's is 5e-2 (docs/method.md, "Rates")
+    config.train.learning_rate = 0.0  # the transformation's own; HUT's is 2e-2 (docs/method.md, "Rates")
     config.train.warmup = 500.0  # updates, as the paper's
     config.train.decay = "linear"  # as the paper's
     config.train.weight_decay = 0.01  # as the paper's; here it pulls towards the base

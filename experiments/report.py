@@ -59,7 +59,8 @@ def at_best_rates(records: Iterable[Record]) -> list[Record]:
         by_rate: defaultdict[float, list[Record]] = defaultdict(list)
         for record in group:
             by_rate[rate(record)].append(record)
-        chosen += max(by_rate.values(), key=lambda runs: (len(runs), max(_merit(run) for run in runs)))
+        best: list[Record] = max(by_rate.values(), key=lambda runs: (len(runs), max(map(_merit, runs))))
+        chosen += best
     return chosen
 
 

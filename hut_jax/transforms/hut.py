@@ -43,7 +43,7 @@ class HUT(Transform):
     shift: bool = True
 
     name: ClassVar[str] = "hut"
-    learning_rate: ClassVar[float] = 5e-2  # docs/method.md, "Rates"
+    learning_rate: ClassVar[float] = 2e-2  # docs/method.md, "Rates"
 
     def __post_init__(self):
         check_rank("HUT", self.rank)
