@@ -4,7 +4,7 @@
     python benchmarks/training.py --model=roberta-large --dtype=bfloat16 --batch=128 --length=128 --plot=steps.svg
 
 Models have the named one's shape and random weights; a step is the whole update, dropout, clipping and AdamW in it,
-on one batch whose every position holds a token. `frozen` trains nothing but a bias of the lowest layer: it is the
+on one batch whose every position holds a token. `frozen` trains nothing but a bias of the lowest layer (of all, where they are scanned): it is the
 forward and backward pass that every method must make. Ratios are of turns: each method's time over that of LoRA of the
 same rank in the same turn, whose order is drawn anew each time. FLOPs are counted from shapes (`hut_jax.flops`); their
 share is of what products of large matrices reach here, measured in the same turns. Memory is XLA's own figure, the
@@ -131,7 +131,7 @@ def config_of(args, name):
     config.adapter.also_train = ()
     config = with_adapter(config, "bitfit" if name == FROZEN else name)
     if name == FROZEN:
-        config.adapter.targets = ("^layers?_0/attention/value/bias$",)
+        config.adapter.targets = ("^layer(s|_0)/attention/value/bias$",)
     elif name.split(":")[0] in RANKED:
         config.adapter.targets = (TARGETS[args.targets],)
     return resolve(config)

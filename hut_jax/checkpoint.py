@@ -189,25 +189,21 @@ def _checked(step: int, state: PyTree, written: dict[str, Any]) -> tuple[PyTree,
 
 def _state_digest(state: PyTree[Array]) -> list[int]:
     """A digest of each leaf, in the tree's order."""
-    return [int(digest) for digest in jax.device_get(_digests(jax.tree.leaves(state)))]
+    return [int(digest) for digest in jax.device_get([_digest(leaf) for leaf in jax.tree.leaves(state)])]
 
 
-@jax.jit
-def _digests(leaves: list[Array]) -> list[UInt32[Array, ""]]:
-    """Of each array, the sum of its words, each mixed with its place.
+@jax.jit  # each leaf by itself: there are few shapes among many leaves
+def _digest(leaf: Array) -> UInt32[Array, ""]:
+    """The sum of an array's words, each mixed with its place.
 
     Sums of integers come out alike on any number of devices. The mixing is one to one, so a change of one word always
     shows. (It is MurmurHash3's finaliser.)
     """
-
-    def digest(leaf: Array) -> UInt32[Array, ""]:
-        bits = jax.lax.bitcast_convert_type(leaf, f"uint{min(32, 8 * leaf.dtype.itemsize)}")
-        words = bits.reshape(-1).astype(jnp.uint32) ^ (jnp.arange(bits.size, dtype=jnp.uint32) * jnp.uint32(0x9E3779B9))
-        for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
-            words = (words ^ (words >> shift)) * jnp.uint32(factor)
-        return jnp.sum(words ^ (words >> 16), dtype=jnp.uint32)
-
-    return [digest(leaf) for leaf in leaves]
+    bits = jax.lax.bitcast_convert_type(leaf, f"uint{min(32, 8 * leaf.dtype.itemsize)}")
+    words = bits.reshape(-1).astype(jnp.uint32) ^ (jnp.arange(bits.size, dtype=jnp.uint32) * jnp.uint32(0x9E3779B9))
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        words = (words ^ (words >> shift)) * jnp.uint32(factor)
+    return jnp.sum(words ^ (words >> 16), dtype=jnp.uint32)
 
 
 def _json_digest(value: Any) -> str:

@@ -229,7 +229,7 @@ class _Match(NamedTuple):
 def _match(files: Weights, source: _Source, model: Model) -> _Match:
     """Which tensors are read, once all are known to be there, of the right shape and dtype."""
     family, config = source.family, source.config
-    ours = _shapes(model.clone(scan_layers=False))
+    ours = _shapes(family.model(config=config))
     tensors = {tensor.name: tensor for tensor in family.tensors(config)}
     shapes = {name: _their_shape(tensor, ours) for name, tensor in tensors.items()}
     shapes.update({name: shapes[other] for name, other in family.tied(config).items()})
