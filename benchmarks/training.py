@@ -4,12 +4,12 @@
     python benchmarks/training.py --model=roberta-large --dtype=bfloat16 --batch=128 --length=128 --plot=steps.svg
 
 Models have the named one's shape and random weights; a step is the whole update, dropout, clipping and AdamW in it,
-on one batch whose every position holds a token. `frozen` trains nothing but a bias of the lowest layer (of all, where they are scanned): it is the
-forward and backward pass that every method must make. Ratios are of turns: each method's time over that of LoRA of the
-same rank in the same turn, whose order is drawn anew each time. FLOPs are counted from shapes (`hut_jax.flops`); their
-share is of what products of large matrices reach here, measured in the same turns. Memory is XLA's own figure, the
-arguments and temporaries of the compiled step; on a GPU also the allocator's peak, of a process of its own for each
-method.
+on one batch whose every position holds a token. `frozen` trains nothing but a bias of the lowest layer (of all, where
+they are scanned): it is the forward and backward pass that every method must make. Ratios are of turns: each method's
+time over that of LoRA of the same rank in the same turn, whose order is drawn anew each time. FLOPs are counted from
+shapes (`hut_jax.flops`); their share is of what products of large matrices reach here, measured in the same turns.
+Memory is XLA's own figure, the arguments and temporaries of the compiled step; on a GPU also the allocator's peak, of a
+process of its own for each method.
 """
 
 import argparse
@@ -39,6 +39,7 @@ from hut_jax import cli
 from hut_jax.config import resolve
 from hut_jax.cost import make_steps, make_work, with_adapter
 from hut_jax.flops import count_flops
+from hut_jax.models.layers import ATTENTION, REMAT
 from hut_jax.models.pretrained import init_params
 
 GPT2 = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "vocab_size": 50257, "n_positions": 1024}
@@ -71,9 +72,11 @@ def main():
     parser.add_argument("--ranks", default="1,4,8,16,64,256", help="of hut, lora and hira")
     parser.add_argument("--targets", choices=TARGETS, default="query+value", help="of hut, lora and hira")
     parser.add_argument("--dtype", default="float32", help="of the base and its computation")
-    parser.add_argument("--remat", default="none", help="what the backward pass computes again: none, dots or full")
+    parser.add_argument("--remat", choices=REMAT, default="dots", help="what the backward pass computes again")
     parser.add_argument("--scan-layers", action="store_true", help="one compiled layer for all")
-    parser.add_argument("--attention", default="xla", help="or cudnn, on a GPU, in bfloat16: it drops no weights")
+    parser.add_argument(
+        "--attention", choices=ATTENTION, default="xla", help="cudnn: on a GPU, in bfloat16, no dropout"
+    )
     parser.add_argument("--batch", type=int, default=8, help="examples")
     parser.add_argument("--length", type=int, default=64, help="tokens of each")
     parser.add_argument("--steps", type=int, default=1, help="updates of a turn")
@@ -253,9 +256,11 @@ def table(report):
             f"{row['trained']:,}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
+    how = f"remat {report['remat']}, attention {report['attention']}" + (", scanned" if report["scan_layers"] else "")
     lines.append(
-        f"\n{report['model']}, {report['targets']}, {report['dtype']}, {report['batch']} x {report['length']} tokens, "
-        f"{report['device']}, {os.cpu_count()} cores; products of large matrices: {1e-9 * report['matrix_rate']:.0f} "
+        f"\n{report['model']}, {report['targets']}, {report['dtype']}, {how}, "
+        f"{report['batch']} x {report['length']} tokens, {report['device']}, {os.cpu_count()} cores; "
+        f"products of large matrices: {1e-9 * report['matrix_rate']:.0f} "
         f"GFLOP/s; load {report['load'][0]:.1f}"
     )
     return "\n".join(lines)

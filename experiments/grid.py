@@ -11,10 +11,21 @@ from pathlib import Path
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from experiments.record import RECORD, Record, make_record, read_record, write_record
+from experiments.record import RECORD, Record, fields_of, make_record, read_record, write_record
+from hut_jax.config import resolve
 from hut_jax.errors import UserError
 
 LOG = "log.txt"
+CHANGES_NOTHING = (
+    "data.dir",
+    "data.cache",
+    "data.text",
+    "mesh.",
+    "train.remat",
+    "train.attention",
+    "train.scan_layers",
+)
+"""Fields of the config that say where things are, and how to compute what comes out the same."""
 
 
 def run_missing(runs: Mapping[str, ConfigDict], workdir: Path, *, jobs: int = 1, text: str = "") -> dict[str, Record]:
@@ -33,9 +44,9 @@ def run_missing(runs: Mapping[str, ConfigDict], workdir: Path, *, jobs: int = 1,
         Name to record, of all of them.
 
     Raises:
-        UserError: as the first run that fails; the others that had begun end first.
+        UserError: a record is of another config; or as the first run that fails, when those that had begun have ended.
     """
-    missing = {name: config for name, config in runs.items() if not _stands(workdir / name)}
+    missing = {name: config for name, config in runs.items() if not _stands(workdir / name, config)}
     if missing:
         # Processes that are started, not forked: JAX has threads.
         context = get_context("spawn")
@@ -56,14 +67,22 @@ def run_missing(runs: Mapping[str, ConfigDict], workdir: Path, *, jobs: int = 1,
     return {name: read_record(workdir / name) for name in runs}
 
 
-def _stands(folder: Path) -> bool:
+def _stands(folder: Path, config: ConfigDict) -> bool:
     if not (folder / RECORD).exists():
         return False
     try:
-        read_record(folder)
+        was = read_record(folder).config
     except UserError as error:
         print(f"note: {error}; it is made again")
         return False
+    now = fields_of(resolve(config))
+    differing = [
+        f"{field} is {now[field]!r} and was {was[field]!r}"
+        for field in sorted(now.keys() & was.keys())
+        if now[field] != was[field] and not field.startswith(CHANGES_NOTHING)
+    ]
+    if differing:
+        raise UserError(f"{folder} holds a run with another config: {'; '.join(differing)}; give another --workdir")
     return True
 
 

@@ -115,10 +115,10 @@ def make_record(name: str, config: ConfigDict, folder: Path, result: dict[str, A
     import jax
 
     from experiments.forgetting import losses
-    from hut_jax.config import flatten_config, resolve
+    from hut_jax.config import resolve
     from hut_jax.cost import adapter_cost, make_work
     from hut_jax.metrics_log import read_metrics
-    from hut_jax.recipe import make_parts
+    from hut_jax.recipe import anywhere, make_parts
 
     config = resolve(config)
     parts = make_parts(config)
@@ -128,7 +128,7 @@ def make_record(name: str, config: ConfigDict, folder: Path, result: dict[str, A
     windows = [line["seconds_per_update"] for line in metrics if line["split"] == "train"]
     return Record(
         name=name,
-        config=json.loads(json.dumps({field: portable(value) for field, value in flatten_config(config).items()})),
+        config=fields_of(config),
         seed=config.seed,
         metrics=metrics,
         best=result["best"],
@@ -139,7 +139,7 @@ def make_record(name: str, config: ConfigDict, folder: Path, result: dict[str, A
         adapter_bytes=result["adapter_bytes"],
         seconds_per_update=statistics.median(windows[1:] or windows),
         peak_bytes=_peak(jax.local_devices()[0]),
-        flops_per_update=adapter_cost(config, make_work(config, length)).step.flops,
+        flops_per_update=adapter_cost(config, make_work(anywhere(config), length)).step.flops,
         forgetting=losses(config, folder, text) if text and parts.model.config.head == "causal" else None,
         base={field: portable(value) for field, value in result["base"].items()},
         versions=result["versions"],
@@ -148,6 +148,13 @@ def make_record(name: str, config: ConfigDict, folder: Path, result: dict[str, A
         platform=result["platform"],
         commit=_commit(),
     )
+
+
+def fields_of(config: ConfigDict) -> dict[str, Any]:
+    """A resolved config as a record holds it."""
+    from hut_jax.config import flatten_config
+
+    return json.loads(json.dumps({field: portable(value) for field, value in flatten_config(config).items()}))
 
 
 def portable(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """From records to tables and pictures, by what a method is and which rank it has."""
 
+import re
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -39,8 +40,8 @@ class Cell(NamedTuple):
 
 def cell(record: Record) -> Cell:
     """A record's; its name begins with that of the method, and what was set."""
-    method, *settings = record.name.split("/")[0].split(",")
-    others = [one for one in settings if not one.startswith(("rank=", "targets="))]
+    method, *settings = re.split(r",(?=\w+=)", record.name.rsplit("/", 2)[0])
+    others = [one for one in settings if not one.startswith("rank=") and one != "targets=()"]
     return Cell(method, record.config.get("adapter.rank"), ", ".join(others))
 
 
@@ -115,7 +116,7 @@ def table(records: Iterable[Record]) -> str:
             "GFLOP an update", "peak, MB", *(["forgets, nats"] if forgets else [])]  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for key, group in cells.items():
-        peers = cells.get(Cell(PEER, key.rank)) if key.method != PEER else None
+        peers = _peers(cells, key)
         row = [
             str(key),
             ", ".join(f"{at:g}" for at in sorted({*map(rate, group)})),
@@ -132,6 +133,12 @@ def table(records: Iterable[Record]) -> str:
             row.append(_spread([r.forgetting["after"] - r.forgetting["before"] for r in group if r.forgetting]))
         lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines)
+
+
+def _peers(cells: Mapping[Cell, list[Record]], key: Cell) -> list[Record]:
+    """LoRA's runs of the same rank, if there is one LoRA of that rank."""
+    found = [group for other, group in cells.items() if other.method == PEER and other.rank == key.rank]
+    return found[0] if len(found) == 1 and key.method != PEER else []
 
 
 def _spread(values: list[float]) -> str:
@@ -163,7 +170,8 @@ def rank_picture(records: Iterable[Record], path: Path) -> None:
         for key, group in cells.items():
             if key.variant == method and key.rank is None:
                 level = statistics.mean(record.score for record in group)
-                axes[0].axhline(level, color=style(method)["color"], linestyle="--", label=method)
+                drawn = {name: value for name, value in style(method).items() if name in ("color", "alpha")}
+                axes[0].axhline(level, linestyle="--", label=method, **drawn)
     axes[0].set_xscale("log", base=2)
     axes[0].set_xlabel("rank")
     axes[0].set_ylabel(_label(cells))

@@ -62,9 +62,7 @@ def default_config() -> ConfigDict:
     config.train.beta2 = 0.999  # AdamW's
     config.train.eps = 1e-6  # AdamW's
     config.train.dropout = True  # whether the model's own dropout acts in training
-    config.train.remat = (
-        "none"  # what of a layer is computed again in the backward pass to save memory; or "dots", "full"
-    )
+    config.train.remat = "dots"  # computed again in the backward pass: all but products; or "none"; or "full", all
     config.train.attention = "xla"  # or "cudnn", fused: on NVIDIA GPUs, in bfloat16; it drops no attention weights
     config.train.scan_layers = False  # one compiled layer for all, so that the compiler has less to do
 

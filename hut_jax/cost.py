@@ -24,7 +24,7 @@ from hut_jax.errors import UserError
 from hut_jax.flops import Flops, count_flops, xla_flops
 from hut_jax.models.pretrained import build_model, init_params
 from hut_jax.optimizer import make_optimizer
-from hut_jax.recipe import head, make_adapter, model_options, rates
+from hut_jax.recipe import anywhere, head, make_adapter, model_options, rates
 from hut_jax.sites import Site
 from hut_jax.tasks.causal_lm import causal_lm_loss
 from hut_jax.tasks.glue import classification_loss, regression_loss
@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("XLA counts a loop over layers once; --xla wants --config.train.scan_layers=False")
     configs = {text: with_adapter(config, text) for text in map(str.strip, args.adapters.split(","))}
 
-    work = make_work(config, args.length)
+    work = make_work(anywhere(config), args.length)
     costs = {text: adapter_cost(one, work, xla=args.xla) for text, one in configs.items()}
     batch, length = work.inputs["input_ids"].shape
     print(_table(work.frozen, costs))

@@ -19,7 +19,7 @@ def fingerprint(params: Mapping[str, Any]) -> str:
     counts for nothing: so a base has the same one with a head that is yet to be learned, whatever its labels.
     """
     digest = hashlib.sha256()
-    if jax.default_backend() == "cpu":  # where to fetch copies nothing, and so taking layers apart neither
+    if jax.default_backend() == "cpu" and jax.device_count() == 1:  # to fetch copies nothing, nor do layers apart then
         params = fetch(params)
     flat = flatten(unstack_layers(params))
     for path in sorted(flat):

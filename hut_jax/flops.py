@@ -92,6 +92,11 @@ def _of_equation(equation: JaxprEqn) -> Flops:
     if name == "dot_general":
         (contracted, _), _ = equation.params["dimension_numbers"]
         return Flops(2 * _size(result) * math.prod(inputs[0].shape[axis] for axis in contracted))
+    if name.startswith("dot_product_attention"):
+        # cuDNN's: two products, or for the gradients five, of queries, keys and values; of each score its exponential.
+        (batch, length, heads, width), keys = inputs[0].shape, inputs[1].shape[1]
+        scores = batch * heads * length * keys
+        return Flops((5 if "bwd" in name else 2) * 2 * scores * width, scores)
     if name == "conv_general_dilated":
         return Flops(2 * _products_of_convolution(equation))
     if name in REDUCTIONS:

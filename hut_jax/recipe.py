@@ -146,7 +146,7 @@ def load_base(config: ConfigDict, shardings: Any = None) -> tuple[Any, Any]:
 
 
 def anywhere(config: ConfigDict) -> ConfigDict:
-    """The config with which a trained run is read on any device, whichever attention it was trained with."""
+    """A copy that asks for nothing which only some devices have, and computes the same."""
     config = config.copy_and_resolve_references()
     config.train.attention = "xla"
     return config

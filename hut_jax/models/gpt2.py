@@ -218,7 +218,7 @@ class GPT2(nn.Module):
         remat: what the backward pass computes again of each layer, to save memory: "none"; "dots", all but the products
             with kernels; or "full", all.
         scan_layers: whether the layers are one `nn.scan`, which compiles one layer, however many there are.
-        attention: "xla", or "cudnn" for cuDNN's fused kernel (`layers.attend`), but with a cache.
+        attention: "xla", or "cudnn" for cuDNN's fused kernel (`layers.attend`) where there is no cache.
     """
 
     config: GPT2Config

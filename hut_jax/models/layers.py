@@ -1,6 +1,7 @@
-"""What the models share: names of shapes, activations, norms, attention over several heads, and what is kept of it."""
+"""What the models share: names of shapes, activations, norms, attention over several heads, and recomputation."""
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -82,8 +83,11 @@ def check_attention(attention: str, dtype: Any, head_width: int) -> None:
     if attention == "xla":
         return
     why = ""
-    if jax.default_backend() != "gpu":
-        why = f"runs on NVIDIA GPUs, and JAX runs on {jax.default_backend()} here"
+    capability = re.fullmatch(r"(\d+)\.\d+", getattr(jax.devices()[0], "compute_capability", ""))  # AMD's has letters
+    if capability is None:
+        why = f"runs on NVIDIA GPUs, and JAX runs on {jax.devices()[0].device_kind} here"
+    elif int(capability[1]) < 8:
+        why = f"wants compute capability 8.0 (Ampere) or later, and {jax.devices()[0].device_kind} has {capability[0]}"
     elif jnp.dtype(dtype) != jnp.bfloat16:
         why = f"computes in bfloat16, and the model in {jnp.dtype(dtype).name}"
     elif head_width > 128 or head_width % 8:
@@ -111,15 +115,27 @@ def attend(
         scale: what the query-key products are multiplied with: a number, or an array of one.
         drop: for the attention weights.
         attention: "xla", or "cudnn": fused, so that no weights are written to memory, and none are dropped. It is
-            for NVIDIA GPUs (`check_attention`), and in training for even numbers of keys and queries.
+            for NVIDIA GPUs (`check_attention`), and for as many keys as queries.
     """
     if attention == "cudnn":
-        if not isinstance(scale, float):  # it may be a layer's of a scan, and the kernel wants to know it beforehand
-            query, scale = (query * scale).astype(query.dtype), 1.0
-        return jax.nn.dot_product_attention(query, key, value, mask=mask, scale=scale, implementation="cudnn")
+        return _fused_attention(query, key, value, mask, scale)
     if drop.deterministic or drop.rate == 0:
         return jax.nn.dot_product_attention(query, key, value, mask=mask, scale=scale)
     return plain_attention(query, key, value, mask, scale, drop)
+
+
+def _fused_attention(query: Heads, key: Heads, value: Heads, mask: Any, scale: Any) -> Heads:
+    """cuDNN's, which wants a mask for each query, an even number of them in training, and a scale known beforehand."""
+    if not isinstance(scale, float):  # a layer's of a scan
+        query, scale = (query * scale).astype(query.dtype), 1.0
+    length = query.shape[1]
+    mask = jnp.broadcast_to(mask, (*mask.shape[:2], length, length))
+    if length % 2:
+        more = ((0, 0), (0, 1), (0, 0), (0, 0))
+        query, key, value = (jnp.pad(each, more) for each in (query, key, value))
+        mask = jnp.pad(mask, ((0, 0), (0, 0), (0, 1), (0, 1)))
+    y = jax.nn.dot_product_attention(query, key, value, mask=mask, scale=scale, implementation="cudnn")
+    return y[:, :length]
 
 
 def plain_attention(

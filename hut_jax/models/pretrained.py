@@ -73,8 +73,8 @@ def load_pretrained(
             there as it is read. Default: all of them on one device.
 
     Raises:
-        UserError: nothing of that name, a config.json that is not supported, a head or labels that the model cannot
-            have, or files damaged or not of the config's shapes.
+        UserError: nothing of that name, a config.json that is not supported, a head, labels or attention that the model
+            cannot have, no such `remat`, or files damaged or not of the config's shapes.
     """
     folder = locate(name, ("config.json", *weights.PATTERNS))
     source = _read_config(folder, Asked(head, num_labels, labels, problem_type))
@@ -82,7 +82,7 @@ def load_pretrained(
         config=source.config, dtype=dtype, remat=remat, scan_layers=scan_layers, attention=attention
     )
     files = Weights(folder, source.architecture)
-    match = _match(files, source, model)
+    match = _match(files, source)
     where = {} if shardings is None else flatten_dict(shardings, sep="/")
     params = _read_params(files, match, source, model, np.dtype(dtype), where)
     if match.drawn:
@@ -111,7 +111,7 @@ def missing_params(
     """
     folder = locate(name, ("config.json", *weights.PATTERNS))
     source = _read_config(folder, Asked(head, num_labels, labels, problem_type))
-    return _match(Weights(folder, source.architecture), source, source.family.model(config=source.config)).drawn
+    return _match(Weights(folder, source.architecture), source).drawn
 
 
 def load_config(name: str | os.PathLike) -> Any:
@@ -226,7 +226,7 @@ class _Match(NamedTuple):
     left_out: list[str]
 
 
-def _match(files: Weights, source: _Source, model: Model) -> _Match:
+def _match(files: Weights, source: _Source) -> _Match:
     """Which tensors are read, once all are known to be there, of the right shape and dtype."""
     family, config = source.family, source.config
     ours = _shapes(family.model(config=config))

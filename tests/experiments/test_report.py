@@ -67,10 +67,18 @@ def test_trials_at_other_rates_are_in_their_own_table_only(make):
 
 
 def test_other_settings_are_rows_of_their_own(make):
-    names = ("hut,rank=4/1/0", "hut,rank=4,spread=cyclic,shift=False/1/0", "ia3,targets=()/1/0")
-    methods = ("hut", "hut", "ia3")
-    records = [
-        make(method, None if method == "ia3" else 4, name=name) for method, name in zip(methods, names, strict=True)
-    ]
+    names = {
+        "hut,rank=4": "hut, r = 4",
+        "hut,rank=4,spread=cyclic,shift=False": "hut, r = 4, spread=cyclic, shift=False",
+        "hut,rank=4,targets=('query$','value$')": "hut, r = 4, targets=('query$','value$')",
+        "ia3,targets=()": "ia3",
+    }
+    records = [make(name.split(",")[0], 4 if "rank" in name else None, name=f"{name}/1/0") for name in names]
     rows = [line.split(" | ")[0].strip("| ") for line in table(records).splitlines()[2:]]
-    assert rows == ["hut, r = 4", "hut, r = 4, spread=cyclic, shift=False", "ia3"]
+    assert rows == list(names.values())
+
+
+def test_lora_is_the_peer_with_whatever_setting_but_not_where_there_are_two(make):
+    own, peer = make(score=0.6), make("lora", score=0.5, name="lora,rank=4,alpha=16/1/0")
+    assert table([own, peer]).splitlines()[2].split(" | ")[4] == "+0.1"
+    assert table([own, peer, make("lora")]).splitlines()[2].split(" | ")[4] == "-"
