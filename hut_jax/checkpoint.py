@@ -189,7 +189,8 @@ def _checked(step: int, state: PyTree, written: dict[str, Any]) -> tuple[PyTree,
 
 def _state_digest(state: PyTree[Array]) -> list[int]:
     """A digest of each leaf, in the tree's order."""
-    return [int(digest) for digest in jax.device_get([_digest(leaf) for leaf in jax.tree.leaves(state)])]
+    # One after the other: among several processes each adds up over all of them, and they must not overtake each other.
+    return [int(jax.device_get(_digest(leaf))) for leaf in jax.tree.leaves(state)]
 
 
 @jax.jit  # each leaf by itself: there are few shapes among many leaves

@@ -82,6 +82,8 @@ def end(run, timeout=240):
     finally:
         for process in run:
             process.kill()
+            with process:  # closes its pipes, where communicate has not come to it
+                pass
     return [(process.returncode, *texts) for process, texts in zip(run, said, strict=True)]
 
 
