@@ -38,7 +38,7 @@ class Parser(argparse.ArgumentParser):
 def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
     """Call `main` with the command line and exit; a user's mistake is one line on stderr and exit code 2."""
     keep_compiled()
-    gc.freeze()  # what was imported stays; to look through it at each collection is a tenth of the time to a first step
+    gc.freeze()  # what was imported stays; to look through it at each collection would hold up the first step
     try:
         sys.exit(main(sys.argv[1:]))
     except UserError as error:

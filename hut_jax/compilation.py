@@ -24,7 +24,7 @@ def keep_compiled() -> None:
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_compilation_cache_max_size", MOST_BYTES)
-    # However short: a run has dozens of small programs, which together are a tenth of a second start.
+    # However short: a run has dozens of small programs, which together hold up a second start.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
