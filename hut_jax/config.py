@@ -72,6 +72,7 @@ def default_config() -> ConfigDict:
     config.eval = ConfigDict()
     config.eval.every = 1000  # updates between two evaluations; there is one at the start and one at the end
     config.eval.batch_size = 32  # examples of an evaluation batch
+    config.eval.max_examples = 0  # judge by no more than so many of a validation split, evenly spread; 0: by all
 
     config.decode = ConfigDict()  # how hut_jax.evaluate and hut_jax.generate write; the LoRA paper's for E2E
     config.decode.method = "beam"  # or "greedy", or "sample"
@@ -145,6 +146,7 @@ _RANGES = {
     "log.every": _AT_LEAST_1,
     "eval.every": _AT_LEAST_1,
     "eval.batch_size": _AT_LEAST_1,
+    "eval.max_examples": _NOT_NEGATIVE,
     "decode.max_new_tokens": _AT_LEAST_1,
     "decode.min_new_tokens": _NOT_NEGATIVE,
     "decode.no_repeat_ngram": _NOT_NEGATIVE,

@@ -50,7 +50,7 @@ def make_parts(config: ConfigDict) -> Parts:
             f"the tokenizer {config.tokenizer or config.model} has {tokenizer.vocab_size:,} tokens and the model "
             f"{config.model} a vocabulary of {model.config.vocab_size:,}; give config.tokenizer the model's own"
         )
-    task = TASKS[config.task].load(config, tokenizer)
+    task = TASKS[config.task].load(config, tokenizer).judged_by(config.eval.max_examples)
     if task.longest > model.config.n_positions:
         raise UserError(
             f"the longest example has {task.longest} tokens and the model takes {model.config.n_positions}; "

@@ -33,6 +33,9 @@ class Examples(Protocol):
 
     def __len__(self) -> int: ...
 
+    def take(self, rows: Int64[np.ndarray, " rows"]) -> "Examples":
+        """Some of the examples, in the order of `rows`."""
+
     def slots_of_batch(self, used: int, batch_size: int, slot_multiple: int) -> int:
         """M, the label slots of a batch whose examples have `used` labels."""
 
@@ -102,6 +105,10 @@ class Sequences:
 
     def __getitem__(self, index: int) -> Int32[np.ndarray, " length"]:
         return self.tokens[self.starts[index] : self.ends[index]]
+
+    def take(self, rows: Int64[np.ndarray, " rows"]) -> "Sequences":
+        """Some of the sequences, in the order of `rows`."""
+        return Sequences(self.tokens, self.starts[rows], self.ends[rows], self.loss_start[rows])
 
     def slots_of_batch(self, used: int, batch_size: int, slot_multiple: int) -> int:
         """M: `used` rounded up to a multiple of `slot_multiple` slots a row."""

@@ -35,15 +35,15 @@ class Labelled:
 
     def __init__(
         self,
-        ids: Sequence[Sequence[int]],
-        types: Sequence[Sequence[int]],
+        ids: Sequence[Sequence[int] | np.ndarray],
+        types: Sequence[Sequence[int] | np.ndarray],
         labels: Int32[np.ndarray, " n"] | Float32[np.ndarray, " n"],
         pad_id: int,
     ):
         if not len(ids) == len(types) == len(labels):
             raise UserError(f"{len(ids)} examples, {len(types)} lists of token types and {len(labels)} labels")
         for i, (tokens, kinds) in enumerate(zip(ids, types, strict=True)):
-            if not tokens or len(tokens) != len(kinds):
+            if not len(tokens) or len(tokens) != len(kinds):
                 raise UserError(f"example {i} has {len(tokens)} tokens and {len(kinds)} token types")
         self._ids = [np.asarray(tokens, np.int32) for tokens in ids]
         self._types = [np.asarray(kinds, np.int32) for kinds in types]
@@ -61,6 +61,11 @@ class Labelled:
 
     def __getitem__(self, index: int) -> Int32[np.ndarray, " length"]:
         return self._ids[index]
+
+    def take(self, rows: Int64[np.ndarray, " rows"]) -> "Labelled":
+        """Some of the examples, in the order of `rows`."""
+        ids, types = ([kept[row] for row in rows] for kept in (self._ids, self._types))
+        return Labelled(ids, types, self.labels[rows], self.pad_id)
 
     def slots_of_batch(self, used: int, batch_size: int, slot_multiple: int) -> int:
         """One label slot a row, whatever the other arguments."""

@@ -1,9 +1,10 @@
 """What every task gives the training loop."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import numpy as np
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
@@ -39,6 +40,15 @@ class Task:
     def longest(self) -> int:
         """Positions that the model must take at once."""
         return max(int(split.inputs.max()) for split in (self.train, *self.validation.values()))
+
+    def judged_by(self, most: int) -> "Task":
+        """The same, to be judged by no more than `most` examples of each split, evenly spread over it; 0: by all."""
+
+        def part(split: Examples) -> Examples:
+            few = 0 < most < len(split)
+            return split.take(np.linspace(0, len(split) - 1, most, dtype=np.int64)) if few else split
+
+        return replace(self, validation={name: part(split) for name, split in self.validation.items()})
 
     def score(self, metrics: Mapping[str, float]) -> float:
         """The headline, turned so that more is better."""
