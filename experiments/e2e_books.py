@@ -1,0 +1,29 @@
+"""E2E on the GPT-2 that `pretrain.py` makes, for two cores: `--config=experiments/e2e_books.py --config.data.dir=E2E`.
+
+A tenth of an epoch in batches of 16, judged by the loss of 800 rows of the development set at the start and at the end.
+"""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from hut_jax import cli
+
+HERE = Path(__file__).parent
+NEVER = 10**9
+
+
+def get_config() -> ConfigDict:
+    """The config; `config.data.dir` must be given where the public files cannot be downloaded."""
+    config = cli.load_config_file(str(HERE.parent / "configs/e2e.py"))
+    config.model = "runs/bases/gpt2/merged"
+    config.data.length_multiple = 32
+    config.train.steps = 260
+    config.train.batch_size = 16
+    config.train.warmup = 0.06
+    config.eval.every = NEVER
+    config.eval.batch_size = 64
+    config.eval.max_examples = 800
+    config.checkpoint.every = 100
+    config.log.every = 20
+    return config

@@ -1,0 +1,59 @@
+"""Pre-train a GPT-2 or a RoBERTa of 18 million numbers on a text, to stand in for those on the hub.
+
+    python -m hut_jax.train --config=experiments/pretrain.py:gpt2 --config.tokenizer=GPT2 --config.data.text=BOOKS \
+        --workdir=runs/bases/gpt2
+    python -m hut_jax.merge --workdir=runs/bases/gpt2 --output=runs/bases/gpt2/merged
+
+`experiments/bases` holds their shapes: 6 layers, 256 wide, and the real models' vocabularies, 50,257 and 50,265 tokens.
+`GPT2` and `ROBERTA` are folders with the real tokenizers.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+from hut_jax import cli
+from hut_jax.errors import UserError, nearest
+
+HERE = Path(__file__).parent
+
+
+class Base(NamedTuple):
+    """What a base learns, and for how long."""
+
+    task: str
+    block: int
+    batch_size: int
+    steps: int
+    max_bytes: int  # a little more than is read once
+
+
+BASES = {
+    "gpt2": Base("lm", block=256, batch_size=8, steps=2200, max_bytes=20_000_000),
+    "roberta": Base("mlm", block=128, batch_size=16, steps=3600, max_bytes=32_000_000),
+}
+
+
+def get_config(name: str = "") -> ConfigDict:
+    """The config that pre-trains one of the bases.
+
+    Raises:
+        UserError: there is none of this name.
+    """
+    if name not in BASES:
+        raise UserError(f"no base {name!r}; {nearest(name, BASES)}")
+    base = BASES[name]
+    config = cli.load_config_file(str(HERE.parent / "configs/lm.py"))
+    config.task = base.task
+    config.model = str(HERE / "bases" / name)
+    config.data.block = base.block
+    config.data.max_bytes = base.max_bytes
+    config.data.holdout = 0.01
+    config.train.batch_size = base.batch_size
+    config.train.steps = base.steps
+    config.train.learning_rate = 2e-3
+    config.train.dropout = False  # nothing is seen twice
+    config.eval.every = 500
+    config.checkpoint.every = 200
+    return config

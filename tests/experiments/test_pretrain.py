@@ -1,0 +1,32 @@
+"""The configs of the bases that are made here, and of E2E on one."""
+
+import pytest
+
+from hut_jax import UserError, cli
+from hut_jax.config import validate
+from hut_jax.models.pretrained import build_model, load_config
+
+
+@pytest.mark.parametrize(("name", "head"), [("gpt2", "causal"), ("roberta", "mlm")])
+def test_a_base_has_the_real_models_vocabulary_and_takes_its_blocks(name, head):
+    config = cli.load_config_file(f"experiments/pretrain.py:{name}")
+    validate(config)
+    model = load_config(config.model)
+    assert model.vocab_size == {"gpt2": 50257, "roberta": 50265}[name]
+    assert model.n_positions >= config.data.block
+    assert build_model(config.model, head=head).config.head == head
+    assert (config.adapter.name, config.init, config.train.dropout) == ("full", "random", False)
+
+
+def test_a_base_that_there_is_not_is_one_line():
+    with pytest.raises(UserError, match="no base 'gtp2'; did you mean 'gpt2'"):
+        cli.load_config_file("experiments/pretrain.py:gtp2")
+
+
+def test_e2e_is_the_papers_recipe_for_less_time():
+    config, paper = (cli.load_config_file(f"{name}.py") for name in ("experiments/e2e_books", "configs/e2e"))
+    validate(config)
+    assert config.task == "e2e"
+    assert config.train.steps * config.train.batch_size < paper.train.epochs * 42_061 / 10
+    for field in ("label_smoothing", "weight_decay", "decay", "eps"):
+        assert config.train[field] == paper.train[field]
