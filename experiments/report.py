@@ -77,13 +77,18 @@ def by_cell(records: Iterable[Record]) -> dict[Cell, list[Record]]:
     return dict(found)
 
 
+def paired(own: Iterable[Record], peers: Iterable[Record]) -> list[tuple[float, float]]:
+    """The scores of the seeds that both have."""
+    theirs = {record.seed: record.score for record in peers}
+    return [(record.score, theirs[record.seed]) for record in own if record.seed in theirs]
+
+
 def against_peer(own: Iterable[Record], peers: Iterable[Record]) -> tuple[float, float | None] | None:
     """The mean difference of scores over the seeds that both have, and the p of a paired t-test where there is one.
 
     None where no seed is in both.
     """
-    theirs = {record.seed: record.score for record in peers}
-    pairs = [(record.score, theirs[record.seed]) for record in own if record.seed in theirs]
+    pairs = paired(own, peers)
     if not pairs:
         return None
     differences = [a - b for a, b in pairs]
@@ -112,17 +117,17 @@ def table(records: Iterable[Record]) -> str:
     cells = by_cell(records)
     first = next(iter(cells.values()))[0]
     forgets = any(record.forgetting for group in cells.values() for record in group)
-    head = ["", "rate", first.headline, "seeds", "- LoRA's of that rank (p)", "trains", "adapter, kB", "ms an update",
+    head = ["", "rate", first.headline, "seeds", "- LoRA's (p)", "trains", "adapter, kB", "ms an update",
             "GFLOP an update", "peak, MB", *(["forgets, nats"] if forgets else [])]  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for key, group in cells.items():
-        peers = _peers(cells, key)
+        peers = peers_of(cells, key)
         row = [
             str(key),
             ", ".join(f"{at:g}" for at in sorted({*map(rate, group)})),
-            _spread([record.score for record in group]),
+            show_spread([record.score for record in group]),
             str(len(group)),
-            _difference(against_peer(group, peers) if peers else None),
+            show_difference(against_peer(group, peers) if peers else None),
             f"{group[0].trainable:,}",
             f"{statistics.median(record.adapter_bytes for record in group) / 1e3:,.0f}",
             f"{1e3 * statistics.median(record.seconds_per_update for record in group):,.1f}",
@@ -130,25 +135,27 @@ def table(records: Iterable[Record]) -> str:
             f"{1e-6 * statistics.median(record.peak_bytes for record in group):,.0f}",
         ]
         if forgets:
-            row.append(_spread([r.forgetting["after"] - r.forgetting["before"] for r in group if r.forgetting]))
+            row.append(show_spread([r.forgetting["after"] - r.forgetting["before"] for r in group if r.forgetting]))
         lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines)
 
 
-def _peers(cells: Mapping[Cell, list[Record]], key: Cell) -> list[Record]:
-    """LoRA's runs of the same rank, if there is one LoRA of that rank."""
-    found = [group for other, group in cells.items() if other.method == PEER and other.rank == key.rank]
+def peers_of(cells: Mapping[Cell, list[Record]], key: Cell) -> list[Record]:
+    """LoRA's runs, of the same rank where the cell has one, if there is one such LoRA; none for LoRA itself."""
+    found = [group for other, group in cells.items() if other.method == PEER and key.rank in (None, other.rank)]
     return found[0] if len(found) == 1 and key.method != PEER else []
 
 
-def _spread(values: list[float]) -> str:
+def show_spread(values: list[float]) -> str:
+    """Mean and standard deviation."""
     if not values:
         return "-"
     mean = f"{statistics.mean(values):.4g}"
     return f"{mean} ± {statistics.stdev(values):.2g}" if len(values) > 1 else mean
 
 
-def _difference(found: tuple[float, float | None] | None) -> str:
+def show_difference(found: tuple[float, float | None] | None) -> str:
+    """What `against_peer` found."""
     if found is None:
         return "-"
     difference, p = found

@@ -44,7 +44,7 @@ def study(config: ConfigDict, tuned_as: Mapping[str, str], args: argparse.Namesp
     rates, seeds = numbers("--rates", args.rates, float), numbers("--seeds", args.seeds, int)
     workdir, how = Path(args.workdir), {"jobs": args.jobs, "text": args.text}
     if args.report:
-        records = [read_record(path.parent) for path in sorted(workdir.glob(f"*/*/*/{RECORD}"))]
+        records = read_study(workdir)
     else:
         for adapter in tuned_as:  # for its errors, before anything runs
             make_run(config, adapter, rates[0], seeds[0])
@@ -56,9 +56,19 @@ def study(config: ConfigDict, tuned_as: Mapping[str, str], args: argparse.Namesp
             best = best_rates(tuned, rates, seeds[0], tried)
         runs = dict(make_run(config, one, best[other], seed) for seed in seeds for one, other in tuned_as.items())
         records = list((tried | run_missing(runs, workdir, **how)).values())
+    report(records, workdir)
+
+
+def read_study(workdir: Path) -> list[Record]:
+    """The records of all runs that stand there.
+
+    Raises:
+        UserError: there is none, or one cannot be read.
+    """
+    records = [read_record(path.parent) for path in sorted(workdir.glob(f"*/*/*/{RECORD}"))]
     if not records:
         raise UserError(f"no run's {RECORD} in {workdir}")
-    report(records, workdir)
+    return records
 
 
 def make_run(config: ConfigDict, adapter: str, rate: float, seed: int) -> tuple[str, ConfigDict]:
@@ -100,17 +110,22 @@ def best_rates(
 
 def report(records: Sequence[Record], workdir: Path) -> None:
     """Print the tables, of the best rates and of the trials, and write them and the pictures."""
-
-    def place(record: Record) -> Cell:
-        return cell(record)._replace(rank=cell(record).rank or 0)
-
-    records = sorted(records, key=place)
+    records = in_order(records)
     chosen = at_best_rates(records)
     text = "\n\n".join(filter(None, [table(chosen), rates_table(records)]))
     write_text(workdir / "table.md", text + "\n")
     rank_picture(chosen, workdir / "rank")
     pareto_picture(chosen, workdir / "pareto")
     print(f"{text}\n\nin {workdir}: table.md, rank.svg, rank.png, pareto.svg, pareto.png")
+
+
+def in_order(records: Sequence[Record]) -> list[Record]:
+    """By what they are records of."""
+
+    def place(record: Record) -> Cell:
+        return cell(record)._replace(rank=cell(record).rank or 0)
+
+    return sorted(records, key=place)
 
 
 def numbers(option: str, text: str, kind: type) -> list:

@@ -24,7 +24,7 @@ def test_a_row_has_mean_spread_and_the_paired_test(records):
     assert rows["hut, r = 1"][5:] == ["1,200", "5", "250.0", "4.00", "3 |"]
     assert rows["lora, r = 1"][4] == "-"
     assert rows["hut, r = 4"][4] == "-"  # there is no LoRA of that rank
-    assert rows["full"][2:5] == ["0.8", "1", "-"]
+    assert rows["full"][2:5] == ["0.8", "1", "+0.22"]  # less the only LoRA's of that seed
     assert "forgets" not in table(records)
 
 

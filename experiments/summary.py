@@ -1,0 +1,128 @@
+"""Several studies side by side, from their records alone: a row a method, a column a task.
+
+    python experiments/summary.py results/minilm/cola results/minilm/sst2 --ranks=8 --output=runs/summary
+
+A study is the workdir of `method_comparison.py` or `rank_ablation.py`. The first table has mean and standard deviation
+over the seeds, and a method's place among those shown, as the mean over the tasks; the second the mean difference to
+LoRA over the seeds that both have, and the p of a paired t-test. With `--output` they are in `summary.md` there, too,
+and the differences in `summary.svg` and `.png`.
+"""
+
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from scipy.stats import rankdata
+
+from experiments.record import Record
+from experiments.report import (
+    PEER,
+    Cell,
+    against_peer,
+    at_best_rates,
+    by_cell,
+    paired,
+    peers_of,
+    save,
+    show_difference,
+    show_spread,
+    style,
+    subplots,
+)
+from experiments.study import in_order, numbers, read_study
+from hut_jax import cli
+from hut_jax.files import write_text
+from hut_jax.workdir import check_writable
+
+Study = Mapping[Cell, list[Record]]
+
+
+def of_ranks(records: Sequence[Record], ranks: Sequence[int]) -> Study:
+    """The runs that count, of each method; of those that have a rank only these ranks, where any are given."""
+    cells = by_cell(at_best_rates(in_order(records)))
+    return {key: group for key, group in cells.items() if not ranks or key.rank is None or key.rank in ranks}
+
+
+def scores_table(studies: Mapping[str, Study]) -> str:
+    """Mean and standard deviation of each task, in Markdown, and the mean place where a method has all tasks."""
+    places = {key: [place[key] for place in map(_places, studies.values()) if key in place] for key in _keys(studies)}
+    lines = _head([*(f"{name}, {_headline(study)}" for name, study in studies.items()), "place"])
+    for key, found in places.items():
+        cells = [show_spread([record.score for record in study.get(key, [])]) for study in studies.values()]
+        mean = f"{statistics.mean(found):.1f}" if len(found) == len(studies) else "-"
+        lines.append("| " + " | ".join([str(key), *cells, mean]) + " |")
+    return "\n".join(lines)
+
+
+def differences_table(studies: Mapping[str, Study]) -> str:
+    """The differences to LoRA of each task, in Markdown."""
+    lines = _head(list(studies))
+    for key in _keys(studies):
+        found = [against_peer(study.get(key, []), peers_of(study, key)) for study in studies.values()]
+        if any(found):
+            lines.append("| " + " | ".join([str(key), *map(show_difference, found)]) + " |")
+    return "\n".join(lines)
+
+
+def differences_picture(studies: Mapping[str, Study], path: Path) -> None:
+    """The differences to LoRA, SVG and PNG: the mean, and a bar from the least to the most of the seeds."""
+    axes, figure = subplots(len(studies))
+    keys = [key for key in _keys(studies) if key.method != PEER]
+    for axis, (name, study) in zip(axes, studies.items(), strict=True):
+        for row, key in enumerate(reversed(keys)):
+            differences = [own - peer for own, peer in paired(study.get(key, []), peers_of(study, key))]
+            if differences:
+                mean = statistics.mean(differences)
+                reach = [[mean - min(differences)], [max(differences) - mean]]
+                axis.errorbar([mean], [row], xerr=reach, capsize=4, **style(key.variant))
+        axis.axvline(0, color="#999999", linewidth=1)
+        axis.set_yticks(range(len(keys)), [str(key) for key in reversed(keys)])
+        axis.set_xlabel(f"{name}: {_headline(study)}, less LoRA's")
+    save(figure, path)
+
+
+def _keys(studies: Mapping[str, Study]) -> list[Cell]:
+    return list(dict.fromkeys(key for study in studies.values() for key in study))
+
+
+def _places(study: Study) -> dict[Cell, float]:
+    """Each method's place by its mean score, 1 for the best."""
+    means = [statistics.mean(r.score if r.maximize else -r.score for r in group) for group in study.values()]
+    return dict(zip(study, rankdata([-mean for mean in means]).tolist(), strict=True))
+
+
+def _headline(study: Study) -> str:
+    record = next(iter(study.values()))[0]
+    return record.headline if record.maximize else f"{record.headline} (less is better)"
+
+
+def _head(columns: Sequence[str]) -> list[str]:
+    return ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+
+
+def main(argv: Sequence[str]) -> int:
+    """The summary; returns its exit code."""
+    parser = cli.Parser("experiments.summary", __doc__ or "")
+    parser.add_argument("studies", nargs="+", type=Path, metavar="WORKDIR", help="of an experiment")
+    parser.add_argument("--ranks", default="", help="show only these, and what has no rank")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="where tables and picture go; made if need be")
+    args = parser.parse_args(argv)
+    ranks = numbers("--ranks", args.ranks, int) if args.ranks else []
+    if args.output:
+        check_writable(args.output, "the folder of --output,")
+    studies = {workdir.name: of_ranks(read_study(workdir), ranks) for workdir in args.studies}
+    text = f"{scores_table(studies)}\n\nless LoRA's:\n\n{differences_table(studies)}"
+    print(text)
+    if args.output:
+        args.output.mkdir(parents=True, exist_ok=True)
+        write_text(args.output / "summary.md", text + "\n")
+        differences_picture(studies, args.output / "summary")
+        print(f"\nin {args.output}: summary.md, summary.svg, summary.png")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

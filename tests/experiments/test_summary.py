@@ -1,0 +1,55 @@
+"""Several studies side by side."""
+
+from xml.etree import ElementTree
+
+import pytest
+from scipy.stats import ttest_rel
+
+from experiments.record import write_record
+from experiments.summary import main
+from hut_jax import UserError
+
+SCORES = {"hut": (0.6, 0.65, 0.61), "lora": (0.5, 0.52, 0.51), "full": (0.7, 0.7, 0.71)}
+
+
+@pytest.fixture
+def studies(make, tmp_path):
+    """Two, of accuracy and of a loss; the second has no full fine-tuning, and HUT of another rank beside."""
+    for folder in ("one", "other"):
+        loss = folder == "other"
+        for method, scores in SCORES.items():
+            for rank in {"hut": (4, 16), "lora": (4,), "full": (None,)}[method]:
+                if loss and method == "full":
+                    continue
+                name = method if rank is None else f"{method},rank={rank}"
+                for seed, score in enumerate(scores):
+                    record = make(method, rank, seed, score, name=f"{name}/1/{seed}", maximize=not loss)
+                    place = tmp_path / folder / record.name
+                    place.mkdir(parents=True)
+                    write_record(place, record)
+    return [str(tmp_path / "one"), str(tmp_path / "other")]
+
+
+def test_scores_places_and_differences_stand_side_by_side(studies, tmp_path, capsys):
+    assert main([*studies, "--ranks=4", f"--output={tmp_path / 'summary'}"]) == 0
+    scores, differences = (tmp_path / "summary/summary.md").read_text().split("\n\nless LoRA's:\n\n")
+    p = ttest_rel(SCORES["hut"], SCORES["lora"]).pvalue
+    assert scores.splitlines()[0] == "| | one, accuracy | other, accuracy (less is better) | place |"
+    assert scores.splitlines()[2:] == [
+        "| full | 0.7033 ± 0.0058 | - | - |",
+        "| hut, r = 4 | 0.62 ± 0.026 | 0.62 ± 0.026 | 2.0 |",  # second of three, second of two
+        "| lora, r = 4 | 0.51 ± 0.01 | 0.51 ± 0.01 | 2.0 |",  # third, first
+    ]
+    assert differences.splitlines()[3] == f"| hut, r = 4 | +0.11 ({p:.2g}) | +0.11 ({p:.2g}) |"
+    assert ElementTree.parse(tmp_path / "summary/summary.svg").getroot().tag.endswith("svg")
+    assert scores in capsys.readouterr().out
+
+
+def test_without_ranks_all_are_shown(studies, capsys):
+    main(studies)
+    assert "| hut, r = 16 |" in capsys.readouterr().out
+
+
+def test_a_folder_without_records_is_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"no run's record.json in .*nothing"):
+        main([str(tmp_path / "nothing")])
