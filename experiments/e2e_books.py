@@ -1,6 +1,10 @@
-"""E2E on the GPT-2 that `pretrain.py` makes, for two cores: `--config=experiments/e2e_books.py --config.data.dir=E2E`.
+r"""E2E on the GPT-2 that the two commands of `pretrain.py` make, for two cores.
+
+    python experiments/method_comparison.py --config=experiments/e2e_books.py --config.data.dir=E2E --jobs=2 \
+        --adapters=hut:rank=8,lora:rank=8 --rates=0.15,0.5,1.5,5 --seeds=0,1,2 --workdir=runs/e2e_books
 
 A tenth of an epoch in batches of 16, judged by the loss of 800 rows of the development set at the start and at the end.
+`E2E` is the folder of the official files.
 """
 
 from pathlib import Path

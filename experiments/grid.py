@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from experiments.record import RECORD, Record, fields_of, make_record, read_record, write_record
-from hut_jax.config import resolve
+from hut_jax.config import default_config, resolve, set_transform
 from hut_jax.errors import UserError
 
 LOG = "log.txt"
@@ -71,14 +71,18 @@ def _stands(folder: Path, config: ConfigDict) -> bool:
     if not (folder / RECORD).exists():
         return False
     try:
-        was = read_record(folder).config
+        record = read_record(folder)
     except UserError as error:
         print(f"note: {error}; it is made again")
         return False
+    # A field that the record's version did not have is at its default there.
+    known = default_config()
+    set_transform(known, config.adapter.name)
+    was = fields_of(known) | record.config
     now = fields_of(resolve(config))
     differing = [
         f"{field} is {now[field]!r} and was {was[field]!r}"
-        for field in sorted(now.keys() & was.keys())
+        for field in sorted(now)
         if now[field] != was[field] and not field.startswith(CHANGES_NOTHING)
     ]
     if differing:

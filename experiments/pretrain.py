@@ -1,11 +1,12 @@
-"""Pre-train a GPT-2 or a RoBERTa of 18 million numbers on a text, to stand in for those on the hub.
+r"""Pre-train a GPT-2 or a RoBERTa of 18 million parameters on a text, to stand in for those on the hub.
 
     python -m hut_jax.train --config=experiments/pretrain.py:gpt2 --config.tokenizer=GPT2 --config.data.text=BOOKS \
         --workdir=runs/bases/gpt2
     python -m hut_jax.merge --workdir=runs/bases/gpt2 --output=runs/bases/gpt2/merged
 
-`experiments/bases` holds their shapes: 6 layers, 256 wide, and the real models' vocabularies, 50,257 and 50,265 tokens.
-`GPT2` and `ROBERTA` are folders with the real tokenizers.
+`:roberta`, with RoBERTa's tokenizer, makes the other. `experiments/bases` holds their shapes: 6 layers, 256 wide, and
+the real models' vocabularies, 50,257 and 50,265 tokens. `GPT2` is a folder with the real tokenizer, `BOOKS` a text of
+20 MB (32 MB for RoBERTa) or more.
 """
 
 from pathlib import Path
@@ -26,7 +27,7 @@ class Base(NamedTuple):
     block: int
     batch_size: int
     steps: int
-    max_bytes: int  # a little more than is read once
+    max_bytes: int  # of English a little more than is learned from
 
 
 BASES = {
@@ -53,7 +54,7 @@ def get_config(name: str = "") -> ConfigDict:
     config.train.batch_size = base.batch_size
     config.train.steps = base.steps
     config.train.learning_rate = 2e-3
-    config.train.dropout = False  # nothing is seen twice
+    config.train.dropout = False  # of a text long enough nothing is seen twice
     config.eval.every = 500
     config.checkpoint.every = 200
     return config

@@ -117,17 +117,16 @@ def table(records: Iterable[Record]) -> str:
     cells = by_cell(records)
     first = next(iter(cells.values()))[0]
     forgets = any(record.forgetting for group in cells.values() for record in group)
-    head = ["", "rate", first.headline, "seeds", "- LoRA's (p)", "trains", "adapter, kB", "ms an update",
+    head = ["", "rate", first.headline, "seeds", "minus LoRA's (p)", "trains", "adapter, kB", "ms an update",
             "GFLOP an update", "peak, MB", *(["forgets, nats"] if forgets else [])]  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for key, group in cells.items():
-        peers = peers_of(cells, key)
         row = [
             str(key),
             ", ".join(f"{at:g}" for at in sorted({*map(rate, group)})),
             show_spread([record.score for record in group]),
             str(len(group)),
-            show_difference(against_peer(group, peers) if peers else None),
+            show_difference(against_peer(group, peers_of(cells, key))),
             f"{group[0].trainable:,}",
             f"{statistics.median(record.adapter_bytes for record in group) / 1e3:,.0f}",
             f"{1e3 * statistics.median(record.seconds_per_update for record in group):,.1f}",

@@ -1,11 +1,12 @@
-"""Several studies side by side, from their records alone: a row a method, a column a task.
+"""Several studies side by side, from their records alone: one row per method, one column per study.
 
-    python experiments/summary.py results/minilm/cola results/minilm/sst2 --ranks=8 --output=runs/summary
+    python experiments/summary.py runs/cola runs/sst2 --ranks=8 --output=runs/summary
 
 A study is the workdir of `method_comparison.py` or `rank_ablation.py`. The first table has mean and standard deviation
-over the seeds, and a method's place among those shown, as the mean over the tasks; the second the mean difference to
-LoRA over the seeds that both have, and the p of a paired t-test. With `--output` they are in `summary.md` there, too,
-and the differences in `summary.svg` and `.png`.
+over the seeds, and the method's place among those that every study has, as the mean over the studies; the second the
+mean difference to LoRA over the seeds that both have, and the p of a paired t-test. What has fewer seeds than the rest
+of its study is marked, and has no place. With `--output` the tables are in `summary.md` there, too, and the differences
+in `summary.svg` and `.png`.
 """
 
 import statistics
@@ -19,7 +20,6 @@ from scipy.stats import rankdata
 
 from experiments.record import Record
 from experiments.report import (
-    PEER,
     Cell,
     against_peer,
     at_best_rates,
@@ -34,6 +34,7 @@ from experiments.report import (
 )
 from experiments.study import in_order, numbers, read_study
 from hut_jax import cli
+from hut_jax.errors import UserError
 from hut_jax.files import write_text
 from hut_jax.workdir import check_writable
 
@@ -46,20 +47,39 @@ def of_ranks(records: Sequence[Record], ranks: Sequence[int]) -> Study:
     return {key: group for key, group in cells.items() if not ranks or key.rank is None or key.rank in ranks}
 
 
+def by_name(workdirs: Sequence[Path], ranks: Sequence[int]) -> dict[str, Study]:
+    """The studies of these folders, by the folders' names.
+
+    Raises:
+        UserError: a folder has no records, or none of these ranks, or two have the same name.
+    """
+    studies: dict[str, Study] = {}
+    for workdir in workdirs:
+        name = workdir.resolve().name
+        if name in studies:
+            raise UserError(f"two studies are called {name}; give folders of different names")
+        records = read_study(workdir)
+        studies[name] = of_ranks(records, ranks)
+        if not studies[name]:
+            there = sorted({key.rank for key in by_cell(records) if key.rank is not None})
+            raise UserError(f"--ranks: {workdir} has runs of the ranks {', '.join(map(str, there))} only")
+    return studies
+
+
 def scores_table(studies: Mapping[str, Study]) -> str:
     """Mean and standard deviation of each task, in Markdown, and the mean place where a method has all tasks."""
-    places = {key: [place[key] for place in map(_places, studies.values()) if key in place] for key in _keys(studies)}
-    lines = _head([*(f"{name}, {_headline(study)}" for name, study in studies.items()), "place"])
-    for key, found in places.items():
-        cells = [show_spread([record.score for record in study.get(key, [])]) for study in studies.values()]
-        mean = f"{statistics.mean(found):.1f}" if len(found) == len(studies) else "-"
-        lines.append("| " + " | ".join([str(key), *cells, mean]) + " |")
+    shared = [key for key in _keys(studies) if all(key in study and _whole(study, key) for study in studies.values())]
+    places = [_places(study, shared) for study in studies.values()]
+    lines = _head([*map(_title, studies, studies.values()), "place"])
+    for key in _keys(studies):
+        mean = f"{statistics.mean(place[key] for place in places):.1f}" if key in shared else "-"
+        lines.append("| " + " | ".join([str(key), *(_score(study, key) for study in studies.values()), mean]) + " |")
     return "\n".join(lines)
 
 
 def differences_table(studies: Mapping[str, Study]) -> str:
     """The differences to LoRA of each task, in Markdown."""
-    lines = _head(list(studies))
+    lines = _head([*map(_title, studies, studies.values())])
     for key in _keys(studies):
         found = [against_peer(study.get(key, []), peers_of(study, key)) for study in studies.values()]
         if any(found):
@@ -70,7 +90,7 @@ def differences_table(studies: Mapping[str, Study]) -> str:
 def differences_picture(studies: Mapping[str, Study], path: Path) -> None:
     """The differences to LoRA, SVG and PNG: the mean, and a bar from the least to the most of the seeds."""
     axes, figure = subplots(len(studies))
-    keys = [key for key in _keys(studies) if key.method != PEER]
+    keys = [key for key in _keys(studies) if any(peers_of(study, key) for study in studies.values())]
     for axis, (name, study) in zip(axes, studies.items(), strict=True):
         for row, key in enumerate(reversed(keys)):
             differences = [own - peer for own, peer in paired(study.get(key, []), peers_of(study, key))]
@@ -80,23 +100,37 @@ def differences_picture(studies: Mapping[str, Study], path: Path) -> None:
                 axis.errorbar([mean], [row], xerr=reach, capsize=4, **style(key.variant))
         axis.axvline(0, color="#999999", linewidth=1)
         axis.set_yticks(range(len(keys)), [str(key) for key in reversed(keys)])
-        axis.set_xlabel(f"{name}: {_headline(study)}, less LoRA's")
+        axis.set_xlabel(f"{_title(name, study)}, minus LoRA's")
     save(figure, path)
 
 
 def _keys(studies: Mapping[str, Study]) -> list[Cell]:
-    return list(dict.fromkeys(key for study in studies.values() for key in study))
+    keys = {key for study in studies.values() for key in study}
+    return sorted(keys, key=lambda key: key._replace(rank=key.rank or 0))
 
 
-def _places(study: Study) -> dict[Cell, float]:
-    """Each method's place by its mean score, 1 for the best."""
-    means = [statistics.mean(r.score if r.maximize else -r.score for r in group) for group in study.values()]
-    return dict(zip(study, rankdata([-mean for mean in means]).tolist(), strict=True))
+def _whole(study: Study, key: Cell) -> bool:
+    """Whether it has as many seeds as any of its study."""
+    return len(study[key]) == max(map(len, study.values()))
 
 
-def _headline(study: Study) -> str:
+def _places(study: Study, keys: Sequence[Cell]) -> dict[Cell, float]:
+    """Each one's place by its mean score, 1 for the best."""
+    means = [statistics.mean(r.score if r.maximize else -r.score for r in study[key]) for key in keys]
+    return dict(zip(keys, rankdata([-mean for mean in means]).tolist(), strict=True))
+
+
+def _score(study: Study, key: Cell) -> str:
+    if key not in study:
+        return "-"
+    seeds = len(study[key])
+    few = "" if _whole(study, key) else f" ({seeds} seed{'s' * (seeds > 1)})"
+    return show_spread([record.score for record in study[key]]) + few
+
+
+def _title(name: str, study: Study) -> str:
     record = next(iter(study.values()))[0]
-    return record.headline if record.maximize else f"{record.headline} (less is better)"
+    return f"{name}, {record.headline if record.maximize else f'{record.headline} (less is better)'}"
 
 
 def _head(columns: Sequence[str]) -> list[str]:
@@ -113,8 +147,8 @@ def main(argv: Sequence[str]) -> int:
     ranks = numbers("--ranks", args.ranks, int) if args.ranks else []
     if args.output:
         check_writable(args.output, "the folder of --output,")
-    studies = {workdir.name: of_ranks(read_study(workdir), ranks) for workdir in args.studies}
-    text = f"{scores_table(studies)}\n\nless LoRA's:\n\n{differences_table(studies)}"
+    studies = by_name(args.studies, ranks)
+    text = f"{scores_table(studies)}\n\nminus LoRA's:\n\n{differences_table(studies)}"
     print(text)
     if args.output:
         args.output.mkdir(parents=True, exist_ok=True)

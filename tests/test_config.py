@@ -65,6 +65,7 @@ def test_a_misspelt_field_is_refused_where_it_is_set():
         ("dtype", "float16", r"config.dtype is 'float16'; did you mean .*'bfloat16'"),
         ("train.accumulate", 3, r"accumulate is 3; it must divide config.train.batch_size, 8"),
         ("model", "", r"config.model is empty"),
+        ("eval.max_examples", -1, r"config.eval.max_examples is -1; it must be 0 or more"),
         ("data.holdout", 0.0, r"config.data.holdout is 0.0; it must be between 0 and 1"),
     ],
 )

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from hut_jax.errors import UserError
-from hut_jax.generation.best import best_of_many
+from hut_jax.generation.grouped_top_k import grouped_top_k
 from hut_jax.generation.limits import Limits, ends_of
 from hut_jax.generation.model_steps import Prompts, next_logits, on_each_device, plain, read_prompts
 from hut_jax.generation.prompts import check_prompts, in_batches
@@ -254,7 +254,7 @@ def _best_candidates(limits: Limits, search: BeamSearch, logits, state: _State):
     wanted = (1 + max(1, len(limits.ends))) * search.beams
     normalizer = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
     allowed = limits.forbid(logits, state.living.history, state.step)
-    best, tokens = best_of_many(allowed, min(wanted, vocab))
+    best, tokens = grouped_top_k(allowed, min(wanted, vocab))
     scores = (best - normalizer + state.living.log_probabilities[..., None]).reshape(batch, -1)
     # A small vocabulary may have fewer after the prompt than are wanted.
     scores = jnp.pad(scores, ((0, 0), (0, max(0, wanted - scores.shape[1]))), constant_values=-jnp.inf)

@@ -42,11 +42,12 @@ class Task:
         return max(int(split.inputs.max()) for split in (self.train, *self.validation.values()))
 
     def judged_by(self, most: int) -> "Task":
-        """The same, to be judged by no more than `most` examples of each split, evenly spread over it; 0: by all."""
+        """The same, to be judged by `most` examples of each split, evenly spread from its first on; 0: by all."""
 
         def part(split: Examples) -> Examples:
-            few = 0 < most < len(split)
-            return split.take(np.linspace(0, len(split) - 1, most, dtype=np.int64)) if few else split
+            if 0 < most < len(split):
+                return split.take(np.linspace(0, len(split) - 1, most, dtype=np.int64))
+            return split
 
         return replace(self, validation={name: part(split) for name, split in self.validation.items()})
 

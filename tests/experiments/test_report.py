@@ -78,6 +78,12 @@ def test_other_settings_are_rows_of_their_own(make):
     assert rows == list(names.values())
 
 
+def test_without_a_rank_the_peer_is_the_only_lora(make):
+    own, peer = make("ia3", None, score=0.6, name="ia3/1/0"), make("lora", 4)
+    assert table([own, peer]).splitlines()[2].split(" | ")[4] == "+0.1"
+    assert table([own, peer, make("lora", 8)]).splitlines()[2].split(" | ")[4] == "-"
+
+
 def test_lora_is_the_peer_with_whatever_setting_but_not_where_there_are_two(make):
     own, peer = make(score=0.6), make("lora", score=0.5, name="lora,rank=4,alpha=16/1/0")
     assert table([own, peer]).splitlines()[2].split(" | ")[4] == "+0.1"
