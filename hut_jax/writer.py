@@ -81,7 +81,7 @@ class Writer:
         )
         if not all(found):
             raise UserError(
-                f"prompt {found.index([])} (counting from 0): no text has a score; are the model's weights numbers?"
+                f"prompt {found.index([]) + 1} of {len(found)}: no text has a score; are the model's weights numbers?"
             )
         return [hypotheses[0].tokens for hypotheses in found]
 

@@ -56,7 +56,11 @@ def test_a_text_for_each_line(run, mrs, small_config, tmp_path, capsys):
     [
         ("", (), r"mrs.txt is empty"),
         ("a\n \nb\n", (), r"mrs.txt, line 2 is empty"),
-        ("a\n" + "word " * 400, (), r"mrs.txt: prompt 1 .*with 6 new ones that is above the model's n_positions 192"),
+        (
+            "a\n" + "word " * 400,
+            (),
+            r"mrs.txt: prompt 2 of 2 .*with 6 new ones that is above the model's n_positions 192",
+        ),
         ("a", ("--config.decode.beams=3000",), r"3000 beams are more than the vocabulary has tokens, 2048"),
         ("a", ("--config.decode.beems=3",), r"config.decode.beems cannot be changed .*'decode.beams'"),
         ("a", ("--config.adapter.rank=3",), r"config.adapter.rank cannot be changed after training"),

@@ -23,19 +23,18 @@ def check_prompts(config: Any, prompts: Sequence[Sequence[int]], max_new_tokens:
     Raises:
         UserError: a prompt is empty or too long, or has a token that is not in the vocabulary.
     """
-    for number, prompt in enumerate(prompts):
+    for number, prompt in enumerate(prompts, start=1):
+        which = f"prompt {number} of {len(prompts)}"
         if not len(prompt):
-            raise UserError(f"prompt {number} (counting from 0) is empty: there is nothing to continue")
+            raise UserError(f"{which} is empty: there is nothing to continue")
         if len(prompt) + max_new_tokens > config.n_positions:
             raise UserError(
-                f"prompt {number} (counting from 0) has {len(prompt)} tokens; with {max_new_tokens} new ones that is "
-                f"above the model's n_positions {config.n_positions}"
+                f"{which} has {len(prompt)} tokens; with {max_new_tokens} new ones that is above the model's "
+                f"n_positions {config.n_positions}"
             )
         wrong = next((token for token in prompt if not 0 <= token < config.vocab_size), None)
         if wrong is not None:
-            raise UserError(
-                f"prompt {number} (counting from 0) has token id {wrong}, outside 0..{config.vocab_size - 1}"
-            )
+            raise UserError(f"{which} has token id {wrong}, outside 0..{config.vocab_size - 1}")
 
 
 def in_batches(

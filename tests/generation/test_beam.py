@@ -128,7 +128,7 @@ def test_a_beam_as_wide_as_the_vocabulary(model, params, prompts):
         ({"length_penalty": -150.0}, r"length_penalty -150.0: 3 tokens .* between -68.3 and 68.3"),
         ({"early_stopping": 1}, r"early_stopping must be True, False or 'never', not 1"),
         ({"early_stopping": "maybe"}, r"early_stopping must be True, False or 'never', not 'maybe'"),
-        ({"max_new_tokens": 48}, r"prompt 0 .* 1 tokens; with 48 new .* n_positions 48"),
+        ({"max_new_tokens": 48}, r"prompt 1 of 1 has 1 tokens; with 48 new .* n_positions 48"),
     ],
 )
 def test_errors(model, params, options, message):

@@ -72,8 +72,8 @@ def test_another_apply(model, params, prompts, expected):
 @pytest.mark.parametrize(
     ("prompts", "count", "message"),
     [
-        ([[1], []], 3, r"prompt 1 .*is empty"),
-        ([[1] * 46], 3, r"prompt 0 .* 46 tokens; with 3 new .* n_positions 48"),
+        ([[1], []], 3, r"prompt 2 of 2 is empty"),
+        ([[1] * 46], 3, r"prompt 1 of 1 has 46 tokens; with 3 new .* n_positions 48"),
         ([[1, 50]], 3, r"token id 50, outside 0\.\.49"),
         ([[-1]], 3, r"token id -1, outside"),
         ([[1]], 0, r"max_new_tokens must be at least 1, not 0"),
