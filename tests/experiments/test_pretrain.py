@@ -27,7 +27,8 @@ def test_a_base_that_there_is_not_is_one_line():
 def test_e2e_is_the_papers_recipe_for_less_time():
     config, paper = (cli.load_config_file(f"{name}.py") for name in ("experiments/e2e_books", "configs/e2e"))
     validate(config)
-    assert config.train.steps * config.train.batch_size == pytest.approx(42_061 / 10, rel=0.02)  # a tenth of an epoch
+    assert config.train.steps * config.train.batch_size == pytest.approx(42_061 / 9, rel=0.03)  # a ninth of an epoch
+    assert config.train.batch_size == paper.train.batch_size == 8
     assert config.train.label_smoothing == paper.train.label_smoothing == 0.1
     assert f"--output={config.model}\n" in (experiments.pretrain.__doc__ or "")
     assert load_config("experiments/bases/gpt2").n_positions >= 142  # E2E's longest
