@@ -4,7 +4,8 @@ r"""E2E on the GPT-2 that the two commands of `pretrain.py` make, for two cores.
         --adapters=hut:rank=8,lora:rank=8 --rates=0.5,1.5,5,15 --seeds=0,1,2 --workdir=runs/e2e_books
 
 A ninth of an epoch in batches of 8, judged by the loss of 800 rows of the development set at the start and at the end.
-Old books are far from restaurants: what has targets acts on all dense layers. `E2E` is the folder of the official files.
+Old books are far from restaurants: what has targets acts on all dense layers. `E2E` is the folder of the official
+files.
 """
 
 from pathlib import Path

@@ -2,6 +2,7 @@
 
 import argparse
 import gc
+import io
 import os
 import re
 import runpy
@@ -37,6 +38,9 @@ class Parser(argparse.ArgumentParser):
 
 def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
     """Call `main` with the command line and exit; a user's mistake is one line on stderr and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that has no é is no reason to end
     keep_compiled()
     gc.freeze()  # what was imported stays; to look through it at each collection would hold up the first step
     try:

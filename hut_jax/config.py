@@ -8,6 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from hut_jax.errors import UserError, nearest
+from hut_jax.generation.one import COLDEST
 from hut_jax.models.layers import ATTENTION, REMAT
 from hut_jax.transforms import TRANSFORMS, transform_fields
 
@@ -151,7 +152,7 @@ _RANGES = {
     "decode.min_new_tokens": _NOT_NEGATIVE,
     "decode.no_repeat_ngram": _NOT_NEGATIVE,
     "decode.beams": _AT_LEAST_1,
-    "decode.temperature": _POSITIVE,
+    "decode.temperature": (lambda value: value >= COLDEST, f"at least {COLDEST:g}"),
     "decode.top_k": _NOT_NEGATIVE,
     "decode.top_p": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
     "decode.batch_size": _AT_LEAST_1,

@@ -55,9 +55,9 @@ def main(argv: Sequence[str]) -> int:
         check_writable(workdir)
         outputs, how = decode(workdir, config, texts, force=args.force)
         text = "".join(f"{output}\n" for output in outputs)
-        evaluation = _scores(outputs, texts) | how | {"source": source, "outputs_sha256": _digest(text.encode())}
-        # The figures name the outputs: a kill between the two leaves no figures of other outputs.
+        # Before they are scored, so that they are there whatever happens; the figures name the outputs they are of.
         write_text(workdir / OUTPUTS, text)
+        evaluation = _scores(outputs, texts) | how | {"source": source, "outputs_sha256": _digest(text.encode())}
         write_json(workdir / EVALUATION, evaluation)
     else:
         print(f"decoded before, with the same options, adapter and test set; --again decodes it anew ({workdir})")

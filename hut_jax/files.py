@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, whenever the process ends."""
 
+import io
 import json
 import os
 from collections.abc import Iterator
@@ -13,13 +14,19 @@ PARTIAL = ".partial"
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path beside this one to write to, which takes its place when all went well."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+    """A path beside this one to write to, which takes its place when all went well; of a link it takes the target's."""
+    path = path.resolve()
+    partial = path.with_name(f".{path.name[:32]}.{os.getpid()}{PARTIAL}")  # no longer than a name may be
     try:
         yield partial
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def lines_of(text: str) -> list[str]:
+    r"""The lines of a text, which end with \n, \r\n or \r: to `str.splitlines` other characters end one, too."""
+    return [line.removesuffix("\n") for line in io.StringIO(text, newline=None)]
 
 
 def write_text(path: Path, text: str) -> None:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from hut_jax import cli
 from hut_jax.errors import UserError
-from hut_jax.files import write_text
+from hut_jax.files import lines_of, write_text
 from hut_jax.workdir import check_writable
 from hut_jax.writer import config_to_write, load_writer
 
@@ -29,9 +29,7 @@ def main(argv: Sequence[str]) -> int:
     config = config_to_write(Path(args.workdir), overrides)
     lines = read_lines(Path(args.input))
     output = Path(args.output)
-    if output.is_dir() or not output.parent.is_dir():
-        raise UserError(f"--output={output} cannot be written: {_why_not(output)}")
-    check_writable(output.parent, "the folder of --output,")
+    check_output(output)
     writer = load_writer(Path(args.workdir), config, force=args.force)
     with tqdm(total=len(lines), unit="text", dynamic_ncols=True) as bar:
         try:
@@ -50,7 +48,7 @@ def read_lines(path: Path) -> list[str]:
         UserError: it cannot be read, or has no line, or an empty one.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = lines_of(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
@@ -63,8 +61,26 @@ def read_lines(path: Path) -> list[str]:
     return lines
 
 
-def _why_not(output: Path) -> str:
-    return "it is a folder" if output.is_dir() else f"there is no folder {output.parent}"
+def check_output(output: Path) -> None:
+    """Make sure that a file can be written there.
+
+    Raises:
+        UserError: it cannot.
+    """
+    try:
+        if output.is_dir():
+            reason = "it is a folder"
+        elif not output.parent.is_dir():
+            reason = f"there is no folder {output.parent}"
+        elif output.exists() and not output.is_file():
+            reason = "it is no file"
+        else:
+            reason = ""
+    except OSError as error:  # such as a name that is too long
+        reason = str(error.strerror)
+    if reason:
+        raise UserError(f"--output={output} cannot be written: {reason}")
+    check_writable(output.resolve().parent, "the folder of --output,")
 
 
 if __name__ == "__main__":

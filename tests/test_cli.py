@@ -1,5 +1,6 @@
 """The command line: what is taken, and what is answered with one line."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -113,3 +114,12 @@ def test_the_command_prints_the_line_and_exits_with_2():
     assert done.returncode == 2
     assert done.stderr.startswith("error: unknown config field config.train.stps")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_terminal_without_the_letters_is_no_reason_to_end():
+    done = subprocess.run(
+        [sys.executable, "-m", "hut_jax.metrics.e2e", "--help"],
+        capture_output=True, text=True, check=False, env=os.environ | {"PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"Du\u0161ek" in done.stdout

@@ -1,13 +1,14 @@
 """The generate command: a line in, a line out, and whatever is wrong told in one line with nothing written."""
 
 import json
+import os
 
 import pytest
 
 from hut_jax import UserError, load_adapter, load_pretrained
 from hut_jax.data.e2e import encode_prompts
 from hut_jax.data.tokenizer import load_tokenizer
-from hut_jax.generate import main
+from hut_jax.generate import main, read_lines
 from hut_jax.generation import beam_search
 from hut_jax.train import train
 
@@ -51,6 +52,11 @@ def test_a_text_for_each_line(run, mrs, small_config, tmp_path, capsys):
     assert (tmp_path / "texts.txt").read_text().splitlines() != lines
 
 
+def test_a_line_ends_where_an_editor_ends_it(tmp_path):
+    (tmp_path / "mrs.txt").write_bytes("\ufeffname[A\u2028B]\r\nname[C\x0cD]\n".encode())
+    assert read_lines(tmp_path / "mrs.txt") == ["name[A\u2028B]", "name[C\x0cD]"]
+
+
 @pytest.mark.parametrize(
     ("text", "arguments", "message"),
     [
@@ -81,6 +87,10 @@ def test_files_and_runs_that_are_not_there(run, mrs, tmp_path):
         main([f"--workdir={run}", f"--input={tmp_path / 'none.txt'}", f"--output={tmp_path / 'texts.txt'}"])
     with pytest.raises(UserError, match=r"cannot be written: there is no folder"):
         main([f"--workdir={run}", f"--input={mrs}", f"--output={tmp_path / 'no/texts.txt'}"])
+    os.mkfifo(tmp_path / "pipe")
+    for name, message in (("pipe", "it is no file"), ("x" * 300, "File name too long")):
+        with pytest.raises(UserError, match=f"cannot be written: {message}"):
+            main([f"--workdir={run}", f"--input={mrs}", f"--output={tmp_path / name}"])
     with pytest.raises(UserError, match=r"no run in"):
         main([f"--workdir={tmp_path / 'no'}", f"--input={mrs}", f"--output={tmp_path / 'texts.txt'}"])
 

@@ -16,6 +16,9 @@ from hut_jax.generation.limits import Limits, ends_of
 from hut_jax.generation.model_steps import Prompts, next_logits, on_each_device, plain, read_prompts
 from hut_jax.generation.prompts import check_prompts, in_batches
 
+COLDEST = 1e-6
+"""The least temperature: logits divided by one near fp32's least number would be no numbers."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -41,8 +44,10 @@ class Sampling:
         Raises:
             UserError: one is not.
         """
-        if not (self.temperature > 0 and math.isfinite(self.temperature)):
-            raise UserError(f"temperature must be above 0, not {self.temperature}; greedy is its limit at 0")
+        if not COLDEST <= self.temperature < math.inf:
+            raise UserError(
+                f"temperature must be at least {COLDEST:g}, not {self.temperature}; greedy is its limit at 0"
+            )
         if not 0 <= self.top_k <= config.vocab_size:
             raise UserError(
                 f"top_k must be between 1 and the vocabulary, {config.vocab_size}, or 0 for all, not {self.top_k}"

@@ -6,6 +6,7 @@ a line; docs/metrics.md has the rules. METEOR needs Java and the package pycocoe
 """
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,7 +16,15 @@ from hut_jax.metrics import java, ptb
 from hut_jax.metrics.bleu import bleu
 from hut_jax.metrics.bootstrap import LEVEL, compare, interval
 from hut_jax.metrics.cider import cider
-from hut_jax.metrics.e2e_files import Outputs, References, align, in_order_of, read_outputs, read_references
+from hut_jax.metrics.e2e_files import (
+    Outputs,
+    References,
+    align,
+    in_order_of,
+    read_outputs,
+    read_references,
+    unanswered,
+)
 from hut_jax.metrics.meteor import meteor
 from hut_jax.metrics.mteval import count_references, match_outputs
 from hut_jax.metrics.nist import nist
@@ -112,14 +121,14 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--resamples", type=int, default=1000, metavar="N", help="of the bootstrap; 1000 if not given")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the resampling; 0 if not given")
     args = parser.parse_args(argv)
-    for name, least in (("resamples", 1), ("seed", 0)):
-        if getattr(args, name) < least:
-            raise UserError(f"--{name}={getattr(args, name)}; at least {least} is wanted")
+    for name, least, most in (("resamples", 1, 1_000_000), ("seed", 0, 2**63)):
+        if not least <= getattr(args, name) <= most:
+            raise UserError(f"--{name}={getattr(args, name)}; {least} to {most:,} is wanted")
 
     references = read_references(args.references)
     outputs = _read_aligned(args.outputs, references)
     ours, theirs = evaluate(*align(outputs, references)), None
-    if args.against:
+    if args.against is not None:
         others = in_order_of(outputs, _read_aligned(args.against, references), references)
         theirs = evaluate(*align(others, references))
     result: dict[str, Any] = {
@@ -151,6 +160,9 @@ def _read_aligned(path: str, references: References) -> Outputs:
         align(outputs, references)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+    missing = unanswered(outputs, references)
+    if missing:
+        print(f"note: {path} has no output for {len(missing)} MRs, such as {missing[0]!r}", file=sys.stderr)
     return outputs
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hut_jax.errors import UserError, nearest
+from hut_jax.files import lines_of
 
 # How names of columns begin, in lower case and with spaces between words.
 _MRS = ("mr", "src", "source", "da", "meaning", "dial act", "dialog act", "dialogue act")
@@ -42,7 +43,7 @@ def read_outputs(path: str | os.PathLike[str]) -> Outputs:
         UserError: the file cannot be read, is empty, or is no table though its name says so.
     """
     if not _is_table(path):
-        return Outputs(None, _lines(path, "utf-8"))
+        return Outputs(None, _lines(path))
     rows = _table(path, _OUTPUTS)
     return Outputs([mr for mr, _ in rows], [text for _, text in rows])
 
@@ -64,9 +65,11 @@ def read_references(path: str | os.PathLike[str]) -> References:
                 texts.append([])
             texts[-1].append(text)
         return References(mrs, texts)
-    lines = _lines(path, "utf-8")
+    lines = _lines(path)
     while lines and not lines[-1]:
         lines.pop()
+    if not lines:
+        raise UserError(f"{path} is empty; one reference a line is wanted")
     groups: list[list[str]] = [[]]
     for number, line in enumerate(lines, start=1):
         if line:
@@ -81,8 +84,10 @@ def read_references(path: str | os.PathLike[str]) -> References:
 def align(outputs: Outputs, references: References) -> tuple[list[str], list[list[str]]]:
     """The outputs' texts and the references of each, in the outputs' order: by MR where both have MRs.
 
+    There an MR may have no output, or several, as the challenge's script has it; `unanswered` tells.
+
     Raises:
-        UserError: there are not as many outputs as MRs, an MR has two outputs, or one is not among the references'.
+        UserError: there are not as many outputs as MRs, or an output's MR is not among the references'.
     """
     groups = references.texts
     if outputs.mrs is not None and references.mrs is not None:
@@ -92,16 +97,18 @@ def align(outputs: Outputs, references: References) -> tuple[list[str], list[lis
         for mr in outputs.mrs:
             if mr not in by_mr:
                 raise UserError(f"no references for the output's MR {mr!r}; {nearest(mr, by_mr, count=1)}")
-        (mr, count), *_ = Counter(outputs.mrs).most_common(1)
-        if count > 1:
-            raise UserError(f"{count} outputs for the MR {mr!r}; one for each is wanted")
-        missing = [mr for mr in by_mr if mr not in set(outputs.mrs)]
-        if missing:
-            raise UserError(f"{len(outputs.texts)} outputs for {len(by_mr)} MRs; the first without one: {missing[0]!r}")
         groups = [by_mr[mr] for mr in outputs.mrs]
     if len(outputs.texts) != len(groups):
         raise UserError(f"{len(outputs.texts)} outputs for the {len(groups)} MRs of the references; one each is wanted")
     return outputs.texts, groups
+
+
+def unanswered(outputs: Outputs, references: References) -> list[str]:
+    """The MRs of the references that have no output, where both have MRs."""
+    if outputs.mrs is None or references.mrs is None:
+        return []
+    answered = set(outputs.mrs)
+    return [mr for mr in dict.fromkeys(references.mrs) if mr not in answered]
 
 
 def in_order_of(first: Outputs, outputs: Outputs, references: References) -> Outputs:
@@ -110,8 +117,9 @@ def in_order_of(first: Outputs, outputs: Outputs, references: References) -> Out
     A file without MRs has the order of the references. Both systems' must have passed `align`.
 
     Raises:
-        UserError: one of the two has no MRs, and the references of an MR stand in several places; or the references
-            have none, and the two differ.
+        UserError: the two are not of the same MRs, or an MR has several outputs and the order differs; one of the two
+            has no MRs, and the references of an MR stand in several places; or the references have none, and the two
+            differ.
     """
     if outputs.mrs == first.mrs:
         return outputs
@@ -122,8 +130,13 @@ def in_order_of(first: Outputs, outputs: Outputs, references: References) -> Out
     usual = list(dict.fromkeys(references.mrs))
     if len(usual) < len(references.mrs) and (outputs.mrs is None or first.mrs is None):
         raise UserError("an MR's references stand in several places: outputs without MRs cannot be put in order")
-    texts = dict(zip(outputs.mrs or usual, outputs.texts, strict=True))
-    wanted = first.mrs or usual
+    theirs, wanted = outputs.mrs or usual, first.mrs or usual
+    differing = list((Counter(theirs) - Counter(wanted)) + (Counter(wanted) - Counter(theirs)))
+    if differing:
+        raise UserError(f"one of the two systems has more outputs for the MR {differing[0]!r}; as many each are wanted")
+    if len(set(wanted)) < len(wanted) and theirs != wanted:
+        raise UserError("an MR has several outputs: the two systems must have their MRs in the same order")
+    texts = dict(zip(theirs, outputs.texts, strict=True))
     return Outputs(wanted, [texts[mr] for mr in wanted])
 
 
@@ -131,27 +144,30 @@ def _is_table(path: str | os.PathLike[str]) -> bool:
     return Path(path).suffix.lower() in (".tsv", ".csv")
 
 
-def _lines(path: str | os.PathLike[str], encoding: str) -> list[str]:
+def _lines(path: str | os.PathLike[str]) -> list[str]:
     """The file's lines without white space around them."""
     try:
-        text = Path(path).read_bytes().decode(encoding)
+        text = Path(path).read_bytes().decode()
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+        raise UserError(f"cannot read {Path(path)}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise UserError(f"{path}, line {line}: not UTF-8 ({error.reason})") from error
-    lines = [line.strip() for line in text.splitlines()]
-    if not any(lines):
+    if not text:
         raise UserError(f"{path} is empty; one text a line is wanted, or a table named .tsv or .csv")
-    return lines
+    return [line.strip() for line in lines_of(text)]
 
 
 def _table(path: str | os.PathLike[str], names: tuple[str, ...]) -> list[tuple[str, str]]:
     """The MR and the text of each row."""
-    # The challenge's script drops a byte order mark from tables alone.
-    numbers, lines = zip(*((n, line) for n, line in enumerate(_lines(path, "utf-8-sig"), start=1) if line), strict=True)
+    lines = _lines(path)
+    lines[0] = lines[0].replace("\ufeff", "")  # the challenge's script drops byte order marks from tables alone
+    numbers = [number for number, line in enumerate(lines, start=1) if line]
+    lines = [line for line in lines if line]
+    if not lines:
+        raise UserError(f"{path} is empty; a table of MRs and texts is wanted")
     for wrong, right in _REPAIRS:
-        lines = tuple(line.replace(wrong, right) for line in lines)
+        lines = [line.replace(wrong, right) for line in lines]
     delimiter = "\t" if "\t" in lines[0] else ","
     try:
         # A cell over several lines is joined without a space, as the challenge's script has it.
@@ -163,8 +179,10 @@ def _table(path: str | os.PathLike[str], names: tuple[str, ...]) -> list[tuple[s
     except csv.Error as error:
         raise UserError(f"{path}: malformed table: {error}") from error
     header = [re.sub("[_ .-]+", " ", name.strip().lower()) for name in rows[0]]
-    mrs, texts = _columns(header, _MRS), _columns(header, names)
-    if len(header) == 2 and "[" in rows[0][0]:  # name[Aromi] is an MR, and no header
+    # Of columns of MRs the one that is named so and no more; of texts there must not be two at all.
+    mrs = [i for i, name in enumerate(header) if name in _MRS] or _columns(header, _MRS)
+    texts = _columns(header, names)
+    if len(header) == 2 and "[" in rows[0][0] and not mrs:  # name[Aromi] is an MR, and no header
         width, columns = 2, (0, 1)
     elif len(mrs) == len(texts) == 1:
         width, rows, ends = len(header), rows[1:], ends[1:]
@@ -186,9 +204,8 @@ def _table(path: str | os.PathLike[str], names: tuple[str, ...]) -> list[tuple[s
 
 
 def _columns(header: list[str], names: tuple[str, ...]) -> list[int]:
-    """The columns with one of these names, or where there is none the columns whose names begin so."""
-    named = [i for i, name in enumerate(header) if name in names]
-    return named or [i for i, name in enumerate(header) if name.startswith(names)]
+    """The columns whose names begin so."""
+    return [i for i, name in enumerate(header) if name.startswith(names)]
 
 
 def _double_quoted(line: str, delimiter: str) -> str:

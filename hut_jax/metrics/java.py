@@ -88,4 +88,7 @@ def _run(arguments: Sequence[str], lines: Sequence[str], folder: Path | None = N
     if done.returncode:
         last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
         raise Unavailable(f"java ended with {done.returncode}: {last[0].strip()}")
-    return done.stdout.decode().split("\n")
+    try:
+        return done.stdout.decode().split("\n")
+    except UnicodeDecodeError:
+        raise Unavailable("java wrote something else than UTF-8") from None

@@ -168,8 +168,9 @@ def test_every_seed_of_32_bits_draws(model, params):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": 0.0}, r"temperature must be above 0, not 0.0"),
-        ({"temperature": float("nan")}, r"temperature must be above 0"),
+        ({"temperature": 0.0}, r"temperature must be at least 1e-06, not 0.0"),
+        ({"temperature": 1e-38}, r"temperature must be at least 1e-06, not 1e-38"),
+        ({"temperature": float("nan")}, r"temperature must be at least"),
         ({"top_k": 51}, r"top_k must be between 1 and the vocabulary, 50"),
         ({"top_p": 0.0}, r"top_p must be above 0 and at most 1"),
         ({"min_new_tokens": 4}, r"min_new_tokens must be .* at most max_new_tokens, 3, not 4"),

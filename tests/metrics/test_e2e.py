@@ -162,9 +162,14 @@ def test_a_seed_decides_the_resamples(files, no_java, capsys):
     assert one["BLEU"] == two["BLEU"]
 
 
-@pytest.mark.parametrize("options", [["--resamples=0"], ["--seed=-1"], ["--resamples=x"], ["--segment"]])
+@pytest.mark.parametrize(
+    "options",
+    [["--resamples=0"], ["--resamples=2000000"], ["--seed=-1"], ["--resamples=x"], ["--segment"], ["--against="]],
+)
 def test_wrong_options_are_told(files, options):
-    with pytest.raises(UserError, match=r"at least|invalid int|unrecognized"):
+    with pytest.raises(
+        UserError, match=r"1 to 1,000,000 is wanted|0 to .* is wanted|invalid int|unrecognized|cannot read \.:"
+    ):
         main([f"--outputs={files / 'out.tsv'}", f"--references={files / 'refs.csv'}", *options])
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from hut_jax.errors import UserError
-from hut_jax.metrics.e2e_files import Outputs, References, align, in_order_of, read_outputs, read_references
+from hut_jax.metrics.e2e_files import Outputs, References, align, in_order_of, read_outputs, read_references, unanswered
 
 
 @pytest.fixture
@@ -80,10 +80,24 @@ def test_columns_are_told_by_how_their_names_begin(write):
     assert read_outputs(write("x.tsv", "mr_id\toutput_text\nm1\tx\n")) == Outputs(["m1"], ["x"])
     assert read_outputs(write("x.tsv", "mr\toutput\tdataset\nm1\tx\ttest\n")) == Outputs(["m1"], ["x"])
     assert read_outputs(write("x.tsv", "name[A]\tOut of town, A\n")) == Outputs(["name[A]"], ["Out of town, A"])
+    assert read_outputs(write("x.tsv", "MR [meaning]\toutput\nm1\tx\n")) == Outputs(["m1"], ["x"])
+
+
+def test_lines_end_where_the_challenges_script_ends_them(write):
+    text = "a\u2028b\x85c\x0cd"
+    assert read_outputs(write("x.txt", f"{text}\r\ne\rf\n")).texts == [text, "e", "f"]
+    assert read_outputs(write("x.tsv", f"mr\toutput\nm1\t{text}\n")).texts == [text]
+
+
+def test_outputs_may_all_be_empty_and_references_not(write):
+    path = write("x.txt", "\n \n")
+    assert read_outputs(path) == Outputs(None, ["", ""])
+    with pytest.raises(UserError, match=r"x\.txt is empty"):
+        read_references(path)
 
 
 def test_a_byte_order_mark_is_dropped_from_tables_alone(write):
-    assert read_outputs(write("x.tsv", "\ufeffmr\toutput\nm1\tx\n")) == Outputs(["m1"], ["x"])
+    assert read_outputs(write("x.tsv", "\ufeff\ufeffmr\toutput\nm1\tx\n")) == Outputs(["m1"], ["x"])
     assert read_outputs(write("x.txt", "\ufeffx\n")) == Outputs(None, ["\ufeffx"])
 
 
@@ -94,10 +108,32 @@ def test_two_orders_without_references_to_go_by_are_told():
         )
 
 
+def test_an_mr_may_have_several_outputs_or_none_as_in_the_challenges_script():
+    references = References(["m1", "m2"], [["a", "b"], ["c"]])
+    several = Outputs(["m1", "m1"], ["x", "y"])
+    assert align(several, references) == (["x", "y"], [["a", "b"], ["a", "b"]])
+    assert unanswered(several, references) == ["m2"]
+    assert unanswered(Outputs(["m2", "m1"], ["x", "y"]), references) == []
+    assert unanswered(Outputs(None, ["x", "y"]), references) == []
+
+
+@pytest.mark.parametrize(
+    ("first", "other", "message"),
+    [
+        (["m1", "m2"], ["m1"], "more outputs for the MR 'm2'"),
+        (["m1"], None, "more outputs for the MR 'm2'"),
+        (["m1", "m1"], ["m1", "m2"], "more outputs for the MR 'm"),
+        (["m1", "m2", "m1"], ["m1", "m1", "m2"], "in the same order"),
+    ],
+)
+def test_two_systems_that_cannot_be_paired_are_told(first, other, message):
+    one = Outputs(first, ["x"] * len(first))
+    with pytest.raises(UserError, match=message):
+        in_order_of(one, Outputs(other, ["x"] * len(other or "xy")), References(["m1", "m2"], [["a"], ["b"]]))
+
+
 BAD = [
     (Outputs(["m1", "m2x"], ["x", "y"]), "no references for the output's MR 'm2x'; did you mean 'm2'?"),
-    (Outputs(["m1", "m1"], ["x", "y"]), "2 outputs for the MR 'm1'; one for each"),
-    (Outputs(["m1"], ["x"]), "1 outputs for 2 MRs; the first without one: 'm2'"),
     (Outputs(None, ["x"]), "1 outputs for the 2 MRs of the references"),
     (Outputs(None, ["x", "y", "z"]), "3 outputs for the 2 MRs of the references"),
 ]
@@ -120,6 +156,7 @@ FILES = [
     ("x.csv", b"mr,text\nm1,x\n", "x.csv, line 1: the columns are 'mr', 'text'; one of MRs (mr) and one of texts"),
     ("x.csv", b"input,output\nm1,x\n", "x.csv, line 1: the columns are 'input', 'output'"),
     ("x.csv", b"mr,src,output\nm1,s,x\n", "x.csv, line 1: the columns are 'mr', 'src', 'output'"),
+    ("x.csv", b"mr,output,ref\nm1,x,y\n", "x.csv, line 1: the columns are 'mr', 'output', 'ref'; one of MRs"),
     ("x.csv", b"mr,output\nm1," + b"x" * 140_000, "x.csv: malformed table: field larger"),
 ]
 

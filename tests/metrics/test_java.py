@@ -51,6 +51,8 @@ def test_answers_that_do_not_fit_are_told(machine):
     assert reason(java.meteor_statistics, ["a"], [["a"]]) == "METEOR gave 3 numbers of an output, not 23"
     assert reason(java.meteor_statistics, ["a"] * 3, [["a"]] * 3) == "METEOR answered 2 of 3 outputs"
     assert "PTBTokenizer made 2 lines of 3" in reason(java.tokenize, ["a", "b", "c"])
+    machine(script="printf '\\351'")
+    assert "something else than UTF-8" in reason(java.tokenize, ["a"])
     machine(script="echo what")
     assert "something else than numbers" in reason(java.meteor_statistics, ["a"], [["a"]])
 
