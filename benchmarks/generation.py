@@ -6,7 +6,9 @@
 The model has the shape of GPT-2 small and random weights, the same for both; beams, length penalty and n-grams are
 E2E's, and there is no end token, so that both write every token. Beside the rates stands the floor: what the products
 with the weights alone take, measured in the same turns, and their FLOPs and bytes. Other work on the machine disturbs
-the two unequally: see the load, and the ratio of processor time beside that of time passed.
+the two unequally: see the load, and the ratio of processor time beside that of time passed. On a GPU JAX multiplies
+float32 in TF32 by default, and PyTorch is told to do so too; `--precision=highest` makes both exact, as they are on a
+CPU.
 """
 
 import argparse
@@ -18,6 +20,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch wants some of a GPU's memory too
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +39,7 @@ from hut_jax.models.pretrained import load_pretrained
 
 SIZES = {"small": (768, 12, 12), "medium": (1024, 24, 16), "tiny": (64, 2, 2)}
 PAD = 0
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def main():
@@ -47,7 +52,14 @@ def main():
     parser.add_argument("--repeats", type=int, default=3, help="turns of each, after one that does not count")
     parser.add_argument("--data", help="E2E's folder; without it prompts are random tokens of E2E's usual lengths")
     parser.add_argument("--tokenizer", help="GPT-2's; wanted with --data")
+    parser.add_argument("--precision", choices=("default", "highest"), default="default", help="of products on a GPU")
     args = parser.parse_args()
+    if (jax.default_backend() == "gpu") != torch.cuda.is_available():
+        sys.exit(f"error: JAX runs on {jax.default_backend()} and PyTorch on {DEVICE}")
+    if args.precision == "highest":
+        jax.config.update("jax_default_matmul_precision", "highest")
+    elif DEVICE == "cuda":
+        torch.set_float32_matmul_precision("high")
 
     torch.manual_seed(0)
     width, layers, heads = SIZES[args.size]
@@ -57,6 +69,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         theirs.save_pretrained(folder)
         model, params = load_pretrained(folder)
+    theirs.to(DEVICE)
 
     everything = prompts_of(args, config.vocab_size)
     report = {"device": jax.devices()[0].device_kind, "platform": platform.platform(), **vars(args), "rows": []}
