@@ -6,7 +6,8 @@ r"""Pre-train a GPT-2 or a RoBERTa of 18 million parameters on a text, to stand 
 
 `:roberta`, with RoBERTa's tokenizer, makes the other. `experiments/bases` holds their shapes: 6 layers, 256 wide, and
 the real models' vocabularies, 50,257 and 50,265 tokens. `GPT2` is a folder with the real tokenizer, `BOOKS` a text of
-20 MB (32 MB for RoBERTa) or more.
+20 MB (32 MB for RoBERTa) or more. `:gpt2_50m`, of 8 layers, 512 wide, 51 million parameters, is for a GPU and a text of
+90 MB.
 """
 
 from pathlib import Path
@@ -32,6 +33,7 @@ class Base(NamedTuple):
 
 BASES = {
     "gpt2": Base("lm", block=256, batch_size=8, steps=2200, max_bytes=20_000_000),
+    "gpt2_50m": Base("lm", block=256, batch_size=32, steps=2400, max_bytes=90_000_000),
     "roberta": Base("mlm", block=128, batch_size=16, steps=3600, max_bytes=32_000_000),
 }
 

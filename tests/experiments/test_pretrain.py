@@ -8,12 +8,12 @@ from hut_jax.config import validate
 from hut_jax.models.pretrained import build_model, load_config
 
 
-@pytest.mark.parametrize(("name", "head"), [("gpt2", "causal"), ("roberta", "mlm")])
+@pytest.mark.parametrize(("name", "head"), [("gpt2", "causal"), ("gpt2_50m", "causal"), ("roberta", "mlm")])
 def test_a_base_has_the_real_models_vocabulary_and_takes_its_blocks(name, head):
     config = cli.load_config_file(f"experiments/pretrain.py:{name}")
     validate(config)
     model = load_config(config.model)
-    assert model.vocab_size == {"gpt2": 50257, "roberta": 50265}[name]
+    assert model.vocab_size == {"causal": 50257, "mlm": 50265}[head]
     assert model.n_positions >= config.data.block
     assert build_model(config.model, head=head).config.head == head
     assert (config.adapter.name, config.init, config.train.dropout) == ("full", "random", False)
