@@ -7,8 +7,7 @@ The model has the shape of GPT-2 small and random weights, the same for both; be
 E2E's, and there is no end token, so that both write every token. Beside the rates stands the floor: what the products
 with the weights alone take, measured in the same turns, and their FLOPs and bytes. Other work on the machine disturbs
 the two unequally: see the load, and the ratio of processor time beside that of time passed. On a GPU JAX multiplies
-float32 in TF32 by default, and PyTorch is told to do so too; `--precision=highest` makes both exact, as they are on a
-CPU.
+float32 in TF32 by default, and PyTorch is told to do so too.
 """
 
 import argparse
@@ -52,13 +51,10 @@ def main():
     parser.add_argument("--repeats", type=int, default=3, help="turns of each, after one that does not count")
     parser.add_argument("--data", help="E2E's folder; without it prompts are random tokens of E2E's usual lengths")
     parser.add_argument("--tokenizer", help="GPT-2's; wanted with --data")
-    parser.add_argument("--precision", choices=("default", "highest"), default="default", help="of products on a GPU")
     args = parser.parse_args()
     if (jax.default_backend() == "gpu") != torch.cuda.is_available():
         sys.exit(f"error: JAX runs on {jax.default_backend()} and PyTorch on {DEVICE}")
-    if args.precision == "highest":
-        jax.config.update("jax_default_matmul_precision", "highest")
-    elif DEVICE == "cuda":
+    if DEVICE == "cuda":
         torch.set_float32_matmul_precision("high")
 
     torch.manual_seed(0)

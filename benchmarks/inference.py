@@ -35,7 +35,7 @@ def main():
     parser.add_argument("--batch", type=int, default=64, help="rows, and as many adapters")
     parser.add_argument("--length", type=int, default=32, help="tokens of each")
     parser.add_argument("--repeats", type=int, default=9, help="turns of each, after one that does not count")
-    parser.set_defaults(remat="none", attention="xla", scan_layers=False)  # training's
+    parser.set_defaults(remat="none", attention="xla", scan_layers=False)  # what `build` asks besides
     args = parser.parse_args()
 
     model, base = build(args)

@@ -25,7 +25,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # so that peaks are the work's
@@ -95,9 +94,8 @@ def main():
     seconds = measure(cases | {"matrices": product(args)}, args.repeats)
     rows = {name: row_of(name, case, seconds, args) for name, case in cases.items()}
     if jax.default_backend() == "gpu":
-        with ThreadPoolExecutor() as pool:
-            for row, peak in zip(rows.values(), pool.map(peak_in_a_child, rows), strict=True):
-                row["allocator_peak"] = peak
+        for name, row in rows.items():
+            row["allocator_peak"] = peak_in_a_child(name)
     report = {
         "device": jax.devices()[0].device_kind,
         "platform": platform.platform(),
