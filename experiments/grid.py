@@ -21,6 +21,7 @@ CHANGES_NOTHING = (
     "data.cache",
     "data.text",
     "mesh.",
+    "checkpoint.",
     "train.remat",
     "train.attention",
     "train.scan_layers",

@@ -118,12 +118,11 @@ def make_record(name: str, config: ConfigDict, folder: Path, result: dict[str, A
     from hut_jax.config import resolve
     from hut_jax.cost import adapter_cost, make_work
     from hut_jax.metrics_log import read_metrics
-    from hut_jax.recipe import anywhere, make_parts
+    from hut_jax.recipe import anywhere, head
 
     config = resolve(config)
-    parts = make_parts(config)
     multiple = config.data.length_multiple
-    length = multiple * -(-round(float(parts.task.train.inputs.mean())) // multiple)
+    length = multiple * -(-round(result["mean_length"]) // multiple)
     metrics = read_metrics(folder)
     windows = [line["seconds_per_update"] for line in metrics if line["split"] == "train"]
     return Record(
@@ -132,15 +131,15 @@ def make_record(name: str, config: ConfigDict, folder: Path, result: dict[str, A
         seed=config.seed,
         metrics=metrics,
         best=result["best"],
-        headline=parts.task.headline,
-        maximize=parts.task.maximize,
+        headline=result["headline"],
+        maximize=result["maximize"],
         trainable=result["trainable"],
         total=result["total"],
         adapter_bytes=result["adapter_bytes"],
         seconds_per_update=statistics.median(windows[1:] or windows),
         peak_bytes=_peak(jax.local_devices()[0]),
         flops_per_update=adapter_cost(config, make_work(anywhere(config), length)).step.flops,
-        forgetting=losses(config, folder, text) if text and parts.model.config.head == "causal" else None,
+        forgetting=losses(config, folder, text) if text and head(config)["head"] == "causal" else None,
         base={field: portable(value) for field, value in result["base"].items()},
         versions=result["versions"],
         device=result["device"],

@@ -51,7 +51,8 @@ def study(config: ConfigDict, tuned_as: Mapping[str, str], args: argparse.Namesp
         tuned = dict.fromkeys(tuned_as.values())
         best, tried = dict.fromkeys(tuned, rates[0]), dict[str, Record]()
         if len(rates) > 1:
-            trials = dict(make_run(config, adapter, rate, seeds[0]) for adapter in tuned for rate in rates)
+            # Those that begin together are of different adapters: what one compiles, its next runs find.
+            trials = dict(make_run(config, adapter, rate, seeds[0]) for rate in rates for adapter in tuned)
             tried = run_missing(trials, workdir, **how)
             best = best_rates(tuned, rates, seeds[0], tried)
         runs = dict(make_run(config, one, best[other], seed) for seed in seeds for one, other in tuned_as.items())

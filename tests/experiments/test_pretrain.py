@@ -24,11 +24,17 @@ def test_a_base_that_there_is_not_is_one_line():
         cli.load_config_file("experiments/pretrain.py:gtp2")
 
 
-def test_e2e_is_the_papers_recipe_for_less_time():
-    config, paper = (cli.load_config_file(f"{name}.py") for name in ("experiments/e2e_books", "configs/e2e"))
+@pytest.mark.parametrize(("base", "share"), [("gpt2", 1 / 9), ("gpt2_50m", 0.3)])
+def test_e2e_is_the_papers_recipe_for_less_time(base, share):
+    config = cli.load_config_file(f"experiments/e2e_books.py:{base}")
     validate(config)
-    assert config.train.steps * config.train.batch_size == pytest.approx(42_061 / 9, rel=0.03)  # a ninth of an epoch
-    assert config.train.batch_size == paper.train.batch_size == 8
-    assert config.train.label_smoothing == paper.train.label_smoothing == 0.1
+    assert config.train.steps * config.train.batch_size == pytest.approx(42_061 * share, rel=0.03)  # of an epoch
+    assert config.train.label_smoothing == cli.load_config_file("configs/e2e.py").train.label_smoothing == 0.1
+    assert load_config(f"experiments/bases/{base}").n_positions >= 142  # E2E's longest
+
+
+def test_e2e_is_on_the_base_that_the_two_commands_make():
+    config = cli.load_config_file("experiments/e2e_books.py:gpt2")
     assert f"--output={config.model}\n" in (experiments.pretrain.__doc__ or "")
-    assert load_config("experiments/bases/gpt2").n_positions >= 142  # E2E's longest
+    with pytest.raises(UserError, match="no base ''; valid: 'gpt2', 'gpt2_50m'"):
+        cli.load_config_file("experiments/e2e_books.py")
