@@ -20,13 +20,15 @@ CHANGES_NOTHING = (
     "data.dir",
     "data.cache",
     "data.text",
+    "data.length_multiple",
+    "data.slot_multiple",
     "mesh.",
     "checkpoint.",
     "train.remat",
     "train.attention",
     "train.scan_layers",
 )
-"""Fields of the config that say where things are, and how to compute what comes out the same."""
+"""Fields of the config that say where things are, and how to compute what comes out the same, dropout's draws aside."""
 
 
 def run_missing(runs: Mapping[str, ConfigDict], workdir: Path, *, jobs: int = 1, text: str = "") -> dict[str, Record]:
