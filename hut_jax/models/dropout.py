@@ -42,7 +42,8 @@ def kept(key: jax.Array, dropped: int, shape: Sequence[int]) -> Bool[Array, "...
 
     Each call of threefry (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) gives four draws, one
     for each quarter of a row. What it counts is rows and places in a quarter: devices that share out rows need nothing
-    of each other.
+    of each other. The calls are laid out flat but for the first axis, by which batches are shared out: over rows as short
+    as a quarter of a row of attention weights LLVM unrolls the generator, and takes seconds to compile it.
 
     Args:
         key: of a JAX generator.
@@ -54,6 +55,7 @@ def kept(key: jax.Array, dropped: int, shape: Sequence[int]) -> Bool[Array, "...
     number = jnp.broadcast_to(jax.lax.iota(jnp.uint32, math.prod(rows)).reshape(*rows, 1), counted)
     place = jax.lax.broadcasted_iota(jnp.uint32, counted, len(rows))
     first, second = jax.random.key_data(key)[:2]  # all of a threefry key; half of an rbg one, and a threefry key itself
-    words = threefry2x32_p.bind(first, second, number, place)
-    draws = [half for word in words for half in (word & 0xFFFF, word >> 16)]
+    flat = (counted[0], math.prod(counted[1:]))
+    words = threefry2x32_p.bind(first, second, number.reshape(flat), place.reshape(flat))
+    draws = [half.reshape(counted) for word in words for half in (word & 0xFFFF, word >> 16)]
     return jnp.concatenate([draw >= dropped for draw in draws], axis=-1)[..., :row]
