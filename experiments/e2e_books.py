@@ -25,12 +25,13 @@ class Size(NamedTuple):
 
     steps: int
     batch_size: int
-    multiple: int
+    length_multiple: int
+    slot_multiple: int
 
 
 SIZES = {
-    "gpt2": Size(steps=600, batch_size=8, multiple=32),
-    "gpt2_50m": Size(steps=800, batch_size=16, multiple=80),
+    "gpt2": Size(steps=600, batch_size=8, length_multiple=32, slot_multiple=8),
+    "gpt2_50m": Size(steps=800, batch_size=16, length_multiple=80, slot_multiple=80),
 }
 
 
@@ -45,7 +46,8 @@ def get_config(base: str = "") -> ConfigDict:
     size = SIZES[base]
     config = cli.load_config_file(str(HERE.parent / "configs/e2e.py"))
     config.model = f"runs/bases/{base}/merged"
-    config.data.length_multiple = config.data.slot_multiple = size.multiple
+    config.data.length_multiple = size.length_multiple
+    config.data.slot_multiple = size.slot_multiple
     config.adapter.targets = ("all-linear",)
     config.train.steps = size.steps
     config.train.batch_size = size.batch_size

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from experiments.record import RECORD, Record, fields_of, make_record, read_record, write_record
 from hut_jax.config import default_config, resolve, set_transform
-from hut_jax.errors import UserError
+from hut_jax.errors import Diverged, UserError
 
 LOG = "log.txt"
 CHANGES_NOTHING = (
@@ -35,7 +35,7 @@ def run_missing(runs: Mapping[str, ConfigDict], workdir: Path, *, jobs: int = 1,
     """Train each config in the folder of its name under `workdir`, unless its record stands there.
 
     What was begun goes on from its last checkpoint. A record that cannot be read is named, and made again. What a run
-    prints is in its `log.txt`. Each has a process of its own.
+    prints is in its `log.txt`. Each has a process of its own. One that diverges is named, and has no record.
 
     Args:
         runs: name to config.
@@ -44,12 +44,13 @@ def run_missing(runs: Mapping[str, ConfigDict], workdir: Path, *, jobs: int = 1,
         text: to measure forgetting on: see `make_record`.
 
     Returns:
-        Name to record, of all of them.
+        Name to record, of all that did not diverge.
 
     Raises:
         UserError: a record is of another config; or as the first run that fails, when those that had begun have ended.
     """
     missing = {name: config for name, config in runs.items() if not _stands(workdir / name, config)}
+    diverged = set()
     if missing:
         # Processes that are started, not forked: JAX has threads.
         context = get_context("spawn")
@@ -62,12 +63,17 @@ def run_missing(runs: Mapping[str, ConfigDict], workdir: Path, *, jobs: int = 1,
             futures = {pool.submit(_run, name, config, workdir, text): name for name, config in missing.items()}
             try:
                 for future in tqdm(as_completed(futures), total=len(futures), unit="run"):
-                    future.result()
-                    tqdm.write(f"done: {futures[future]}")
+                    name = futures[future]
+                    try:
+                        future.result()
+                        tqdm.write(f"done: {name}")
+                    except Diverged as error:
+                        diverged.add(name)
+                        tqdm.write(f"note: {name} diverged and is left out: {error}")
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-    return {name: read_record(workdir / name) for name in runs}
+    return {name: read_record(workdir / name) for name in runs if name not in diverged}
 
 
 def _stands(folder: Path, config: ConfigDict) -> bool:

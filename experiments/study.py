@@ -100,13 +100,24 @@ def run_name(adapter: str, rate: float, seed: int) -> str:
 def best_rates(
     adapters: Sequence[str] | Mapping[str, None], rates: Sequence[float], seed: int, tried: Mapping[str, Record]
 ) -> dict[str, float]:
-    """For each adapter the rate whose run has the best score."""
+    """For each adapter the rate whose run has the best score.
+
+    Raises:
+        UserError: no rate has a run.
+    """
 
     def score(adapter: str, rate: float) -> float:
         record = tried[run_name(adapter, rate, seed)]
         return record.score if record.maximize else -record.score
 
-    return {adapter: max(rates, key=partial(score, adapter)) for adapter in adapters}
+    best = {}
+    for adapter in adapters:
+        ended = [rate for rate in rates if run_name(adapter, rate, seed) in tried]
+        if not ended:
+            tries = ", ".join(f"{rate:g}" for rate in rates)
+            raise UserError(f"{adapter} diverges at each of --rates, {tries}; lower them")
+        best[adapter] = max(ended, key=partial(score, adapter))
+    return best
 
 
 def report(records: Sequence[Record], workdir: Path) -> None:

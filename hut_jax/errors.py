@@ -12,6 +12,10 @@ class UserError(ValueError):
     """
 
 
+class Diverged(UserError):
+    """Training has come to a loss, a gradient or a factor that is no finite number."""
+
+
 class Interrupted(Exception):
     """Ctrl-C or SIGTERM: the run was saved after this many updates."""
 

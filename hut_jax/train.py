@@ -71,6 +71,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
     Raises:
         UserError: something in the config, the data, the model or the workdir is wrong.
+        Diverged: a loss, a gradient or a factor is not finite.
         Interrupted: Ctrl-C or SIGTERM; the run was saved.
     """
     config = resolve(config)

@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, PyTree
 
 from hut_jax.checkpoint import Checkpoints
-from hut_jax.errors import Interrupted, UserError
+from hut_jax.errors import Diverged, Interrupted
 from hut_jax.metrics_log import MetricsLog, NoLog
 from hut_jax.processes import is_first
 from hut_jax.stopping import Stopped, stop_on_signal
@@ -240,7 +240,7 @@ def fit(
         log: from the updates done, and the lines written by then, to the log that goes on from there.
 
     Raises:
-        UserError: the loss or its gradient is not finite.
+        Diverged: the loss, its gradient or a factor is not finite.
         Interrupted: Ctrl-C or SIGTERM; everything up to the last whole update is saved.
     """
     last: dict[str, float] = {}
@@ -262,7 +262,7 @@ def fit(
 
     def save(step: int, *, owed: bool = False) -> None:
         if not _all_finite(state.factors):
-            raise UserError(f"update {step}: a factor is not finite; {_NOT_FINITE}")
+            raise Diverged(f"update {step}: a factor is not finite; {_NOT_FINITE}")
         progress = {
             "data": batches.get_state(),
             "window": window.values,
@@ -278,7 +278,7 @@ def fit(
         nonlocal last, best
         last = evaluate(state.factors, stopping.until_stopped)
         if not math.isfinite(last["loss"]):
-            raise UserError(f"update {step}: the validation loss is {last['loss']}; {_NOT_FINITE}")
+            raise Diverged(f"update {step}: the validation loss is {last['loss']}; {_NOT_FINITE}")
         log_file.write(step, "validation", last)
         progress_line.write(f"update {step}: validation " + _show(last))
         if not best or score(last) > score(best):
@@ -343,7 +343,7 @@ def _all_finite(factors: PyTree[Array]) -> Bool[Array, ""]:
 def _finite(step: int, metrics: Mapping[str, Array]) -> dict[str, float]:
     values = {name: float(value) for name, value in metrics.items()}
     if not (math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"])):
-        raise UserError(
+        raise Diverged(
             f"update {step}: the loss is {values['loss']} and its gradient's norm {values['gradient_norm']}; "
             + _NOT_FINITE
         )

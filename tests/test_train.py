@@ -20,7 +20,7 @@ from hut_jax import cli
 from hut_jax.adapter_files import load_adapter
 from hut_jax.checkpoint import Checkpoints
 from hut_jax.config import to_json
-from hut_jax.errors import Interrupted, UserError
+from hut_jax.errors import Diverged, Interrupted, UserError
 from hut_jax.files import write_json
 from hut_jax.fingerprint import fingerprint
 from hut_jax.metrics_log import read_metrics
@@ -313,7 +313,7 @@ def test_a_last_update_that_breaks_the_model_stops_the_run(small_config, tmp_pat
     small_config.train.learning_rate = 1e30
     small_config.train.warmup = 0.0
     small_config.train.decay = "constant"
-    with pytest.raises(UserError, match=r"update 1: the validation loss is nan; .*config.train.learning_rate"):
+    with pytest.raises(Diverged, match=r"update 1: the validation loss is nan; .*config.train.learning_rate"):
         train(small_config, tmp_path / "run")
     assert not (tmp_path / "run" / "result.json").exists()
 

@@ -42,8 +42,8 @@ def kept(key: jax.Array, dropped: int, shape: Sequence[int]) -> Bool[Array, "...
 
     Each call of threefry (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) gives four draws, one
     for each quarter of a row. What it counts is rows and places in a quarter: devices that share out rows need nothing
-    of each other. The calls are laid out flat but for the first axis, by which batches are shared out: over rows as short
-    as a quarter of a row of attention weights LLVM unrolls the generator, and takes seconds to compile it.
+    of each other. The calls are laid out flat but for the first axis, by which batches are shared out: over rows as
+    short as a quarter of a row of attention weights LLVM unrolls the generator, and takes seconds to compile it.
 
     Args:
         key: of a JAX generator.

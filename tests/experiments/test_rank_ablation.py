@@ -31,19 +31,22 @@ def arguments(small_config, tmp_path):
 def test_it_sweeps_runs_reports_and_runs_nothing_twice(arguments, tmp_path, capfd):
     text = tmp_path / "text.txt"
     text.write_text("there was a diner by the river and it was good to eat there. " * 300)
-    grid = ["--methods=hut,lora", "--ranks=1,2", "--rates=1,0.001", f"--text={text}", "--jobs=2"]
+    grid = ["--methods=hut,lora", "--ranks=1,2", "--rates=1,0.001,1e30", f"--text={text}", "--jobs=2"]
     assert rank_ablation.main([*arguments, *grid]) == 0
     names = {str(path.parent.relative_to(tmp_path / "runs")) for path in (tmp_path / "runs").rglob(RECORD)}
     assert names == {
         f"{method},rank={rank}/{rate}/0" for method in ("hut", "lora") for rank, rate in ((1, 1), (2, 1), (2, 0.001))
     }
+    output = capfd.readouterr()
+    for method in ("hut", "lora"):
+        assert f"note: {method},rank=2/1e+30/0 diverged and is left out: update " in output.out + output.err
     record = read_record(tmp_path / "runs/hut,rank=2/1/0")
     assert record.config["adapter.rank"] == 2
     assert record.score == min(line["loss"] for line in record.metrics if line["split"] == "validation")
     assert record.flops_per_update > 0 < record.seconds_per_update
     assert record.peak_bytes > 50e6
     assert record.forgetting["before"] != record.forgetting["after"]
-    assert (tmp_path / "runs/table.md").read_text() in capfd.readouterr().out
+    assert (tmp_path / "runs/table.md").read_text() in output.out
     assert (tmp_path / "runs/rank.svg").exists()
 
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob(RECORD)}

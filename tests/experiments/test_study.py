@@ -41,3 +41,10 @@ def test_the_best_rate_is_that_of_the_best_score(maximize, best, make):
     scores = {0.1: 0.2, 1.0: 0.5, 3.0: 0.6}
     tried = {f"lora,rank=4/{rate:g}/0": make(score=score, maximize=maximize) for rate, score in scores.items()}
     assert best_rates(["lora:rank=4"], list(scores), 0, tried) == {"lora:rank=4": best}
+
+
+def test_a_rate_that_diverged_is_not_the_best(make):
+    tried = {"lora,rank=4/1/0": make(score=0.5), "hut/3/0": make(score=0.9)}
+    assert best_rates(["lora:rank=4"], [1.0, 3.0], 0, tried) == {"lora:rank=4": 1.0}
+    with pytest.raises(UserError, match=r"ia3 diverges at each of --rates, 1, 3; lower them"):
+        best_rates(["ia3"], [1.0, 3.0], 0, tried)
