@@ -248,7 +248,7 @@ def test_gradients_and_vmap_through_the_interceptor_are_those_through_merge(name
     two = jax.tree.map(lambda leaf: jnp.stack([leaf, -leaf]), factors)
 
     def loss(run, factors):
-        return jnp.mean(jnp.tanh(run(factors)) ** 2)
+        return jnp.mean(jnp.log1p(run(factors) ** 2))  # never flat: where tanh is, its slope is all rounding
 
     def through_apply(factors):
         return adapter.apply(MODEL, params, factors, x)
