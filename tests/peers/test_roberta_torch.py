@@ -131,18 +131,18 @@ def test_gradients_of_a_classification_loss(tmp_path, seed):
 
 
 def test_bf16_errs_no_more_than_torchs(tmp_path):
-    theirs, inputs = random_case(7)
-    theirs.save_pretrained(tmp_path)
-    exact = theirs_of(theirs, inputs)[1].numpy()
-    rounded = theirs_of(theirs.to(torch.bfloat16), inputs)[1].float().numpy()
-    model, params = load_pretrained(tmp_path, dtype=jnp.bfloat16)
-    ours = np.asarray(ours_of(model, params, inputs)[1])
-    real = inputs["attention_mask"].astype(bool)
-
-    def error(logits):
-        return np.sqrt(np.mean((logits - exact)[real] ** 2))
-
-    assert error(ours) < 1.3 * error(rounded)
+    ratios = []  # of one model it may be 0.8 or 1.3, by how its processor rounds
+    for seed in range(1, 18, 3):  # those with a masked-LM head
+        theirs, inputs = random_case(seed)
+        theirs.save_pretrained(tmp_path / str(seed))
+        exact = theirs_of(theirs, inputs)[1].numpy()
+        rounded = theirs_of(theirs.to(torch.bfloat16), inputs)[1].float().numpy()
+        model, params = load_pretrained(tmp_path / str(seed), dtype=jnp.bfloat16)
+        ours = np.asarray(ours_of(model, params, inputs)[1])
+        real = inputs["attention_mask"].astype(bool)
+        own, peer = (np.sqrt(np.mean((logits - exact)[real] ** 2)) for logits in (ours, rounded))
+        ratios.append(own / peer)
+    assert np.exp(np.mean(np.log(ratios))) < 1.15
 
 
 def test_a_head_drawn_here_is_read_by_transformers(tmp_path):
