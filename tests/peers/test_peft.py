@@ -38,7 +38,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
 ]
 
-TOLERANCE = 1e-5  # of the logits' size
+TOLERANCE = 3e-5  # of the logits' size; by processor 1e-5 is passed or not
 KINDS = ["gpt2", "roberta", "bert"]
 ENCODER = {"vocab_size": 30, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 ENCODER |= {"intermediate_size": 24, "max_position_embeddings": 20, "num_labels": 3}
@@ -109,7 +109,7 @@ def close(ours, theirs, tolerance=TOLERANCE):
 
 def moved(logits, folder):
     """Whether the adapter does far more to the logits than the tolerance hides."""
-    return np.abs(logits - theirs_of(again(folder))).max() > 1000 * TOLERANCE * np.abs(logits).max()
+    return np.abs(logits - theirs_of(again(folder))).max() > 300 * TOLERANCE * np.abs(logits).max()
 
 
 def task(kind):
