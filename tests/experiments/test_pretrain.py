@@ -35,6 +35,7 @@ def test_e2e_is_the_papers_recipe_for_less_time(base, share):
 
 def test_e2e_is_on_the_base_that_the_two_commands_make():
     config = cli.load_config_file("experiments/e2e_books.py:gpt2")
+    assert config.train.batch_size == cli.load_config_file("configs/e2e.py").train.batch_size == 8
     assert f"--output={config.model}\n" in (experiments.pretrain.__doc__ or "")
     with pytest.raises(UserError, match="no base ''; valid: 'gpt2', 'gpt2_50m'"):
         cli.load_config_file("experiments/e2e_books.py")

@@ -1,5 +1,6 @@
 """Against Hugging Face PEFT, live: its adapters run here, and ours there, to the same logits."""
 
+import copy
 import json
 
 import jax
@@ -38,7 +39,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
 ]
 
-TOLERANCE = 3e-5  # of the logits' size; by processor 1e-5 is passed or not
+TOLERANCE = 1e-5  # of the logits' size
 KINDS = ["gpt2", "roberta", "bert"]
 ENCODER = {"vocab_size": 30, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 ENCODER |= {"intermediate_size": 24, "max_position_embeddings": 20, "num_labels": 3}
@@ -93,8 +94,9 @@ def again(folder):
 
 
 def theirs_of(model):
+    """Their logits, in fp64: what is then left is our own rounding, whatever the processor does with theirs."""
     with torch.no_grad():
-        return model(torch.tensor(IDS)).logits.numpy()
+        return copy.deepcopy(model).double()(torch.tensor(IDS)).logits.numpy()
 
 
 def ours_of(model, params, adapter=None, factors=None):
@@ -109,7 +111,7 @@ def close(ours, theirs, tolerance=TOLERANCE):
 
 def moved(logits, folder):
     """Whether the adapter does far more to the logits than the tolerance hides."""
-    return np.abs(logits - theirs_of(again(folder))).max() > 300 * TOLERANCE * np.abs(logits).max()
+    return np.abs(logits - theirs_of(again(folder))).max() > 1000 * TOLERANCE * np.abs(logits).max()
 
 
 def task(kind):
