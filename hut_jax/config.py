@@ -32,7 +32,7 @@ def default_config() -> ConfigDict:
     config.data.max_length = 512  # tokens of an example; longer ones are cut, and counted
     config.data.length_multiple = 16  # batches are padded to a multiple of this many tokens: more, fewer compilations
     config.data.slot_multiple = 8  # and to a multiple of this many predicted tokens an example
-    config.data.max_examples = 0  # GLUE: learn from no more than the first this many; 0: all
+    config.data.max_examples = 0  # learn from no more: GLUE from the first, E2E from so many evenly spread; 0: all
     config.data.text = ""  # language modelling: a UTF-8 text, plain or .xz
     config.data.max_bytes = 0  # language modelling: read no more of it than this; 0: all
     config.data.block = 256  # language modelling: tokens of a training example

@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
     config = config_to_write(workdir, overrides)
     if config.task != "e2e":
         raise UserError(f"the run in {workdir} is of the task {config.task!r}; only 'e2e' has a test set to write for")
-    texts = references(load_e2e(config.data.dir, cache_dir=config.data.cache)["test"])
+    texts = references(load_e2e(config.data.dir, cache_dir=config.data.cache, splits=["test"])["test"])
     source = _source(workdir, config, texts)
     _read_result(workdir)  # for its errors, before the long work
     evaluation = None if args.again else _done(workdir, source)

@@ -46,7 +46,7 @@ def compare(config: ConfigDict, workdir: Path) -> None:
     model, params = load_base(config)
     adapter, factors = load_adapter(workdir / ADAPTER, params, name=config.model)
     tokenizer = load_tokenizer(config.tokenizer or config.model)
-    test = load_e2e(config.data.dir, cache_dir=config.data.cache)["test"]
+    test = load_e2e(config.data.dir, cache_dir=config.data.cache, splits=["test"])["test"]
     texts = references(test)
     models = {"base": params, "HUT": adapter.merge(params, factors)}
 

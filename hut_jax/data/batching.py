@@ -321,5 +321,10 @@ def batch_dataset(
     )
 
 
+def evenly_spread(there: int, most: int) -> Int64[np.ndarray, "some"]:
+    """The places of `most` of so many things, the first and the last among them; 0, or more than there are: of all."""
+    return np.linspace(0, there - 1, most, dtype=np.int64) if 0 < most < there else np.arange(there)
+
+
 def _round_up(number: int, multiple: int) -> int:
     return int(-(-number // multiple) * multiple)

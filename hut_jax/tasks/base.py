@@ -4,11 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-import numpy as np
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from hut_jax.data.batching import Examples
+from hut_jax.data.batching import Examples, evenly_spread
 from hut_jax.data.tokenizer_base import BaseTokenizer
 
 
@@ -45,9 +44,7 @@ class Task:
         """The same, to be judged by `most` examples of each split, evenly spread from its first on; 0: by all."""
 
         def part(split: Examples) -> Examples:
-            if 0 < most < len(split):
-                return split.take(np.linspace(0, len(split) - 1, most, dtype=np.int64))
-            return split
+            return split.take(evenly_spread(len(split), most)) if most else split
 
         return replace(self, validation={name: part(split) for name, split in self.validation.items()})
 

@@ -14,10 +14,13 @@ def load(config: ConfigDict, tokenizer: BaseTokenizer) -> Task:
     Raises:
         UserError: the data is missing or malformed.
     """
-    records = load_e2e(config.data.dir, cache_dir=config.data.cache)
-    encoded = {
-        split: encode_e2e(records[split], tokenizer, config.data.max_length) for split in ("train", "validation")
-    }
+    records = load_e2e(
+        config.data.dir,
+        cache_dir=config.data.cache,
+        splits=("train", "validation"),
+        most={"train": config.data.max_examples},
+    )
+    encoded = {split: encode_e2e(rows, tokenizer, config.data.max_length) for split, rows in records.items()}
     cut = sum(split.truncated for split in encoded.values())
     notes = (f"{cut} examples were cut to config.data.max_length, {config.data.max_length} tokens",) if cut else ()
     train, validation = (encoded[split].sequences for split in ("train", "validation"))

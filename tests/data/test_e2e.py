@@ -27,6 +27,17 @@ def test_the_splits_are_the_files_in_their_order(folder, tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_only_the_splits_and_the_records_asked_for(folder, tmp_path):
+    rows = {split: read_records(folder / name) for split, name in FILES.items()}
+    cache = tmp_path / "cache"
+    assert load_e2e(folder, cache_dir=cache, splits=["test"]) == {"test": rows["test"]}
+    few = load_e2e(folder, cache_dir=cache, splits=["train", "validation"], most={"train": 3, "validation": 0})
+    assert few["validation"] == rows["validation"]
+    train, middle = rows["train"], (len(rows["train"]) - 1) // 2
+    assert few["train"] == [train[0], train[middle], train[-1]]
+    assert load_e2e(folder, cache_dir=cache, splits=["train"], most={"train": 10**6}) == {"train": train}
+
+
 def test_it_is_prepared_once_for_each_content(folder, tmp_path, monkeypatch):
     from hut_jax.data.e2e_nlg.e2e_nlg_dataset_builder import Builder
 
