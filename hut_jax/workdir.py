@@ -94,23 +94,19 @@ def read_config(workdir: Path) -> ConfigDict:
 
 
 def check_writable(folder: Path, name: str = "the workdir") -> None:
-    """Write to the folder, made for that if need be, and take it all away again.
+    """Make sure that the folder can be written, or made. Nothing is left behind.
+
+    What there is not yet is made on trial elsewhere: other runs that begin may be about to make the same parents.
 
     Raises:
         UserError: it cannot be written.
     """
-    made: list[Path] = []
+    there = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
     try:
-        for each in [*reversed(folder.parents), folder]:
-            if not each.exists():
-                each.mkdir()
-                made.append(each)
-        tempfile.TemporaryFile(dir=folder).close()
+        with tempfile.TemporaryDirectory(dir=there) as trial:
+            (Path(trial) / folder.relative_to(there)).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{name} {folder} cannot be written: {error.strerror}") from None
-    finally:
-        for each in reversed(made):
-            each.rmdir()
 
 
 def _runs_beside(workdir: Path) -> str:
