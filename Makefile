@@ -26,7 +26,7 @@ format: $(VENV)/dev.stamp ## put the code in its format
 peers: $(VENV)/peers.stamp .venv-flax/peers.stamp ## install the libraries that the marked tests compare with
 
 test-peers: peers ## the marked tests
-	$(BIN)/python -m pytest -m "peers or slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "peers or slow"
 
 # E2E and GPT2 name the folders of the data and of GPT-2's tokenizer, and JAX must have been installed for the GPU.
 bench-gpu: peers ## the benchmarks on one GPU: make bench-gpu E2E=FOLDER GPT2=FOLDER

@@ -35,6 +35,6 @@ def test_runs_that_begin_together_may_make_the_same_parents(tmp_path):
 
 
 def test_a_name_that_cannot_be_is_one_line(tmp_path):
-    with pytest.raises(UserError, match="the folder .* cannot be written: File name too long"):
+    with pytest.raises(UserError, match=r"the folder .* cannot be written: File name too long"):
         check_writable(tmp_path / ("x" * 300) / "run", "the folder")
     assert list(tmp_path.iterdir()) == []
