@@ -3,7 +3,7 @@
 import re
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -179,9 +179,10 @@ def rank_picture(records: Iterable[Record], path: Path) -> None:
                 drawn = {name: value for name, value in style(method).items() if name in ("color", "alpha")}
                 axes[0].axhline(level, linestyle="--", label=method, **drawn)
     axes[0].set_xscale("log", base=2)
+    axes[0].xaxis.set_major_formatter("{x:g}")
     axes[0].set_xlabel("rank")
     axes[0].set_ylabel(_label(cells))
-    axes[0].legend()
+    legend(axes)
     save(figure, path)
 
 
@@ -204,7 +205,7 @@ def pareto_picture(records: Iterable[Record], path: Path) -> None:
         axis.set_xlabel(label)
         axis.set_ylabel(_label(cells))
     axes[-1].set_xscale("log")
-    axes[0].legend()
+    legend(axes)
     save(figure, path)
 
 
@@ -232,12 +233,16 @@ def subplots(count: int) -> tuple[list[Any], Any]:
     matplotlib.rcParams["font.size"] = 14
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, count, figsize=(6.5 * count + 1, 5), squeeze=False)
+    figure, axes = plt.subplots(1, count, figsize=(6.5 * count + 1, 5), squeeze=False, layout="constrained")
     return list(axes[0]), figure
+
+
+def legend(axes: Sequence[Any]) -> None:
+    """That of all axes, beside the last, where it hides nothing."""
+    axes[-1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
 
 
 def save(figure: Any, path: Path) -> None:
     """As SVG and PNG."""
-    figure.tight_layout()
     for ending in (".svg", ".png"):
         figure.savefig(path.with_suffix(ending))

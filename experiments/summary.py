@@ -99,7 +99,8 @@ def differences_picture(studies: Mapping[str, Study], path: Path) -> None:
                 reach = [[mean - min(differences)], [max(differences) - mean]]
                 axis.errorbar([mean], [row], xerr=reach, capsize=4, **style(key.variant))
         axis.axvline(0, color="#999999", linewidth=1)
-        axis.set_yticks(range(len(keys)), [str(key) for key in reversed(keys)])
+        axis.set_yticks(range(len(keys)), [str(key) if axis is axes[0] else "" for key in reversed(keys)])
+        axis.set_ylim(-0.6, len(keys) - 0.4)
         axis.set_xlabel(f"{_title(name, study)}, minus LoRA's")
     save(figure, path)
 
