@@ -24,8 +24,18 @@ def get_config(task: str = "") -> ConfigDict:
     Raises:
         UserError: there is no such task, or the encoder is not installed.
     """
-    config = cli.load_config_file(f"{Path(__file__).parent.parent / 'configs/glue.py'}:{task}")
+    config = briefly(task)
     config.model = encoder()
+    return config
+
+
+def briefly(task: str) -> ConfigDict:
+    """A task of GLUE for a model that is named later.
+
+    Raises:
+        UserError: there is no such task.
+    """
+    config = cli.load_config_file(f"{Path(__file__).parent.parent / 'configs/glue.py'}:{task}")
     config.data.max_length = 128
     config.data.max_examples = EXAMPLES.get(task, 0)
     config.train.epochs = 2.0

@@ -1,8 +1,9 @@
-"""The config of MiniLM on GLUE."""
+"""The configs of GLUE on MiniLM, and on a RoBERTa made here."""
 
 import pytest
 
 from hut_jax import UserError, cli
+from hut_jax.config import validate
 from hut_jax.models.pretrained import load_config
 
 
@@ -12,6 +13,14 @@ def test_it_is_the_tasks_config_with_the_encoder_in_place_of_roberta():
     assert config.adapter.also_train == ("^(pooler|classifier)",)
     encoder = load_config(config.model)
     assert (encoder.model_type, encoder.hidden_size, encoder.num_hidden_layers) == ("bert", 384, 6)
+
+
+def test_the_roberta_made_here_has_the_same_task():
+    config, other = (cli.load_config_file(f"experiments/{base}.py:sst2") for base in ("roberta_books", "minilm"))
+    validate(config)
+    assert config.model == "runs/bases/roberta/merged"
+    config.model = other.model
+    assert config == other
 
 
 def test_a_task_that_there_is_not_is_one_line():
