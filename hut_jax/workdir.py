@@ -96,7 +96,7 @@ def read_config(workdir: Path) -> ConfigDict:
 def check_writable(folder: Path, name: str = "the workdir") -> None:
     """Make sure that the folder can be written, or made. Nothing is left behind.
 
-    What there is not yet is made on trial elsewhere: other runs that begin may be about to make the same parents.
+    What there is not yet is made on trial in a temporary folder: other runs may be about to make the same parents.
 
     Raises:
         UserError: it cannot be written.

@@ -41,7 +41,7 @@ def load_e2e(
             `ref`; None or empty downloads the official ones.
         cache_dir: where the prepared data is kept; None or empty is TFDS' own folder (`TFDS_DATA_DIR`, or else
             `~/tensorflow_datasets`).
-        splits: those that are read, at about a fifth of a millisecond a record.
+        splits: those that are read.
         most: of a split no more than so many records, evenly spread; 0, and where it says nothing: all.
 
     Raises:
