@@ -8,6 +8,7 @@ values of `W - W0` hold 99 % of its squared norm, and of each factor the 5th, 50
 the tables are also in `movement.md` there, and norm, rank and factors by layer in `movement.svg` and `.png`.
 """
 
+import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from experiments.report import COLORS, save, style, subplots
+from experiments.report import legend, save, style, subplots
 from hut_jax import cli
 from hut_jax.adapter import Adapter
 from hut_jax.adapter_files import load_adapter
@@ -110,25 +111,34 @@ def picture(runs: Mapping[str, tuple[str, Sequence[Moved]]], path: Path) -> None
     for name, (method, rows) in runs.items():
         layered = [row for row in rows if row.layer is not None]
         layers = [row.layer for row in layered]
-        options = style(method) | {"linestyle": "", "label": name, "alpha": 0.7}
-        axes[0].plot(layers, [row.norm for row in layered], **options)
+        options = style(method) | {"linestyle": "", "alpha": 0.7}
+        axes[0].plot(layers, [row.norm for row in layered], label=name, **options)
         axes[1].plot(layers, [row.rank for row in layered], **options)
     (name, (_, rows)), *_ = runs.items()
     names = list(dict.fromkeys(factor for row in rows for factor in row.factors))
-    for place, (factor, color) in enumerate(zip(names, COLORS.values(), strict=False)):
-        for row in rows:
-            if factor in row.factors and row.layer is not None:
-                low, middle, high = row.factors[factor]
-                x = row.layer + 0.15 * (place - (len(names) - 1) / 2)
-                axes[2].errorbar(x, middle, [[middle - low], [high - middle]], fmt="o", color=color, label=factor)
-    for axis, label in zip(
-        axes, ("norm of W - W0 over W0's", "rank of W - W0", f"{name}: factors, 5 to 95 %"), strict=True
-    ):
+    for place, factor in enumerate(names):
+        own = [row for row in rows if factor in row.factors and row.layer is not None]
+        low, middle, high = np.transpose([row.factors[factor] for row in own]) if own else np.empty((3, 0))
+        beside = np.array([row.layer for row in own]) + 0.15 * (place - (len(names) - 1) / 2)
+        shade = f"{0.6 * place / len(names):.2f}"  # greys: colours are the methods'
+        reach = [middle - low, high - middle]
+        axes[2].errorbar(beside, middle, reach, fmt="osD^v"[place % 5], color=shade, label=factor)
+    axes[2].set_title(f"of {name}")
+    for axis, label in zip(axes, ("norm of W - W0 over W0's", "rank of W - W0", "factors, 5 to 95 %"), strict=True):
         axis.set_xlabel("layer")
         axis.set_ylabel(label)
-        handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
-        axis.legend(handles.values(), handles.keys())
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    legend(axes)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=4)
     save(figure, path)
+
+
+def short_names(workdirs: Sequence[Path]) -> list[str]:
+    """Each without what they have in common."""
+    if len(workdirs) == 1:
+        return [workdirs[0].resolve().name]
+    common = os.path.commonpath([workdir.resolve() for workdir in workdirs])
+    return [str(workdir.resolve().relative_to(common)) for workdir in workdirs]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -141,7 +151,7 @@ def main(argv: Sequence[str]) -> int:
     if args.output:
         check_writable(args.output, "the folder of --output,")
     runs, texts = {}, []
-    for workdir, config in configs.items():
+    for name, (workdir, config) in zip(short_names(list(configs)), configs.items(), strict=True):
         config = anywhere(config)
         config.train.scan_layers = False
         _, params = load_base(config)
@@ -149,7 +159,7 @@ def main(argv: Sequence[str]) -> int:
         rows = moved(adapter, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params), factors)
         if not rows:
             raise UserError(f"the adapter in {workdir} has changed no kernel")
-        runs[str(workdir)] = adapter.transform.name, rows
+        runs[name] = adapter.transform.name, rows
         texts.append(f"{workdir}:\n\n{table(rows)}\n")
     print("\n".join(texts))
     if args.output:

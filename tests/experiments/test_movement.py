@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.movement import effective_rank, main, moved
+from experiments.movement import effective_rank, main, moved, short_names
 from hut_jax import HUT, UserError
 from hut_jax.adapter import Adapter
 from hut_jax.train import train
@@ -40,6 +40,12 @@ def test_tables_and_pictures_of_a_run(small_config, tmp_path, capsys):
     assert all(float(line.split(" | ")[1]) > 0 for line in rows)
     assert (tmp_path / "out/movement.png").stat().st_size > 10_000
     assert ElementTree.parse(tmp_path / "out/movement.svg").getroot().tag.endswith("svg")
+
+
+def test_runs_are_called_by_what_tells_them_apart(tmp_path):
+    assert short_names([tmp_path / "hut/1/0"]) == ["0"]
+    assert short_names([tmp_path / "hut/1/0", tmp_path / "lora/1/0"]) == ["hut/1/0", "lora/1/0"]
+    assert short_names([tmp_path / "one", tmp_path]) == ["one", "."]
 
 
 def test_a_folder_without_a_run_is_told(tmp_path):
