@@ -1,13 +1,15 @@
 """What a base loses as a language model by being fine-tuned: its loss on a text, before and after."""
 
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from hut_jax.adapter_files import load_adapter
-from hut_jax.data.batching import batch_dataset
+from hut_jax.data.batching import Sequences, batch_dataset
 from hut_jax.data.text import load_text
-from hut_jax.recipe import load_any_tokenizer, load_base
+from hut_jax.errors import UserError
+from hut_jax.recipe import head, load_any_tokenizer, load_base
 from hut_jax.tasks.causal_lm import causal_lm_loss
 from hut_jax.training import Evaluation
 from hut_jax.workdir import ADAPTER
@@ -28,11 +30,22 @@ def losses(config: ConfigDict, folder: Path, text: str) -> dict[str, float | str
     """
     model, params = load_base(config)
     adapter, factors = load_adapter(folder / ADAPTER, params)
-    tokenizer = load_any_tokenizer(config, model)
-    held_out = load_text(text, tokenizer, block=BLOCK, holdout=0.5, max_bytes=MAX_BYTES).validation
-    batches = list(batch_dataset(held_out, batch_size=config.eval.batch_size, seed=0, shuffle=False, epochs=1))
+    examples = held_out(config, model, text)
+    batches = list(batch_dataset(examples, batch_size=config.eval.batch_size, seed=0, shuffle=False, epochs=1))
     evaluation = Evaluation(
         lambda params, _, *args, **kwargs: model.apply({"params": params}, *args, **kwargs), causal_lm_loss
     )
     before, after = (evaluation(each, {}, batches).loss for each in (params, adapter.merge(params, factors)))
     return {"text": Path(text).name, "before": before, "after": after}
+
+
+def held_out(config: ConfigDict, model: Any, text: str) -> Sequences:
+    """What the loss is taken of.
+
+    Raises:
+        UserError: the base is no causal language model, or the text cannot be read or is too short.
+    """
+    if head(config)["head"] != "causal":
+        raise UserError(f"--text: forgetting is a causal language model's, and {config.task!r} has none; leave it out")
+    tokenizer = load_any_tokenizer(config, model)
+    return load_text(text, tokenizer, block=BLOCK, holdout=0.5, max_bytes=MAX_BYTES).validation

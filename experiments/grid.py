@@ -2,11 +2,12 @@
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from multiprocessing.queues import Queue
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 from tqdm import tqdm
@@ -31,7 +32,16 @@ CHANGES_NOTHING = (
 """Fields of the config that say where things are, and how to compute what comes out the same, dropout's draws aside."""
 
 
-def run_missing(runs: Mapping[str, ConfigDict], workdir: Path, *, jobs: int = 1, text: str = "") -> dict[str, Record]:
+class Share(NamedTuple):
+    """What a job has of the machine: cores of the processor, and one GPU; "" for all that there are."""
+
+    cores: frozenset[int]
+    gpu: str
+
+
+def run_missing(
+    runs: Mapping[str, ConfigDict], workdir: Path, *, jobs: int = 1, gpus: Sequence[str] = (), text: str = ""
+) -> dict[str, Record]:
     """Train each config in the folder of its name under `workdir`, unless its record stands there.
 
     What was begun goes on from its last checkpoint. A record that cannot be read is named, and made again. What a run
@@ -41,6 +51,7 @@ def run_missing(runs: Mapping[str, ConfigDict], workdir: Path, *, jobs: int = 1,
         runs: name to config.
         workdir: where all of them are kept.
         jobs: how many run at a time; they share out the processor's cores.
+        gpus: names of GPUs, as in CUDA_VISIBLE_DEVICES, that the jobs share out, one each. Default: each job takes all.
         text: to measure forgetting on: see `make_record`.
 
     Returns:
@@ -49,16 +60,17 @@ def run_missing(runs: Mapping[str, ConfigDict], workdir: Path, *, jobs: int = 1,
     Raises:
         UserError: a record is of another config; or as the first run that fails, when those that had begun have ended.
     """
+    if jobs < 1:
+        raise UserError(f"--jobs={jobs}: at least one run at a time is wanted")
     missing = {name: config for name, config in runs.items() if not _stands(workdir / name, config)}
     diverged = set()
     if missing:
         # Processes that are started, not forked: JAX has threads.
         context = get_context("spawn")
-        cores = sorted(os.sched_getaffinity(0))
-        shares = context.Queue()
-        for job in range(jobs):
-            shares.put(set(cores[job::jobs]) or set(cores))
-        pool = ProcessPoolExecutor(jobs, context, initializer=_remember, initargs=(shares,), max_tasks_per_child=1)
+        queue = context.Queue()
+        for share in shares(jobs, sorted(os.sched_getaffinity(0)), gpus):
+            queue.put(share)
+        pool = ProcessPoolExecutor(jobs, context, initializer=_remember, initargs=(queue,), max_tasks_per_child=1)
         with pool:
             futures = {pool.submit(_run, name, config, workdir, text): name for name, config in missing.items()}
             try:
@@ -99,19 +111,45 @@ def _stands(folder: Path, config: ConfigDict) -> bool:
     return True
 
 
-_shares: "Queue[set[int]]"
+def shares(jobs: int, cores: Sequence[int], gpus: Sequence[str]) -> list[Share]:
+    """Each job's. Where there are more jobs than cores or GPUs, several have the same."""
+    return [
+        Share(frozenset(cores[job::jobs]) or frozenset(cores), gpus[job % len(gpus)] if gpus else "")
+        for job in range(jobs)
+    ]
 
 
-def _remember(shares: "Queue[set[int]]") -> None:
+def elsewhere(function: Callable[..., Any], *args: Any) -> Any:
+    """What the function gives in a process of its own: one that uses JAX holds a part of a GPU until it ends."""
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=_spare_memory) as pool:
+        return pool.submit(function, *args).result()
+
+
+_shares: "Queue[Share]"
+
+
+def _remember(shares: "Queue[Share]") -> None:
     global _shares
     _shares = shares
 
 
+def _take(share: Share) -> None:
+    os.sched_setaffinity(0, share.cores)
+    if share.gpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = share.gpu
+    _spare_memory()
+
+
+def _spare_memory() -> None:
+    """Take of a GPU's memory what is needed, and not most of it at once: others may share it."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+
 def _run(name: str, config: ConfigDict, workdir: Path, text: str) -> None:
-    cores = _shares.get()
-    os.sched_setaffinity(0, cores)
+    share = _shares.get()
+    _take(share)  # first: JAX looks at the machine once, when it starts
     try:
-        from hut_jax.compilation import keep_compiled  # only now: JAX counts the cores when it starts
+        from hut_jax.compilation import keep_compiled
         from hut_jax.train import train
 
         folder = workdir / name
@@ -120,4 +158,4 @@ def _run(name: str, config: ConfigDict, workdir: Path, text: str) -> None:
             keep_compiled()
             write_record(folder, make_record(name, config, folder, train(config, folder), text))
     finally:
-        _shares.put(cores)
+        _shares.put(share)

@@ -110,7 +110,7 @@ def make_record(name: str, config: ConfigDict, folder: Path, result: dict[str, A
         config: its own.
         folder: its workdir.
         result: what training gave.
-        text: a UTF-8 text, plain or .xz, to measure forgetting on, where the base is a causal language model.
+        text: a UTF-8 text, plain or .xz, to measure the forgetting of a causal language model on; "" measures none.
     """
     import jax
 
@@ -118,7 +118,7 @@ def make_record(name: str, config: ConfigDict, folder: Path, result: dict[str, A
     from hut_jax.config import resolve
     from hut_jax.cost import adapter_cost, make_work
     from hut_jax.metrics_log import read_metrics
-    from hut_jax.recipe import anywhere, head
+    from hut_jax.recipe import anywhere
 
     config = resolve(config)
     multiple = config.data.length_multiple
@@ -139,7 +139,7 @@ def make_record(name: str, config: ConfigDict, folder: Path, result: dict[str, A
         seconds_per_update=statistics.median(windows[1:] or windows),
         peak_bytes=_peak(jax.local_devices()[0]),
         flops_per_update=adapter_cost(config, make_work(anywhere(config), length)).step.flops,
-        forgetting=losses(config, folder, text) if text and head(config)["head"] == "causal" else None,
+        forgetting=losses(config, folder, text) if text else None,
         base={field: portable(value) for field, value in result["base"].items()},
         versions=result["versions"],
         device=result["device"],

@@ -7,14 +7,17 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from experiments.grid import run_missing
+from experiments.forgetting import held_out
+from experiments.grid import elsewhere, run_missing
 from experiments.record import RECORD, Record, read_record
 from experiments.report import Cell, at_best_rates, cell, pareto_picture, rank_picture, rates_table, table
 from hut_jax.config import validate
 from hut_jax.cost import with_adapter
 from hut_jax.errors import UserError
 from hut_jax.files import write_text
+from hut_jax.recipe import make_adapter, make_parts
 from hut_jax.transforms import TRANSFORMS
+from hut_jax.workdir import check_writable
 
 HEAD = "head"
 """Trains what `config.adapter.also_train` names, such as a new head, and nothing else."""
@@ -24,8 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser, workdir: str) -> None:
     """The options of an experiment; `workdir` is the default of one."""
     parser.add_argument("--rates", default="1", help="learning rates, in multiples of each adapter's own")
     parser.add_argument("--seeds", default="0", help="the runs of each adapter")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; they share out the processor's cores")
-    parser.add_argument("--text", default="", help="a text to measure forgetting on, where the base is a GPT-2")
+    parser.add_argument(
+        "--jobs", type=int, help="runs at a time; they share out the cores. Default: one a GPU of --gpus"
+    )
+    parser.add_argument("--gpus", default="", help="such as 0,1,2,3: each run takes one; by default each takes all")
+    parser.add_argument("--text", default="", help="a text to measure the forgetting of a GPT-2 on")
     parser.add_argument("--workdir", default=workdir, metavar="FOLDER", help="where the runs are kept")
     parser.add_argument("--report", action="store_true", help="run nothing")
 
@@ -42,12 +48,14 @@ def study(config: ConfigDict, tuned_as: Mapping[str, str], args: argparse.Namesp
         UserError: an adapter or an option is wrong, a run fails, or with `--report` there is none.
     """
     rates, seeds = numbers("--rates", args.rates, float), numbers("--seeds", args.seeds, int)
-    workdir, how = Path(args.workdir), {"jobs": args.jobs, "text": args.text}
+    gpus = [gpu for gpu in args.gpus.split(",") if gpu]
+    jobs = max(len(gpus), 1) if args.jobs is None else args.jobs
+    workdir, how = Path(args.workdir), {"jobs": jobs, "gpus": gpus, "text": args.text}
     if args.report:
         records = read_study(workdir)
     else:
-        for adapter in tuned_as:  # for its errors, before anything runs
-            make_run(config, adapter, rates[0], seeds[0])
+        check_writable(workdir)
+        elsewhere(check, [make_run(config, adapter, rates[0], seeds[0])[1] for adapter in tuned_as], args.text)
         tuned = dict.fromkeys(tuned_as.values())
         best, tried = dict.fromkeys(tuned, rates[0]), dict[str, Record]()
         if len(rates) > 1:
@@ -58,6 +66,23 @@ def study(config: ConfigDict, tuned_as: Mapping[str, str], args: argparse.Namesp
         runs = dict(make_run(config, one, best[other], seed) for seed in seeds for one, other in tuned_as.items())
         records = list((tried | run_missing(runs, workdir, **how)).values())
     report(records, workdir)
+
+
+def check(configs: Sequence[ConfigDict], text: str) -> None:
+    """Try what can be tried before anything runs: whether base, data and text are there and each adapter fits.
+
+    Args:
+        configs: which differ in their adapters alone.
+        text: to measure forgetting on, if any.
+
+    Raises:
+        UserError: a run would not begin, or forgetting could not be measured.
+    """
+    parts = make_parts(configs[0])
+    for config in configs[1:]:
+        make_adapter(config).sites(parts.shapes)
+    if text:
+        held_out(configs[0], parts.model, text)
 
 
 def read_study(workdir: Path) -> list[Record]:

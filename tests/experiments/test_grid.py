@@ -1,8 +1,11 @@
-"""Which runs stand and are not made again."""
+"""Which runs stand and are not made again, and what of the machine each of the others has."""
+
+import os
 
 import pytest
 
-from experiments.grid import run_missing
+from experiments import grid
+from experiments.grid import Share, elsewhere, run_missing, shares
 from experiments.record import fields_of, write_record
 from hut_jax import UserError, cli
 from hut_jax.config import resolve
@@ -26,3 +29,31 @@ def test_a_record_stands_as_long_as_its_config_computes_the_same(make, tmp_path)
         UserError, match=r"one holds .*: adapter.rank is 4 and was 8; train.learning_rate is 0.5 and was"
     ):
         run_missing({"one": config}, tmp_path)
+
+
+def test_jobs_share_out_cores_and_gpus():
+    assert shares(1, [0, 1, 2], []) == [Share(frozenset({0, 1, 2}), "")]
+    assert shares(2, [0, 1, 2], ["4", "5"]) == [Share(frozenset({0, 2}), "4"), Share(frozenset({1}), "5")]
+    assert [share.gpu for share in shares(4, [0], ["4", "5"])] == ["4", "5", "4", "5"]
+    assert shares(3, [0], [])[2].cores == {0}
+
+
+def test_a_run_sees_the_gpu_that_it_has(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_PREALLOCATE", raising=False)
+    cores = frozenset(os.sched_getaffinity(0))
+    grid._take(Share(cores, ""))
+    assert (os.environ["CUDA_VISIBLE_DEVICES"], os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"]) == ("0,1,2,3", "false")
+    grid._take(Share(cores, "2"))
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "2"
+
+
+def test_what_runs_elsewhere_answers_and_raises_here():
+    assert elsewhere(os.getppid) == os.getpid()
+    with pytest.raises(UserError, match="no config file"):
+        elsewhere(cli.load_config_file, "none.py")
+
+
+def test_no_jobs_are_refused(tmp_path):
+    with pytest.raises(UserError, match="--jobs=0: at least one run at a time is wanted"):
+        run_missing({}, tmp_path, jobs=0)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.study import best_rates, make_run
+from experiments.study import best_rates, check, make_run
 from hut_jax import UserError, cli
 from hut_jax.recipe import make_adapter
 from hut_jax.transforms import LoRA
@@ -48,3 +48,24 @@ def test_a_rate_that_diverged_is_not_the_best(make):
     assert best_rates(["lora:rank=4"], [1.0, 3.0], 0, tried) == {"lora:rank=4": 1.0}
     with pytest.raises(UserError, match=r"ia3 diverges at each of --rates, 1, 3; lower them"):
         best_rates(["ia3"], [1.0, 3.0], 0, tried)
+
+
+def test_what_would_stop_a_run_is_told_before_any(small_config, glue_config, tmp_path):
+    def configs(*adapters):
+        return [make_run(small_config, adapter, 1.0, 0)[1] for adapter in adapters]
+
+    text = tmp_path / "text.txt"
+    text.write_text("there was a diner by the river and it was good to eat there. " * 100)
+    check(configs("hut:rank=1", "lora:rank=2"), str(text))
+    with pytest.raises(UserError, match="rank 7"):
+        check(configs("hut:rank=1", "hut:rank=7"), "")
+    with pytest.raises(UserError, match=r"missing\.txt"):
+        check(configs("hut:rank=1"), str(tmp_path / "missing.txt"))
+    text.write_text("too short")
+    with pytest.raises(UserError, match=r"the text gives . tokens"):
+        check(configs("hut:rank=1"), str(text))
+    with pytest.raises(UserError, match="--text: forgetting is a causal language model's, and 'cola' has none"):
+        check([glue_config], str(text))
+    glue_config.data.dir = str(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="nowhere"):
+        check([glue_config], "")
