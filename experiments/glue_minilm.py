@@ -21,9 +21,8 @@ from ml_collections import ConfigDict
 from scipy.stats import rankdata
 
 from experiments.grid import run_missing
-from experiments.minilm import encoder
+from experiments.minilm import briefly, encoder
 from experiments.record import RECORD, read_record
-from hut_jax import cli
 from hut_jax.config import set_transform, validate
 from hut_jax.errors import UserError
 from hut_jax.files import write_json
@@ -132,7 +131,7 @@ def make_config(name: str, data: str) -> ConfigDict:
             f"{', '.join(METHODS)}, such as cola/hut/0.01/0"
         )
     task, method, rate, seed = known.groups()
-    config = cli.load_config_file(f"configs/glue.py:{task}")
+    config = briefly(task)
     set_transform(config, METHODS[method].transform, **METHODS[method].settings)
     config.adapter.also_train = HEAD
     if method == "head":
@@ -140,12 +139,9 @@ def make_config(name: str, data: str) -> ConfigDict:
     config.model = encoder()
     config.seed = int(seed)
     config.data.dir = data
-    config.data.max_length = 128
     config.data.max_examples = EXAMPLES.get(task, 0)
-    config.train.epochs = 2.0
-    config.train.batch_size = 16
     config.train.learning_rate = float(rate)
-    config.eval.every = config.checkpoint.every = 150
+    config.eval.every = 150
     validate(config)
     return config
 

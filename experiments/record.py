@@ -9,10 +9,16 @@ import subprocess
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import jax
 from ml_collections import ConfigDict
 
+from experiments.forgetting import losses
+from hut_jax.config import flatten_config, resolve
+from hut_jax.cost import adapter_cost, make_work
 from hut_jax.errors import UserError
 from hut_jax.files import write_json
+from hut_jax.metrics_log import read_metrics
+from hut_jax.recipe import anywhere
 
 RECORD = "record.json"
 
@@ -112,14 +118,6 @@ def make_record(name: str, config: ConfigDict, folder: Path, result: dict[str, A
         result: what training gave.
         text: a UTF-8 text, plain or .xz, to measure the forgetting of a causal language model on; "" measures none.
     """
-    import jax
-
-    from experiments.forgetting import losses
-    from hut_jax.config import resolve
-    from hut_jax.cost import adapter_cost, make_work
-    from hut_jax.metrics_log import read_metrics
-    from hut_jax.recipe import anywhere
-
     config = resolve(config)
     multiple = config.data.length_multiple
     length = multiple * -(-round(result["mean_length"]) // multiple)
@@ -151,8 +149,6 @@ def make_record(name: str, config: ConfigDict, folder: Path, result: dict[str, A
 
 def fields_of(config: ConfigDict) -> dict[str, Any]:
     """A resolved config as a record holds it."""
-    from hut_jax.config import flatten_config
-
     return json.loads(json.dumps({field: portable(value) for field, value in flatten_config(config).items()}))
 
 
