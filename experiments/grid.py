@@ -4,6 +4,7 @@ import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from multiprocessing.queues import Queue
 from pathlib import Path
@@ -15,6 +16,7 @@ from tqdm import tqdm
 from experiments.record import RECORD, Record, fields_of, make_record, read_record, write_record
 from hut_jax.config import default_config, resolve, set_transform
 from hut_jax.errors import Diverged, UserError
+from hut_jax.workdir import check_workdir
 
 LOG = "log.txt"
 CHANGES_NOTHING = (
@@ -40,7 +42,13 @@ class Share(NamedTuple):
 
 
 def run_missing(
-    runs: Mapping[str, ConfigDict], workdir: Path, *, jobs: int = 1, gpus: Sequence[str] = (), text: str = ""
+    runs: Mapping[str, ConfigDict],
+    workdir: Path,
+    *,
+    jobs: int = 1,
+    gpus: Sequence[str] = (),
+    text: str = "",
+    base: str = "",
 ) -> dict[str, Record]:
     """Train each config in the folder of its name under `workdir`, unless its record stands there.
 
@@ -53,16 +61,20 @@ def run_missing(
         jobs: how many run at a time; they share out the processor's cores.
         gpus: names of GPUs, as in CUDA_VISIBLE_DEVICES, that the jobs share out, one each. Default: each job takes all.
         text: to measure forgetting on: see `make_record`.
+        base: the fingerprint of the base that all of them have; "" asks for none.
 
     Returns:
         Name to record, of all that did not diverge.
 
     Raises:
-        UserError: a record is of another config; or as the first run that fails, when those that had begun have ended.
+        UserError: a record or what was begun is of another config, base or text; or as the first run that fails, when
+            those that had begun have ended.
     """
     if jobs < 1:
         raise UserError(f"--jobs={jobs}: at least one run at a time is wanted")
-    missing = {name: config for name, config in runs.items() if not _stands(workdir / name, config)}
+    missing = {name: config for name, config in runs.items() if not _stands(workdir / name, config, text, base)}
+    for name, config in missing.items():
+        check_workdir(workdir / name, resolve(config))
     diverged = set()
     if missing:
         # Processes that are started, not forked: JAX has threads.
@@ -82,13 +94,18 @@ def run_missing(
                     except Diverged as error:
                         diverged.add(name)
                         tqdm.write(f"note: {name} diverged and is left out: {error}")
+                    except BrokenProcessPool:
+                        raise UserError(
+                            f"the process of a run in {workdir} was killed, as where memory is short; "
+                            "the same command goes on, with fewer --jobs perhaps"
+                        ) from None
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
     return {name: read_record(workdir / name) for name in runs if name not in diverged}
 
 
-def _stands(folder: Path, config: ConfigDict) -> bool:
+def _stands(folder: Path, config: ConfigDict, text: str, base: str) -> bool:
     if not (folder / RECORD).exists():
         return False
     try:
@@ -108,6 +125,11 @@ def _stands(folder: Path, config: ConfigDict) -> bool:
     ]
     if differing:
         raise UserError(f"{folder} holds a run with another config: {'; '.join(differing)}; give another --workdir")
+    if base not in ("", record.base["fingerprint"]):
+        raise UserError(f"{folder} holds a run of another base, with other weights; give another --workdir")
+    measured = record.forgetting["text"] if record.forgetting else "no text"
+    if text and measured != Path(text).name:
+        raise UserError(f"{folder} holds a run whose forgetting was measured on {measured}; give another --workdir")
     return True
 
 

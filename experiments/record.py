@@ -138,7 +138,7 @@ def make_record(name: str, config: ConfigDict, folder: Path, result: dict[str, A
         peak_bytes=_peak(jax.local_devices()[0]),
         flops_per_update=adapter_cost(config, make_work(anywhere(config), length)).step.flops,
         forgetting=losses(config, folder, text) if text else None,
-        base={field: portable(value) for field, value in result["base"].items()},
+        base=result["base"] | {"name": portable(result["base"]["name"])},
         versions=result["versions"],
         device=result["device"],
         cores=len(os.sched_getaffinity(0)),
@@ -147,14 +147,19 @@ def make_record(name: str, config: ConfigDict, folder: Path, result: dict[str, A
     )
 
 
+PATHS = ("model", "tokenizer", "data.dir", "data.cache", "data.text")
+"""Fields of the config that name files, or a model on the hub."""
+
+
 def fields_of(config: ConfigDict) -> dict[str, Any]:
     """A resolved config as a record holds it."""
-    return json.loads(json.dumps({field: portable(value) for field, value in flatten_config(config).items()}))
+    fields = {field: portable(value) if field in PATHS else value for field, value in flatten_config(config).items()}
+    return json.loads(json.dumps(fields))
 
 
-def portable(value: Any) -> Any:
-    """Of an absolute path the end, which says what it is on another machine too; all else as it is."""
-    return "/".join(Path(value).parts[-2:]) if isinstance(value, str) and Path(value).is_absolute() else value
+def portable(path: str) -> str:
+    """The end of a path, which says what it is from any folder and on another machine too."""
+    return "/".join(Path(path).parts[-2:])
 
 
 def _peak(device: Any) -> int:

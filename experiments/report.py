@@ -2,7 +2,7 @@
 
 import re
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,7 +51,7 @@ def rate(record: Record) -> float:
 
 
 def at_best_rates(records: Iterable[Record]) -> list[Record]:
-    """Of each cell the runs at one rate: that with the most seeds, and where several have as many, the best.
+    """Of each cell the runs at one rate: that with the most seeds, or of several with as many the first's best.
 
     So the trials of the other rates, which have one seed, count for nothing more.
     """
@@ -60,7 +60,7 @@ def at_best_rates(records: Iterable[Record]) -> list[Record]:
         by_rate: defaultdict[float, list[Record]] = defaultdict(list)
         for record in group:
             by_rate[rate(record)].append(record)
-        best: list[Record] = max(by_rate.values(), key=lambda runs: (len(runs), max(map(_merit, runs))))
+        best: list[Record] = max(by_rate.values(), key=lambda runs: (len(runs), _merit(runs[0])))
         chosen += best
     return chosen
 
@@ -113,14 +113,19 @@ def rates_table(records: Iterable[Record]) -> str:
 
 
 def table(records: Iterable[Record]) -> str:
-    """A row a method and rank in Markdown: mean and standard deviation over seeds, and the rest by its median."""
+    """A row a method and rank in Markdown: mean and standard deviation over seeds, and the rest by its median.
+
+    Times, FLOPs and memory are those of the device that most runs had: others are not to be compared with them.
+    """
     cells = by_cell(records)
+    device = usual_device(cells)
     first = next(iter(cells.values()))[0]
     forgets = any(record.forgetting for group in cells.values() for record in group)
     head = ["", "rate", first.headline, "seeds", "minus LoRA's (p)", "trains", "adapter, kB", "ms an update",
             "GFLOP an update", "peak, MB", *(["forgets, nats"] if forgets else [])]  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for key, group in cells.items():
+        alike = [record for record in group if record.device == device]
         row = [
             str(key),
             ", ".join(f"{at:g}" for at in sorted({*map(rate, group)})),
@@ -129,14 +134,21 @@ def table(records: Iterable[Record]) -> str:
             show_difference(against_peer(group, peers_of(cells, key))),
             f"{group[0].trainable:,}",
             f"{statistics.median(record.adapter_bytes for record in group) / 1e3:,.0f}",
-            f"{1e3 * statistics.median(record.seconds_per_update for record in group):,.1f}",
-            f"{1e-9 * statistics.median(record.flops_per_update for record in group):,.2f}",
-            f"{1e-6 * statistics.median(record.peak_bytes for record in group):,.0f}",
+            f"{1e3 * statistics.median(record.seconds_per_update for record in alike):,.1f}" if alike else "-",
+            f"{1e-9 * statistics.median(record.flops_per_update for record in alike):,.2f}" if alike else "-",
+            f"{1e-6 * statistics.median(record.peak_bytes for record in alike):,.0f}" if alike else "-",
         ]
         if forgets:
             row.append(show_spread([r.forgetting["after"] - r.forgetting["before"] for r in group if r.forgetting]))
         lines.append("| " + " | ".join(row) + " |")
+    if len({record.device for group in cells.values() for record in group}) > 1:
+        lines += ["", f"Times, FLOPs and memory are of the runs on {device}."]
     return "\n".join(lines)
+
+
+def usual_device(cells: Mapping[Cell, list[Record]]) -> str:
+    """The device that most of the runs had."""
+    return Counter(record.device for group in cells.values() for record in group).most_common(1)[0][0]
 
 
 def peers_of(cells: Mapping[Cell, list[Record]], key: Cell) -> list[Record]:
@@ -187,8 +199,12 @@ def rank_picture(records: Iterable[Record], path: Path) -> None:
 
 
 def pareto_picture(records: Iterable[Record], path: Path) -> None:
-    """Score against an update's time, the peak of memory and the numbers that train, SVG and PNG."""
+    """Score against an update's time, the peak of memory and the numbers that train, SVG and PNG.
+
+    Time and memory are those of the device that most runs had, as in `table`.
+    """
     cells, axes, figure = by_cell(records), *subplots(3)
+    device = usual_device(cells)
     costs = (
         ("ms an update", lambda record: 1e3 * record.seconds_per_update),
         ("peak memory, MB", lambda record: 1e-6 * record.peak_bytes),
@@ -196,12 +212,12 @@ def pareto_picture(records: Iterable[Record], path: Path) -> None:
     )
     for axis, (label, cost) in zip(axes, costs, strict=True):
         for method in _variants(cells):
-            points = [
-                (statistics.median(map(cost, group)), statistics.mean(record.score for record in group))
-                for key, group in cells.items()
-                if key.variant == method
-            ]
-            axis.plot(*zip(*points, strict=True), linestyle="", label=method, **style(method))
+            points = []
+            for group in (group for key, group in cells.items() if key.variant == method):
+                costs_of = [cost(record) for record in group if record.device == device or axis is axes[-1]]
+                points += [(statistics.median(costs_of), statistics.mean(r.score for r in group))] if costs_of else []
+            drawn = zip(*points, strict=True) if points else ((), ())
+            axis.plot(*drawn, linestyle="", label=method, **style(method))
         axis.set_xlabel(label)
         axis.set_ylabel(_label(cells))
     axes[-1].set_xscale("log")

@@ -10,12 +10,13 @@ from ml_collections import ConfigDict
 from experiments.forgetting import held_out
 from experiments.grid import elsewhere, run_missing
 from experiments.record import RECORD, Record, read_record
-from experiments.report import Cell, at_best_rates, cell, pareto_picture, rank_picture, rates_table, table
-from hut_jax.config import validate
+from experiments.report import Cell, at_best_rates, cell, pareto_picture, rank_picture, rate, rates_table, table
+from hut_jax.config import to_json, validate
 from hut_jax.cost import with_adapter
 from hut_jax.errors import UserError
 from hut_jax.files import write_text
-from hut_jax.recipe import make_adapter, make_parts
+from hut_jax.fingerprint import fingerprint
+from hut_jax.recipe import load_base, make_adapter, make_parts
 from hut_jax.transforms import TRANSFORMS
 from hut_jax.workdir import check_writable
 
@@ -55,7 +56,7 @@ def study(config: ConfigDict, tuned_as: Mapping[str, str], args: argparse.Namesp
         records = read_study(workdir)
     else:
         check_writable(workdir)
-        elsewhere(check, [make_run(config, adapter, rates[0], seeds[0])[1] for adapter in tuned_as], args.text)
+        how["base"] = elsewhere(check, configs_of(config, [*tuned_as], rates, seeds), args.text)
         tuned = dict.fromkeys(tuned_as.values())
         best, tried = dict.fromkeys(tuned, rates[0]), dict[str, Record]()
         if len(rates) > 1:
@@ -68,12 +69,34 @@ def study(config: ConfigDict, tuned_as: Mapping[str, str], args: argparse.Namesp
     report(records, workdir)
 
 
-def check(configs: Sequence[ConfigDict], text: str) -> None:
+def configs_of(
+    config: ConfigDict, adapters: Sequence[str], rates: Sequence[float], seeds: Sequence[int]
+) -> list[ConfigDict]:
+    """A config for each adapter, of those that it may run with.
+
+    Raises:
+        UserError: one of all these is wrong, or two adapters are one by two names.
+    """
+    named: dict[str, str] = {}
+    configs = []
+    for adapter in adapters:
+        first, *_ = [make_run(config, adapter, rate, seed)[1] for rate in rates for seed in seeds]
+        other = named.setdefault(to_json(first), adapter)
+        if other != adapter:
+            raise UserError(f"{other} and {adapter} are the same adapter; name it once")
+        configs.append(first)
+    return configs
+
+
+def check(configs: Sequence[ConfigDict], text: str) -> str:
     """Try what can be tried before anything runs: whether base, data and text are there and each adapter fits.
 
     Args:
         configs: which differ in their adapters alone.
         text: to measure forgetting on, if any.
+
+    Returns:
+        The base's fingerprint; "" where each seed draws a base of its own.
 
     Raises:
         UserError: a run would not begin, or forgetting could not be measured.
@@ -83,6 +106,7 @@ def check(configs: Sequence[ConfigDict], text: str) -> None:
         make_adapter(config).sites(parts.shapes)
     if text:
         held_out(configs[0], parts.model, text)
+    return fingerprint(load_base(configs[0])[1]) if configs[0].init == "pretrained" else ""
 
 
 def read_study(workdir: Path) -> list[Record]:
@@ -94,6 +118,11 @@ def read_study(workdir: Path) -> list[Record]:
     records = [read_record(path.parent) for path in sorted(workdir.glob(f"*/*/*/{RECORD}"))]
     if not records:
         raise UserError(f"no run's {RECORD} in {workdir}")
+    named: dict[tuple, str] = {}
+    for record in records:
+        other = named.setdefault((cell(record), rate(record), record.seed), record.name)
+        if other != record.name:
+            raise UserError(f"{workdir}: {other} and {record.name} are the same run; take one of them away")
     return records
 
 

@@ -23,6 +23,11 @@ class Interrupted(Exception):
         super().__init__(f"{number.name}: stopped after update {step} and saved; the same command goes on from there")
         self.code = 128 + number
         """The exit code, as a shell gives it for the signal: 130 for Ctrl-C, 143 for SIGTERM."""
+        self._given = step, number
+
+    def __reduce__(self) -> tuple[type["Interrupted"], tuple[int, signal.Signals]]:
+        """How it goes from one process to another: an exception's own way would make it of its message alone."""
+        return Interrupted, self._given
 
 
 def one_line(error: Exception) -> str:

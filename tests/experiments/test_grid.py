@@ -1,6 +1,7 @@
 """Which runs stand and are not made again, and what of the machine each of the others has."""
 
 import os
+import signal
 
 import pytest
 
@@ -8,7 +9,8 @@ from experiments import grid
 from experiments.grid import Share, elsewhere, run_missing, shares
 from experiments.record import fields_of, write_record
 from hut_jax import UserError, cli
-from hut_jax.config import resolve
+from hut_jax.config import resolve, to_json
+from hut_jax.errors import Interrupted
 
 
 def test_a_record_stands_as_long_as_its_config_computes_the_same(make, tmp_path):
@@ -29,6 +31,55 @@ def test_a_record_stands_as_long_as_its_config_computes_the_same(make, tmp_path)
         UserError, match=r"one holds .*: adapter.rank is 4 and was 8; train.learning_rate is 0.5 and was"
     ):
         run_missing({"one": config}, tmp_path)
+    config.train.learning_rate, config.adapter.rank = fields["train.learning_rate"], 8
+    with pytest.raises(UserError, match="one holds a run of another base, with other weights; give another --workdir"):
+        run_missing({"one": config}, tmp_path, base="another")
+    assert run_missing({"one": config}, tmp_path, base=record.base["fingerprint"]) == {"one": record}
+    with pytest.raises(UserError, match="one holds a run whose forgetting was measured on no text"):
+        run_missing({"one": config}, tmp_path, text="books.txt")
+
+
+def test_a_path_is_the_same_from_any_folder(make, tmp_path):
+    config = cli.load_config_file("configs/glue.py:mrpc")
+    config.model, config.adapter.targets = "/there/roberta/merged", ("encoder/layer_0/query$",)
+    record = make(config=fields_of(resolve(config)))
+    assert record.config["adapter.targets"] == ["encoder/layer_0/query$"]
+    (tmp_path / "one").mkdir()
+    write_record(tmp_path / "one", record)
+    config.model = "runs/roberta/merged"
+    assert run_missing({"one": config}, tmp_path) == {"one": record}
+
+
+def test_what_was_begun_with_another_config_is_told_before_anything_runs(tmp_path):
+    config = cli.load_config_file("configs/glue.py:mrpc")
+    (tmp_path / "two").mkdir()
+    begun = config.copy_and_resolve_references()
+    begun.train.batch_size = 4
+    (tmp_path / "two/config.json").write_text(to_json(resolve(begun)))
+    with pytest.raises(UserError, match=r"two holds a run with another config: train.batch_size is 16 and was 4"):
+        run_missing({"one": config, "two": config}, tmp_path)
+    assert not (tmp_path / "one").exists()
+
+
+def _killed(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _stopped(*_):
+    raise Interrupted(7, signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("end", "error", "reason"),
+    [
+        (_killed, UserError, "the process of a run in .* was killed, .*; the same command goes on"),
+        (_stopped, Interrupted, "SIGTERM: stopped after update 7 and saved"),
+    ],
+)
+def test_a_run_that_is_stopped_stops_the_grid_with_one_line(end, error, reason, tmp_path, monkeypatch):
+    monkeypatch.setattr(grid, "_run", end)
+    with pytest.raises(error, match=reason):
+        run_missing({"one": cli.load_config_file("configs/glue.py:mrpc")}, tmp_path)
 
 
 def test_jobs_share_out_cores_and_gpus():

@@ -64,6 +64,23 @@ def test_trials_at_other_rates_are_in_their_own_table_only(make):
         "| lora, r = 4 | 0.5 at 0.1; **0.4** at 0.2 |",
     ]
     assert rates_table(final) == ""
+    elsewhere = [at(0.2, seed, 0.51 + 0.3 * (seed == 2)) for seed in range(3)]
+    assert at_best_rates([*final, *elsewhere]) == elsewhere  # as many seeds: that of the first one's best
+    assert at_best_rates([at(0.3, 0, 0.9), *final, *elsewhere]) == elsewhere
+
+
+def test_what_ran_on_another_device_than_most_is_not_compared_by_its_times(make, tmp_path):
+    def on(device, method, seconds):
+        return [make(method, seed=seed, device=device, seconds_per_update=seconds) for seed in range(2)]
+
+    records = [*on("1 x cpu", "hut", 0.25), *on("1 x H200", "lora", 0.001), make("hut", seed=2, device="1 x H200")]
+    records.append(make("ssf", None, device="1 x cpu"))
+    rows = table(records).splitlines()
+    assert rows[2].split(" | ")[7:] == ["250.0", "4.00", "3 |"]
+    assert rows[3].split(" | ")[7:] == ["-", "-", "- |"]
+    assert rows[-1] == "Times, FLOPs and memory are of the runs on 1 x cpu."
+    pareto_picture(records, tmp_path / "picture")
+    assert (tmp_path / "picture.png").exists()
 
 
 def test_other_settings_are_rows_of_their_own(make):

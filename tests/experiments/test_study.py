@@ -2,9 +2,10 @@
 
 import pytest
 
-from experiments.study import best_rates, check, make_run
-from hut_jax import UserError, cli
-from hut_jax.recipe import make_adapter
+from experiments.record import write_record
+from experiments.study import best_rates, check, configs_of, make_run, read_study
+from hut_jax import UserError, cli, fingerprint
+from hut_jax.recipe import load_base, make_adapter
 from hut_jax.transforms import LoRA
 
 
@@ -56,7 +57,8 @@ def test_what_would_stop_a_run_is_told_before_any(small_config, glue_config, tmp
 
     text = tmp_path / "text.txt"
     text.write_text("there was a diner by the river and it was good to eat there. " * 100)
-    check(configs("hut:rank=1", "lora:rank=2"), str(text))
+    base = check(configs("hut:rank=1", "lora:rank=2"), str(text))
+    assert base == fingerprint(load_base(small_config)[1])
     with pytest.raises(UserError, match="rank 7"):
         check(configs("hut:rank=1", "hut:rank=7"), "")
     with pytest.raises(UserError, match=r"missing\.txt"):
@@ -69,3 +71,16 @@ def test_what_would_stop_a_run_is_told_before_any(small_config, glue_config, tmp
     glue_config.data.dir = str(tmp_path / "nowhere")
     with pytest.raises(UserError, match="nowhere"):
         check([glue_config], "")
+
+
+def test_one_adapter_by_two_names_and_a_seed_that_is_none_are_refused(config, make, tmp_path):
+    assert len(configs_of(config, ["hut", "hut:rank=4"], [1.0], [0])) == 2
+    with pytest.raises(UserError, match="hut and hut:rank=8 are the same adapter; name it once"):
+        configs_of(config, ["hut", "hut:rank=8"], [1.0], [0])
+    with pytest.raises(UserError, match="seed"):
+        configs_of(config, ["hut"], [1.0], [0, 5_000_000_000])
+    for name in ("hut/1/0", "hut,rank=4/1/0"):
+        (tmp_path / name).mkdir(parents=True)
+        write_record(tmp_path / name, make(name=name))
+    with pytest.raises(UserError, match="hut/1/0 and hut,rank=4/1/0 are the same run; take one of them away"):
+        read_study(tmp_path)
