@@ -244,13 +244,11 @@ def style(method: str) -> dict[str, Any]:
 def subplots(count: int) -> tuple[list[Any], Any]:
     """So many axes side by side, and their figure."""
     import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
     matplotlib.rcParams["font.size"] = 14
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, count, figsize=(6.5 * count + 1, 5), squeeze=False, layout="constrained")
-    return list(axes[0]), figure
+    figure = Figure(figsize=(6.5 * count + 1, 5), layout="constrained")
+    return list(figure.subplots(1, count, squeeze=False)[0]), figure
 
 
 def legend(axes: Sequence[Any]) -> None:
