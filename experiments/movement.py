@@ -5,9 +5,11 @@
 
 prints a table for each run of `hut_jax.train`, a row a kernel: the norm of `W - W0` over that of W0, how many singular
 values of `W - W0` hold 99 % of its squared norm, and of each factor the 5th, 50th and 95th percentile. With `--output`
-the tables are also in `movement.md` there, and norm, rank and factors by layer in `movement.svg` and `.png`.
+the tables are also in `movement.md` there, the figures in `movement.json`, which can be given instead of the runs, and
+norm, rank and factors by layer in `movement.svg` and `.png`.
 """
 
+import json
 import os
 import re
 import sys
@@ -27,7 +29,7 @@ from hut_jax import cli
 from hut_jax.adapter import Adapter
 from hut_jax.adapter_files import load_adapter
 from hut_jax.errors import UserError
-from hut_jax.files import write_text
+from hut_jax.files import write_json, write_text
 from hut_jax.recipe import anywhere, load_base
 from hut_jax.targets import flatten
 from hut_jax.workdir import ADAPTER, check_writable, read_config
@@ -133,10 +135,23 @@ def picture(runs: Mapping[str, tuple[str, Sequence[Moved]]], path: Path) -> None
     save(figure, path)
 
 
+def read_movement(path: Path) -> dict[str, tuple[str, list[Moved]]]:
+    """What `movement.json` holds: each run's name, its transformation's, and its rows.
+
+    Raises:
+        UserError: it is not such a file.
+    """
+    try:
+        runs = json.loads(path.read_text(encoding="utf-8"))
+        return {name: (method, [Moved(*row) for row in rows]) for name, (method, rows) in runs.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is no movement.json that --output wrote: {error}") from None
+
+
 def short_names(workdirs: Sequence[Path]) -> list[str]:
     """Each without what they have in common."""
-    if len(workdirs) == 1:
-        return [workdirs[0].resolve().name]
+    if len(workdirs) < 2:
+        return [workdir.resolve().name for workdir in workdirs]
     common = os.path.commonpath([workdir.resolve() for workdir in workdirs])
     return [str(workdir.resolve().relative_to(common)) for workdir in workdirs]
 
@@ -144,14 +159,16 @@ def short_names(workdirs: Sequence[Path]) -> list[str]:
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit code."""
     parser = cli.Parser("experiments.movement", __doc__ or "")
-    parser.add_argument("workdirs", nargs="+", type=Path, metavar="WORKDIR", help="of a run of hut_jax.train")
+    parser.add_argument("workdirs", nargs="+", type=Path, metavar="WORKDIR", help="of a run, or a movement.json")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="where table and pictures go; made if need be")
     args = parser.parse_args(argv)
-    configs = {workdir: read_config(workdir) for workdir in args.workdirs}  # for their errors, before long work
+    files = [path for path in args.workdirs if path.is_file()]
+    runs = {name: run for path in files for name, run in read_movement(path).items()}
+    workdirs = [path for path in dict.fromkeys(args.workdirs) if path not in files]
+    configs = {workdir: read_config(workdir) for workdir in workdirs}  # for their errors, before long work
     if args.output:
         check_writable(args.output, "the folder of --output,")
-    runs, texts = {}, []
-    for name, (workdir, config) in zip(short_names(list(configs)), configs.items(), strict=True):
+    for name, (workdir, config) in zip(short_names(workdirs), configs.items(), strict=True):
         config = anywhere(config)
         config.train.scan_layers = False
         _, params = load_base(config)
@@ -160,13 +177,14 @@ def main(argv: Sequence[str]) -> int:
         if not rows:
             raise UserError(f"the adapter in {workdir} has changed no kernel")
         runs[name] = adapter.transform.name, rows
-        texts.append(f"{workdir}:\n\n{table(rows)}\n")
-    print("\n".join(texts))
+    text = "\n\n".join(f"{name}:\n\n{table(rows)}" for name, (_, rows) in runs.items())
+    print(text)
     if args.output:
         args.output.mkdir(parents=True, exist_ok=True)
-        write_text(args.output / "movement.md", "\n".join(texts))
+        write_text(args.output / "movement.md", text + "\n")
+        write_json(args.output / "movement.json", runs)
         picture(runs, args.output / "movement")
-        print(f"in {args.output}: movement.md, movement.svg, movement.png")
+        print(f"\nin {args.output}: movement.md, movement.json, movement.svg, movement.png")
     return 0
 
 

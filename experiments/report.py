@@ -151,10 +151,14 @@ def usual_device(cells: Mapping[Cell, list[Record]]) -> str:
     return Counter(record.device for group in cells.values() for record in group).most_common(1)[0][0]
 
 
-def peers_of(cells: Mapping[Cell, list[Record]], key: Cell) -> list[Record]:
-    """LoRA's runs, of the same rank where the cell has one, if there is one such LoRA; none for LoRA itself."""
-    found = [group for other, group in cells.items() if other.method == PEER and key.rank in (None, other.rank)]
-    return found[0] if len(found) == 1 and key.method != PEER else []
+def peers_of(cells: Mapping[Cell, list[Record]], key: Cell, peer: str = PEER) -> list[Record]:
+    """The peer's runs, of the same rank where both have one, if there is one such cell; none for the peer itself."""
+    found = [
+        group
+        for other, group in cells.items()
+        if other.method == peer and (None in (key.rank, other.rank) or key.rank == other.rank)
+    ]
+    return found[0] if len(found) == 1 and key.method != peer else []
 
 
 def show_spread(values: list[float]) -> str:

@@ -4,9 +4,9 @@
 
 A study is the workdir of `method_comparison.py` or `rank_ablation.py`. The first table has mean and standard deviation
 over the seeds, and the method's place among those that every study has, as the mean over the studies; the second the
-mean difference to LoRA over the seeds that both have, and the p of a paired t-test. What has fewer seeds than the rest
-of its study is marked, and has no place. With `--output` the tables are in `summary.md` there, too, and the differences
-in `summary.svg` and `.png`.
+mean difference to LoRA, or to `--peer`, over the seeds that both have, and the p of a paired t-test. What has fewer
+seeds than the rest of its study is marked, and has no place. With `--output` the tables are in `summary.md` there, too,
+and the differences in `summary.svg` and `.png`.
 """
 
 import statistics
@@ -20,6 +20,7 @@ from scipy.stats import rankdata
 
 from experiments.record import Record
 from experiments.report import (
+    PEER,
     Cell,
     against_peer,
     at_best_rates,
@@ -34,7 +35,7 @@ from experiments.report import (
 )
 from experiments.study import in_order, numbers, read_study
 from hut_jax import cli
-from hut_jax.errors import UserError
+from hut_jax.errors import UserError, nearest
 from hut_jax.files import write_text
 from hut_jax.workdir import check_writable
 
@@ -77,23 +78,23 @@ def scores_table(studies: Mapping[str, Study]) -> str:
     return "\n".join(lines)
 
 
-def differences_table(studies: Mapping[str, Study]) -> str:
-    """The differences to LoRA of each task, in Markdown."""
+def differences_table(studies: Mapping[str, Study], peer: str = PEER) -> str:
+    """The differences to the peer of each task, in Markdown."""
     lines = _head([*map(_title, studies, studies.values())])
     for key in _keys(studies):
-        found = [against_peer(study.get(key, []), peers_of(study, key)) for study in studies.values()]
+        found = [against_peer(study.get(key, []), peers_of(study, key, peer)) for study in studies.values()]
         if any(found):
             lines.append("| " + " | ".join([str(key), *map(show_difference, found)]) + " |")
     return "\n".join(lines)
 
 
-def differences_picture(studies: Mapping[str, Study], path: Path) -> None:
-    """The differences to LoRA, SVG and PNG: the mean, and a bar from the least to the most of the seeds."""
+def differences_picture(studies: Mapping[str, Study], path: Path, peer: str = PEER) -> None:
+    """The differences to the peer, SVG and PNG: the mean, and a bar from the least to the most of the seeds."""
     axes, figure = subplots(len(studies))
-    keys = [key for key in _keys(studies) if any(peers_of(study, key) for study in studies.values())]
+    keys = [key for key in _keys(studies) if any(peers_of(study, key, peer) for study in studies.values())]
     for axis, (name, study) in zip(axes, studies.items(), strict=True):
         for row, key in enumerate(reversed(keys)):
-            differences = [own - peer for own, peer in paired(study.get(key, []), peers_of(study, key))]
+            differences = [own - peer for own, peer in paired(study.get(key, []), peers_of(study, key, peer))]
             if differences:
                 mean = statistics.mean(differences)
                 reach = [[mean - min(differences)], [max(differences) - mean]]
@@ -101,7 +102,7 @@ def differences_picture(studies: Mapping[str, Study], path: Path) -> None:
         axis.axvline(0, color="#999999", linewidth=1)
         axis.set_yticks(range(len(keys)), [str(key) if axis is axes[0] else "" for key in reversed(keys)])
         axis.set_ylim(-0.6, len(keys) - 0.4)
-        axis.set_xlabel(f"{_title(name, study)}, minus LoRA's")
+        axis.set_xlabel(f"{_title(name, study)}, minus {peer}'s")
     save(figure, path)
 
 
@@ -143,18 +144,22 @@ def main(argv: Sequence[str]) -> int:
     parser = cli.Parser("experiments.summary", __doc__ or "")
     parser.add_argument("studies", nargs="+", type=Path, metavar="WORKDIR", help="of an experiment")
     parser.add_argument("--ranks", default="", help="show only these, and what has no rank")
+    parser.add_argument("--peer", default=PEER, help="the method that the others are compared with, lora by default")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="where tables and picture go; made if need be")
     args = parser.parse_args(argv)
     ranks = numbers("--ranks", args.ranks, int) if args.ranks else []
     if args.output:
         check_writable(args.output, "the folder of --output,")
     studies = by_name(args.studies, ranks)
-    text = f"{scores_table(studies)}\n\nminus LoRA's:\n\n{differences_table(studies)}"
+    methods = [key.method for key in _keys(studies)]
+    if args.peer not in methods:
+        raise UserError(f"--peer: there are no runs of {args.peer!r}; {nearest(args.peer, methods)}")
+    text = f"{scores_table(studies)}\n\nminus {args.peer}'s:\n\n{differences_table(studies, args.peer)}"
     print(text)
     if args.output:
         args.output.mkdir(parents=True, exist_ok=True)
         write_text(args.output / "summary.md", text + "\n")
-        differences_picture(studies, args.output / "summary")
+        differences_picture(studies, args.output / "summary", args.peer)
         print(f"\nin {args.output}: summary.md, summary.svg, summary.png")
     return 0
 

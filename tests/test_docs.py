@@ -2,15 +2,12 @@
 
 import importlib.util
 import re
-import statistics
 import sys
 from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
 
-from experiments.report import at_best_rates, by_cell
-from experiments.study import read_study
 from hut_jax.transforms import TRANSFORMS
 
 ROOT = Path(__file__).parent.parent
@@ -29,28 +26,6 @@ def test_every_link_leads_to_a_file():
     for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
         for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
             assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name}: {target}"
-
-
-def test_each_mean_and_deviation_of_the_results_is_that_of_records():
-    found = []
-    for study in (*(ROOT / "results/minilm").iterdir(), ROOT / "results/e2e_books"):
-        for group in by_cell(at_best_rates(read_study(study))).values():
-            found.append([record.score for record in group])
-            found.append([r.forgetting["after"] - r.forgetting["before"] for r in group if r.forgetting])
-    exact = [(statistics.mean(values), statistics.stdev(values)) for values in found if len(values) > 1]
-
-    ours, _ = (ROOT / "docs/results.md").read_text().split("## What others published")
-    shown = re.findall(r"(\d+\.\d+) ± (\d+\.\d+)", ours)
-    assert shown
-    for figures in shown:
-        places = [len(figure.split(".")[1]) for figure in figures]
-        assert any(
-            all(
-                abs(own - float(figure)) <= 0.501 * 10**-place
-                for own, figure, place in zip(pair, figures, places, strict=True)
-            )
-            for pair in exact
-        ), f"docs/results.md: {' ± '.join(figures)} is of no records in results/"
 
 
 @pytest.mark.slow

@@ -40,6 +40,9 @@ def test_tables_and_pictures_of_a_run(small_config, tmp_path, capsys):
     assert all(float(line.split(" | ")[1]) > 0 for line in rows)
     assert (tmp_path / "out/movement.png").stat().st_size > 10_000
     assert ElementTree.parse(tmp_path / "out/movement.svg").getroot().tag.endswith("svg")
+    main([str(tmp_path / "out/movement.json"), f"--output={tmp_path / 'again'}"])
+    for name in ("movement.md", "movement.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
 
 
 def test_runs_are_called_by_what_tells_them_apart(tmp_path):
@@ -51,6 +54,9 @@ def test_runs_are_called_by_what_tells_them_apart(tmp_path):
 def test_a_folder_without_a_run_is_told(tmp_path):
     with pytest.raises(UserError, match="no run"):
         main([str(tmp_path)])
+    (tmp_path / "other.json").write_text("[1]")
+    with pytest.raises(UserError, match=r"other.json is no movement.json that --output wrote"):
+        main([str(tmp_path / "other.json")])
 
 
 def test_a_new_head_which_began_at_zero_is_left_out(glue_config, tmp_path, capsys):

@@ -32,7 +32,7 @@ def studies(make, tmp_path):
 
 def test_scores_places_and_differences_stand_side_by_side(studies, tmp_path, capsys):
     assert main([*studies, "--ranks=4", f"--output={tmp_path / 'summary'}"]) == 0
-    scores, differences = (tmp_path / "summary/summary.md").read_text().split("\n\nminus LoRA's:\n\n")
+    scores, differences = (tmp_path / "summary/summary.md").read_text().split("\n\nminus lora's:\n\n")
     p = ttest_rel(SCORES["hut"], SCORES["lora"]).pvalue
     assert scores.splitlines()[0] == "| | one, accuracy | other, accuracy (less is better) | place |"
     assert scores.splitlines()[2:] == [
@@ -47,6 +47,15 @@ def test_scores_places_and_differences_stand_side_by_side(studies, tmp_path, cap
     assert scores in capsys.readouterr().out
 
 
+def test_the_peer_may_be_any_method(studies, capsys):
+    main([*studies, "--ranks=4", "--peer=hut"])
+    text = capsys.readouterr().out.split("minus hut's:\n\n")[1]
+    p = ttest_rel(SCORES["lora"], SCORES["hut"]).pvalue
+    assert f"| lora, r = 4 | -0.11 ({p:.2g}) | -0.11 ({p:.2g}) |" in text
+    assert "| full | +0.083 (" in text
+    assert "| hut" not in text
+
+
 def test_without_ranks_all_are_shown(studies, capsys):
     main(studies)
     assert "| hut, r = 16 | 0.62 ± 0.026 | 0.625 ± 0.035 (2 seeds) | - |" in capsys.readouterr().out
@@ -57,5 +66,7 @@ def test_what_cannot_be_shown_is_one_line(studies, tmp_path):
         main([str(tmp_path / "nothing")])
     with pytest.raises(UserError, match=r"--ranks: .*other has runs of the ranks 4, 16 only"):
         main([studies[1], "--ranks=3"])
+    with pytest.raises(UserError, match="--peer: there are no runs of 'hat'; did you mean 'hut'"):
+        main([studies[0], "--peer=hat"])
     with pytest.raises(UserError, match="two studies are called one; give folders of different names"):
         main([studies[0], studies[0]])
