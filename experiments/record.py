@@ -3,13 +3,11 @@
 import dataclasses
 import json
 import os
-import resource
 import statistics
 import subprocess
 from pathlib import Path
 from typing import Any, get_type_hints
 
-import jax
 from ml_collections import ConfigDict
 
 from experiments.forgetting import losses
@@ -135,7 +133,7 @@ def make_record(name: str, config: ConfigDict, folder: Path, result: dict[str, A
         total=result["total"],
         adapter_bytes=result["adapter_bytes"],
         seconds_per_update=statistics.median(windows[1:] or windows),
-        peak_bytes=_peak(jax.local_devices()[0]),
+        peak_bytes=result["peak_bytes"],
         flops_per_update=adapter_cost(config, make_work(anywhere(config), length)).step.flops,
         forgetting=losses(config, folder, text) if text else None,
         base=result["base"] | {"name": portable(result["base"]["name"])},
@@ -160,11 +158,6 @@ def fields_of(config: ConfigDict) -> dict[str, Any]:
 def portable(path: str) -> str:
     """The end of a path, which says what it is from any folder and on another machine too."""
     return "/".join(Path(path).parts[-2:])
-
-
-def _peak(device: Any) -> int:
-    statistics_of_device = device.memory_stats() or {}
-    return statistics_of_device.get("peak_bytes_in_use") or 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _commit() -> str:

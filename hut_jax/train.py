@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import math
 import platform
+import resource
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -147,8 +148,11 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             )
         finally:
             checkpoints.close()
+        kept = _kept(workdir)
         result = _result(config, parts, plan, done, workdir, base)
-        processes.on_first(lambda: write_json(workdir / RESULT, _kept(workdir) | result))
+        if not done.updates:  # nothing was left to train: what training took, and on what, is known from when it did
+            result |= {name: kept[name] for name in ("device", "platform", "versions", "peak_bytes") if name in kept}
+        processes.on_first(lambda: write_json(workdir / RESULT, kept | result))
     return result
 
 
@@ -203,12 +207,19 @@ def _result(config: ConfigDict, parts: Parts, plan: Plan, done: Fit, workdir: Pa
         "total": count.total,
         "percent": count.percent,
         "adapter_bytes": size_on_disk(workdir / ADAPTER),
+        "peak_bytes": _peak_bytes(),
         "base": {"name": config.model, "fingerprint": base},
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "platform": platform.platform(),
         "versions": {"hut_jax": hut_jax.__version__, "python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in libraries},
     }
+
+
+def _peak_bytes() -> int:
+    """The most memory that was taken: on a device where it can tell, else by this process."""
+    of_device = jax.local_devices()[0].memory_stats() or {}
+    return of_device.get("peak_bytes_in_use") or 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _kept(workdir: Path) -> dict[str, Any]:

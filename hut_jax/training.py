@@ -203,12 +203,16 @@ class Plan:
 
 @dataclass
 class Fit:
-    """What a finished run leaves: the last state, its evaluation, the best one with its step, and what it all took."""
+    """What a finished run leaves: the last state, its evaluation, the best one with its step, and what it all took.
+
+    `updates` are those that were made this time, after what was restored.
+    """
 
     state: State
     last: dict[str, float]
     best: dict[str, float]
     seconds: float
+    updates: int
 
 
 def fit(
@@ -326,7 +330,7 @@ def fit(
         finally:
             checkpoints.wait()
             log_file.close()
-    return Fit(state, last, best, seconds())
+    return Fit(state, last, best, seconds(), plan.steps - start)
 
 
 _NOT_FINITE = (

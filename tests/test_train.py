@@ -288,10 +288,12 @@ def test_kills_at_random_instants_change_no_bit(config_file, small_config, tmp_p
 
 def test_a_finished_run_begun_again_changes_nothing(small_config, tmp_path):
     first = train(small_config, tmp_path / "run")
-    write_json(tmp_path / "run/result.json", first | {"test": {"bleu": 0.5}})  # as `evaluate` adds to it
+    write_json(tmp_path / "run/result.json", first | {"test": {"bleu": 0.5}, "peak_bytes": 5})  # as `evaluate` adds
     before = factors_of(tmp_path / "run")
     again = train(small_config, tmp_path / "run")
     assert again["metrics"] == first["metrics"]
+    assert again["peak_bytes"] == 5  # of when it trained
+    assert first["peak_bytes"] > 50e6
     assert json.loads((tmp_path / "run/result.json").read_text())["test"] == {"bleu": 0.5}
     assert again["best"] == first["best"]
     assert same(factors_of(tmp_path / "run"), before)
