@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -100,7 +99,7 @@ def decode(
         "cut_off": sum(len(tokens) >= config.decode.max_new_tokens for tokens in written),
         "decode": config.decode.to_dict(),
         "decode_seconds": round(seconds, 3),
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "device": device_name(),
         "platform": platform.platform(),
         "versions": {"hut_jax": hut_jax.__version__, "python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "numpy")},

@@ -8,7 +8,6 @@ import importlib.metadata
 import json
 import math
 import platform
-import resource
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -16,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 from ml_collections import ConfigDict
@@ -30,6 +28,7 @@ from hut_jax.config import resolve, to_json
 from hut_jax.data.batching import Batches, batch_dataset
 from hut_jax.files import write_json, write_text
 from hut_jax.fingerprint import fingerprint
+from hut_jax.machine import device_name, peak_bytes
 from hut_jax.metrics_log import MetricsLog, NoLog
 from hut_jax.optimizer import make_optimizer, warmup_updates
 from hut_jax.recipe import Parts, batching, init_factors, load_base, make_parts, rates
@@ -207,19 +206,13 @@ def _result(config: ConfigDict, parts: Parts, plan: Plan, done: Fit, workdir: Pa
         "total": count.total,
         "percent": count.percent,
         "adapter_bytes": size_on_disk(workdir / ADAPTER),
-        "peak_bytes": _peak_bytes(),
+        "peak_bytes": peak_bytes(),
         "base": {"name": config.model, "fingerprint": base},
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "device": device_name(),
         "platform": platform.platform(),
         "versions": {"hut_jax": hut_jax.__version__, "python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in libraries},
     }
-
-
-def _peak_bytes() -> int:
-    """The most memory that was taken: on a device where it can tell, else by this process."""
-    of_device = jax.local_devices()[0].memory_stats() or {}
-    return of_device.get("peak_bytes_in_use") or 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _kept(workdir: Path) -> dict[str, Any]:
