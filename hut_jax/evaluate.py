@@ -23,6 +23,7 @@ from hut_jax.adapter_files import WEIGHTS_FILE
 from hut_jax.data.e2e import load_e2e, references
 from hut_jax.errors import UserError
 from hut_jax.files import write_json, write_text
+from hut_jax.machine import device_name
 from hut_jax.metrics import java
 from hut_jax.metrics.bootstrap import LEVEL, interval
 from hut_jax.metrics.e2e import evaluate as score
