@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -14,8 +14,10 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from experiments.record import RECORD, Record, fields_of, make_record, read_record, write_record
+from hut_jax.compilation import keep_compiled
 from hut_jax.config import default_config, resolve, set_transform
 from hut_jax.errors import Diverged, UserError
+from hut_jax.train import train
 from hut_jax.workdir import check_workdir
 
 LOG = "log.txt"
@@ -83,7 +85,7 @@ def run_missing(
         for share in shares(jobs, sorted(os.sched_getaffinity(0)), gpus):
             queue.put(share)
         pool = ProcessPoolExecutor(jobs, context, initializer=_remember, initargs=(queue,), max_tasks_per_child=1)
-        with pool:
+        with _killed_told(), pool:
             futures = {pool.submit(_run, name, config, workdir, text): name for name, config in missing.items()}
             try:
                 for future in tqdm(as_completed(futures), total=len(futures), unit="run"):
@@ -94,11 +96,6 @@ def run_missing(
                     except Diverged as error:
                         diverged.add(name)
                         tqdm.write(f"note: {name} diverged and is left out: {error}")
-                    except BrokenProcessPool:
-                        raise UserError(
-                            f"the process of a run in {workdir} was killed, as where memory is short; "
-                            "the same command goes on, with fewer --jobs perhaps"
-                        ) from None
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
@@ -143,8 +140,18 @@ def shares(jobs: int, cores: Sequence[int], gpus: Sequence[str]) -> list[Share]:
 
 def elsewhere(function: Callable[..., Any], *args: Any) -> Any:
     """What the function gives in a process of its own: one that uses JAX holds a part of a GPU until it ends."""
-    with ProcessPoolExecutor(1, get_context("spawn"), initializer=_spare_memory) as pool:
+    with _killed_told(), ProcessPoolExecutor(1, get_context("spawn"), initializer=_spare_memory) as pool:
         return pool.submit(function, *args).result()
+
+
+@contextlib.contextmanager
+def _killed_told() -> Iterator[None]:
+    try:
+        yield
+    except BrokenProcessPool:
+        raise UserError(
+            "a process was killed, as where memory is short; the same command goes on, with fewer --jobs perhaps"
+        ) from None
 
 
 _shares: "Queue[Share]"
@@ -169,11 +176,8 @@ def _spare_memory() -> None:
 
 def _run(name: str, config: ConfigDict, workdir: Path, text: str) -> None:
     share = _shares.get()
-    _take(share)  # first: JAX looks at the machine once, when it starts
+    _take(share)  # before JAX starts: it looks at the machine once
     try:
-        from hut_jax.compilation import keep_compiled
-        from hut_jax.train import train
-
         folder = workdir / name
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / LOG, "a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):

@@ -143,9 +143,12 @@ def read_movement(path: Path) -> dict[str, tuple[str, list[Moved]]]:
     """
     try:
         runs = json.loads(path.read_text(encoding="utf-8"))
-        return {name: (method, [Moved(*row) for row in rows]) for name, (method, rows) in runs.items()}
+        read = {name: (method, [Moved(*row) for row in rows]) for name, (method, rows) in runs.items()}
     except (AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{path} is no movement.json that --output wrote: {error}") from None
+    if not read:
+        raise UserError(f"{path} has no runs")
+    return read
 
 
 def short_names(workdirs: Sequence[Path]) -> list[str]:

@@ -145,7 +145,7 @@ def make_record(name: str, config: ConfigDict, folder: Path, result: dict[str, A
     )
 
 
-PATHS = ("model", "tokenizer", "data.dir", "data.cache", "data.text")
+PATHS = ("model", "tokenizer", "data.dir", "data.cache", "data.text", "adapter.start")
 """Fields of the config that name files, or a model on the hub."""
 
 

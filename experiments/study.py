@@ -51,21 +51,22 @@ def study(config: ConfigDict, tuned_as: Mapping[str, str], args: argparse.Namesp
     rates, seeds = numbers("--rates", args.rates, float), numbers("--seeds", args.seeds, int)
     gpus = [gpu for gpu in args.gpus.split(",") if gpu]
     jobs = max(len(gpus), 1) if args.jobs is None else args.jobs
-    workdir, how = Path(args.workdir), {"jobs": jobs, "gpus": gpus, "text": args.text}
+    workdir = Path(args.workdir)
     if args.report:
         records = read_study(workdir)
     else:
         check_writable(workdir)
-        how["base"] = elsewhere(check, configs_of(config, [*tuned_as], rates, seeds), args.text)
+        base = elsewhere(check, configs_of(config, [*tuned_as], rates, seeds), args.text)
+        run = partial(run_missing, workdir=workdir, jobs=jobs, gpus=gpus, text=args.text, base=base)
         tuned = dict.fromkeys(tuned_as.values())
         best, tried = dict.fromkeys(tuned, rates[0]), dict[str, Record]()
         if len(rates) > 1:
             # Those that begin together are of different adapters: what one compiles, its next runs find.
             trials = dict(make_run(config, adapter, rate, seeds[0]) for rate in rates for adapter in tuned)
-            tried = run_missing(trials, workdir, **how)
+            tried = run(trials)
             best = best_rates(tuned, rates, seeds[0], tried)
         runs = dict(make_run(config, one, best[other], seed) for seed in seeds for one, other in tuned_as.items())
-        records = list((tried | run_missing(runs, workdir, **how)).values())
+        records = list((tried | run(runs)).values())
     report(records, workdir)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 
 VECTORS = ("avx512f", "avx2", "avx", "sve", "asimd")
-"""What a processor's flags may have, the widest first: half of a step's speed is in it."""
+"""What a processor's flags may have, the widest first."""
 
 
 def device_name() -> str:

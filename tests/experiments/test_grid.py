@@ -3,6 +3,7 @@
 import os
 import signal
 
+import jax
 import pytest
 
 from experiments import grid
@@ -72,7 +73,7 @@ def _stopped(*_):
 @pytest.mark.parametrize(
     ("end", "error", "reason"),
     [
-        (_killed, UserError, "the process of a run in .* was killed, .*; the same command goes on"),
+        (_killed, UserError, "a process was killed, .*; the same command goes on"),
         (_stopped, Interrupted, "SIGTERM: stopped after update 7 and saved"),
     ],
 )
@@ -99,10 +100,23 @@ def test_a_run_sees_the_gpu_that_it_has(monkeypatch):
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "2"
 
 
+def _starts_no_backend():
+    jax.config.update("jax_num_cpu_devices", 2)  # which is refused once there is one
+
+
+def test_a_process_may_choose_cores_and_gpu_after_the_imports():
+    elsewhere(_starts_no_backend)
+    jax.devices()
+    with pytest.raises(RuntimeError, match="before backends are initialized"):
+        _starts_no_backend()
+
+
 def test_what_runs_elsewhere_answers_and_raises_here():
     assert elsewhere(os.getppid) == os.getpid()
     with pytest.raises(UserError, match="no config file"):
         elsewhere(cli.load_config_file, "none.py")
+    with pytest.raises(UserError, match="a process was killed"):
+        elsewhere(_killed)
 
 
 def test_no_jobs_are_refused(tmp_path):

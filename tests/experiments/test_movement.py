@@ -57,6 +57,9 @@ def test_a_folder_without_a_run_is_told(tmp_path):
     (tmp_path / "other.json").write_text("[1]")
     with pytest.raises(UserError, match=r"other.json is no movement.json that --output wrote"):
         main([str(tmp_path / "other.json")])
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(UserError, match=r"other.json has no runs"):
+        main([str(tmp_path / "other.json")])
 
 
 def test_a_new_head_which_began_at_zero_is_left_out(glue_config, tmp_path, capsys):

@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from experiments.record import RECORD, portable, read_record, write_record
+from experiments.record import PATHS, RECORD, fields_of, portable, read_record, write_record
+from hut_jax.config import default_config
 from hut_jax.errors import UserError
 
 
@@ -42,7 +43,16 @@ def changed(text, field, value):
 
 def test_a_record_has_no_path_of_this_machine():
     assert portable("/somewhere/site-packages/encoder/model") == "encoder/model"
-    assert [portable(value) for value in ("assets/tiny", "gpt2-medium", "", 3)] == ["assets/tiny", "gpt2-medium", "", 3]
+    assert portable("runs/encoder/model") == "encoder/model"
+    assert [portable(value) for value in ("assets/tiny", "gpt2-medium", "")] == ["assets/tiny", "gpt2-medium", ""]
+    config = default_config()
+    for field in PATHS:
+        config.update_from_flattened_dict({field: f"/somewhere/of/mine/{field}"})
+    config.adapter.exclude = ("/layer_0/attention/query$",)  # a pattern, and no path
+    fields = fields_of(config)
+    assert "somewhere" not in json.dumps(fields)
+    assert {field: fields[field] for field in PATHS} == {field: f"mine/{field}" for field in PATHS}
+    assert fields["adapter.exclude"] == ["/layer_0/attention/query$"]
 
 
 def test_a_folder_without_one_is_named(tmp_path):
