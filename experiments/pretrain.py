@@ -6,8 +6,8 @@ r"""Pre-train a GPT-2 or a RoBERTa of 18 million parameters on a text, to stand 
 
 `:roberta`, with RoBERTa's tokenizer, makes the other. `experiments/bases` holds their shapes: 6 layers, 256 wide, and
 the real models' vocabularies, 50,257 and 50,265 tokens. `GPT2` is a folder with the real tokenizer, `BOOKS` a text of
-20 MB (32 MB for RoBERTa) or more. `:gpt2_50m`, of 8 layers, 512 wide, 51 million parameters, is for a GPU and a text of
-90 MB.
+20 MB (32 MB for RoBERTa) or more. `:gpt2_50m` and `:roberta_50m`, of 8 layers, 512 wide, 51 million parameters, are for
+a GPU and a text of 90 MB.
 """
 
 from pathlib import Path
@@ -28,13 +28,19 @@ class Base(NamedTuple):
     block: int
     batch_size: int
     steps: int
-    max_bytes: int  # of English a little more than is learned from
+    max_bytes: int  # of English a little more than is learned from, at most 90 MB of it
+    learning_rate: float
+    warmup: float
 
 
 BASES = {
-    "gpt2": Base("lm", block=256, batch_size=8, steps=2200, max_bytes=20_000_000),
-    "gpt2_50m": Base("lm", block=256, batch_size=32, steps=2400, max_bytes=90_000_000),
-    "roberta": Base("mlm", block=128, batch_size=16, steps=3600, max_bytes=32_000_000),
+    "gpt2": Base("lm", block=256, batch_size=8, steps=2200, max_bytes=20_000_000, learning_rate=2e-3, warmup=0.02),
+    "gpt2_50m": Base("lm", block=256, batch_size=32, steps=2400, max_bytes=90_000_000, learning_rate=2e-3, warmup=0.02),
+    # Norms that follow the sums, as RoBERTa's do, want smaller steps, and more time to reach them.
+    "roberta": Base("mlm", block=128, batch_size=16, steps=3600, max_bytes=32_000_000, learning_rate=7e-4, warmup=0.06),
+    "roberta_50m": Base(
+        "mlm", block=128, batch_size=32, steps=10_000, max_bytes=90_000_000, learning_rate=7e-4, warmup=0.06
+    ),
 }
 
 
@@ -55,8 +61,9 @@ def get_config(name: str = "") -> ConfigDict:
     config.data.holdout = 0.01
     config.train.batch_size = base.batch_size
     config.train.steps = base.steps
-    config.train.learning_rate = 2e-3
-    config.train.dropout = False  # of a text long enough nothing is seen twice
+    config.train.learning_rate = base.learning_rate
+    config.train.warmup = base.warmup
+    config.train.dropout = False  # little or nothing is seen twice
     config.eval.every = 500
     config.checkpoint.every = 200
     return config

@@ -8,7 +8,9 @@ from hut_jax.config import validate
 from hut_jax.models.pretrained import build_model, load_config
 
 
-@pytest.mark.parametrize(("name", "head"), [("gpt2", "causal"), ("gpt2_50m", "causal"), ("roberta", "mlm")])
+@pytest.mark.parametrize(
+    ("name", "head"), [("gpt2", "causal"), ("gpt2_50m", "causal"), ("roberta", "mlm"), ("roberta_50m", "mlm")]
+)
 def test_a_base_has_the_real_models_vocabulary_and_takes_its_blocks(name, head):
     config = cli.load_config_file(f"experiments/pretrain.py:{name}")
     validate(config)
