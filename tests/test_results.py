@@ -148,3 +148,18 @@ def test_each_trial_of_a_rate(cells):
         exact = runs[study].get(f"{method},rank={rank}/{at}") or runs[study][f"{method}/{at}"]
         wrong += [] if agree([figure], [exact]) else [(title, label, column, figure, exact)]
     assert not wrong
+
+
+def test_how_far_the_kernels_moved(cells):
+    shown = [each for each in cells if each[0] == "How far the kernels moved"]
+    assert len(shown) == 15
+    wrong = []
+    for _, label, column, text in shown:
+        study, method = label.lower().split(": ")
+        file = ROOT / "results" / f"movement_{study.replace('-', '')}" / "movement.json"
+        rows = [row for of, kernels in json.loads(file.read_text()).values() if of == method for row in kernels]
+        values = [row[2 if "singular" in column else 1] for row in rows]
+        exact = [statistics.mean(values)] if "mean" in column else [min(values), max(values)]
+        figures = re.findall(r"\d+\.?\d*", text)[: len(exact)]
+        wrong += [] if agree(figures, exact) else [(label, column, figures, exact)]
+    assert not wrong
