@@ -63,7 +63,7 @@ def get_config(name: str = "") -> ConfigDict:
     config.train.steps = base.steps
     config.train.learning_rate = base.learning_rate
     config.train.warmup = base.warmup
-    config.train.dropout = False  # little or nothing is seen twice
+    config.train.dropout = False  # nothing is seen more than twice
     config.eval.every = 500
     config.checkpoint.every = 200
     return config
