@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> int:
     """The experiment; returns its exit code."""
     parser = cli.Parser("experiments.rank_ablation", __doc__ or "")
     parser.add_argument("--methods", default="hut,lora", help="transformations that have a rank")
-    parser.add_argument("--ranks", default="1,4,16", help="of each")
+    parser.add_argument("--ranks", default="1,8", help="of each")
     add_arguments(parser, "runs/rank_ablation")
     args, config = cli.parse_with_config(parser, argv)
     ranked = [name for name, transform in TRANSFORMS.items() if "rank" in transform.__dataclass_fields__]

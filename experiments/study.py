@@ -1,10 +1,12 @@
 """Adapters on one base and task, each at the best of its rates, with several seeds: what the experiments share."""
 
 import argparse
+import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+import jax
 from ml_collections import ConfigDict
 
 from experiments.forgetting import held_out
@@ -29,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser, workdir: str) -> None:
     parser.add_argument("--rates", default="1", help="learning rates, in multiples of each adapter's own")
     parser.add_argument("--seeds", default="0", help="the runs of each adapter")
     parser.add_argument(
-        "--jobs", type=int, help="runs at a time; they share out the cores. Default: one a GPU of --gpus"
+        "--jobs",
+        type=int,
+        help="runs at a time; they share out the cores. Default: one a GPU of --gpus; without, two on a processor",
     )
     parser.add_argument("--gpus", default="", help="such as 0,1,2,3: each run takes one; by default each takes all")
     parser.add_argument("--text", default="", help="a text to measure the forgetting of a GPT-2 on")
@@ -50,13 +54,13 @@ def study(config: ConfigDict, tuned_as: Mapping[str, str], args: argparse.Namesp
     """
     rates, seeds = numbers("--rates", args.rates, float), numbers("--seeds", args.seeds, int)
     gpus = [gpu for gpu in args.gpus.split(",") if gpu]
-    jobs = max(len(gpus), 1) if args.jobs is None else args.jobs
     workdir = Path(args.workdir)
     if args.report:
         records = read_study(workdir)
     else:
         check_writable(workdir)
-        base = elsewhere(check, configs_of(config, [*tuned_as], rates, seeds), args.text)
+        base, platform = elsewhere(check, configs_of(config, [*tuned_as], rates, seeds), args.text)
+        jobs = default_jobs(gpus, platform) if args.jobs is None else args.jobs
         run = partial(run_missing, workdir=workdir, jobs=jobs, gpus=gpus, text=args.text, base=base)
         tuned = dict.fromkeys(tuned_as.values())
         best, tried = dict.fromkeys(tuned, rates[0]), dict[str, Record]()
@@ -89,7 +93,12 @@ def configs_of(
     return configs
 
 
-def check(configs: Sequence[ConfigDict], text: str) -> str:
+def default_jobs(gpus: Sequence[str], platform: str) -> int:
+    """Runs at a time: one a GPU that is named; two on a processor, where small runs gain little from a second core."""
+    return len(gpus) or (min(2, len(os.sched_getaffinity(0))) if platform == "cpu" else 1)
+
+
+def check(configs: Sequence[ConfigDict], text: str) -> tuple[str, str]:
     """Try what can be tried before anything runs: whether base, data and text are there and each adapter fits.
 
     Args:
@@ -97,7 +106,7 @@ def check(configs: Sequence[ConfigDict], text: str) -> str:
         text: to measure forgetting on, if any.
 
     Returns:
-        The base's fingerprint; "" where each seed draws a base of its own.
+        The base's fingerprint, "" where each seed draws a base of its own; and the platform that JAX takes.
 
     Raises:
         UserError: a run would not begin, or forgetting could not be measured.
@@ -107,7 +116,8 @@ def check(configs: Sequence[ConfigDict], text: str) -> str:
         make_adapter(config).sites(parts.shapes)
     if text:
         held_out(configs[0], parts.model, text)
-    return fingerprint(load_base(configs[0])[1]) if configs[0].init == "pretrained" else ""
+    base = fingerprint(load_base(configs[0])[1]) if configs[0].init == "pretrained" else ""
+    return base, jax.default_backend()
 
 
 def read_study(workdir: Path) -> list[Record]:

@@ -1,9 +1,10 @@
 """Which runs a study makes, and at which rates."""
 
+import jax
 import pytest
 
 from experiments.record import write_record
-from experiments.study import best_rates, check, configs_of, make_run, read_study
+from experiments.study import best_rates, check, configs_of, default_jobs, make_run, read_study
 from hut_jax import UserError, cli, fingerprint
 from hut_jax.recipe import load_base, make_adapter
 from hut_jax.transforms import LoRA
@@ -51,14 +52,22 @@ def test_a_rate_that_diverged_is_not_the_best(make):
         best_rates(["ia3"], [1.0, 3.0], 0, tried)
 
 
+def test_two_at_a_time_where_it_costs_nothing(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(8))
+    assert [default_jobs([], platform) for platform in ("cpu", "gpu", "tpu")] == [2, 1, 1]
+    assert default_jobs(["0", "1", "2"], "gpu") == 3
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(1))
+    assert default_jobs([], "cpu") == 1
+
+
 def test_what_would_stop_a_run_is_told_before_any(small_config, glue_config, tmp_path):
     def configs(*adapters):
         return [make_run(small_config, adapter, 1.0, 0)[1] for adapter in adapters]
 
     text = tmp_path / "text.txt"
     text.write_text("there was a diner by the river and it was good to eat there. " * 100)
-    base = check(configs("hut:rank=1", "lora:rank=2"), str(text))
-    assert base == fingerprint(load_base(small_config)[1])
+    base, platform = check(configs("hut:rank=1", "lora:rank=2"), str(text))
+    assert (base, platform) == (fingerprint(load_base(small_config)[1]), jax.default_backend())
     with pytest.raises(UserError, match="rank 7"):
         check(configs("hut:rank=1", "hut:rank=7"), "")
     with pytest.raises(UserError, match=r"missing\.txt"):
