@@ -229,6 +229,7 @@ def test_what_a_killed_run_had_begun_to_write_is_taken_away(small_config, tmp_pa
 # Orbax leaves the writes that were under way when one failed to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("last", ["adapter", pytest.param("checkpoint", marks=pytest.mark.slow)])
+@pytest.mark.usefixtures("capsys")  # keeps what is printed in memory: in pytest's file it would count, too
 def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(last, small_config, tmp_path, monkeypatch):
     """As near as a test comes to it: after the checkpoint at 3 the process may write no file as large as the next."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
