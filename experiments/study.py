@@ -94,7 +94,7 @@ def configs_of(
 
 
 def default_jobs(gpus: Sequence[str], platform: str) -> int:
-    """Runs at a time: one a GPU that is named; two on a processor, where small runs gain little from a second core."""
+    """Runs at a time: one a GPU that is named; two on a processor, as a run starts and compiles on one core."""
     return len(gpus) or (min(2, len(os.sched_getaffinity(0))) if platform == "cpu" else 1)
 
 

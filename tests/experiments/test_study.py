@@ -52,7 +52,7 @@ def test_a_rate_that_diverged_is_not_the_best(make):
         best_rates(["ia3"], [1.0, 3.0], 0, tried)
 
 
-def test_two_at_a_time_where_it_costs_nothing(monkeypatch):
+def test_two_runs_at_a_time_on_a_processor(monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(8))
     assert [default_jobs([], platform) for platform in ("cpu", "gpu", "tpu")] == [2, 1, 1]
     assert default_jobs(["0", "1", "2"], "gpu") == 3
