@@ -49,22 +49,33 @@ def of_ranks(records: Sequence[Record], ranks: Sequence[int]) -> Study:
 
 
 def by_name(workdirs: Sequence[Path], ranks: Sequence[int]) -> dict[str, Study]:
-    """The studies of these folders, by the folders' names.
+    """The studies of these folders, by the folders' names: `sst2`, or `minilm/sst2` where another is called so, too.
 
     Raises:
-        UserError: a folder has no records, or none of these ranks, or two have the same name.
+        UserError: a folder has no records, or none of these ranks, or is given twice.
     """
     studies: dict[str, Study] = {}
-    for workdir in workdirs:
-        name = workdir.resolve().name
-        if name in studies:
-            raise UserError(f"two studies are called {name}; give folders of different names")
+    for name, workdir in _named(workdirs).items():
         records = read_study(workdir)
         studies[name] = of_ranks(records, ranks)
         if not studies[name]:
             there = sorted({key.rank for key in by_cell(records) if key.rank is not None})
             raise UserError(f"--ranks: {workdir} has runs of the ranks {', '.join(map(str, there))} only")
     return studies
+
+
+def _named(workdirs: Sequence[Path]) -> dict[str, Path]:
+    """Each folder by as many of its path's last parts as tell it from the others."""
+    parts = [workdir.resolve().parts for workdir in workdirs]
+    twice = next((workdir for workdir, those in zip(workdirs, parts, strict=True) if parts.count(those) > 1), None)
+    if twice is not None:
+        raise UserError(f"{twice} is given twice; give each study once")
+
+    def name(own: tuple[str, ...]) -> str:
+        ends = (own[-length:] for length in range(1, len(own) + 1))
+        return "/".join(next(end for end in ends if sum(those[-len(end) :] == end for those in parts) == 1))
+
+    return {name(own): workdir for own, workdir in zip(parts, workdirs, strict=True)}
 
 
 def scores_table(studies: Mapping[str, Study]) -> str:

@@ -1,5 +1,6 @@
 """Several studies side by side."""
 
+from shutil import copytree
 from xml.etree import ElementTree
 
 import pytest
@@ -61,6 +62,18 @@ def test_without_ranks_all_are_shown(studies, capsys):
     assert "| hut, r = 16 | 0.62 ± 0.026 | 0.625 ± 0.035 (2 seeds) | - |" in capsys.readouterr().out
 
 
+def test_studies_of_one_name_are_told_apart_by_the_folders_above(studies, tmp_path, capsys):
+    (tmp_path / "again").mkdir()
+    (tmp_path / "again/one").symlink_to("../one")
+    copytree(tmp_path / "other", tmp_path / "again/other")
+    main([*studies, str(tmp_path / "again/other"), "--ranks=4"])
+    head = capsys.readouterr().out.splitlines()[0]
+    loss = "accuracy (less is better)"
+    assert head == f"| | one, accuracy | {tmp_path.name}/other, {loss} | again/other, {loss} | place |"
+    with pytest.raises(UserError, match="one is given twice"):
+        main([studies[0], str(tmp_path / "again/one")])  # the same folder by another path
+
+
 def test_what_cannot_be_shown_is_one_line(studies, tmp_path):
     with pytest.raises(UserError, match=r"no run's record.json in .*nothing"):
         main([str(tmp_path / "nothing")])
@@ -68,5 +81,5 @@ def test_what_cannot_be_shown_is_one_line(studies, tmp_path):
         main([studies[1], "--ranks=3"])
     with pytest.raises(UserError, match="--peer: there are no runs of 'hat'; did you mean 'hut'"):
         main([studies[0], "--peer=hat"])
-    with pytest.raises(UserError, match="two studies are called one; give folders of different names"):
-        main([studies[0], studies[0]])
+    with pytest.raises(UserError, match="one is given twice; give each study once"):
+        main([studies[0], studies[1], studies[0]])
