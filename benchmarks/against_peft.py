@@ -43,14 +43,14 @@ from torch.nn.utils.rnn import pad_sequence
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from hut_jax import cli
 from hut_jax.cost import make_steps, make_work, with_adapter
 from hut_jax.data.batching import batch_dataset
-from hut_jax.data.e2e import encode_e2e
-from hut_jax.data.e2e_csv import FILES, read_records
+from hut_jax.data.e2e.csv_files import FILES, read_records
+from hut_jax.data.e2e.dataset import encode_e2e
 from hut_jax.data.tokenizer import load_tokenizer
-from hut_jax.recipe import batching, load_base
-from hut_jax.training import Evaluation
+from hut_jax.runs import config_files
+from hut_jax.runs.run import batching, load_base
+from hut_jax.training.steps import Evaluation
 
 SIZES = {"small": (768, 12, 12), "medium": (1024, 24, 16), "tiny": (64, 2, 2)}
 RANK, ALPHA = 8, 16
@@ -139,7 +139,7 @@ def save_base(args, folder):
 
 def config_of(args, folder):
     """E2E's, with LoRA."""
-    config = cli.load_config_file(str(Path(__file__).parent.parent / "configs" / "e2e.py"))
+    config = config_files.load_config_file(str(Path(__file__).parent.parent / "configs" / "e2e.py"))
     config.model, config.dtype = folder, args.dtype
     config.adapter.targets = (TARGETS[args.targets][0],)
     config.train.batch_size, config.train.dropout = args.batch_size, not args.no_dropout

@@ -20,11 +20,12 @@ from jax.sharding import Mesh
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from hut_jax import HUT, Adapter, LoRA
-from hut_jax.activations import run_on
-from hut_jax.collectives import count_collectives
+from hut_jax.adapters.sharding import factor_specs
+from hut_jax.costs.collectives import count_collectives
 from hut_jax.models.gpt2 import GPT2, GPT2Config
-from hut_jax.models.pretrained import init_params
-from hut_jax.sharding import TRANSFORMER, batch_parts, factor_specs, make_mesh, param_specs, place_batch, shardings
+from hut_jax.models.hub.pretrained import init_params
+from hut_jax.parallel.activations import run_on
+from hut_jax.parallel.mesh import TRANSFORMER, batch_parts, make_mesh, param_specs, place_batch, shardings
 from hut_jax.tasks.causal_lm import causal_lm_loss
 
 ROWS, LENGTH, SLOTS = 8, 16, 4

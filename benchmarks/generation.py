@@ -30,11 +30,11 @@ import transformers
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from hut_jax.data.e2e import encode_prompts
-from hut_jax.data.e2e_csv import read_records
+from hut_jax.data.e2e.csv_files import read_records
+from hut_jax.data.e2e.dataset import encode_prompts
 from hut_jax.data.tokenizer import load_tokenizer
 from hut_jax.generation import beam_search
-from hut_jax.models.pretrained import load_pretrained
+from hut_jax.models.hub.pretrained import load_pretrained
 
 SIZES = {"small": (768, 12, 12), "medium": (1024, 24, 16), "tiny": (64, 2, 2)}
 PAD = 0

@@ -7,7 +7,7 @@ Models have the named one's shape and random weights; a step is the whole update
 on one batch whose every position holds a token. `frozen` trains nothing but a bias of the lowest layer (of all, where
 they are scanned): it is the forward and backward pass that every method must make. Ratios are of turns: each method's
 time over that of LoRA of the same rank in the same turn, whose order is drawn anew each time. FLOPs are counted from
-shapes (`hut_jax.flops`); their share is of what products of large matrices reach here, measured in the same turns.
+shapes (`hut_jax.costs.flops`); their share is of what products of large matrices reach here, in the same turns.
 Memory is XLA's own figure, the arguments and temporaries of the compiled step; on a GPU also the allocator's peak, of a
 process of its own for each method.
 """
@@ -35,12 +35,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from hut_jax import cli
 from hut_jax.config import resolve
 from hut_jax.cost import make_steps, make_work, with_adapter
-from hut_jax.flops import count_flops
+from hut_jax.costs.flops import count_flops
+from hut_jax.models.hub.pretrained import init_params
 from hut_jax.models.layers import ATTENTION, REMAT
-from hut_jax.models.pretrained import init_params
+from hut_jax.runs import config_files
 
 GPT2 = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "vocab_size": 50257, "n_positions": 1024}
 ROBERTA = {
@@ -128,7 +128,7 @@ def build(args):
 
 def config_of(args, name):
     """A run's config for the method."""
-    config = cli.load_config_file("configs/e2e.py" if "gpt2" in args.model else "configs/glue.py:mrpc")
+    config = config_files.load_config_file("configs/e2e.py" if "gpt2" in args.model else "configs/glue.py:mrpc")
     config.model, config.dtype, config.train.batch_size = folder_of(args.model), args.dtype, args.batch
     config.train.remat, config.train.attention, config.train.scan_layers = args.remat, args.attention, args.scan_layers
     config.adapter.also_train = ()

@@ -16,8 +16,8 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from hut_jax.config import default_config, set_transform
-from hut_jax.data.glue_tasks import GLUE_TASKS
-from hut_jax.errors import UserError, nearest
+from hut_jax.core.errors import UserError, nearest
+from hut_jax.data.glue.tasks import GLUE_TASKS
 
 
 class Recipe(NamedTuple):

@@ -10,7 +10,7 @@ What to expect: on held-out restaurants the base's perplexity of 206 falls to 3.
 75 updates, in 64 s on 2 cores of an AMD EPYC.
 
 The base in assets/tiny was pre-trained on public-domain books by configs/lm.py and knows nothing of restaurants.
-The data in assets/restaurants is generated: python -m hut_jax.data.restaurants --output=assets/restaurants
+The data in assets/restaurants is generated: python -m hut_jax.data.e2e.restaurants --output=assets/restaurants
 """
 
 from ml_collections import ConfigDict

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from hut_jax import cli
-from hut_jax.errors import UserError, nearest
+from hut_jax.core.errors import UserError, nearest
+from hut_jax.runs import config_files
 
 HERE = Path(__file__).parent
 NEVER = 10**9
@@ -44,7 +44,7 @@ def get_config(base: str = "") -> ConfigDict:
     if base not in SIZES:
         raise UserError(f"no base {base!r}; {nearest(base, SIZES)}")
     size = SIZES[base]
-    config = cli.load_config_file(str(HERE.parent / "configs/e2e.py"))
+    config = config_files.load_config_file(str(HERE.parent / "configs/e2e.py"))
     config.model = f"runs/bases/{base}/merged"
     config.data.max_examples = size.rows
     config.data.length_multiple = size.length_multiple

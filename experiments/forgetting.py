@@ -5,14 +5,14 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from hut_jax.adapter_files import load_adapter
+from hut_jax.adapters.files import load_adapter
+from hut_jax.core.errors import UserError
 from hut_jax.data.batching import Sequences, batch_dataset
-from hut_jax.data.text import load_text
-from hut_jax.errors import UserError
-from hut_jax.recipe import head, load_any_tokenizer, load_base
+from hut_jax.data.text.dataset import load_text
+from hut_jax.runs.run import head, load_any_tokenizer, load_base
+from hut_jax.runs.workdir import ADAPTER
 from hut_jax.tasks.causal_lm import causal_lm_loss
-from hut_jax.training import Evaluation
-from hut_jax.workdir import ADAPTER
+from hut_jax.training.steps import Evaluation
 
 BLOCK, MAX_BYTES = 128, 400_000
 

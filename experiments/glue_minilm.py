@@ -24,8 +24,8 @@ from experiments.grid import run_missing
 from experiments.minilm import briefly, encoder
 from experiments.record import RECORD, read_record
 from hut_jax.config import set_transform, validate
-from hut_jax.errors import UserError
-from hut_jax.files import write_json
+from hut_jax.core.errors import UserError
+from hut_jax.core.files import write_json
 
 TASKS = ("cola", "sst2", "mrpc", "stsb", "rte")
 SWEPT = ("mrpc", "stsb", "cola")  # the longest first, so that jobs end together

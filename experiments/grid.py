@@ -14,11 +14,11 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from experiments.record import RECORD, Record, fields_of, make_record, read_record, write_record
-from hut_jax.compilation import keep_compiled
 from hut_jax.config import default_config, resolve, set_transform
-from hut_jax.errors import Diverged, UserError
+from hut_jax.core.compilation import keep_compiled
+from hut_jax.core.errors import Diverged, UserError
+from hut_jax.runs.workdir import check_workdir
 from hut_jax.train import train
-from hut_jax.workdir import check_workdir
 
 LOG = "log.txt"
 CHANGES_NOTHING = (

@@ -19,7 +19,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from experiments.study import add_arguments, study
-from hut_jax import cli
+from hut_jax.core import cli
+from hut_jax.runs import config_files
 
 
 def main(argv: Sequence[str]) -> int:
@@ -27,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
     parser = cli.Parser("experiments.method_comparison", __doc__ or "")
     parser.add_argument("--adapters", default="hut:rank=8,lora:rank=8,hira:rank=8,full", help="what is compared")
     add_arguments(parser, "runs/method_comparison")
-    args, config = cli.parse_with_config(parser, argv)
+    args, config = config_files.parse_with_config(parser, argv)
     study(config, {adapter: adapter for adapter in args.adapters.split(",")}, args)
     return 0
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from hut_jax import cli
-from hut_jax.errors import UserError
+from hut_jax.core.errors import UserError
+from hut_jax.runs import config_files
 
 EXAMPLES = {"sst2": 5000, "mrpc": 2000, "stsb": 2000}
 """Learned from; of the other tasks all."""
@@ -35,7 +35,7 @@ def briefly(task: str) -> ConfigDict:
     Raises:
         UserError: there is no such task.
     """
-    config = cli.load_config_file(f"{Path(__file__).parent.parent / 'configs/glue.py'}:{task}")
+    config = config_files.load_config_file(f"{Path(__file__).parent.parent / 'configs/glue.py'}:{task}")
     config.data.max_length = 128
     config.data.max_examples = EXAMPLES.get(task, 0)
     config.train.epochs = 2.0

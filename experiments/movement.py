@@ -25,14 +25,14 @@ import numpy as np
 from jaxtyping import Float
 
 from experiments.report import legend, save, style, subplots
-from hut_jax import cli
-from hut_jax.adapter import Adapter
-from hut_jax.adapter_files import load_adapter
-from hut_jax.errors import UserError
-from hut_jax.files import write_json, write_text
-from hut_jax.recipe import anywhere, load_base
-from hut_jax.targets import flatten
-from hut_jax.workdir import ADAPTER, check_writable, read_config
+from hut_jax.adapters.adapter import Adapter
+from hut_jax.adapters.files import load_adapter
+from hut_jax.core import cli
+from hut_jax.core.errors import UserError
+from hut_jax.core.files import write_json, write_text
+from hut_jax.core.trees import flatten
+from hut_jax.runs.run import anywhere, load_base
+from hut_jax.runs.workdir import ADAPTER, check_writable, read_config
 
 ENERGY = 0.99
 PERCENTILES = (5, 50, 95)

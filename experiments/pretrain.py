@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from hut_jax import cli
-from hut_jax.errors import UserError, nearest
+from hut_jax.core.errors import UserError, nearest
+from hut_jax.runs import config_files
 
 HERE = Path(__file__).parent
 
@@ -53,7 +53,7 @@ def get_config(name: str = "") -> ConfigDict:
     if name not in BASES:
         raise UserError(f"no base {name!r}; {nearest(name, BASES)}")
     base = BASES[name]
-    config = cli.load_config_file(str(HERE.parent / "configs/lm.py"))
+    config = config_files.load_config_file(str(HERE.parent / "configs/lm.py"))
     config.task = base.task
     config.model = str(HERE / "bases" / name)
     config.data.block = base.block

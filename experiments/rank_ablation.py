@@ -17,8 +17,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from experiments.study import add_arguments, numbers, study
-from hut_jax import cli
-from hut_jax.errors import UserError, nearest
+from hut_jax.core import cli
+from hut_jax.core.errors import UserError, nearest
+from hut_jax.runs import config_files
 from hut_jax.transforms import TRANSFORMS
 
 
@@ -28,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--methods", default="hut,lora", help="transformations that have a rank")
     parser.add_argument("--ranks", default="1,8", help="of each")
     add_arguments(parser, "runs/rank_ablation")
-    args, config = cli.parse_with_config(parser, argv)
+    args, config = config_files.parse_with_config(parser, argv)
     ranked = [name for name, transform in TRANSFORMS.items() if "rank" in transform.__dataclass_fields__]
     for method in args.methods.split(","):
         if method not in ranked:

@@ -12,11 +12,11 @@ from ml_collections import ConfigDict
 
 from experiments.forgetting import losses
 from hut_jax.config import flatten_config, resolve
+from hut_jax.core.errors import UserError
+from hut_jax.core.files import write_json
 from hut_jax.cost import adapter_cost, make_work
-from hut_jax.errors import UserError
-from hut_jax.files import write_json
-from hut_jax.metrics_log import read_metrics
-from hut_jax.recipe import anywhere
+from hut_jax.runs.run import anywhere
+from hut_jax.training.log import read_metrics
 
 RECORD = "record.json"
 

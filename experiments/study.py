@@ -13,14 +13,14 @@ from experiments.forgetting import held_out
 from experiments.grid import elsewhere, run_missing
 from experiments.record import RECORD, Record, read_record
 from experiments.report import Cell, at_best_rates, cell, pareto_picture, rank_picture, rate, rates_table, table
+from hut_jax.adapters.fingerprint import fingerprint
 from hut_jax.config import to_json, validate
+from hut_jax.core.errors import UserError
+from hut_jax.core.files import write_text
 from hut_jax.cost import with_adapter
-from hut_jax.errors import UserError
-from hut_jax.files import write_text
-from hut_jax.fingerprint import fingerprint
-from hut_jax.recipe import load_base, make_adapter, make_parts
+from hut_jax.runs.run import load_base, make_adapter, make_parts
+from hut_jax.runs.workdir import check_writable
 from hut_jax.transforms import TRANSFORMS
-from hut_jax.workdir import check_writable
 
 HEAD = "head"
 """Trains what `config.adapter.also_train` names, such as a new head, and nothing else."""

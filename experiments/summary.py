@@ -34,10 +34,10 @@ from experiments.report import (
     subplots,
 )
 from experiments.study import in_order, numbers, read_study
-from hut_jax import cli
-from hut_jax.errors import UserError, nearest
-from hut_jax.files import write_text
-from hut_jax.workdir import check_writable
+from hut_jax.core import cli
+from hut_jax.core.errors import UserError, nearest
+from hut_jax.core.files import write_text
+from hut_jax.runs.workdir import check_writable
 
 Study = Mapping[Cell, list[Record]]
 

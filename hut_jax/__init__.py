@@ -1,12 +1,13 @@
 """HUT and its peers: parameter-efficient fine-tuning of Flax Linen models."""
 
-from hut_jax.adapter import Adapter
-from hut_jax.adapter_files import load_adapter, save_adapter
-from hut_jax.bank import Bank, combine
-from hut_jax.errors import UserError
-from hut_jax.fingerprint import fingerprint
-from hut_jax.models.pretrained import load_pretrained, save_pretrained
-from hut_jax.peft import load_peft, save_peft
+from hut_jax.adapters.adapter import Adapter
+from hut_jax.adapters.bank import Bank, combine
+from hut_jax.adapters.files import load_adapter, save_adapter
+from hut_jax.adapters.fingerprint import fingerprint
+from hut_jax.core.errors import UserError
+from hut_jax.core.version import VERSION as __version__
+from hut_jax.interop import load_peft, save_peft
+from hut_jax.models.hub.pretrained import load_pretrained, save_pretrained
 from hut_jax.transforms import (
     HUT,
     IA3,
@@ -22,7 +23,6 @@ from hut_jax.transforms import (
     Transform,
     make_transform,
 )
-from hut_jax.version import VERSION as __version__
 
 __all__ = [
     "HUT",

@@ -7,8 +7,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from hut_jax.errors import UserError, nearest
-from hut_jax.generation.one import COLDEST
+from hut_jax.core.errors import UserError, nearest
+from hut_jax.generation.sampling import COLDEST
 from hut_jax.models.layers import ATTENTION, REMAT
 from hut_jax.transforms import TRANSFORMS, transform_fields
 
@@ -92,7 +92,7 @@ def default_config() -> ConfigDict:
     config.checkpoint.every = 1000  # updates between two checkpoints; there is one at the end
     config.checkpoint.keep = 2  # the newest that are kept
 
-    config.mesh = ConfigDict()  # how many devices share out what (hut_jax/sharding.py); -1: all that the others leave
+    config.mesh = ConfigDict()  # how many devices share out what (docs/running.md); -1: all that the others leave
     config.mesh.data = -1  # batches
     config.mesh.fsdp = 1  # batches and parameters
     config.mesh.tensor = 1  # the products of each layer

@@ -17,19 +17,20 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from hut_jax import cli
-from hut_jax.adapter import Adapter, Count
+from hut_jax.adapters.adapter import Adapter, Count
+from hut_jax.adapters.site import Site
 from hut_jax.config import resolve, set_transform, validate
-from hut_jax.errors import UserError
-from hut_jax.flops import Flops, count_flops, xla_flops
-from hut_jax.models.pretrained import build_model, init_params
-from hut_jax.optimizer import make_optimizer
-from hut_jax.recipe import anywhere, head, make_adapter, model_options, rates
-from hut_jax.sites import Site
+from hut_jax.core import cli
+from hut_jax.core.errors import UserError
+from hut_jax.costs.flops import Flops, count_flops, xla_flops
+from hut_jax.models.hub.pretrained import build_model, init_params
+from hut_jax.runs import config_files
+from hut_jax.runs.run import anywhere, head, make_adapter, model_options, rates
 from hut_jax.tasks.causal_lm import causal_lm_loss
 from hut_jax.tasks.glue import classification_loss, regression_loss
 from hut_jax.tasks.mlm import PREDICTED, masked_lm_loss
-from hut_jax.training import Batch, Loss, State, Steps
+from hut_jax.training.optimizer import make_optimizer
+from hut_jax.training.steps import Batch, Loss, State, Steps
 from hut_jax.transforms import TRANSFORMS
 from hut_jax.transforms.base import Cost
 
@@ -50,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
         "layers act on the config's targets, those of whole parameters on their own",
     )
     parser.add_argument("--xla", action="store_true", help="compile, and show XLA's own count beside ours")
-    args, config = cli.parse_with_config(parser, argv)
+    args, config = config_files.parse_with_config(parser, argv)
     if args.batch is not None:
         config.train.batch_size = args.batch
         validate(config)
@@ -94,7 +95,7 @@ def with_adapter(config: ConfigDict, text: str) -> ConfigDict:
             raise UserError(f"--adapters: {setting!r} in {text!r} is no setting; write it as in hut:rank=8")
         if setting.startswith("name="):
             raise UserError(f"--adapters: {text!r} names a second transformation; write it in front, as in hut:rank=8")
-    cli.override(copy, [f"--config.adapter.{setting}" for setting in settings])
+    config_files.override(copy, [f"--config.adapter.{setting}" for setting in settings])
     return resolve(copy)
 
 

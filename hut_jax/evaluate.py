@@ -18,17 +18,17 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 import hut_jax
-from hut_jax import cli
-from hut_jax.adapter_files import WEIGHTS_FILE
-from hut_jax.data.e2e import load_e2e, references
-from hut_jax.errors import UserError
-from hut_jax.files import write_json, write_text
-from hut_jax.machine import device_name
-from hut_jax.metrics import java
+from hut_jax.adapters.files import WEIGHTS_FILE
+from hut_jax.core import cli
+from hut_jax.core.errors import UserError
+from hut_jax.core.files import write_json, write_text
+from hut_jax.data.e2e.dataset import load_e2e, references
 from hut_jax.metrics.bootstrap import LEVEL, interval
-from hut_jax.metrics.e2e import evaluate as score
-from hut_jax.workdir import ADAPTER, RESULT, check_writable
-from hut_jax.writer import config_to_write, load_writer
+from hut_jax.metrics.e2e import java
+from hut_jax.metrics.e2e.score import evaluate as score
+from hut_jax.runs.generator import config_to_write, load_writer
+from hut_jax.runs.machine import device_name
+from hut_jax.runs.workdir import ADAPTER, RESULT, check_writable
 
 OUTPUTS = "test_outputs.txt"
 EVALUATION = "evaluation.json"

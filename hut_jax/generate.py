@@ -9,11 +9,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from hut_jax import cli
-from hut_jax.errors import UserError
-from hut_jax.files import lines_of, write_text
-from hut_jax.workdir import check_writable
-from hut_jax.writer import config_to_write, load_writer
+from hut_jax.core import cli
+from hut_jax.core.errors import UserError
+from hut_jax.core.files import lines_of, write_text
+from hut_jax.runs.generator import config_to_write, load_writer
+from hut_jax.runs.workdir import check_writable
 
 
 def main(argv: Sequence[str]) -> int:

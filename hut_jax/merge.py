@@ -9,11 +9,11 @@ from pathlib import Path
 
 import jax
 
-from hut_jax import cli
-from hut_jax.adapter_files import load_adapter, read_description
-from hut_jax.models.pretrained import save_pretrained
-from hut_jax.recipe import anywhere, load_any_tokenizer, load_base
-from hut_jax.workdir import ADAPTER, read_config
+from hut_jax.adapters.files import load_adapter, read_description
+from hut_jax.core import cli
+from hut_jax.models.hub.pretrained import save_pretrained
+from hut_jax.runs.run import anywhere, load_any_tokenizer, load_base
+from hut_jax.runs.workdir import ADAPTER, read_config
 
 
 def main(argv: Sequence[str]) -> int:

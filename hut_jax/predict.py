@@ -12,17 +12,17 @@ from typing import cast
 import jax
 import numpy as np
 
-from hut_jax import cli
-from hut_jax.adapter_files import load_adapter, read_description
+from hut_jax.adapters.files import load_adapter, read_description
+from hut_jax.core import cli
+from hut_jax.core.errors import UserError
 from hut_jax.data.batching import Batches
 from hut_jax.data.encoder_tokenizer import EncoderTokenizer
-from hut_jax.data.glue import encode_glue, load_glue
-from hut_jax.data.glue_predictions import write_predictions
-from hut_jax.data.glue_tasks import GLUE_TASKS
-from hut_jax.errors import UserError
-from hut_jax.recipe import anywhere, load_any_tokenizer, load_base
+from hut_jax.data.glue.dataset import encode_glue, load_glue
+from hut_jax.data.glue.predictions import write_predictions
+from hut_jax.data.glue.tasks import GLUE_TASKS
+from hut_jax.runs.run import anywhere, load_any_tokenizer, load_base
+from hut_jax.runs.workdir import ADAPTER, read_config
 from hut_jax.tasks.glue import predict
-from hut_jax.workdir import ADAPTER, read_config
 
 
 def main(argv: Sequence[str]) -> int:

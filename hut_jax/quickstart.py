@@ -9,17 +9,18 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from hut_jax import cli
-from hut_jax.adapter_files import load_adapter, size_on_disk
+from hut_jax.adapters.files import load_adapter, size_on_disk
+from hut_jax.core import cli
 from hut_jax.data.batching import batch_dataset
-from hut_jax.data.e2e import encode_e2e, encode_prompts, load_e2e, references
+from hut_jax.data.e2e.dataset import encode_e2e, encode_prompts, load_e2e, references
 from hut_jax.data.tokenizer import load_tokenizer
 from hut_jax.generation import greedy
-from hut_jax.recipe import batching, load_base
+from hut_jax.runs import config_files
+from hut_jax.runs.run import batching, load_base
+from hut_jax.runs.workdir import ADAPTER
 from hut_jax.tasks.causal_lm import causal_lm_loss
 from hut_jax.train import train
-from hut_jax.training import Evaluation
-from hut_jax.workdir import ADAPTER
+from hut_jax.training.steps import Evaluation
 
 SAMPLES = 3
 NEW_TOKENS = 64
@@ -29,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
     """The command; returns its exit code."""
     parser = cli.Parser("hut_jax.quickstart", __doc__ or "")
     parser.add_argument("--workdir", default="runs/quickstart", metavar="FOLDER", help="where the run is kept")
-    args, config = cli.parse_with_config(parser, argv, default="configs/quickstart.py")
+    args, config = config_files.parse_with_config(parser, argv, default="configs/quickstart.py")
     workdir = Path(args.workdir)
     result = train(config, workdir)
     compare(config, workdir)

@@ -20,33 +20,36 @@ from jaxtyping import Array, PyTree
 from ml_collections import ConfigDict
 
 import hut_jax
-from hut_jax import cli, processes
-from hut_jax.activations import run_on
-from hut_jax.adapter_files import CONFIG_FILE, check_base, save_adapter, size_on_disk
-from hut_jax.checkpoint import Checkpoints
+from hut_jax.adapters.files import CONFIG_FILE, check_base, save_adapter, size_on_disk
+from hut_jax.adapters.fingerprint import fingerprint
+from hut_jax.adapters.sharding import factor_specs
 from hut_jax.config import resolve, to_json
+from hut_jax.core import cli
+from hut_jax.core.files import write_json, write_text
 from hut_jax.data.batching import Batches, batch_dataset
-from hut_jax.files import write_json, write_text
-from hut_jax.fingerprint import fingerprint
-from hut_jax.machine import device_name, peak_bytes
-from hut_jax.metrics_log import MetricsLog, NoLog
-from hut_jax.optimizer import make_optimizer, warmup_updates
-from hut_jax.recipe import Parts, batching, init_factors, load_base, make_parts, rates
-from hut_jax.sharding import (
+from hut_jax.parallel import processes
+from hut_jax.parallel.activations import run_on
+from hut_jax.parallel.mesh import (
     TRANSFORMER,
     batch_parts,
     check_batch,
     check_heads,
     describe,
-    factor_specs,
     make_mesh,
     own_share,
     param_specs,
     place_batch,
     shardings,
 )
-from hut_jax.training import Evaluation, Fit, Plan, Steps, Watch, fit, state_shardings
-from hut_jax.workdir import ADAPTER, CHECKPOINTS, CONFIG, RESULT, check_workdir, use_workdir
+from hut_jax.runs import config_files
+from hut_jax.runs.machine import device_name, peak_bytes
+from hut_jax.runs.run import Parts, batching, init_factors, load_base, make_parts, rates
+from hut_jax.runs.workdir import ADAPTER, CHECKPOINTS, CONFIG, RESULT, check_workdir, use_workdir
+from hut_jax.training.checkpoint import Checkpoints
+from hut_jax.training.log import MetricsLog, NoLog
+from hut_jax.training.loop import Fit, Plan, Watch, fit
+from hut_jax.training.optimizer import make_optimizer, warmup_updates
+from hut_jax.training.steps import Evaluation, Steps, state_shardings
 
 
 def main(argv: Sequence[str]) -> int:
@@ -54,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
     parser = cli.Parser("hut_jax.train", __doc__ or "")
     parser.add_argument("--workdir", required=True, metavar="FOLDER", help="where the run is kept")
     processes.add_arguments(parser)
-    args, config = cli.parse_with_config(parser, argv)
+    args, config = config_files.parse_with_config(parser, argv)
     processes.join(args)
     result = train(config, Path(args.workdir))
     print(

@@ -28,7 +28,7 @@ def small_model(tmp_path_factory) -> Path:
 
     from hut_jax.data.tokenizer import load_tokenizer
     from hut_jax.models.gpt2 import GPT2, GPT2Config
-    from hut_jax.models.pretrained import init_params, save_pretrained
+    from hut_jax.models.hub.pretrained import init_params, save_pretrained
 
     folder = tmp_path_factory.mktemp("models") / "small"
     config = GPT2Config(
@@ -43,7 +43,7 @@ def small_model(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def small_data(tmp_path_factory) -> Path:
     """A few made-up restaurants in E2E's files, with TFDS' cache beside them."""
-    from hut_jax.data.restaurants import write_restaurants
+    from hut_jax.data.e2e.restaurants import write_restaurants
 
     folder = tmp_path_factory.mktemp("restaurants")
     write_restaurants(folder, seed=0, train=16, validation=3, test=3)
@@ -78,7 +78,7 @@ def small_encoder(tmp_path_factory) -> Path:
 
     import jax
 
-    from hut_jax.models.pretrained import init_params, save_pretrained
+    from hut_jax.models.hub.pretrained import init_params, save_pretrained
     from hut_jax.models.roberta import Roberta
     from hut_jax.models.roberta_config import RobertaConfig
 

@@ -2,16 +2,16 @@ from pathlib import Path
 
 import pytest
 
-from hut_jax import HUT, Full, LoRA, cli
+from hut_jax import HUT, Full, LoRA
 from hut_jax.config import default_config, from_json, resolve, set_transform, to_json, validate
-from hut_jax.errors import UserError
+from hut_jax.core.errors import UserError
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_file_is_valid(path):
-    validate(cli.load_config_file(f"{path}:cola" if path.stem == "glue" else str(path)))
+    validate(config_files.load_config_file(f"{path}:cola" if path.stem == "glue" else str(path)))
 
 
 def test_a_config_is_the_same_after_json():

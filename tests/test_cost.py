@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 
 from hut_jax import Adapter, UserError, cost, save_adapter
-from hut_jax.adapter_files import size_on_disk
-from hut_jax.checkpoint import Checkpoints
+from hut_jax.adapters.files import size_on_disk
 from hut_jax.config import default_config
 from hut_jax.cost import adapter_cost, make_work, paper_cost, with_adapter
+from hut_jax.costs.flops import count_flops
 from hut_jax.data.batching import Batches, Sequences
 from hut_jax.data.labelled import Labelled
-from hut_jax.flops import count_flops
-from hut_jax.optimizer import make_optimizer
-from hut_jax.recipe import make_adapter, rates
-from hut_jax.training import Steps
+from hut_jax.runs.run import make_adapter, rates
+from hut_jax.training.checkpoint import Checkpoints
+from hut_jax.training.optimizer import make_optimizer
+from hut_jax.training.steps import Steps
 from hut_jax.transforms import (
     HUT,
     IA3,

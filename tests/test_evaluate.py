@@ -5,8 +5,8 @@ import json
 import pytest
 
 from hut_jax import UserError, evaluate
-from hut_jax.data.e2e import load_e2e, references
-from hut_jax.metrics import e2e
+from hut_jax.data.e2e.dataset import load_e2e, references
+from hut_jax.metrics.e2e import score as e2e
 from hut_jax.train import train
 
 

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from hut_jax import UserError, load_adapter, load_pretrained
-from hut_jax.data.e2e import encode_prompts
+from hut_jax.data.e2e.dataset import encode_prompts
 from hut_jax.data.tokenizer import load_tokenizer
 from hut_jax.generate import main, read_lines
 from hut_jax.generation import beam_search

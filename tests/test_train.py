@@ -16,18 +16,18 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from hut_jax import cli
-from hut_jax.adapter_files import load_adapter
-from hut_jax.checkpoint import Checkpoints
+from hut_jax.adapters.files import load_adapter
+from hut_jax.adapters.fingerprint import fingerprint
 from hut_jax.config import to_json
-from hut_jax.errors import Diverged, Interrupted, UserError
-from hut_jax.files import write_json
-from hut_jax.fingerprint import fingerprint
-from hut_jax.metrics_log import read_metrics
-from hut_jax.models.pretrained import load_pretrained
+from hut_jax.core import cli
+from hut_jax.core.errors import Diverged, Interrupted, UserError
+from hut_jax.core.files import write_json
+from hut_jax.models.hub.pretrained import load_pretrained
+from hut_jax.runs.workdir import use_workdir
 from hut_jax.train import main, train
-from hut_jax.training import Evaluation
-from hut_jax.workdir import use_workdir
+from hut_jax.training.checkpoint import Checkpoints
+from hut_jax.training.log import read_metrics
+from hut_jax.training.steps import Evaluation
 
 ROOT = Path(__file__).parent.parent
 
@@ -449,7 +449,7 @@ def test_the_real_e2e_data_with_gpt2s_tokenizer(tmp_path, monkeypatch):
     import jax
 
     from hut_jax.models.gpt2 import GPT2, GPT2Config
-    from hut_jax.models.pretrained import init_params, save_pretrained
+    from hut_jax.models.hub.pretrained import init_params, save_pretrained
 
     model = GPT2(GPT2Config(vocab_size=50257, n_positions=512, n_embd=32, n_layer=2, n_head=4))
     save_pretrained(tmp_path / "gpt2", model, init_params(model, jax.random.key(0)))

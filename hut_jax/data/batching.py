@@ -8,8 +8,8 @@ import grain
 import numpy as np
 from jaxtyping import Int32, Int64
 
-from hut_jax.errors import UserError
-from hut_jax.processes import ALL, Share
+from hut_jax.core.errors import UserError
+from hut_jax.parallel.processes import ALL, Share
 
 Batch = dict[str, np.ndarray]
 

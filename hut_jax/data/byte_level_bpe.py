@@ -8,8 +8,8 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
+from hut_jax.core.errors import UserError, one_line
 from hut_jax.data.tokenizer_files import MERGES, VOCAB_JSON, read_json
-from hut_jax.errors import UserError, one_line
 
 
 def byte_level_bpe(

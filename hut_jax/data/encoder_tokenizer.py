@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import tokenizers
 from tokenizers import processors
 
+from hut_jax.core.errors import UserError
 from hut_jax.data.byte_level_bpe import bpe_files, byte_level_bpe, read_tokenizer_json
 from hut_jax.data.tokenizer_base import BaseTokenizer
 from hut_jax.data.tokenizer_files import (
@@ -24,7 +25,6 @@ from hut_jax.data.tokenizer_files import (
     write_files,
 )
 from hut_jax.data.wordpiece import read_vocab_txt, read_wordpiece_json, wordpiece, wordpiece_settings
-from hut_jax.errors import UserError
 
 # What the special tokens are called where a tokenizer's files do not say.
 _SPECIAL = {

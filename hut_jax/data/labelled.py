@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float32, Int32, Int64
 
+from hut_jax.core.errors import UserError
 from hut_jax.data.batching import Batch
-from hut_jax.errors import UserError
-from hut_jax.processes import ALL, Share
+from hut_jax.parallel.processes import ALL, Share
 
 
 class Labelled:

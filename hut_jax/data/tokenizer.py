@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import tokenizers
 
+from hut_jax.core.errors import UserError
 from hut_jax.data.byte_level_bpe import bpe_files, byte_level_bpe, read_tokenizer_json
 from hut_jax.data.tokenizer_base import BaseTokenizer
 from hut_jax.data.tokenizer_files import (
@@ -18,7 +19,6 @@ from hut_jax.data.tokenizer_files import (
     read_merges,
     write_files,
 )
-from hut_jax.errors import UserError
 
 END_OF_TEXT = "<|endoftext|>"
 

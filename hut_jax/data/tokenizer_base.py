@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import tokenizers
 
-from hut_jax.errors import UserError
+from hut_jax.core.errors import UserError
 
 
 class BaseTokenizer:

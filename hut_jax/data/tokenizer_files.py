@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hut_jax.errors import UserError, one_line
-from hut_jax.files import write_text
+from hut_jax.core.errors import UserError, one_line
+from hut_jax.core.files import write_text
 
 VOCAB_JSON, MERGES, VOCAB_TXT, TOKENIZER_JSON = "vocab.json", "merges.txt", "vocab.txt", "tokenizer.json"
 SETTINGS, SPECIAL_TOKENS = "tokenizer_config.json", "special_tokens_map.json"

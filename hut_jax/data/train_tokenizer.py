@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
 
-from hut_jax import cli
-from hut_jax.data.text_files import read_pieces
+from hut_jax.core import cli
+from hut_jax.core.errors import UserError
+from hut_jax.data.text.files import read_pieces
 from hut_jax.data.tokenizer import END_OF_TEXT, Tokenizer, save_bpe
-from hut_jax.errors import UserError
 
 _SMALLEST = 257  # the bytes and <|endoftext|>
 

@@ -7,8 +7,8 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
+from hut_jax.core.errors import UserError
 from hut_jax.data.tokenizer_files import read_json, read_text
-from hut_jax.errors import UserError
 
 # What transformers' BertTokenizer takes where the files do not say; None leaves accents to do_lower_case.
 _DEFAULTS = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}

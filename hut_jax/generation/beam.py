@@ -21,12 +21,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from hut_jax.errors import UserError
-from hut_jax.generation.grouped_top_k import grouped_top_k
-from hut_jax.generation.limits import Limits, ends_of
+from hut_jax.core.errors import UserError
+from hut_jax.generation.constraints import Limits, ends_of
 from hut_jax.generation.model_steps import Prompts, next_logits, on_each_device, plain, read_prompts
 from hut_jax.generation.prompts import check_prompts, in_batches
-from hut_jax.models.branches import Branches
+from hut_jax.generation.top_k import grouped_top_k
+from hut_jax.models.beam_cache import Branches
 
 EarlyStopping = bool | Literal["never"]
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from hut_jax.models.branches import Branches, branch
+from hut_jax.models.beam_cache import Branches, branch
 from hut_jax.models.layers import HostOrDevice
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from hut_jax.errors import UserError
+from hut_jax.core.errors import UserError
 from hut_jax.generation.model_steps import Prompts
 
 _BUCKET = 16  # prompts are padded to a multiple of this, so that few lengths are compiled

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
-from hut_jax.errors import UserError
+from hut_jax.core.errors import UserError
 from hut_jax.metrics.sums import Statistics
 
 LEVEL = 0.95  # of the intervals

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from numpy.typing import ArrayLike
 
-from hut_jax.errors import UserError, nearest
+from hut_jax.core.errors import UserError, nearest
 
 Classes = Int64[np.ndarray, " n"]
 Values = Float64[np.ndarray, " n"]

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from hut_jax.errors import UserError
+from hut_jax.core.errors import UserError
 
 Ids = int | tuple[int, ...] | None  # transformers allows one end token, several or none
 Names = tuple[str, ...]

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from hut_jax.activations import whole
+from hut_jax.parallel.activations import whole
 
 
 class Embed(nn.Embed):

@@ -24,9 +24,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from hut_jax.activations import shared_out
-from hut_jax.errors import UserError, nearest
-from hut_jax.models.branches import Branches, BranchMemory
+from hut_jax.core.errors import UserError, nearest
+from hut_jax.models.beam_cache import Branches, BranchMemory
 from hut_jax.models.config import Ids, read_config
 from hut_jax.models.dropout import Dropout
 from hut_jax.models.embedding import Embed
@@ -43,6 +42,7 @@ from hut_jax.models.layers import (
     layer_norm,
     recomputed,
 )
+from hut_jax.parallel.activations import shared_out
 
 Memory = tuple[Any, Any] | BranchMemory  # one layer's cached keys and values, each Keys; or those of branches
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from hut_jax.errors import UserError, nearest
+from hut_jax.core.errors import UserError, nearest
 from hut_jax.models.dropout import Dropout
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {

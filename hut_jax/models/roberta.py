@@ -22,8 +22,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from hut_jax.activations import shared_out
-from hut_jax.errors import UserError
+from hut_jax.core.errors import UserError
 from hut_jax.models.dropout import Dropout
 from hut_jax.models.embedding import Embed
 from hut_jax.models.layers import (
@@ -40,6 +39,7 @@ from hut_jax.models.layers import (
     recomputed,
 )
 from hut_jax.models.roberta_config import RobertaConfig
+from hut_jax.parallel.activations import shared_out
 
 AllKeys = Bool[Array, "#batch 1 1 keys"]
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from hut_jax.errors import UserError, nearest
+from hut_jax.core.errors import UserError, nearest
 from hut_jax.models.config import Ids, Names, read_config
 from hut_jax.models.layers import ACTIVATIONS
 

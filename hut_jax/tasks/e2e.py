@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from hut_jax.data.e2e import encode_e2e, load_e2e
+from hut_jax.data.e2e.dataset import encode_e2e, load_e2e
 from hut_jax.data.tokenizer_base import BaseTokenizer
 from hut_jax.tasks.base import Task
 from hut_jax.tasks.causal_lm import causal_lm_loss, lm_metrics

@@ -9,11 +9,11 @@ import numpy as np
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
+from hut_jax.core.errors import UserError
 from hut_jax.data.encoder_tokenizer import EncoderTokenizer
-from hut_jax.data.glue import encode_glue, load_glue
-from hut_jax.data.glue_tasks import GLUE_TASKS, GlueTask
+from hut_jax.data.glue.dataset import encode_glue, load_glue
+from hut_jax.data.glue.tasks import GLUE_TASKS, GlueTask
 from hut_jax.data.tokenizer_base import BaseTokenizer
-from hut_jax.errors import UserError
 from hut_jax.metrics.glue import glue_scores
 from hut_jax.tasks.base import Kind, Task
 from hut_jax.tasks.vocabulary import cross_entropy

@@ -2,9 +2,9 @@
 
 from ml_collections import ConfigDict
 
-from hut_jax.data.text import load_text
+from hut_jax.core.errors import UserError
+from hut_jax.data.text.dataset import load_text
 from hut_jax.data.tokenizer_base import BaseTokenizer
-from hut_jax.errors import UserError
 from hut_jax.tasks.base import Task
 from hut_jax.tasks.causal_lm import causal_lm_loss, lm_metrics
 

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 from ml_collections import ConfigDict
 
+from hut_jax.core.errors import UserError
 from hut_jax.data.encoder_tokenizer import EncoderTokenizer
-from hut_jax.data.text import load_text
+from hut_jax.data.text.dataset import load_text
 from hut_jax.data.tokenizer_base import BaseTokenizer
-from hut_jax.errors import UserError
 from hut_jax.tasks.base import Task
 from hut_jax.tasks.causal_lm import lm_metrics
 from hut_jax.tasks.vocabulary import prediction_loss

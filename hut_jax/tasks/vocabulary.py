@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from hut_jax.activations import batch_parts, shared_out
+from hut_jax.parallel.activations import batch_parts, shared_out
 
 CHUNK = 256
 """Positions at once, for each part of a batch that devices share out. Of fewer the products with the vocabulary's

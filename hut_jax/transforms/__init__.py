@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from hut_jax.errors import UserError, nearest
+from hut_jax.core.errors import UserError, nearest
 from hut_jax.transforms.base import Factors, Transform
 from hut_jax.transforms.bitfit import BitFit
 from hut_jax.transforms.dora import DoRA

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from hut_jax.errors import UserError
+from hut_jax.core.errors import UserError
 
 Factors = dict[str, Array]
 """The numbers that train for one kernel, by name; zero (or zero in effect) is the identity."""

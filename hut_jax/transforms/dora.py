@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from hut_jax.errors import UserError
+from hut_jax.core.errors import UserError
 from hut_jax.transforms.base import Cost, Dense, Factors, Transform, add, wide
 from hut_jax.transforms.lora import LoRA
 from hut_jax.transforms.low_rank import product

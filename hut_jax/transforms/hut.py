@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from hut_jax.errors import UserError, nearest
+from hut_jax.core.errors import UserError, nearest
 from hut_jax.transforms.base import Cost, Dense, Factors, Transform, check_rank, wide
 from hut_jax.transforms.spread import SPREADS, spread_product
 from hut_jax.transforms.ssf import scale_and_shift

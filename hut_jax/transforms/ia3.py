@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from hut_jax.errors import UserError, nearest
+from hut_jax.core.errors import UserError, nearest
 from hut_jax.transforms.base import Cost, Dense, Factors, Transform, wide
 
 SIDES = ("output", "input")

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from hut_jax.errors import UserError
+from hut_jax.core.errors import UserError
 from hut_jax.transforms.base import Cost, Factors, Transform, add, check_number, check_rank, wide
 from hut_jax.transforms.low_rank import product, thin
 

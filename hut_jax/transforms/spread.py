@@ -25,7 +25,7 @@ def spread_product(
         rows: a scale for each input and group of outputs.
         columns: a scale for each group of inputs and output.
     """
-    shared = jax.sharding.get_abstract_mesh().shape.get("tensor", 1) > 1  # an axis of hut_jax.sharding's meshes
+    shared = jax.sharding.get_abstract_mesh().shape.get("tensor", 1) > 1  # an axis of hut_jax.parallel.mesh's meshes
     return _product(spread, shared, kernel, rows, columns)
 
 

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hut_jax.core.errors import UserError
 from hut_jax.data.batching import Batches, Sequences, batch_dataset
-from hut_jax.data.e2e import encode_e2e
-from hut_jax.data.e2e_csv import read_records
+from hut_jax.data.e2e.csv_files import read_records
+from hut_jax.data.e2e.dataset import encode_e2e
 from hut_jax.data.tokenizer import load_tokenizer
-from hut_jax.errors import UserError
-from hut_jax.processes import Share
+from hut_jax.parallel.processes import Share
 
 
 @st.composite

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hut_jax.core.errors import UserError
 from hut_jax.data.encoder_tokenizer import load_encoder_tokenizer
 from hut_jax.data.tokenizer import load_tokenizer
-from hut_jax.errors import UserError
 
 BERT_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 LETTERS = "abcdefghijklmnopqrstuvwxyz"

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hut_jax.core.errors import UserError
 from hut_jax.data.batching import Batches, batch_dataset
 from hut_jax.data.labelled import Labelled
-from hut_jax.errors import UserError
-from hut_jax.processes import Share
+from hut_jax.parallel.processes import Share
 
 
 def labelled(lengths, dtype=np.int32, pad_id=1):

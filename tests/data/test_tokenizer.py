@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hut_jax.core.errors import UserError
 from hut_jax.data.tokenizer import END_OF_TEXT, load_tokenizer
-from hut_jax.errors import UserError
 
 STRINGS = [
     "",

@@ -3,9 +3,9 @@ import random
 
 import pytest
 
+from hut_jax.core.errors import UserError
 from hut_jax.data import train_tokenizer
 from hut_jax.data.tokenizer import load_tokenizer
-from hut_jax.errors import UserError
 
 
 @pytest.fixture(scope="module")

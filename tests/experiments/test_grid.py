@@ -9,13 +9,13 @@ import pytest
 from experiments import grid
 from experiments.grid import Share, elsewhere, run_missing, shares
 from experiments.record import fields_of, write_record
-from hut_jax import UserError, cli
+from hut_jax import UserError
 from hut_jax.config import resolve, to_json
-from hut_jax.errors import Interrupted
+from hut_jax.core.errors import Interrupted
 
 
 def test_a_record_stands_as_long_as_its_config_computes_the_same(make, tmp_path):
-    config = cli.load_config_file("configs/glue.py:mrpc")
+    config = config_files.load_config_file("configs/glue.py:mrpc")
     fields = fields_of(resolve(config))
     del fields["eval.max_examples"]  # as an earlier version had it
     record = make(config=fields)
@@ -41,7 +41,7 @@ def test_a_record_stands_as_long_as_its_config_computes_the_same(make, tmp_path)
 
 
 def test_a_path_is_the_same_from_any_folder(make, tmp_path):
-    config = cli.load_config_file("configs/glue.py:mrpc")
+    config = config_files.load_config_file("configs/glue.py:mrpc")
     config.model, config.adapter.targets = "/there/roberta/merged", ("encoder/layer_0/query$",)
     record = make(config=fields_of(resolve(config)))
     assert record.config["adapter.targets"] == ["encoder/layer_0/query$"]
@@ -52,7 +52,7 @@ def test_a_path_is_the_same_from_any_folder(make, tmp_path):
 
 
 def test_what_was_begun_with_another_config_is_told_before_anything_runs(tmp_path):
-    config = cli.load_config_file("configs/glue.py:mrpc")
+    config = config_files.load_config_file("configs/glue.py:mrpc")
     (tmp_path / "two").mkdir()
     begun = config.copy_and_resolve_references()
     begun.train.batch_size = 4
@@ -80,7 +80,7 @@ def _stopped(*_):
 def test_a_run_that_is_stopped_stops_the_grid_with_one_line(end, error, reason, tmp_path, monkeypatch):
     monkeypatch.setattr(grid, "_run", end)
     with pytest.raises(error, match=reason):
-        run_missing({"one": cli.load_config_file("configs/glue.py:mrpc")}, tmp_path)
+        run_missing({"one": config_files.load_config_file("configs/glue.py:mrpc")}, tmp_path)
 
 
 def test_jobs_share_out_cores_and_gpus():
@@ -114,7 +114,7 @@ def test_a_process_may_choose_cores_and_gpu_after_the_imports():
 def test_what_runs_elsewhere_answers_and_raises_here():
     assert elsewhere(os.getppid) == os.getpid()
     with pytest.raises(UserError, match="no config file"):
-        elsewhere(cli.load_config_file, "none.py")
+        elsewhere(config_files.load_config_file, "none.py")
     with pytest.raises(UserError, match="a process was killed"):
         elsewhere(_killed)
 

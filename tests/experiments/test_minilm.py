@@ -2,13 +2,13 @@
 
 import pytest
 
-from hut_jax import UserError, cli
+from hut_jax import UserError
 from hut_jax.config import validate
-from hut_jax.models.pretrained import load_config
+from hut_jax.models.hub.pretrained import load_config
 
 
 def test_it_is_the_tasks_config_with_the_encoder_in_place_of_roberta():
-    config = cli.load_config_file("experiments/minilm.py:sst2")
+    config = config_files.load_config_file("experiments/minilm.py:sst2")
     assert (config.task, config.data.max_examples, config.train.epochs) == ("sst2", 5000, 2.0)
     assert config.adapter.also_train == ("^(pooler|classifier)",)
     encoder = load_config(config.model)
@@ -16,7 +16,9 @@ def test_it_is_the_tasks_config_with_the_encoder_in_place_of_roberta():
 
 
 def test_the_roberta_made_here_has_the_same_task():
-    config, other = (cli.load_config_file(f"experiments/{base}.py:sst2") for base in ("roberta_books", "minilm"))
+    config, other = (
+        config_files.load_config_file(f"experiments/{base}.py:sst2") for base in ("roberta_books", "minilm")
+    )
     validate(config)
     assert config.model == "runs/bases/roberta/merged"
     config.model = other.model
@@ -25,4 +27,4 @@ def test_the_roberta_made_here_has_the_same_task():
 
 def test_a_task_that_there_is_not_is_one_line():
     with pytest.raises(UserError, match="no task 'kola' in GLUE; did you mean 'cola'"):
-        cli.load_config_file("experiments/minilm.py:kola")
+        config_files.load_config_file("experiments/minilm.py:kola")

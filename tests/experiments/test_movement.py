@@ -8,7 +8,7 @@ import pytest
 
 from experiments.movement import effective_rank, main, moved, short_names
 from hut_jax import HUT, UserError
-from hut_jax.adapter import Adapter
+from hut_jax.adapters.adapter import Adapter
 from hut_jax.train import train
 
 

@@ -3,16 +3,16 @@
 import pytest
 
 import experiments.pretrain
-from hut_jax import UserError, cli
+from hut_jax import UserError
 from hut_jax.config import validate
-from hut_jax.models.pretrained import build_model, load_config
+from hut_jax.models.hub.pretrained import build_model, load_config
 
 
 @pytest.mark.parametrize(
     ("name", "head"), [("gpt2", "causal"), ("gpt2_50m", "causal"), ("roberta", "mlm"), ("roberta_50m", "mlm")]
 )
 def test_a_base_has_the_real_models_vocabulary_and_takes_its_blocks(name, head):
-    config = cli.load_config_file(f"experiments/pretrain.py:{name}")
+    config = config_files.load_config_file(f"experiments/pretrain.py:{name}")
     validate(config)
     model = load_config(config.model)
     assert model.vocab_size == {"causal": 50257, "mlm": 50265}[head]
@@ -23,21 +23,21 @@ def test_a_base_has_the_real_models_vocabulary_and_takes_its_blocks(name, head):
 
 def test_a_base_that_there_is_not_is_one_line():
     with pytest.raises(UserError, match="no base 'gtp2'; did you mean 'gpt2'"):
-        cli.load_config_file("experiments/pretrain.py:gtp2")
+        config_files.load_config_file("experiments/pretrain.py:gtp2")
 
 
 @pytest.mark.parametrize(("base", "updates"), [("gpt2", 600), ("gpt2_50m", 400)])
 def test_e2e_is_the_papers_recipe_for_less_time(base, updates):
-    config = cli.load_config_file(f"experiments/e2e_books.py:{base}")
+    config = config_files.load_config_file(f"experiments/e2e_books.py:{base}")
     validate(config)
     assert config.train.epochs * config.data.max_examples == updates * config.train.batch_size
-    assert config.train.label_smoothing == cli.load_config_file("configs/e2e.py").train.label_smoothing == 0.1
+    assert config.train.label_smoothing == config_files.load_config_file("configs/e2e.py").train.label_smoothing == 0.1
     assert load_config(f"experiments/bases/{base}").n_positions >= 142  # E2E's longest
 
 
 def test_e2e_is_on_the_base_that_the_two_commands_make():
-    config = cli.load_config_file("experiments/e2e_books.py:gpt2")
-    assert config.train.batch_size == cli.load_config_file("configs/e2e.py").train.batch_size == 8
+    config = config_files.load_config_file("experiments/e2e_books.py:gpt2")
+    assert config.train.batch_size == config_files.load_config_file("configs/e2e.py").train.batch_size == 8
     assert f"--output={config.model}\n" in (experiments.pretrain.__doc__ or "")
     with pytest.raises(UserError, match="no base ''; valid: 'gpt2', 'gpt2_50m'"):
-        cli.load_config_file("experiments/e2e_books.py")
+        config_files.load_config_file("experiments/e2e_books.py")

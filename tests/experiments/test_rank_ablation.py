@@ -8,7 +8,7 @@ import pytest
 from experiments import rank_ablation
 from experiments.record import RECORD, read_record
 from hut_jax.config import flatten_config
-from hut_jax.errors import UserError
+from hut_jax.core.errors import UserError
 
 
 @pytest.fixture

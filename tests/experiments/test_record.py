@@ -7,7 +7,7 @@ import pytest
 
 from experiments.record import PATHS, RECORD, fields_of, portable, read_record, write_record
 from hut_jax.config import default_config
-from hut_jax.errors import UserError
+from hut_jax.core.errors import UserError
 
 
 def test_what_is_written_is_read(make, tmp_path):

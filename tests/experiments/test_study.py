@@ -5,14 +5,14 @@ import pytest
 
 from experiments.record import write_record
 from experiments.study import best_rates, check, configs_of, default_jobs, make_run, read_study
-from hut_jax import UserError, cli, fingerprint
-from hut_jax.recipe import load_base, make_adapter
+from hut_jax import UserError, fingerprint
+from hut_jax.runs.run import load_base, make_adapter
 from hut_jax.transforms import LoRA
 
 
 @pytest.fixture
 def config():
-    return cli.load_config_file("configs/glue.py:mrpc")
+    return config_files.load_config_file("configs/glue.py:mrpc")
 
 
 def test_a_run_has_its_adapter_seed_and_multiple_of_the_adapters_own_rate(config):
@@ -30,7 +30,7 @@ def test_the_head_alone_trains_what_would_train_beside_an_adapter(config):
     assert (own.adapter.name, own.adapter.targets, own.adapter.also_train) == ("full", config.adapter.also_train, ())
     assert own.train.learning_rate == 2 * config.train.also_train_learning_rate
     with pytest.raises(UserError, match="also_train names no module"):
-        make_run(cli.load_config_file("configs/quickstart.py"), "head", 1.0, 0)
+        make_run(config_files.load_config_file("configs/quickstart.py"), "head", 1.0, 0)
 
 
 def test_what_is_no_adapter_is_refused(config):

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hut_jax.adapter import Adapter
-from hut_jax.collectives import count_collectives
-from hut_jax.errors import UserError
+from hut_jax.adapters.adapter import Adapter
+from hut_jax.core.errors import UserError
+from hut_jax.costs.collectives import count_collectives
 from hut_jax.generation import BeamSearch, beam, beam_search, greedy
 from hut_jax.models.gpt2 import GPT2, GPT2Config
-from hut_jax.models.pretrained import init_params
+from hut_jax.models.hub.pretrained import init_params
 from hut_jax.transforms import HUT
 
 END, OTHERS, STEPS, BEAMS = 0, (1, 2), 4, 12

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from hut_jax.errors import UserError
+from hut_jax.core.errors import UserError
 from hut_jax.metrics.bootstrap import LEVEL, compare, interval
 from hut_jax.metrics.sums import Statistics, mean_of
 

@@ -9,8 +9,8 @@ import sklearn.metrics
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hut_jax.data.glue_tasks import GLUE_TASKS
-from hut_jax.errors import UserError
+from hut_jax.core.errors import UserError
+from hut_jax.data.glue.tasks import GLUE_TASKS
 from hut_jax.metrics.glue import METRICS, accuracy, f1, glue_scores, matthews, pearson, spearman
 
 # True positives 3, false positives 1, false negatives 2, true negatives 4.

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo
 
-from hut_jax.errors import UserError
-from hut_jax.flops import count_flops
+from hut_jax.core.errors import UserError
+from hut_jax.costs.flops import count_flops
 from hut_jax.models.gpt2 import GPT2, GPT2Config
+from hut_jax.models.hub.pretrained import init_params
 from hut_jax.models.layers import check_attention, recomputed
-from hut_jax.models.pretrained import init_params
 from hut_jax.models.roberta import Roberta
 from hut_jax.models.roberta_config import RobertaConfig
 

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from safetensors.numpy import load_file
 
-from hut_jax.errors import UserError
-from hut_jax.models.pretrained import init_params, load_pretrained
+from hut_jax.core.errors import UserError
+from hut_jax.core.scanned_layers import stack_layers, unstack_layers
+from hut_jax.models.hub.pretrained import init_params, load_pretrained
 from hut_jax.models.roberta import Roberta, default_positions
 from hut_jax.models.roberta_config import RobertaConfig
-from hut_jax.stacking import stack_layers, unstack_layers
 
 GOLDENS = [
     folder

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hut_jax.generation import beam_search, greedy
-from hut_jax.models.pretrained import load_pretrained
+from hut_jax.models.hub.pretrained import load_pretrained
 
 pytestmark = pytest.mark.peers
 

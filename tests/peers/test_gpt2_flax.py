@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hut_jax.models.gpt2 import GPT2, GPT2Config
-from hut_jax.models.pretrained import init_params, save_pretrained
+from hut_jax.models.hub.pretrained import init_params, save_pretrained
 
 pytestmark = pytest.mark.peers
 PYTHON = Path(__file__).parents[2] / ".venv-flax" / "bin" / "python"

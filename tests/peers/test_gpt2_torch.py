@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hut_jax.models.gpt2 import GPT2
-from hut_jax.models.pretrained import load_config, load_pretrained, save_pretrained
+from hut_jax.models.hub.pretrained import load_config, load_pretrained, save_pretrained
 
 pytestmark = pytest.mark.peers
 torch = pytest.importorskip("torch")

@@ -25,8 +25,8 @@ from hut_jax import (
     load_pretrained,
     save_pretrained,
 )
-from hut_jax.peft import load_peft, save_peft
-from hut_jax.targets import flatten
+from hut_jax.core.trees import flatten
+from hut_jax.interop import load_peft, save_peft
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

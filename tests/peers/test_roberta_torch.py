@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hut_jax.models.pretrained import load_config, load_pretrained, save_pretrained
+from hut_jax.models.hub.pretrained import load_config, load_pretrained, save_pretrained
 
 pytestmark = pytest.mark.peers
 torch = pytest.importorskip("torch")

@@ -4,7 +4,7 @@ import numpy as np
 
 from hut_jax.data.batching import Sequences
 from hut_jax.data.labelled import Labelled
-from hut_jax.recipe import make_parts
+from hut_jax.runs.run import make_parts
 from hut_jax.tasks.base import Task
 
 SEQUENCES = Sequences.from_lists([[i, i + 1, i + 2] for i in range(10)], [1, 2] * 5)

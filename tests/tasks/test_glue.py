@@ -9,16 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hut_jax import UserError, cli, load_adapter, load_pretrained, merge, save_adapter
-from hut_jax.adapter_files import read_description
+from hut_jax import UserError, load_adapter, load_pretrained, merge, save_adapter
+from hut_jax.adapters.files import read_description
 from hut_jax.data.batching import batch_dataset
-from hut_jax.data.glue import load_glue
-from hut_jax.data.glue_tasks import GLUE_TASKS
-from hut_jax.metrics_log import read_metrics
-from hut_jax.recipe import init_factors, load_base, make_parts
+from hut_jax.data.glue.dataset import load_glue
+from hut_jax.data.glue.tasks import GLUE_TASKS
+from hut_jax.runs.run import init_factors, load_base, make_parts
 from hut_jax.tasks.glue import classification_loss, metrics, regression_loss
 from hut_jax.train import train
-from hut_jax.training import Evaluation, Judged
+from hut_jax.training.log import read_metrics
+from hut_jax.training.steps import Evaluation, Judged
 
 
 def batch(labels, weights):
@@ -166,16 +166,16 @@ def test_what_does_not_fit_is_refused_before_the_work_starts(change, message, gl
 
 
 def test_the_config_takes_a_task_and_a_size():
-    mrpc = cli.load_config_file("configs/glue.py:mrpc")
+    mrpc = config_files.load_config_file("configs/glue.py:mrpc")
     assert (mrpc.task, mrpc.model, mrpc.train.batch_size, mrpc.train.epochs) == ("mrpc", "roberta-base", 16, 30)
-    large = cli.load_config_file("configs/glue.py:stsb,large")
+    large = config_files.load_config_file("configs/glue.py:stsb,large")
     assert (large.model, large.train.batch_size, large.train.epochs) == ("roberta-large", 8, 30)
     with pytest.raises(UserError, match=r"name the task behind the file: configs/glue.py:mrpc, or one of cola, sst2"):
-        cli.load_config_file("configs/glue.py")
+        config_files.load_config_file("configs/glue.py")
     with pytest.raises(UserError, match="no task 'mrcp' in GLUE; did you mean 'mrpc'"):
-        cli.load_config_file("configs/glue.py:mrcp")
+        config_files.load_config_file("configs/glue.py:mrcp")
     with pytest.raises(UserError, match="no recipe for the size 'huge'; valid: 'base', 'large'"):
-        cli.load_config_file("configs/glue.py:mrpc,huge")
+        config_files.load_config_file("configs/glue.py:mrpc,huge")
 
 
 def test_training_reads_no_test_file(glue_config, small_glue, tmp_path):

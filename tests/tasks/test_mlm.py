@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from hut_jax.config import default_config, set_transform
-from hut_jax.errors import UserError
-from hut_jax.metrics_log import read_metrics
-from hut_jax.models.pretrained import load_pretrained
+from hut_jax.core.errors import UserError
+from hut_jax.models.hub.pretrained import load_pretrained
 from hut_jax.tasks.mlm import hide, masked_lm_loss
 from hut_jax.train import train
+from hut_jax.training.log import read_metrics
 
 MASK, VOCAB, CLS, SEP = 99, 100, 0, 2
 

@@ -10,12 +10,12 @@ import optax
 import pytest
 
 from hut_jax import HUT, Adapter, Full, LoRA, UserError
-from hut_jax.activations import run_on
 from hut_jax.models.gpt2 import GPT2, GPT2Config
-from hut_jax.models.pretrained import init_params
+from hut_jax.models.hub.pretrained import init_params
 from hut_jax.models.roberta import Roberta
 from hut_jax.models.roberta_config import RobertaConfig
-from hut_jax.sharding import TRANSFORMER, make_mesh, param_specs, place_batch, shardings
+from hut_jax.parallel.activations import run_on
+from hut_jax.parallel.mesh import TRANSFORMER, make_mesh, param_specs, place_batch, shardings
 from hut_jax.tasks.vocabulary import cross_entropy, prediction_loss
 
 VOCAB = 211

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 
 from hut_jax import Adapter, UserError, combine, load_adapter, save_adapter
-from hut_jax.adapter_files import CONFIG_FILE, WEIGHTS_FILE
+from hut_jax.adapters.files import CONFIG_FILE, WEIGHTS_FILE
 from hut_jax.transforms import (
     HUT,
     IA3,

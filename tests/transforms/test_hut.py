@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hut_jax.errors import UserError
+from hut_jax.core.errors import UserError
 from hut_jax.transforms.hut import HUT
 
 spreads = st.sampled_from(["block", "cyclic"])

@@ -8,8 +8,8 @@ import pytest
 
 from hut_jax import Adapter, LoRA, LoRAPlus, UserError
 from hut_jax.config import default_config, resolve, set_transform
-from hut_jax.optimizer import make_optimizer
-from hut_jax.recipe import make_adapter, rates
+from hut_jax.runs.run import make_adapter, rates
+from hut_jax.training.optimizer import make_optimizer
 
 
 class Model(nn.Module):

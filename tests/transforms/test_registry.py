@@ -1,6 +1,6 @@
 import pytest
 
-from hut_jax.errors import UserError
+from hut_jax.core.errors import UserError
 from hut_jax.transforms import HUT, make_transform, transform_fields
 
 

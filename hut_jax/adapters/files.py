@@ -1,0 +1,223 @@
+"""An adapter as a folder to keep and pass on: `adapter_config.json` and `adapter_model.safetensors`."""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file, save_file
+
+from hut_jax.adapters.adapter import Adapter
+from hut_jax.adapters.fingerprint import fingerprint
+from hut_jax.core.errors import UserError, one_line
+from hut_jax.core.files import PARTIAL
+from hut_jax.core.scanned_layers import stacked_as, unstack_layers
+from hut_jax.core.trees import flatten, unflatten
+from hut_jax.core.version import VERSION
+from hut_jax.transforms import make_transform
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+_ADAPTER = "adapter"
+
+
+def save_adapter(
+    folder: str | Path,
+    adapter: Adapter,
+    factors: PyTree[Array],
+    params: Mapping[str, Any] | None = None,
+    *,
+    base_name: str | None = None,
+    base_fingerprint: str | None = None,
+) -> None:
+    """Write the adapter to `folder`, all of it or nothing; an adapter that is there is replaced.
+
+    Factors of stacked layers (`scan_layers`) are written layer by layer, so that the folder fits either kind of model.
+
+    Args:
+        folder: made where it is missing.
+        adapter: what the factors belong to.
+        factors: what trained.
+        params: the base's parameters, so that another base can be told apart; without them, and without
+            `base_fingerprint`, it cannot.
+        base_name: the base model's name, for the reader.
+        base_fingerprint: `fingerprint(params)`, where it is known already.
+    """
+    if params is not None:
+        adapter.check(params, factors)
+        base_fingerprint = fingerprint(params)
+    description = {
+        "library": "hut_jax",
+        "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax")} | {"hut_jax": VERSION},
+        "transform": {"name": adapter.transform.name, **dataclasses.asdict(adapter.transform)},
+        "targets": adapter.targets,
+        "exclude": adapter.exclude,
+        "ranks": adapter.ranks,
+        "layout": adapter.layout,
+        "also_train": adapter.also_train,
+        "base": {"name": base_name, "fingerprint": base_fingerprint},
+    }
+    tensors = {path: np.asarray(leaf) for path, leaf in flatten(unstack_layers(factors)).items()}
+    write_adapter_files(folder, description, tensors, {_ADAPTER: _identity(description)})
+
+
+def load_adapter(
+    folder: str | Path, params: Mapping[str, Any] | None = None, *, name: str | None = None, force: bool = False
+) -> tuple[Adapter, PyTree[Array]]:
+    """The adapter and its factors. Nothing is unpickled or run.
+
+    Args:
+        folder: what `save_adapter` wrote.
+        params: the base that it is to be applied to. Then the fingerprint is compared, the factors are checked
+            against the parameters, and they are stacked where the base's layers are.
+        name: that base's name, for the message where it is the wrong one.
+        force: take the base whatever its fingerprint.
+
+    Raises:
+        UserError: the folder holds no adapter of this library, a file of it is damaged, or `params` are not the
+            base that it was trained on.
+    """
+    description = read_description(folder)
+    where = Path(folder) / CONFIG_FILE
+    if "peft_type" in description:
+        raise UserError(f"{folder} holds an adapter of Hugging Face PEFT; read it with hut_jax.load_peft")
+    tensors = read_tensors(Path(folder) / WEIGHTS_FILE)
+    transform = description.get("transform")
+    if not isinstance(transform, dict) or not isinstance(transform.get("name"), str):
+        raise UserError(f"{where} describes no adapter of this library: it names no transformation")
+    try:
+        adapter = Adapter(
+            make_transform(**transform),
+            description["targets"],
+            exclude=description["exclude"],
+            ranks=description["ranks"],
+            layout=description["layout"],
+            also_train=description["also_train"],
+        )
+        factors = unflatten({path: jnp.asarray(leaf) for path, leaf in tensors.items()})
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{where} describes no adapter of this library: {type(error).__name__}: {error}") from None
+    with safe_open(Path(folder) / WEIGHTS_FILE, framework="numpy") as file:
+        of = (file.metadata() or {}).get(_ADAPTER)
+    if of is not None and of != _identity(description):
+        raise UserError(f"{folder}: {WEIGHTS_FILE} was written for another {CONFIG_FILE}; save the adapter again")
+    if params is not None:
+        check_base(folder, params, name=name, force=force)
+        factors = stacked_as(factors, params)
+        adapter.check(params, factors)
+    return adapter, factors
+
+
+def check_base(folder: str | Path, params: Mapping[str, Any], *, name: str | None, force: bool = False) -> None:
+    """Make sure that these parameters are the base on which the adapter was trained.
+
+    Args:
+        folder: of the adapter.
+        params: the base that it is to be applied to.
+        name: that base's name, for the message.
+        force: go on all the same.
+
+    Raises:
+        UserError: the adapter remembers another base's fingerprint.
+    """
+    base = read_description(folder).get("base")
+    base = base if isinstance(base, dict) else {}
+    wanted = base.get("fingerprint")
+    if force or wanted is None:
+        return
+    got = fingerprint(params)
+    if wanted != got:
+        raise UserError(
+            f"the adapter in {folder} was trained on {base.get('name')!r} ({str(wanted)[:12]}), and "
+            f"{name or 'the base given'!r} has other weights, or another dtype ({got[:12]}); force it if you want that"
+        )
+
+
+def _identity(description: Mapping[str, Any]) -> str:
+    """A hash of what decides how factors are read, kept beside them: the two files are replaced one after the other."""
+    fields = ("transform", "targets", "exclude", "ranks", "layout", "also_train")
+    text = json.dumps([description.get(field) for field in fields], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_adapter_files(
+    folder: str | Path, description: Mapping[str, Any], tensors: Mapping[str, np.ndarray], metadata: dict | None = None
+) -> None:
+    """Write both files of an adapter, all of it or nothing.
+
+    Args:
+        folder: made where it is missing.
+        description: for `adapter_config.json`.
+        tensors: for `adapter_model.safetensors`.
+        metadata: for its header.
+
+    Raises:
+        UserError: it could not be written.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=PARTIAL, dir=folder.parent))
+    try:
+        (partial / CONFIG_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+        save_file({name: np.ascontiguousarray(one) for name, one in tensors.items()}, partial / WEIGHTS_FILE, metadata)
+        (partial / WEIGHTS_FILE).chmod(0o644)  # safetensors makes its files readable for the owner alone
+        folder.mkdir(exist_ok=True)
+        for name in (WEIGHTS_FILE, CONFIG_FILE):
+            os.replace(partial / name, folder / name)
+    except SafetensorError as error:
+        raise UserError(f"the adapter could not be written to {folder}: {one_line(error)}") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def read_tensors(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of a safetensors file, all of them floats.
+
+    Raises:
+        UserError: there is no such file, it is damaged, or a tensor is of another kind.
+    """
+    try:
+        tensors = load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"{path.parent} has no {path.name}") from None
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged or no safetensors file: {one_line(error)}") from None
+    for name, tensor in tensors.items():
+        if not jnp.issubdtype(tensor.dtype, jnp.floating):
+            raise UserError(f"{path}: {name!r} is {tensor.dtype}, and factors are floats")
+    return tensors
+
+
+def read_description(folder: str | Path) -> dict[str, Any]:
+    """The contents of `adapter_config.json`.
+
+    Raises:
+        UserError: there is none, or it is no JSON object.
+    """
+    path = Path(folder) / CONFIG_FILE
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"no adapter in {folder}: it has no {CONFIG_FILE}") from None
+    except (RecursionError, ValueError) as error:
+        raise UserError(f"{path} is no JSON: {error}") from None
+    if not isinstance(description, dict):
+        raise UserError(f"{path} holds no JSON object")
+    return description
+
+
+def size_on_disk(folder: str | Path) -> int:
+    """Bytes of the adapter's files."""
+    return sum((Path(folder) / name).stat().st_size for name in (CONFIG_FILE, WEIGHTS_FILE))

@@ -1,0 +1,31 @@
+"""A name for exact weights: what an adapter remembers of its base."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from hut_jax.core.scanned_layers import unstack_layers
+from hut_jax.core.trees import flatten
+from hut_jax.parallel.processes import fetch
+
+
+def fingerprint(params: Mapping[str, Any]) -> str:
+    """A SHA-256 over every parameter's path, dtype, shape and bytes, in the order of the paths.
+
+    Layers stacked for `nn.scan` have the fingerprint of the same layers apart. A parameter that is zero throughout
+    counts for nothing: so a base has the same one with a head that is yet to be learned, whatever its labels.
+    """
+    digest = hashlib.sha256()
+    if jax.default_backend() == "cpu" and jax.device_count() == 1:  # to fetch copies nothing, nor do layers apart then
+        params = fetch(params)
+    flat = flatten(unstack_layers(params))
+    for path in sorted(flat):
+        leaf = fetch(flat[path])
+        if not leaf.any():
+            continue
+        digest.update(f"{path} {leaf.dtype} {leaf.shape}\n".encode())
+        digest.update(np.ascontiguousarray(leaf).view(np.uint8).data)
+    return digest.hexdigest()

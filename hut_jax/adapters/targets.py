@@ -1,0 +1,189 @@
+"""Which parameters an adapter acts on: patterns over '/'-joined paths, and how a kernel's axes are read."""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hut_jax.core.errors import UserError, nearest
+
+Patterns = str | Iterable[str] | None
+Rules = Mapping[str, Any] | Sequence[tuple[str, Any]]
+
+ALL_LINEAR = "all-linear"
+"""What stands for every path, where a pattern may."""
+
+
+def as_patterns(patterns: Patterns) -> tuple[str, ...]:
+    """One pattern, several or none, as a tuple.
+
+    Raises:
+        UserError: one is no regular expression.
+    """
+    several = () if patterns is None else (patterns,) if isinstance(patterns, str) else tuple(patterns)
+    for pattern in several:
+        _check(pattern)
+    return several
+
+
+def as_rules(rules: Rules) -> tuple[tuple[str, Any], ...]:
+    """Pairs of a pattern and a value, in order, from pairs or from a mapping.
+
+    Raises:
+        UserError: a pattern is no regular expression.
+    """
+    pairs = list(rules.items()) if isinstance(rules, Mapping) else rules
+    if not isinstance(pairs, list | tuple) or not all(isinstance(p, list | tuple) and len(p) == 2 for p in pairs):
+        raise UserError(f"{rules!r} are no pairs of a pattern and a value, such as (('mlp/', 4),)")
+    for pattern, _ in pairs:
+        _check(pattern)
+    return tuple((pattern, value) for pattern, value in pairs)
+
+
+def match(paths: Sequence[str], targets: Sequence[str], exclude: Sequence[str]) -> list[str]:
+    """The paths in which some target pattern is found and no excluding one is, in their order.
+
+    `all-linear` stands for every path.
+
+    Raises:
+        UserError: a target pattern is found in no path, or an excluding one takes everything away.
+    """
+    chosen: set[str] = set()
+    for pattern in targets:
+        found = _found(pattern, paths)
+        if not found:
+            raise UserError(f"target pattern {pattern!r} matches no path; {nearest_path(pattern, paths)}")
+        chosen.update(found)
+    for pattern in exclude:
+        if not _found(pattern, paths):
+            raise UserError(f"exclude pattern {pattern!r} matches no path; {nearest_path(pattern, paths)}")
+        chosen.difference_update(_found(pattern, paths))
+    if not chosen:
+        raise UserError(f"exclude {list(exclude)} takes away all that targets {list(targets)} match")
+    return [path for path in paths if path in chosen]
+
+
+def match_default(paths: Sequence[str], defaults: Sequence[str]) -> tuple[str, ...]:
+    """The first of the default patterns that is found in some path, as the targets.
+
+    Raises:
+        UserError: none is.
+    """
+    for pattern in defaults:
+        if _found(pattern, paths):
+            return (pattern,)
+    raise UserError(f"no default targets fit this model; give targets=, a pattern over its paths: {_some(paths)}")
+
+
+def match_modules(leaves: Sequence[str], patterns: Sequence[str]) -> list[str]:
+    """The parameters of the modules in whose paths some pattern is found, in their order.
+
+    An embedding table may be tied to the head, and then trains there too. So it is taken only by a pattern that
+    spells its module's whole path: `token_embedding` or `^token_embedding$`, never by a broad `embed` or `.*`.
+
+    Raises:
+        UserError: a pattern is found in no module's path.
+    """
+    modules = {leaf: leaf.rpartition("/")[0] for leaf in leaves}
+    chosen: set[str] = set()
+    for pattern in patterns:
+        found = [leaf for leaf, module in modules.items() if re.search(pattern, module)]
+        spelled = pattern.removeprefix("^").removesuffix("$")
+        taken = [
+            leaf
+            for leaf in found
+            if not leaf.endswith("/embedding") or spelled in (modules[leaf], re.escape(modules[leaf]))
+        ]
+        if not taken:
+            tables = sorted({modules[leaf] for leaf in leaves if leaf.endswith("/embedding")})
+            hint = (
+                f"; an embedding, to which a head may be tied, must be named in full: {_some(tables)}" if tables else ""
+            )
+            raise UserError(
+                f"also_train pattern {pattern!r} matches no module; "
+                f"{nearest_path(pattern, sorted({*modules.values()} - {*tables, ''}))}{hint}"
+            )
+        chosen.update(taken)
+    return [leaf for leaf in leaves if leaf in chosen]
+
+
+def nearest_path(pattern: str, paths: Sequence[str]) -> str:
+    """As `errors.nearest`, for a pattern: it is compared with as many of a path's last parts as it has itself."""
+    parts = pattern.count("/") + 1
+    endings = {"/".join(path.split("/")[-parts:]): path for path in reversed(paths)}
+    close = difflib.get_close_matches(re.sub(r"[^\w/]", "", pattern), endings, cutoff=0.5)
+    return "did you mean " + ", ".join(repr(endings[end]) for end in close) + "?" if close else nearest("", paths)
+
+
+def first_match(rules: Iterable[tuple[str, Any]], path: str) -> Any | None:
+    """The value of the first (pattern, value) whose pattern is found in `path`; None where none is."""
+    return next((value for pattern, value in rules if re.search(pattern, path)), None)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a kernel's axes are read: `stacked` leading layer axes, then `inputs` input axes, then outputs."""
+
+    stacked: int
+    inputs: int
+
+    @classmethod
+    def parse(cls, text: str, shape: Sequence[int]) -> "Layout":
+        """The layout that a string such as "lio" spells, a letter an axis: l(ayer), i(nput), o(utput).
+
+        Raises:
+            UserError: it is no such string, or not one for a kernel of this shape.
+        """
+        if not re.fullmatch("l*i+o+", str(text)) or len(text) != len(shape):
+            raise UserError(
+                f"layout {text!r} does not fit a kernel of shape {list(shape)}: "
+                "one letter an axis, l for stacked layers, then i for inputs, then o for outputs"
+            )
+        return cls(stacked=text.count("l"), inputs=text.count("i"))
+
+    @classmethod
+    def infer(cls, shape: Sequence[int], bias_shape: Sequence[int] | None) -> "Layout":
+        """The layout that the shapes leave open no doubt about.
+
+        A matrix is one of inputs by outputs. With more axes the bias tells: it has the output axes, and a
+        leading axis more where layers are stacked.
+
+        Raises:
+            UserError: there is no bias, or it fits two readings.
+        """
+        if len(shape) == 2:
+            return cls(stacked=0, inputs=1)
+        readings = []
+        if bias_shape is not None:
+            for stacked in range(len(shape) - 1):
+                outputs = tuple(bias_shape[stacked:])
+                inputs = len(shape) - stacked - len(outputs)
+                if (
+                    outputs
+                    and inputs > 0
+                    and tuple(shape[-len(outputs) :]) == outputs
+                    and tuple(shape[:stacked]) == tuple(bias_shape[:stacked])
+                ):
+                    readings.append(cls(stacked=stacked, inputs=inputs))
+        if len(readings) != 1:
+            raise UserError(
+                f"which axes of a kernel of shape {list(shape)} are inputs and which outputs cannot be told; "
+                'say so with layout={pattern: "lio"}, a letter an axis (l stacked layers, i input, o output)'
+            )
+        return readings[0]
+
+
+def _found(pattern: str, paths: Iterable[str]) -> list[str]:
+    return [path for path in paths if pattern == ALL_LINEAR or re.search(pattern, path)]
+
+
+def _check(pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except (re.error, TypeError) as error:
+        raise UserError(f"{pattern!r} is no regular expression: {error}") from None
+
+
+def _some(paths: Sequence[str]) -> str:
+    return ", ".join(map(repr, paths[:6])) + (", ..." if len(paths) > 6 else "")

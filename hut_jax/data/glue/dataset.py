@@ -1,0 +1,91 @@
+"""GLUE: the splits of a task, from its TSV folder or from TFDS, and as tokens with labels."""
+
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from hut_jax.core.errors import UserError, nearest
+from hut_jax.data.encoder_tokenizer import EncoderTokenizer
+from hut_jax.data.glue.tasks import GLUE_TASKS, GlueTask
+from hut_jax.data.glue.tfds import read_tfds
+from hut_jax.data.glue.tsv import GlueExample, find_files, read_split
+from hut_jax.data.labelled import Labelled
+
+# What an example has for a label where it has none, as TFDS writes it.
+NO_LABEL = -1
+
+
+class GlueData(NamedTuple):
+    """The examples of each split, and what the user should know of them."""
+
+    splits: dict[str, list[GlueExample]]
+    notes: tuple[str, ...]
+
+
+class EncodedGlue(NamedTuple):
+    """Examples as tokens, and how many of them were cut to `max_length`."""
+
+    examples: Labelled
+    truncated: int
+
+
+def glue_task(name: str) -> GlueTask:
+    """The task of that name.
+
+    Raises:
+        UserError: there is none; the message has the nearest.
+    """
+    if name not in GLUE_TASKS:
+        raise UserError(f"no task {name!r} in GLUE; {nearest(name, GLUE_TASKS)}")
+    return GLUE_TASKS[name]
+
+
+def load_glue(
+    task: GlueTask,
+    data_dir: str | os.PathLike[str] | None,
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+    tests: bool = True,
+) -> GlueData:
+    """The splits of a task, each in its file's order; test splits only where there are files of them.
+
+    Args:
+        task: which one.
+        data_dir: the folder that holds `CoLA/`, `SST-2/` and so on, or the task's own; None or empty takes TFDS'
+            `glue/<task>`, downloaded where it is not prepared yet.
+        cache_dir: TFDS' folder for what it prepares; None or empty is its own default.
+        tests: whether to read the files of the test splits.
+
+    Raises:
+        UserError: a file is missing or malformed, or TFDS cannot give the data.
+    """
+    if not data_dir:
+        return GlueData(read_tfds(task, cache_dir=cache_dir), ())
+    splits, notes = {}, []
+    for split, path in find_files(task, data_dir).items():
+        if split.startswith("test") and not tests:
+            continue
+        splits[split], dropped = read_split(task, split, path)
+        if dropped:
+            notes.append(f"{dropped} broken rows of {path} were left out, as TFDS leaves them out")
+    return GlueData(splits, tuple(notes))
+
+
+def encode_glue(
+    task: GlueTask, examples: Sequence[GlueExample], tokenizer: EncoderTokenizer, max_length: int
+) -> EncodedGlue:
+    """The examples as an encoder reads them, cut to `max_length` tokens from the end of the longer text first.
+
+    An example of a test split has `NO_LABEL`.
+
+    Raises:
+        UserError: there is no example, or `max_length` has no room for a token of each text.
+    """
+    if not examples:
+        raise UserError(f"there are no examples of {task.name} to encode")
+    encoded = tokenizer.encode_texts([example.texts for example in examples], max_length)
+    labels = [NO_LABEL if example.label is None else example.label for example in examples]
+    array = np.array(labels, np.float32 if task.regression else np.int32)
+    return EncodedGlue(Labelled(encoded.ids, encoded.types, array, tokenizer.pad_id), encoded.truncated)

@@ -1,0 +1,80 @@
+"""UTF-8 text files, plain or .xz, read in pieces that a tokenizer can encode apart."""
+
+import codecs
+import lzma
+import os
+import re
+from collections.abc import Iterator
+from typing import IO
+
+from hut_jax.core.errors import UserError
+
+SEPARATOR = "<|endoftext|>"
+_LONGEST_LINE = 1 << 16  # bytes; a longer line comes in parts
+
+# GPT-2's BPE never joins a character with white space after it, so a text may be cut there and nowhere else.
+_SAFE_CUT = re.compile(r".*\S(?=[ \t\r\n])", re.DOTALL)
+
+
+def read_pieces(path: str | os.PathLike[str], *, max_bytes: int = 0, size: int = 1 << 15) -> Iterator[str | None]:
+    """The text in pieces of about `size` characters, with `None` after the last piece of each document.
+
+    Documents are separated by lines holding `<|endoftext|>` alone; those lines, and the newline before them, belong
+    to no document. Encoding the pieces one by one gives the tokens of the document encoded whole.
+
+    Args:
+        path: a UTF-8 text, decompressed on the way where the name ends in `.xz`.
+        max_bytes: read whole lines up to this many bytes of text; 0 reads all.
+        size: characters of a piece, about; a text without white space may come in longer ones.
+
+    Raises:
+        UserError: the file is missing, is not UTF-8 (with the line), or is a corrupt .xz.
+    """
+    held, document = "", False  # text not yet yielded; whether the current document has any
+    line_start = True
+    for line in _read_lines(path, max_bytes):
+        if line_start and line.rstrip("\r\n") == SEPARATOR:
+            held = held.removesuffix("\n").removesuffix("\r")
+            if held:
+                yield held
+            if held or document:
+                yield None
+            held, document = "", False
+            continue
+        line_start = line.endswith("\n")
+        held += line
+        if len(held) >= size and (cut := _SAFE_CUT.match(held)):
+            yield cut[0]
+            held, document = held[cut.end() :], True
+    if held:
+        yield held
+    if held or document:
+        yield None
+
+
+def _open(path: str) -> IO[bytes]:
+    if os.path.isdir(path):
+        raise UserError(f"{path} is a folder; a text file is wanted")
+    try:
+        return lzma.open(path, "rb") if path.endswith(".xz") else open(path, "rb")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _read_lines(path: str | os.PathLike[str], max_bytes: int) -> Iterator[str]:
+    path = os.fspath(path)
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    number, total = 1, 0
+    with _open(path) as file:
+        try:
+            while chunk := file.readline(_LONGEST_LINE):
+                total += len(chunk)
+                if max_bytes and total > max_bytes:
+                    return
+                yield decoder.decode(chunk)
+                number += chunk.endswith(b"\n")
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}, line {number}: not UTF-8 ({error.reason})") from error
+        except (lzma.LZMAError, EOFError) as error:
+            raise UserError(f"{path}: the .xz is corrupt or cut short, about line {number}: {error}") from error

@@ -1,0 +1,111 @@
+"""PEFT's adapter_config.json: its fields, of the right kinds, and none that is not understood."""
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from hut_jax.core.errors import UserError
+
+MERGE_THERE = "merge it in PEFT, merge_and_unload(), and load the merged model"
+
+_LARGEST = 3e38  # in fp32; and NaN is not below it
+
+# What changes nothing once the tensors are known, or is read for every method.
+_COMMON = {
+    "auto_mapping",
+    "base_model_name_or_path",
+    "ensure_weight_tying",
+    "exclude_modules",
+    "inference_mode",
+    "layers_pattern",
+    "layers_to_transform",
+    "modules_to_save",
+    "peft_type",
+    "peft_version",
+    "revision",
+    "target_modules",
+    "task_type",
+}
+
+
+class Fields:
+    """The fields, each checked when it is asked for; null stands for the default."""
+
+    def __init__(self, values: Mapping[str, Any]):
+        self._values = values
+
+    def only(self, known: Collection[str]) -> None:
+        """Make sure that no other field says anything.
+
+        Raises:
+            UserError: one does.
+        """
+        for name, value in self._values.items():
+            if name not in _COMMON and name not in known and value:
+                raise UserError(f"{name!r} is set, and this library has nothing like it; {MERGE_THERE}")
+
+    def text(self, name: str) -> str | None:
+        """A string, or None."""
+        return self._get(name, None, lambda value: isinstance(value, str), "a string")
+
+    def flag(self, name: str) -> bool:
+        """True or false."""
+        return self._get(name, False, lambda value: isinstance(value, bool), "true or false")
+
+    def number(self, name: str, default: float) -> float:
+        """A number that fp32 can hold."""
+        return float(self._get(name, default, _number, "a number"))
+
+    def names(self, name: str) -> list[str]:
+        """A list of strings."""
+        return self._get(
+            name,
+            [],
+            lambda value: isinstance(value, list) and all(isinstance(one, str) for one in value),
+            "a list of strings",
+        )
+
+    def one_of(self, name: str, valid: Collection[Any], default: Any, otherwise: str) -> Any:
+        """One of these values; `otherwise` ends the error's message."""
+        value = self._values.get(name)
+        if value is not None and not any(type(value) is type(one) and value == one for one in valid):
+            raise UserError(f"{name!r} is {value!r}: {otherwise}")
+        return default if value is None else value
+
+    def rank(self, module: str, default: int) -> int:
+        """The rank at a module of theirs: `rank_pattern`'s, or else `r`."""
+        return self._at(module, "rank_pattern", "r", default, _whole, "a whole number of at least 1")
+
+    def alpha(self, module: str, name: str, default: float) -> float:
+        """The numerator of the scaling at a module of theirs: `alpha_pattern`'s, or else the field `name`."""
+        return float(self._at(module, "alpha_pattern", name, default, _number, "a number"))
+
+    def _at(self, module: str, patterns: str, name: str, default: Any, holds: Any, words: str) -> Any:
+        value = self._get(name, default, holds, words)
+        rules = self._get(patterns, {}, lambda rules: isinstance(rules, dict), "an object")
+        for pattern, special in rules.items():
+            if not holds(special):
+                raise UserError(f"{patterns!r}: {pattern!r} must be {words}, not {special!r}")
+            try:
+                # As PEFT searches: the pattern is the end of the name, and begins where a part of it does.
+                if re.match(rf"(.*\.)?({pattern})$", module):
+                    return special
+            except (re.error, OverflowError, RecursionError) as error:
+                raise UserError(f"{patterns!r}: {pattern!r} is no regular expression: {error}") from None
+        return value
+
+    def _get(self, name: str, default: Any, holds: Any, words: str) -> Any:
+        value = self._values.get(name)
+        if value is None:
+            return default
+        if not holds(value):
+            raise UserError(f"{name!r} must be {words}, not {value!r}")
+        return value
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

@@ -1,0 +1,151 @@
+"""A model's layers and parameters under both names: transformers' modules and tensors, and our paths."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import numpy as np
+
+from hut_jax.core.errors import UserError, nearest
+from hut_jax.core.scanned_layers import unstack_layers
+from hut_jax.core.trees import flatten
+from hut_jax.models.hub.names import FAMILIES, Tensor
+
+_OURS_OF_NORM = {"weight": "scale", "bias": "bias"}
+
+
+class Layer(NamedTuple):
+    """One dense module of theirs, and our layers that it is.
+
+    Attributes:
+        name: the module's, as transformers has it: `transformer.h.0.attn.c_attn`.
+        paths: ours. Several: theirs computes their outputs side by side, in this order, from the same inputs.
+        kernels: ours, `[d, k]` each.
+        linear: whether it is torch's Linear, which keeps `[out, in]`, and not GPT-2's Conv1D.
+    """
+
+    name: str
+    paths: tuple[str, ...]
+    kernels: tuple[Any, ...]
+    linear: bool
+
+    @property
+    def inputs(self) -> int:
+        """How many inputs it has."""
+        return self.kernels[0].shape[0]
+
+    @property
+    def outputs(self) -> int:
+        """How many outputs it has, of all of our layers together."""
+        return sum(kernel.shape[1] for kernel in self.kernels)
+
+    def columns(self) -> Iterator[tuple[str, slice]]:
+        """Our layers' paths, and which of the module's outputs are theirs."""
+        start = 0
+        for path, kernel in zip(self.paths, self.kernels, strict=True):
+            yield path, slice(start, start + kernel.shape[1])
+            start += kernel.shape[1]
+
+
+class Layers:
+    """A model's layers. Stacked layers (`scan_layers`) are seen apart, as `layer_{i}/...`.
+
+    Attributes:
+        tensors: transformers' name -> where the tensor is with us.
+        equal: names of tensors that are not in `tensors`, since each is another one -> the other's name.
+        tied: those of `equal` that config.json ties.
+    """
+
+    def __init__(self, model: nn.Module, params: Mapping[str, Any]):
+        """Finds the layers.
+
+        Raises:
+            UserError: the model is of no known family, or `params` are not its parameters.
+        """
+        config: Any = getattr(model, "config", None)
+        kind = getattr(config, "model_type", None)
+        if kind not in FAMILIES:
+            raise UserError(
+                f"{type(model).__name__} is none of the models whose PEFT adapters are known; {nearest('', FAMILIES)}"
+            )
+        self._family = FAMILIES[kind]
+        self._flat = flatten(unstack_layers(params))
+        self.tensors = {tensor.name: tensor for tensor in self._family.tensors(config)}
+        self.tied = dict(self._family.tied(config))
+        self.equal = self.tied | {tensor.also: tensor.name for tensor in self.tensors.values() if tensor.also}
+        for path in (path for tensor in self.tensors.values() for path in tensor.paths):
+            if path not in self._flat:
+                raise UserError(f"params are not those of the model: they have no {path}; {nearest(path, self._flat)}")
+        self._dense = {
+            self._bare(tensor.name.removesuffix(".weight")): self._layer(tensor)
+            for tensor in self.tensors.values()
+            if tensor.paths[0].endswith("/kernel")
+        }
+        self._modules = {path: layer for layer in self._dense.values() for path in layer.paths}
+
+    def dense(self, module: str) -> Layer:
+        """The dense layer that they call so, with the body's prefix or without.
+
+        Raises:
+            UserError: there is none.
+        """
+        layer = self._dense.get(self._bare(module))
+        if layer is None:
+            names = [one.name for one in self._dense.values()]
+            raise UserError(f"{module} is no dense layer of this model; {nearest(module, names)}")
+        return layer
+
+    def dense_at(self, path: str) -> Layer:
+        """The module of theirs that our dense layer at this path is, or is in."""
+        return self._modules[path]
+
+    def norm(self, module: str) -> dict[str, str]:
+        """Of the norm that they call so: their parameters' names -> our parameters' paths.
+
+        Raises:
+            UserError: there is none.
+        """
+        norms = {self._bare(name.removesuffix(".weight")): name for name in self._norm_weights()}
+        name = norms.get(self._bare(module))
+        if name is None:
+            raise UserError(f"{module} is no norm of this model; {nearest(module, norms)}")
+        ours = self.tensors[name].paths[0].removesuffix("/scale")
+        return {theirs: f"{ours}/{leaf}" for theirs, leaf in _OURS_OF_NORM.items()}
+
+    def norm_at(self, path: str) -> str:
+        """The module of theirs that our norm at this path is."""
+        names = {self.tensors[name].paths[0]: name for name in self._norm_weights()}
+        return names[f"{path}/scale"].removesuffix(".weight")
+
+    def name(self, given: str) -> str | None:
+        """A tensor's name as transformers writes it, given with the body's prefix or without; None: there is none."""
+        names = {self._bare(name): name for name in (*self.tensors, *self.equal)}
+        return names.get(self._bare(given))
+
+    def parameter(self, path: str) -> np.ndarray:
+        """Our parameter at this path."""
+        return np.asarray(self._flat[path])
+
+    def value(self, name: str) -> np.ndarray:
+        """The tensor of this name, as transformers has it."""
+        tensor = self.tensors[self.equal.get(name, name)]
+        pieces = [self.parameter(path) for path in tensor.paths]
+        whole = np.concatenate(pieces, axis=-1) if len(pieces) > 1 else pieces[0]
+        return whole.T if tensor.transpose else whole
+
+    def split(self, name: str, whole: np.ndarray) -> dict[str, np.ndarray]:
+        """What a tensor of theirs is with us, by path."""
+        tensor = self.tensors[name]
+        whole = whole.T if tensor.transpose else whole
+        return dict(zip(tensor.paths, np.split(whole, len(tensor.paths), axis=-1), strict=True))
+
+    def _norm_weights(self) -> list[str]:
+        return [name for name, tensor in self.tensors.items() if tensor.paths[0].endswith("/scale")]
+
+    def _layer(self, tensor: Tensor) -> Layer:
+        paths = tuple(path.removesuffix("/kernel") for path in tensor.paths)
+        kernels = tuple(self._flat[path] for path in tensor.paths)
+        return Layer(tensor.name.removesuffix(".weight"), paths, kernels, tensor.transpose)
+
+    def _bare(self, name: str) -> str:
+        return name.removeprefix(self._family.prefix)

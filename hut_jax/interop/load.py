@@ -1,0 +1,145 @@
+"""Reading an adapter that PEFT wrote."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from hut_jax.adapters.adapter import Adapter
+from hut_jax.adapters.files import CONFIG_FILE, WEIGHTS_FILE, read_description, read_tensors
+from hut_jax.core.errors import UserError, nearest
+from hut_jax.core.scanned_layers import scanned
+from hut_jax.core.trees import unflatten
+from hut_jax.interop.fields import Fields
+from hut_jax.interop.layers import Layers
+from hut_jax.interop.method import Arrays, Method, Part, exactly
+from hut_jax.interop.methods import METHODS
+from hut_jax.interop.whole import read_whole
+
+PREFIX = "base_model.model."
+"""What the names of PEFT's tensors begin with."""
+
+
+def load_peft(folder: str | Path, model: nn.Module, params: Mapping[str, Any]) -> tuple[Adapter, PyTree[Array]]:
+    """An adapter that Hugging Face PEFT wrote, as ours. Nothing is unpickled or run.
+
+    LoRA (with rsLoRA and DoRA), IA3, HiRA, LoHa and LayerNorm tuning are read, and modules trained in full beside them
+    (`modules_to_save`, here `also_train`). Targets and ranks are those of the tensors in the file. Dropout on LoRA's
+    path is taken over; that of HiRA and LoHa, which acts in training alone, has no like here and is left out.
+
+    Args:
+        folder: with `adapter_config.json` and `adapter_model.safetensors`.
+        model: GPT-2, RoBERTa or BERT, as from `load_pretrained`.
+        params: its parameters, those that the adapter was trained on. Deviations are from them: a head that PEFT
+            saved whole fits these parameters alone.
+
+    Raises:
+        UserError: the folder holds no such adapter, a file is damaged or not one of this model, or it asks for what
+            our transformations cannot compute.
+    """
+    where, weights = Path(folder) / CONFIG_FILE, Path(folder) / WEIGHTS_FILE
+    values = read_description(folder)
+    if "peft_type" not in values:
+        raise UserError(f"{where} describes no adapter of PEFT: it has no 'peft_type'; for ours there is load_adapter")
+    if not weights.is_file() and weights.with_suffix(".bin").is_file():
+        raise UserError(
+            f"{folder} has only adapter_model.bin, a pickle, which is never read here; convert it with PEFT: "
+            "PeftModel.from_pretrained(base, folder).save_pretrained(folder)"
+        )
+    tensors, layers = read_tensors(weights), Layers(model, params)
+    try:
+        with np.errstate(all="ignore"):  # what is not finite in the end is refused
+            return _adapter(Fields(values), tensors, layers, model, params)
+    except UserError as error:
+        raise UserError(f"{folder}: {error}") from None
+
+
+def _adapter(
+    fields: Fields, tensors: Mapping[str, np.ndarray], layers: Layers, model: Any, params: Mapping[str, Any]
+) -> tuple[Adapter, PyTree[Array]]:
+    method = _method(fields)
+    of_modules, rest = _by_module(tensors, method, fields)
+    parts = [part for module, given in of_modules.items() for part in method.read(module, given, layers, fields)]
+    for path, times in Counter(part.path for part in parts).items():
+        if times > 1:
+            raise UserError(f"the file adapts {path} twice, with and without the prefix of the model's body")
+    parts = method.settle(parts, fields)
+    also = read_whole(rest, fields.names("modules_to_save"), layers)
+    if "layers" in params:
+        parts, also = _stacked(parts, model.config.n_layer), _stacked(also, model.config.n_layer)
+    transform, ranks = method.transform(parts, fields)
+    adapter = Adapter(
+        transform,
+        exactly([part.path for part in parts]),
+        ranks=ranks,
+        also_train=exactly(sorted({part.path.rpartition("/")[0] for part in also})),
+    )
+    leaves = {f"{part.path}/{name}": leaf for part in (*parts, *also) for name, leaf in part.factors.items()}
+    for path, leaf in leaves.items():
+        if not np.isfinite(leaf).all():
+            raise UserError(f"its factor {path} has numbers that are not finite")
+    factors = unflatten({path: jnp.asarray(leaf, jnp.float32) for path, leaf in leaves.items()})
+    adapter.check(params, factors)
+    return adapter, factors
+
+
+def _method(fields: Fields) -> Method:
+    kind = str(fields.text("peft_type"))
+    if kind not in METHODS:
+        raise UserError(f"peft_type {kind!r} is not supported; {nearest('', METHODS)}")
+    METHODS[kind].check(fields)
+    return METHODS[kind]
+
+
+def _by_module(
+    tensors: Mapping[str, np.ndarray], method: Method, fields: Fields
+) -> tuple[dict[str, Arrays], dict[str, np.ndarray]]:
+    """The method's own tensors, in fp32, by module and our name; and all others by theirs, without the prefix."""
+    endings = method.endings(fields)
+    own: dict[str, Arrays] = {}
+    rest = {}
+    for key, tensor in tensors.items():
+        name = key.removeprefix(PREFIX)
+        if name == key:
+            raise UserError(f"{key!r} is no tensor of PEFT's, whose names begin with {PREFIX!r}")
+        ours = next((ours for ours, ending in endings.items() if name.endswith(f".{ending}")), None)
+        if ours is None:
+            rest[name] = tensor
+        else:
+            own.setdefault(name.removesuffix(f".{endings[ours]}"), {})[ours] = tensor.astype(np.float32)
+    if not own:
+        raise UserError(
+            f"{WEIGHTS_FILE} has no tensor of {method.peft_type}, such as ...{next(iter(endings.values()))}"
+        )
+    for module, given in own.items():
+        for ours in endings.keys() - given.keys() - method.optional:
+            raise UserError(f"{WEIGHTS_FILE} has no {module}.{endings[ours]}, and other tensors of that module")
+    return own, rest
+
+
+def _stacked(parts: Sequence[Part], depth: int) -> list[Part]:
+    """The parts for a model whose layers are stacked.
+
+    Raises:
+        UserError: the layers are not adapted alike.
+    """
+    places: dict[str, list[Part]] = {}
+    for part in sorted(parts, key=lambda part: scanned(part.path)[1] or 0):
+        places.setdefault(scanned(part.path)[0], []).append(part)
+    stacked = []
+    for place, several in places.items():
+        first = several[0]
+        if place == first.path:
+            stacked.append(first)
+            continue
+        kinds = {(part.side, *(leaf.shape for leaf in part.factors.values())) for part in several}
+        if len(several) != depth or len(kinds) != 1:
+            raise UserError(f"{place}: not all layers are adapted alike; load the model without scan_layers")
+        leaves = {name: np.stack([part.factors[name] for part in several]) for name in first.factors}
+        stacked.append(first._replace(path=place, factors=leaves))
+    return stacked

@@ -1,0 +1,21 @@
+"""Which of PEFT's methods are which of our transformations."""
+
+from collections.abc import Mapping
+
+from hut_jax.interop.low_rank import HIRA, LOHA, LORA
+from hut_jax.interop.method import Method
+from hut_jax.interop.scales import Norms, Scales
+
+METHODS: Mapping[str, Method] = {method.peft_type: method for method in (LORA(), HIRA(), LOHA(), Scales(), Norms())}
+"""By PEFT's name."""
+
+OF_TRANSFORM: Mapping[str, Method] = {
+    "lora": METHODS["LORA"],
+    "lora_plus": METHODS["LORA"],
+    "dora": METHODS["LORA"],
+    "hira": METHODS["HIRA"],
+    "loha": METHODS["LOHA"],
+    "ia3": METHODS["IA3"],
+    "layernorm": METHODS["LN_TUNING"],
+}
+"""By our transformation's name."""

@@ -1,0 +1,99 @@
+"""Writing an adapter of ours as one that PEFT reads."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import flax.linen as nn
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from hut_jax.adapters.adapter import Adapter
+from hut_jax.adapters.files import write_adapter_files
+from hut_jax.adapters.site import Site
+from hut_jax.core.errors import UserError
+from hut_jax.core.scanned_layers import unstack_layers
+from hut_jax.core.trees import flatten
+from hut_jax.interop.layers import Layers
+from hut_jax.interop.load import PREFIX
+from hut_jax.interop.method import Own
+from hut_jax.interop.methods import OF_TRANSFORM
+from hut_jax.interop.whole import CLASSIFIER, inside, write_whole
+
+_TASKS = {"causal": "CAUSAL_LM", "none": "FEATURE_EXTRACTION", "classification": "SEQ_CLS", "mlm": None}
+
+
+def save_peft(
+    folder: str | Path,
+    adapter: Adapter,
+    factors: PyTree[Array],
+    model: nn.Module,
+    params: Mapping[str, Any],
+    base_name: str | None = None,
+) -> None:
+    """Write the adapter as Hugging Face PEFT reads it, all of it or nothing; an adapter that is there is replaced.
+
+    LoRA, LoRA+, DoRA, HiRA, LoHa, IA3 and LayerNorm tuning have their like in PEFT. What `also_train` names becomes
+    `modules_to_save`, whole modules with the base's numbers where nothing trained.
+
+    Args:
+        folder: made where it is missing.
+        adapter: what the factors belong to.
+        factors: what trained.
+        model: GPT-2, RoBERTa or BERT, as from `load_pretrained`.
+        params: the base's parameters.
+        base_name: the base's name or folder, by which PEFT's own loaders find it.
+
+    Raises:
+        UserError: PEFT has nothing like the transformation, or not on these layers, or the factors are not this
+            adapter's.
+    """
+    merged = "export the merged model instead, python -m hut_jax.merge"
+    method = OF_TRANSFORM.get(adapter.transform.name)
+    if method is None:
+        raise UserError(f"PEFT has nothing like {adapter.transform.name}; {merged}")
+    layers = Layers(model, params)
+    depth = cast(Any, model).config.n_layer
+    flat = {path: np.asarray(leaf, np.float32) for path, leaf in flatten(unstack_layers(factors)).items()}
+    own: dict[str, dict[str, Own]] = {}
+    deviations: dict[str, np.ndarray] = {}
+    for site in adapter.check(params, factors):
+        for path in _apart(site, depth):
+            if site.also:
+                deviations[path] = flat[f"{path}/d"]
+            else:
+                mine = Own(site.transform, {name: flat[f"{path}/{name}"] for name in site.factors})
+                own.setdefault(method.target(path, layers), {})[path] = mine
+    whole, tensors = write_whole(deviations, layers)
+    written = {}
+    for module, given in own.items():
+        if inside(module, whole):
+            raise UserError(f"{module} has factors, and PEFT saves it whole with modules_to_save={whole}; {merged}")
+        try:
+            written[module] = method.write(module, given, layers)
+        except UserError as error:
+            raise UserError(f"{error}; {merged}") from None
+    written = method.even(written)
+    for module, one in written.items():
+        tensors |= {f"{module}.{ending}": tensor for ending, tensor in one.tensors.items()}
+    task = _TASKS[cast(Any, model).config.head]
+    if task == "SEQ_CLS" and CLASSIFIER not in whole:
+        task = None  # for this task PEFT wants to find the whole head in the file
+    description = {
+        "peft_type": method.peft_type,
+        "task_type": task,
+        "base_model_name_or_path": base_name,
+        "inference_mode": True,
+        "target_modules": sorted(written),
+        "modules_to_save": whole or None,
+        **method.describe(adapter.transform, written),
+    }
+    arrays = {PREFIX + name: np.ascontiguousarray(tensor, np.float32) for name, tensor in tensors.items()}
+    write_adapter_files(folder, description, arrays, {"format": "pt"})
+
+
+def _apart(site: Site, depth: int) -> list[str]:
+    """The paths of a site's layers: one, or with stacked layers as many as the model has."""
+    if not site.path.startswith("layers/"):
+        return [site.path]
+    return [f"layer_{i}/{site.path.removeprefix('layers/')}" for i in range(depth)]

@@ -1,0 +1,115 @@
+"""PEFT's `modules_to_save` and our `also_train`: modules that train in full. Theirs are whole, ours are deviations."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from hut_jax.core.errors import UserError, nearest
+from hut_jax.interop.fields import MERGE_THERE
+from hut_jax.interop.layers import Layers
+from hut_jax.interop.method import Arrays, Part
+
+CLASSIFIER = "classifier"
+"""The head of sequence classification, which PEFT always saves, and as one."""
+
+
+def read_whole(given: Mapping[str, np.ndarray], entries: Sequence[str], layers: Layers) -> list[Part]:
+    """Our parameters' deviations, of all modules that `modules_to_save` names.
+
+    Args:
+        given: tensors by the names in the file, without PEFT's prefix.
+        entries: `modules_to_save`.
+        layers: the model's.
+
+    Raises:
+        UserError: a tensor is none of the model's, of another shape or missing, or the modules train in a way that a
+            tie in the model does not allow.
+    """
+    tensors: Arrays = {}
+    for key, tensor in given.items():
+        name = layers.name(key.replace(".base_layer.", "."))
+        if name is None:
+            raise UserError(f"{key!r} is no tensor of this model or adapter; {nearest(key, layers.tensors)}")
+        if name in tensors:
+            raise UserError(f"{key!r} is there twice, with and without the prefix of the model's body")
+        base = layers.value(name)
+        if tensor.shape != base.shape:
+            raise UserError(f"{key!r} is {list(tensor.shape)}, and the model's is {list(base.shape)}")
+        if not _saved(name, entries) and not _same(tensor, base):
+            raise UserError(
+                f"{key!r} differs from the base, and modules_to_save does not name it; take the base that was trained, "
+                f"or {MERGE_THERE}"
+            )
+        tensors[name] = tensor
+    for name, other in layers.equal.items():
+        if name in tensors and name not in layers.tied:
+            tensors.setdefault(other, tensors[name])
+    for name in layers.tensors:
+        if _saved(name, entries) and name not in tensors:
+            raise UserError(f"modules_to_save names {name!r}, and the file does not have it")
+    for name, other in layers.tied.items():
+        if name in tensors or other in tensors:
+            first, second = (tensors[one] if one in tensors else layers.value(one) for one in (name, other))
+            if not _same(first, second):
+                raise UserError(
+                    f"{name!r} and {other!r} are tied in this model and differ in the adapter; load the base with "
+                    f"'tie_word_embeddings': false in its config.json, or {MERGE_THERE}"
+                )
+    deviations = {
+        name: tensors[name].astype(np.float32) - layers.value(name).astype(np.float32)
+        for name in layers.tensors
+        if _saved(name, entries)
+    }
+    return [Part(path, {"d": d}) for name, whole in deviations.items() for path, d in layers.split(name, whole).items()]
+
+
+def write_whole(deviations: Mapping[str, np.ndarray], layers: Layers) -> tuple[list[str], Arrays]:
+    """The modules to save, and all of their tensors by name.
+
+    PEFT reads whole modules: what else belongs to one of them is written as the base has it. What is tied to a tensor
+    that trained is written too, since the tie ends where PEFT copies a module.
+
+    Args:
+        deviations: what trained, by our parameters' paths.
+        layers: the model's.
+    """
+
+    def trained(name: str) -> bool:
+        return any(path in deviations for path in layers.tensors[layers.equal.get(name, name)].paths)
+
+    names = [*layers.tensors, *layers.equal]
+    changed = {name for name in names if trained(name)}
+    modules = {name.rpartition(".")[0] for name in changed}
+    head = {name for name in names if inside(name, [CLASSIFIER])}
+    if head and head <= changed:
+        modules.add(CLASSIFIER)
+    tops = [module for module in sorted(modules) if not any(module.startswith(f"{other}.") for other in modules)]
+    return tops, {name: _whole(name, deviations, layers) for name in names if inside(name, tops)}
+
+
+def inside(name: str, modules: Sequence[str]) -> bool:
+    """Whether a tensor or module is in one of these modules."""
+    return any(f"{name}.".startswith(f"{module}.") for module in modules)
+
+
+def _whole(name: str, deviations: Mapping[str, np.ndarray], layers: Layers) -> np.ndarray:
+    tensor = layers.tensors[layers.equal.get(name, name)]
+    pieces = []
+    for path in tensor.paths:
+        piece = layers.parameter(path).astype(np.float32)
+        pieces.append(piece + deviations[path] if path in deviations else piece)
+    whole = np.concatenate(pieces, axis=-1)
+    return whole.T if tensor.transpose else whole
+
+
+def _saved(name: str, entries: Sequence[str]) -> bool:
+    """Whether PEFT saves the tensor as part of a module: one whose name ends so, be it amid a part of the name."""
+    parts = name.split(".")[:-1]
+    modules = [".".join(parts[: i + 1]) for i in range(len(parts))]
+    return any(module.endswith(entry) for module in modules for entry in entries)
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether the numbers are, in the coarser of the two dtypes."""
+    coarser = min(a.dtype, b.dtype, key=lambda dtype: dtype.itemsize)
+    return np.array_equal(a.astype(coarser), b.astype(coarser))

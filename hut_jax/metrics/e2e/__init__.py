@@ -1,0 +1,1 @@
+"""The E2E challenge's five scores. Imports metrics and core."""

@@ -1,0 +1,94 @@
+"""The two Java programs of coco-caption, out of the package pycocoevalcap, which is looked for and never imported."""
+
+import importlib.util
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from hut_jax.metrics.e2e.ptb import drop_punctuation
+
+_TOKENIZER = "tokenizer/stanford-corenlp-3.4.1.jar"
+_METEOR = "meteor/meteor-1.5.jar"
+# Whatever the machine's locale, texts are UTF-8 and numbers have a decimal point.
+_OPTIONS = ("-Dfile.encoding=UTF-8", "-Duser.language=en", "-Duser.country=US")
+
+
+class Unavailable(Exception):
+    """Java or a program of it is not there, or fails; the message says which."""
+
+
+def is_there() -> bool:
+    """Whether Java and both programs can be found."""
+    try:
+        return bool(_jar(_TOKENIZER) and _jar(_METEOR))
+    except Unavailable:
+        return False
+
+
+def tokenize(texts: Sequence[str]) -> list[str]:
+    """Each text's words in lower case with one space between, without punctuation. A text has no line break in it.
+
+    Raises:
+        Unavailable: the tokenizer cannot be run.
+    """
+    arguments = ["-cp", str(_jar(_TOKENIZER)), "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase"]
+    lines = _run(arguments, texts)[: len(texts)]
+    if len(lines) != len(texts):
+        raise Unavailable(f"PTBTokenizer made {len(lines)} lines of {len(texts)}")
+    return [drop_punctuation(line.rstrip().split(" ")) for line in lines]
+
+
+def meteor_statistics(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> list[list[float]]:
+    """METEOR 1.5's statistics of each output, beside the reference that suits it best; `meteor.py` says what they are.
+
+    Args:
+        outputs: tokenized texts.
+        references: at least one tokenized text for each output.
+
+    Raises:
+        Unavailable: METEOR cannot be run.
+    """
+    jar = _jar(_METEOR)
+    # The bars separate texts; two spaces become one, as in coco-caption.
+    texts = [output.replace("|||", "").replace("  ", " ") for output in outputs]
+    lines = [" ||| ".join(["SCORE", *refs, text]) for text, refs in zip(texts, references, strict=True)]
+    arguments = ["-Xmx2G", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm"]
+    answers = _run(arguments, [*lines, ""], folder=jar.parent)[: len(lines)]  # the last line, too, is to have an end
+    try:
+        rows = [[float(number) for number in answer.split()] for answer in answers]
+    except ValueError:
+        raise Unavailable("METEOR gave something else than numbers") from None
+    if len(rows) != len(lines):
+        raise Unavailable(f"METEOR answered {len(rows)} of {len(lines)} outputs")
+    for row in rows:
+        if len(row) != 23:
+            raise Unavailable(f"METEOR gave {len(row)} numbers of an output, not 23")
+    return rows
+
+
+def _jar(name: str) -> Path:
+    if shutil.which("java") is None:
+        raise Unavailable("no java on the PATH; a Java runtime of version 8 or later is wanted")
+    found = importlib.util.find_spec("pycocoevalcap")
+    for folder in (found.submodule_search_locations or []) if found else []:
+        if (Path(folder) / name).is_file():
+            return Path(folder) / name
+    raise Unavailable("no package pycocoevalcap; pip install --no-deps -r requirements-java.txt")
+
+
+def _run(arguments: Sequence[str], lines: Sequence[str], folder: Path | None = None) -> list[str]:
+    text = "\n".join(lines)
+    try:
+        done = subprocess.run(
+            ["java", *_OPTIONS, *arguments], input=text.encode(), capture_output=True, check=False, cwd=folder
+        )
+    except OSError as error:
+        raise Unavailable(f"java cannot be started: {error.strerror}") from error
+    if done.returncode:
+        last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
+        raise Unavailable(f"java ended with {done.returncode}: {last[0].strip()}")
+    try:
+        return done.stdout.decode().split("\n")
+    except UnicodeDecodeError:
+        raise Unavailable("java wrote something else than UTF-8") from None

@@ -1,0 +1,61 @@
+"""METEOR 1.5 (Denkowski and Lavie, WMT 2014) with its English parameters: Java aligns, this scores.
+
+The numbers of an alignment are the output's and the reference's words, how many of each are function words, for
+each of four matchers (exact, stem, synonym, paraphrase) the content words it matches in the output and the reference
+and the function words likewise, then chunks, and all matched words of the two.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float64
+
+from hut_jax.metrics.e2e.java import meteor_statistics
+from hut_jax.metrics.sums import Statistics, Sums
+
+# Section 3.1 of the paper, the row for English.
+_ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
+_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])
+
+
+def meteor(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Statistics:
+    """METEOR's sums.
+
+    Args:
+        outputs: tokenized texts.
+        references: at least one tokenized text for each output; the one that suits best counts.
+
+    Raises:
+        Unavailable: METEOR cannot be run.
+    """
+    return statistics_of(np.array(meteor_statistics(outputs, references), np.float64))
+
+
+def statistics_of(rows: Float64[np.ndarray, "n 23"]) -> Statistics:
+    """METEOR's sums from what the program says of each output."""
+    rows = rows.copy()
+    # A match of all words in one piece is not fragmented: that one piece counts as none.
+    whole = (rows[:, 20] == 1) & (rows[:, 21] == rows[:, 0]) & (rows[:, 22] == rows[:, 1])
+    rows[whole, 20] = 0
+    return Statistics(rows, _score_of)
+
+
+def _score_of(sums: Sums) -> Float64[np.ndarray, "*batch"]:
+    matched = sums[..., 4:20].reshape(*sums.shape[:-1], 4, 4)
+    precision = _share(matched[..., 0], matched[..., 2], sums[..., 0], sums[..., 2])
+    recall = _share(matched[..., 1], matched[..., 3], sums[..., 1], sums[..., 3])
+    chunks, words = sums[..., 20], (sums[..., 21] + sums[..., 22]) / 2
+    fragmentation = _GAMMA * (chunks / np.maximum(words, 1)) ** _BETA
+    mean = precision * recall / np.maximum(_ALPHA * precision + (1 - _ALPHA) * recall, np.finfo(np.float64).tiny)
+    return mean * (1 - fragmentation)
+
+
+def _share(
+    content: Float64[np.ndarray, "*batch 4"],
+    function: Float64[np.ndarray, "*batch 4"],
+    words: Float64[np.ndarray, "*batch"],
+    function_words: Float64[np.ndarray, "*batch"],
+) -> Float64[np.ndarray, "*batch"]:
+    """The matched part of a text, content words weighing `_DELTA` and function words the rest; 0 of no words."""
+    matched = (_DELTA * content + (1 - _DELTA) * function) @ _WEIGHTS
+    return matched / np.maximum(_DELTA * (words - function_words) + (1 - _DELTA) * function_words, 1 - _DELTA)

@@ -1,0 +1,59 @@
+"""NIST (Doddington, HLT 2002) as the challenge's mteval-v13a has it.
+
+A matching n-gram counts as much as it informs: log2 of how often its first n - 1 words are in all references, over
+how often it is. An output shorter than the mean reference is penalised, the mean being that of all references of all
+segments, times segments: with a varying number of references this is not the sum of the segments' mean lengths, which
+the challenge's reimplementation in Python takes.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+from jaxtyping import Float64
+
+from hut_jax.metrics.e2e.mteval import LONGEST, Ngram, Reference, Segment
+from hut_jax.metrics.sums import Statistics, Sums
+
+# The penalty is 1/2 for an output of two thirds of the references' length.
+_BETA = math.log(0.5) / math.log(1.5) ** 2
+
+
+def nist(segments: Sequence[Segment]) -> Statistics:
+    """NIST's sums: information and n-grams of one to five words, the references' words and number, and segments."""
+    information = information_of(reference for segment in segments for reference in segment.references)
+    rows = []
+    for segment in segments:
+        gained = [0.0] * LONGEST
+        for ngram, count in segment.matches.items():
+            gained[len(ngram) - 1] += count * information(ngram)
+        lengths = [reference.length for reference in segment.references if reference.length]
+        rows.append([*gained, *segment.totals(LONGEST), sum(lengths), len(lengths), 1])
+    return Statistics(np.array(rows, np.float64), _score_of)
+
+
+def information_of(references: Iterable[Reference]) -> Callable[[Ngram], float]:
+    """A function from an n-gram of the references to its information in bits."""
+    counts: Counter[Ngram] = Counter()
+    words = 0
+    for reference in references:
+        counts.update(reference.ngrams)
+        words += reference.length
+
+    def information(ngram: Ngram) -> float:
+        prefix = ngram[:-1]
+        # To Perl the string "0" is false: what follows a lone 0 is weighed as if nothing went before it.
+        before = words if not prefix or prefix == ("0",) else counts[prefix]
+        return math.log2(before / counts[ngram])
+
+    return information
+
+
+def _score_of(sums: Sums) -> Float64[np.ndarray, "*batch"]:
+    gained, totals = sums[..., :LONGEST], sums[..., LONGEST : 2 * LONGEST]
+    reference_words, reference_count, segments = sums[..., -3], sums[..., -2], sums[..., -1]
+    ratio = totals[..., 0] * reference_count / np.maximum(reference_words * segments, 1)
+    inside = np.clip(ratio, np.finfo(np.float64).tiny, 1.0)
+    penalty = np.where(ratio > 0, np.exp(_BETA * np.log(inside) ** 2), 0.0)
+    return (gained / np.maximum(totals, 1)).sum(axis=-1) * penalty

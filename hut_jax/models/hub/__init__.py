@@ -1,0 +1,1 @@
+"""Hugging Face's checkpoints, read into our models and written from them. Imports models and what lies below it."""

@@ -1,0 +1,51 @@
+"""From a model's name, a folder or a Hugging Face hub name, to a folder with its files."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+from hut_jax.core.errors import UserError, nearest
+
+
+def locate(name: str | os.PathLike, patterns: Sequence[str]) -> Path:
+    """The folder that holds the model's files; a hub name's are downloaded first, or taken from the cache.
+
+    A folder of that name comes before the hub.
+
+    Args:
+        name: a folder, or a hub name such as `gpt2` or `org/name`.
+        patterns: the hub's files to download, as `fnmatch` patterns. Nothing else is.
+
+    Raises:
+        UserError: there is no such folder or hub name, or the hub is out of reach and nothing is cached.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise UserError(f"{name} is a file; give the folder that holds the model")
+    if _is_path(str(name)):
+        siblings = [p.name for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
+        hint = f"; {nearest(folder.name, siblings)}" if siblings else ""
+        raise UserError(f"no such folder: {name}{hint}")
+    try:
+        return Path(huggingface_hub.snapshot_download(str(name), allow_patterns=list(patterns)))
+    except HFValidationError:
+        raise UserError(f"{str(name)!r} is neither a folder nor a hub name (such as 'gpt2' or 'org/name')") from None
+    except RepositoryNotFoundError:
+        raise UserError(f"no folder {str(name)!r} here and no such model on the hub, or no right to read it") from None
+    except LocalEntryNotFoundError:
+        raise UserError(
+            f"no folder {str(name)!r} here, the hub cannot be reached and its cache has no copy: "
+            "connect, or give a folder"
+        ) from None
+    except OSError as error:
+        raise UserError(f"downloading {str(name)!r} failed: {' '.join(str(error).split())}") from error
+
+
+def _is_path(name: str) -> bool:
+    name = name.replace(os.sep, "/")
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith("/")

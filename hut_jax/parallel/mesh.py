@@ -1,0 +1,194 @@
+"""Which part of each array lies on which device: the mesh, and rules from a parameter's path to its PartitionSpec.
+
+The mesh has three axes. `data` and `fsdp` each take a part of every batch; `fsdp` takes a part of every parameter as
+well, and gathers it when it is used (ZeRO's third stage, Rajbhandari et al., arXiv 1910.02054, 2019); `tensor` splits
+the products themselves, by attention heads and by the inner width of the feed-forward layers (Shoeybi et al.,
+"Megatron-LM", arXiv 1909.08053, 2019, section 3). Communication is XLA's to find from where the arrays lie.
+
+Factors follow their kernel: an axis that is the kernel's inputs or outputs is split as the kernel's is, and the rank
+never is. So W is built where W0 lies, and nothing is sent for it.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, PyTree
+
+from hut_jax.core.errors import UserError
+from hut_jax.core.trees import flatten, unflatten
+from hut_jax.parallel.activations import AXES, BATCH
+from hut_jax.parallel.processes import ALL, Share, put
+
+Rules = Sequence[tuple[str, PartitionSpec]]
+"""Pattern of a '/'-joined path, and where it is found, how the parameter's last axes are split."""
+
+TRANSFORMER: Rules = (
+    (r"attention/(query|key|value)/kernel$", PartitionSpec("fsdp", "tensor")),
+    (r"attention/out/kernel$", PartitionSpec("tensor", "fsdp")),
+    (r"mlp/up/kernel$", PartitionSpec("fsdp", "tensor")),
+    (r"mlp/down/kernel$", PartitionSpec("tensor", "fsdp")),
+    # Not along the vocabulary, whose size is rarely a multiple of anything.
+    (r"embedding$", PartitionSpec(None, "fsdp")),
+    (r"", PartitionSpec()),  # biases, norms and heads are small, and every device has them whole
+)
+"""This library's GPT-2, RoBERTa and BERT."""
+
+
+def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of the first devices.
+
+    Args:
+        data: devices that share out batches; -1: as many as the others leave.
+        fsdp: devices that share out batches and parameters; or -1.
+        tensor: devices that share out the products; or -1.
+        devices: default: all there are.
+
+    Raises:
+        UserError: a size is neither -1 nor 1 or more, several are -1, there are too few devices, or they are several
+            processes' and not all are taken.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = dict(zip(AXES, (data, fsdp, tensor), strict=True))
+    for axis, size in sizes.items():
+        if size != -1 and size < 1:
+            raise UserError(f"config.mesh.{axis} is {size}; it must be 1 or more, or -1 for what the others leave")
+    free = [axis for axis, size in sizes.items() if size == -1]
+    if len(free) > 1:
+        raise UserError(f"config.mesh.{free[0]} and config.mesh.{free[1]} are both -1; only one can take what is left")
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    if fixed > len(devices) or (free and len(devices) % fixed):
+        named = " x ".join(f"{axis} {size}" for axis, size in sizes.items() if size != -1)
+        raise UserError(
+            f"config.mesh: {named} is {fixed}, which "
+            + (
+                f"is more than the {len(devices)} devices"
+                if fixed > len(devices)
+                else f"{len(devices)} is no multiple of"
+            )
+            + f"; sizes that fit: {', '.join(str(n) for n in range(1, len(devices) + 1) if len(devices) % n == 0)}"
+        )
+    sizes.update({axis: len(devices) // fixed for axis in free})
+    shape = tuple(sizes.values())
+    if math.prod(shape) < len(devices) and jax.process_count() > 1:
+        raise UserError(
+            f"config.mesh takes {math.prod(shape)} of the {len(devices)} devices, and of several processes each needs "
+            "its own in the mesh; let one axis be -1"
+        )
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[: math.prod(shape)])
+
+
+def param_specs(shapes: Mapping[str, Any], rules: Rules | None, mesh: Mesh) -> dict[str, PartitionSpec]:
+    """How each parameter is split, by '/'-joined path.
+
+    Args:
+        shapes: the parameters, or their shapes.
+        rules: the first that matches counts, for the last axes: those in front, of stacked layers, are not split.
+            None, for a model that nobody wrote rules for: the largest axis that `fsdp` divides is split over it.
+        mesh: whose axes the rules name.
+
+    Raises:
+        UserError: no rule matches a parameter, or an axis does not divide.
+    """
+    specs = {}
+    for path, leaf in flatten(shapes).items():
+        if rules is None:
+            specs[path] = _largest_axis(leaf.shape, mesh.shape["fsdp"])
+            continue
+        rule = next((spec for pattern, spec in rules if re.search(pattern, path)), None)
+        if rule is None:
+            raise UserError(f"no rule says how {path} is split; end the rules with ('', PartitionSpec())")
+        specs[path] = PartitionSpec(*(None,) * (len(leaf.shape) - len(rule)), *rule) if rule else PartitionSpec()
+        _check_divides(path, leaf.shape, specs[path], mesh)
+    return specs
+
+
+def batch_parts(mesh: Mesh) -> int:
+    """Into how many parts a batch is split."""
+    return math.prod(mesh.shape[axis] for axis in BATCH)
+
+
+def check_batch(name: str, size: int, mesh: Mesh) -> None:
+    """Make sure that the devices can share out a batch.
+
+    Raises:
+        UserError: they cannot.
+    """
+    parts = batch_parts(mesh)
+    if size % parts:
+        raise UserError(
+            f"{name} is {size}, and config.mesh shares it out over data x fsdp = {parts} devices; "
+            f"give a multiple of {parts}, such as {-(-size // parts) * parts}, or another config.mesh"
+        )
+
+
+def check_heads(heads: int, mesh: Mesh) -> None:
+    """Make sure that the devices can share out attention's heads.
+
+    Raises:
+        UserError: they cannot.
+    """
+    if heads % mesh.shape["tensor"]:
+        valid = ", ".join(str(n) for n in range(1, mesh.size + 1) if heads % n == 0)
+        raise UserError(
+            f"config.mesh.tensor={mesh.shape['tensor']} does not divide the model's {heads} heads; "
+            f"sizes that do: {valid}"
+        )
+
+
+def shardings(mesh: Mesh, specs: Mapping[str, PartitionSpec]) -> PyTree[NamedSharding]:
+    """The specs on this mesh, as a tree."""
+    return unflatten({path: NamedSharding(mesh, spec) for path, spec in specs.items()})
+
+
+def own_share(mesh: Mesh) -> Share:
+    """What this process's devices take of each batch; where that is no one run of its parts, all."""
+    parts = batch_parts(mesh)
+    where = NamedSharding(mesh, PartitionSpec(BATCH)).addressable_devices_indices_map((parts,))
+    own = sorted({part for index in where.values() if index for part in range(parts)[index[0]]})
+    return Share(own[0], own[-1] + 1, parts) if len(own) == own[-1] + 1 - own[0] < parts else ALL
+
+
+def place_batch(mesh: Mesh, batch: PyTree[Any], share: Share = ALL) -> PyTree[Array]:
+    """The batch, each device's examples on it.
+
+    Args:
+        mesh: the devices.
+        batch: this process's share of it.
+        share: which that is.
+    """
+    where = NamedSharding(mesh, PartitionSpec(BATCH))
+    if share == ALL:
+        return jax.tree.map(lambda leaf: put(leaf, where), batch)
+    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(where, leaf), batch)
+
+
+def describe(mesh: Mesh, specs: Mapping[str, PartitionSpec]) -> str:
+    """The mesh, and how many parameters are split how."""
+    counts: dict[str, int] = {}
+    for spec in specs.values():
+        split = ", ".join("-" if axis is None else str(axis) for axis in spec) or "whole on each"
+        counts[split] = counts.get(split, 0) + 1
+    sizes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+    return f"mesh {sizes}; parameters: " + "; ".join(f"{count} [{split}]" for split, count in counts.items())
+
+
+def _largest_axis(shape: Sequence[int], parts: int) -> PartitionSpec:
+    sizes = [size if size % parts == 0 and size > parts else 0 for size in shape]
+    if len(shape) < 2 or not max(sizes):
+        return PartitionSpec()
+    axis = sizes.index(max(sizes))
+    return PartitionSpec(*(None,) * axis, "fsdp")
+
+
+def _check_divides(path: str, shape: Sequence[int], spec: PartitionSpec, mesh: Mesh) -> None:
+    for number, (size, axis) in enumerate(zip(shape, spec, strict=False)):
+        if axis is not None and size % mesh.shape[axis]:
+            valid = [str(n) for n in range(1, mesh.size + 1) if size % n == 0]
+            raise UserError(
+                f"{path} {list(shape)}: config.mesh.{axis}={mesh.shape[axis]} does not divide its axis {number}; "
+                f"sizes that do: {', '.join(valid)}"
+            )

@@ -1,0 +1,162 @@
+"""Several processes, on one machine or on many, that train one model together, through `jax.distributed`.
+
+All of them run the same code; each makes its own part of every batch, and moves its own part of every array to its own
+devices. What is said and written, apart from checkpoints, the first of them says and writes.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jaxtyping import PyTree
+
+from hut_jax.core.errors import UserError
+
+HEARTBEAT = 20
+"""Seconds without a word from a process after which the others give up."""
+
+_MESSAGE = 4096  # bytes of an error that is passed on
+
+
+class Share(NamedTuple):
+    """A run of equal parts of a batch: those from `first` on and before `last`, of `parts`."""
+
+    first: int
+    last: int
+    parts: int
+
+    def span(self, size: int) -> tuple[int, int]:
+        """Where the share of an axis begins and ends, which is of a size that the parts divide."""
+        return self.first * size // self.parts, self.last * size // self.parts
+
+
+ALL = Share(0, 1, 1)
+"""The share of a process that is alone."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of a command that several processes may run."""
+    group = parser.add_argument_group("several processes", "start the same command in each of them")
+    group.add_argument(
+        "--distributed", action="store_true", help="under Slurm, Open MPI or on a TPU pod: find the others"
+    )
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="elsewhere: where the first process listens,")
+    group.add_argument("--processes", type=int, metavar="N", help="how many there are,")
+    group.add_argument("--process", type=int, metavar="I", help="and which of them this is, from 0")
+
+
+def join(args: argparse.Namespace) -> None:
+    """Join the other processes, if the arguments say that there are any. Before that nothing may ask for devices.
+
+    Raises:
+        UserError: the arguments do not go together, or the others cannot be found.
+    """
+    given = [args.coordinator, args.processes, args.process]
+    if not args.distributed and given == [None] * 3:
+        return
+    if args.distributed and given != [None] * 3:
+        raise UserError("--distributed finds --coordinator, --processes and --process by itself; give either")
+    if not args.distributed and None in given:
+        raise UserError("--coordinator, --processes and --process go together; one of them is missing")
+    if not args.distributed and not 0 <= args.process < args.processes:
+        raise UserError(f"--process is {args.process}; it must be at least 0 and below --processes, {args.processes}")
+    try:
+        jax.distributed.initialize(
+            args.coordinator,
+            args.processes,
+            args.process,
+            heartbeat_timeout_seconds=HEARTBEAT,
+            shutdown_timeout_seconds=HEARTBEAT,  # for which one that fails alone waits for the others before it ends
+        )
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"the other processes cannot be found: {' '.join(str(error).split())[:300]}") from None
+    if not is_first():
+        _silence()
+
+
+def _silence() -> None:
+    """Nothing more on standard output, from C++ neither."""
+    sys.stdout.flush()
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+def is_first() -> bool:
+    """Whether this is the process that speaks and writes for all."""
+    return jax.process_index() == 0
+
+
+def several() -> bool:
+    """Whether there are others."""
+    return jax.process_count() > 1
+
+
+def on_first(function: Callable[[], Any]) -> None:
+    """Call the function in the first process alone. Where it fails, all of them do.
+
+    Raises:
+        UserError: as the function does.
+    """
+    message = ""
+    if is_first():
+        try:
+            function()
+        except UserError as error:
+            message = str(error)
+        except OSError as error:  # a full disk, which the others would not hear of
+            message = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
+    if several():
+        buffer = np.zeros(_MESSAGE, np.uint8)
+        text = message.encode()[:_MESSAGE]
+        buffer[: len(text)] = np.frombuffer(text, np.uint8)
+        message = bytes(np.asarray(multihost_utils.broadcast_one_to_all(buffer))).rstrip(b"\0").decode(errors="ignore")
+    if message:
+        raise UserError(message)
+
+
+@contextmanager
+def first_alone(what: str) -> Iterator[None]:
+    """What is within, first in the first process, then in the others: so that what it prepares on disk is there."""
+    if several() and not is_first():
+        multihost_utils.sync_global_devices(what)
+    try:
+        yield
+    finally:
+        if several() and is_first():
+            multihost_utils.sync_global_devices(what)
+
+
+def put(array: np.ndarray, sharding: Any) -> jax.Array:
+    """The array, of which every process has all, where it is to lie; each process puts its own part there."""
+    if sharding is None or sharding.is_fully_addressable:
+        return jax.device_put(array, sharding)
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+
+def put_tree(tree: PyTree[Any], shardings: PyTree[Any]) -> PyTree[jax.Array]:
+    """The arrays where they are to lie, whether each process has all of them or its part."""
+
+    def one(leaf: Any, sharding: Any) -> jax.Array:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return jax.jit(lambda x: x, out_shardings=sharding)(leaf)
+        return put(leaf if sharding.is_fully_addressable else np.asarray(leaf), sharding)
+
+    return jax.tree.map(one, tree, shardings)
+
+
+def fetch(tree: PyTree[jax.Array]) -> PyTree[np.ndarray]:
+    """All of each array, in every process."""
+
+    def one(leaf: Any) -> np.ndarray:
+        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
+            return np.asarray(leaf)
+        return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+
+    return jax.tree.map(one, tree)

@@ -1,0 +1,114 @@
+"""The folder of a run: `config.json`, `metrics.jsonl`, `checkpoints/`, `adapter/`, `result.json`."""
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from hut_jax.config import flatten_config, from_json, to_json, validate
+from hut_jax.core.errors import UserError, nearest
+from hut_jax.core.files import PARTIAL
+
+CONFIG = "config.json"
+RESULT = "result.json"
+CHECKPOINTS = "checkpoints"
+ADAPTER = "adapter"
+LOCK = ".lock"
+
+
+def check_workdir(workdir: Path, config: ConfigDict) -> None:
+    """Make sure that a run with this config may use this folder. Nothing is left behind.
+
+    Raises:
+        UserError: it cannot be written, another process trains in it, or it holds a run whose config differs; the
+            message names the fields.
+    """
+    check_writable(workdir)
+    if (workdir / LOCK).exists():
+        with use_workdir(workdir):
+            pass
+    if not (workdir / CONFIG).exists():
+        return
+    there, here = flatten_config(read_config(workdir)), flatten_config(from_json(to_json(config)))
+    differing = [
+        f"{name} is {here.get(name)!r} and was {there.get(name)!r}"
+        for name in sorted(there.keys() | here.keys())
+        if there.get(name) != here.get(name) and not name.startswith("mesh.")  # a run may go on on other devices
+    ]
+    if differing:
+        raise UserError(
+            f"{workdir} holds a run with another config: {'; '.join(differing)}; "
+            "give another --workdir, or the config that it was begun with"
+        )
+
+
+@contextmanager
+def use_workdir(workdir: Path) -> Iterator[None]:
+    """Make the folder, and keep it for this process until it ends, however it ends.
+
+    The lock is the system's, so none is left after a kill. It is on a file, since network file systems have none on
+    folders.
+
+    Raises:
+        UserError: another process trains in it.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    # What Python opens is not inherited, so no process that it starts holds it.
+    handle = os.open(workdir / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process trains in {workdir}; wait for it, or give another --workdir") from None
+        except OSError as error:
+            print(f"note: {workdir} cannot be locked ({error.strerror}): see to it that no other run uses it")
+        for partial in workdir.glob(f".*{PARTIAL}"):  # what a killed run had begun to write
+            shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
+        yield
+    finally:
+        os.close(handle)
+
+
+def read_config(workdir: Path) -> ConfigDict:
+    """The config of the run in this folder.
+
+    Raises:
+        UserError: there is no run, or its config is damaged.
+    """
+    path = workdir / CONFIG
+    try:
+        config = from_json(path.read_text(encoding="utf-8"))
+        validate(config)
+        return config
+    except FileNotFoundError:
+        raise UserError(f"no run in {workdir}: it has no {CONFIG}; {_runs_beside(workdir)}") from None
+    except UserError as error:
+        raise UserError(f"{path} is no config of this version: {error}") from None
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged, and no config of a run: {error}") from None
+
+
+def check_writable(folder: Path, name: str = "the workdir") -> None:
+    """Make sure that the folder can be written, or made. Nothing is left behind.
+
+    What there is not yet is made on trial in a temporary folder: other runs may be about to make the same parents.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    there = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
+    try:
+        with tempfile.TemporaryDirectory(dir=there) as trial:
+            (Path(trial) / folder.relative_to(there)).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{name} {folder} cannot be written: {error.strerror}") from None
+
+
+def _runs_beside(workdir: Path) -> str:
+    runs = [str(path.parent) for path in workdir.parent.glob(f"*/{CONFIG}")]
+    return nearest(str(workdir), runs) if runs else "give the --workdir of python -m hut_jax.train"

@@ -1,0 +1,211 @@
+"""Checkpoints of a run, through Orbax: what trains, the optimiser's state and the position in the data.
+
+The base is never in them: it is frozen, and its files are where they were.
+
+Each holds a digest of every array and of the rest. Orbax and the store under it notice most damage by themselves, but
+not a flipped bit in an array's numbers, and a run that goes on from one ends with wrong results and no word about it.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from jaxtyping import Array, PyTree, UInt32
+
+from hut_jax.core.errors import UserError, one_line
+from hut_jax.parallel.processes import on_first, several
+
+DAMAGED = "damaged"
+_STEP = "step"
+
+
+class Checkpoints:
+    """The checkpoints of one run, the newest few of them kept. Saving happens in the background.
+
+    Args:
+        folder: where they are. What is found to be damaged is moved to `damaged/` beside it.
+        keep: how many.
+        report: gets a line for each damaged one.
+    """
+
+    def __init__(self, folder: Path, keep: int, report: Callable[[str], None] = print):
+        self._folder, self._report = folder.absolute(), report
+        self._manager = ocp.CheckpointManager(
+            self._folder,
+            item_names=("state", "progress"),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep, step_prefix=_STEP, enable_async_checkpointing=True, cleanup_tmp_directories=True
+            ),
+        )
+
+    @property
+    def latest(self) -> int | None:
+        """The newest checkpoint's step, or None where there is none."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: PyTree, progress: dict[str, Any]) -> None:
+        """Begin to save.
+
+        Args:
+            step: the updates done.
+            state: arrays; they are copied before this returns, and may be donated afterwards.
+            progress: what is no array and fits in JSON, such as the position in the data.
+
+        Raises:
+            UserError: this one or the one before it could not be written.
+        """
+        if step == self.latest:
+            return
+        digests = {"state": _state_digest(state), "progress": _json_digest(progress)}
+        parts = ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            progress=ocp.args.JsonSave({"step": step, "digests": digests, "progress": progress}),
+        )
+        self._write(lambda: self._manager.save(step, args=parts))
+
+    def restore_newest(self, like: PyTree) -> tuple[int, PyTree, dict[str, Any]] | None:
+        """The newest checkpoint that is whole: its step, its state and its progress; None where there is none at all.
+
+        Damaged ones are moved out of the way, and reported.
+
+        Args:
+            like: arrays of the state's structure, dtypes and devices.
+
+        Raises:
+            UserError: there are checkpoints, and none of them is whole.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        reasons = {}
+        for step in steps:
+            try:
+                state, progress = self._restore(step, like)
+            except MemoryError:
+                raise
+            except Exception as error:  # Orbax and its stores raise many kinds where a file is damaged
+                reasons[step] = one_line(error)
+                continue
+            for damaged, reason in reasons.items():
+                moved = self._move_away(damaged)
+                self._report(
+                    f"note: the checkpoint of update {damaged} is damaged ({reason}) and now in {moved}; "
+                    f"going on from update {step}"
+                )
+            self._manager.reload()
+            return step, state, progress
+        if reasons:
+            each = "; ".join(f"{_STEP}_{step}: {reason}" for step, reason in reasons.items())
+            raise UserError(
+                f"no checkpoint in {self._folder} is whole ({each}); delete that folder to begin again, "
+                "or give another --workdir"
+            )
+        return None
+
+    def wait(self) -> None:
+        """Return when what was begun is on disk.
+
+        Raises:
+            UserError: it could not be written.
+        """
+        self._write(self._manager.wait_until_finished)
+
+    def close(self) -> None:
+        """Wait, and release what saving in the background holds."""
+        self._manager.close()
+
+    def _restore(self, step: int, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
+        if several():
+            # Were only one of them to notice, it would leave the others waiting for it.
+            on_first(lambda: self._check_alone(step, like))
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        parts = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore())
+        restored = self._manager.restore(step, args=parts)
+        return _checked(step, restored["state"], restored["progress"])
+
+    def _check_alone(self, step: int, like: PyTree) -> None:
+        """Read the whole checkpoint in this process and no other.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=jax.process_index(),
+            active_processes={jax.process_index()},
+            barrier_sync_key_prefix=f"check_{step}",
+        )
+        whole = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
+        handlers = {
+            "state": (ocp.StandardCheckpointHandler, ocp.args.StandardRestore(whole)),
+            "progress": (ocp.JsonCheckpointHandler, ocp.args.JsonRestore()),
+        }
+        restored = {}
+        try:
+            for name, (handler, args) in handlers.items():
+                with ocp.Checkpointer(handler(multiprocessing_options=alone), multiprocessing_options=alone) as reader:
+                    restored[name] = reader.restore(self._folder / f"{_STEP}_{step}" / name, args=args)
+            _checked(step, restored["state"], restored["progress"])
+        except Exception as error:  # as many kinds as above
+            raise UserError(one_line(error)) from error
+
+    def _move_away(self, step: int) -> Path:
+        target = self._folder.parent / DAMAGED / f"{_STEP}_{step}"
+
+        def move() -> None:
+            target.parent.mkdir(exist_ok=True)
+            if target.exists():
+                shutil.rmtree(target)
+            (self._folder / target.name).rename(target)
+
+        on_first(move)
+        return target
+
+    def _write(self, write: Callable[[], Any]) -> None:
+        try:
+            write()
+        except Exception as error:  # as many kinds as there are ways to fail
+            self._manager.reload()
+            whole = self.latest
+            left = "there is none before it" if whole is None else f"that of update {whole} is whole"
+            raise UserError(
+                f"a checkpoint could not be written to {self._folder} ({one_line(error)}); {left}, "
+                "and the same command goes on from it"
+            ) from error
+
+
+def _checked(step: int, state: PyTree, written: dict[str, Any]) -> tuple[PyTree, dict[str, Any]]:
+    """State and progress, if their step and digests are those that were written with them."""
+    if written["step"] != step:
+        raise ValueError(f"it was saved as that of update {written['step']}")
+    if written["digests"] != {"state": _state_digest(state), "progress": _json_digest(written["progress"])}:
+        raise ValueError("its contents are not what was saved")
+    return state, written["progress"]
+
+
+def _state_digest(state: PyTree[Array]) -> list[int]:
+    """A digest of each leaf, in the tree's order."""
+    # One after the other: among several processes each adds up over all of them, and they must not overtake each other.
+    return [int(jax.device_get(_digest(leaf))) for leaf in jax.tree.leaves(state)]
+
+
+@jax.jit  # each leaf by itself: there are few shapes among many leaves
+def _digest(leaf: Array) -> UInt32[Array, ""]:
+    """The sum of an array's words, each mixed with its place.
+
+    Sums of integers come out alike on any number of devices. The mixing is one to one, so a change of one word always
+    shows. (It is MurmurHash3's finaliser.)
+    """
+    bits = jax.lax.bitcast_convert_type(leaf, f"uint{min(32, 8 * leaf.dtype.itemsize)}")
+    words = bits.reshape(-1).astype(jnp.uint32) ^ (jnp.arange(bits.size, dtype=jnp.uint32) * jnp.uint32(0x9E3779B9))
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        words = (words ^ (words >> shift)) * jnp.uint32(factor)
+    return jnp.sum(words ^ (words >> 16), dtype=jnp.uint32)
+
+
+def _json_digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

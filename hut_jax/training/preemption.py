@@ -1,0 +1,67 @@
+"""Asking a run to stop: Ctrl-C, and the SIGTERM that a scheduler sends before it takes the machine away."""
+
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from jax.experimental import multihost_utils
+
+from hut_jax.parallel.processes import several
+
+T = TypeVar("T")
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(Exception):
+    """Raised within what may be given up half-way, such as an evaluation, once a stop was asked for."""
+
+
+class Stopping:
+    """Whether a signal asked for a stop, and which one."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.signal = signal.SIGINT
+
+    def asked_by(self, step: int) -> bool:
+        """Whether to stop after this update. Several processes, of which one was signalled, agree on one."""
+        if several() and multihost_utils.reached_preemption_sync_point(step):
+            self.asked, self.signal = True, signal.SIGTERM
+        return self.asked
+
+    def until_stopped(self, items: Iterable[T]) -> Iterator[T]:
+        """The items, one by one.
+
+        Raises:
+            Stopped: a stop was asked for before the next one.
+        """
+        for item in items:
+            if self.asked:
+                raise Stopped
+            yield item
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[Stopping]:
+    """Within it the first signal only asks for a stop; a second one of its kind acts as it did before."""
+    stopping = Stopping()
+    # Only the main thread may handle signals. Of several processes JAX's own handler of SIGTERM tells the others.
+    if several() or threading.current_thread() is not threading.main_thread():
+        yield stopping
+        return
+    previous = {number: signal.getsignal(number) for number in SIGNALS}
+
+    def handle(number: int, _: object) -> None:
+        stopping.asked, stopping.signal = True, signal.Signals(number)
+        signal.signal(number, previous[stopping.signal])
+
+    for number in SIGNALS:
+        signal.signal(number, handle)
+    try:
+        yield stopping
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

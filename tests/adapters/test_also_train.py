@@ -1,0 +1,158 @@
+"""Modules that train in full beside the factors, and the embedding to which a head is tied."""
+
+import re
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hut_jax import HUT, Adapter, Full, UserError, load_adapter, load_pretrained, save_adapter, save_pretrained
+from hut_jax.config import default_config, resolve, set_transform
+from hut_jax.models.gpt2 import GPT2, GPT2Config
+from hut_jax.models.hub.pretrained import init_params
+from hut_jax.runs.run import make_adapter, rates
+from hut_jax.train import train
+
+IDS = np.arange(12).reshape(2, 6) % 11
+
+
+def model(*, tied=True):
+    config = GPT2Config(vocab_size=11, n_positions=8, n_embd=8, n_layer=2, n_head=2, tie_word_embeddings=tied)
+    return GPT2(config), init_params(GPT2(config), jax.random.key(0))
+
+
+def noisy(factors):
+    random = np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: leaf + 0.3 * random.standard_normal(leaf.shape).astype(np.float32), factors)
+
+
+@pytest.mark.slow
+def test_named_modules_train_in_full_and_nothing_else_does():
+    gpt2, params = model(tied=False)
+    adapter = Adapter(HUT(rank=2), also_train=["lm_head", "final_norm"])
+    factors = adapter.init(jax.random.key(0), params)
+    assert set(factors) == {"layer_0", "layer_1", "lm_head", "final_norm"}
+    assert jax.tree.map(jnp.shape, factors["lm_head"]) == {"kernel": {"d": (8, 11)}}
+    assert set(factors["final_norm"]) == {"scale", "bias"}
+
+    def loss(factors):
+        return jnp.sum(jnp.sin(adapter.apply(gpt2, params, factors, IDS)))
+
+    gradients = jax.jit(jax.grad(loss))(factors)
+    assert jax.tree.structure(gradients) == jax.tree.structure(factors)
+    assert all(jnp.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradients))
+    factors = noisy(factors)
+    got = adapter.apply(gpt2, params, factors, IDS)
+    np.testing.assert_allclose(got, gpt2.apply({"params": adapter.merge(params, factors)}, IDS), rtol=1e-5, atol=1e-5)
+    assert "lm_head/kernel" in adapter.report(params)
+
+
+def test_a_tied_embedding_trains_once_and_through_both_its_uses():
+    """Its gradient is that of the one table which the plain model reads and predicts with."""
+    gpt2, params = model()
+    adapter = Adapter(HUT(rank=2), also_train="token_embedding")
+    factors = adapter.init(jax.random.key(0), params)
+    tables = [path for path, _ in jax.tree.leaves_with_path(factors) if "embedding" in str(path)]
+    assert len(tables) == 1
+
+    def loss(logits):
+        return jnp.sum(jnp.sin(logits))
+
+    got = jax.jit(jax.grad(lambda factors: loss(adapter.apply(gpt2, params, factors, IDS))))(factors)
+    expected = jax.jit(jax.grad(lambda params: loss(gpt2.apply({"params": params}, IDS))))(params)
+    np.testing.assert_allclose(
+        got["token_embedding"]["embedding"]["d"], expected["token_embedding"]["embedding"], rtol=1e-4, atol=1e-5
+    )
+
+
+def test_a_merged_tied_embedding_is_tied_in_the_checkpoint_too(tmp_path):
+    gpt2, params = model()
+    adapter = Adapter(HUT(rank=2), also_train="token_embedding")
+    factors = noisy(adapter.init(jax.random.key(0), params))
+    save_pretrained(tmp_path, gpt2, adapter.merge(params, factors))
+    again, merged = load_pretrained(tmp_path)
+    np.testing.assert_allclose(
+        again.apply({"params": merged}, IDS), adapter.apply(gpt2, params, factors, IDS), rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("pattern", ["embedding", ".", "token_emb", "lm_head", "^(?!layer|final).*"])
+def test_an_embedding_is_never_trained_by_accident(pattern):
+    _, params = model()
+    adapter = Adapter(HUT(rank=2, shift=False), r"query$", also_train=pattern)
+    if pattern == ".":
+        with pytest.raises(UserError, match=r"layer_0/attention/query is among the targets and trains in full"):
+            adapter.sites(params)
+        return
+    with pytest.raises(
+        UserError,
+        match=rf"also_train pattern {re.escape(repr(pattern))} matches no module; .*named in full: .*'token_embedding'",
+    ):
+        adapter.sites(params)
+
+
+def test_all_linear_leaves_them_alone_and_a_pattern_that_takes_them_is_refused():
+    _, params = model(tied=False)
+    shifted = HUT(rank=1, shift=False)
+    paths = [site.path for site in Adapter(shifted, "all-linear", also_train="lm_head").sites(params)]
+    assert "lm_head" not in paths
+    assert "lm_head/kernel" in paths
+    assert len(paths) == len(set(paths)) == 13
+    everything = Adapter(Full(), also_train="lm_head").sites(params)
+    assert [site.path for site in everything if site.also] == ["lm_head/kernel"]
+    assert len(everything) == len(jax.tree.leaves(params))
+    with pytest.raises(UserError, match=r"lm_head is among the targets and trains in full by also_train=\['lm_head'\]"):
+        Adapter(shifted, "lm_head|query", also_train="lm_head").sites(params)
+    with pytest.raises(UserError, match=r"lm_head/kernel is among the targets and trains in full"):
+        Adapter(Full(), "head", also_train="lm_head").sites(params)
+
+
+def test_they_are_saved_and_loaded_with_the_factors(tmp_path):
+    _, params = model(tied=False)
+    adapter = Adapter(HUT(rank=2), also_train=("lm_head", "final_norm"))
+    factors = noisy(adapter.init(jax.random.key(0), params))
+    save_adapter(tmp_path, adapter, factors)
+    again, loaded = load_adapter(tmp_path, params)
+    assert again == adapter
+    jax.tree.map(np.testing.assert_array_equal, loaded, factors)
+
+
+def test_they_have_a_rate_of_their_own():
+    config = default_config()
+    set_transform(config, "hut", rank=2)
+    config.adapter.also_train = ("lm_head",)
+    _, params = model(tied=False)
+    config = resolve(config)
+    assert config.train.learning_rate == HUT.learning_rate
+    assert config.train.also_train_learning_rate == Full.learning_rate
+    config.train.also_train_learning_rate = 0.02 * config.train.learning_rate
+    tree = rates(config, make_adapter(config), params)
+    assert tree["lm_head"]["kernel"] == {"d": pytest.approx(0.02)}
+    assert tree["layer_0"]["attention"]["query"] == {"a": 1, "b": 1, "g": 0.1, "s": 0.1}
+
+
+@pytest.mark.slow
+def test_a_run_trains_them_and_goes_on_with_them(small_config, tmp_path):
+    small_config.adapter.also_train = ("final_norm", "token_embedding")
+    result = train(small_config, tmp_path / "run")
+    _, factors = load_adapter(tmp_path / "run" / "adapter")
+    for leaf in (factors["token_embedding"]["embedding"]["d"], factors["final_norm"]["scale"]["d"]):
+        assert jnp.abs(leaf).max() > 0
+    assert result["trainable"] == sum(leaf.size for leaf in jax.tree.leaves(factors))
+
+
+@pytest.mark.slow
+def test_a_run_that_was_stopped_goes_on_with_them(small_config, tmp_path):
+    small_config.adapter.also_train = ("final_norm", "token_embedding")
+    small_config.train.update({"steps": 6, "decay": "constant"})
+    small_config.checkpoint.every = 2
+    for name in ("whole", "broken"):
+        train(small_config, tmp_path / name)
+    # The last checkpoint goes, and the run goes on from the one before.
+    shutil.rmtree(tmp_path / "broken" / "checkpoints" / "step_6")
+    (tmp_path / "broken" / "result.json").unlink()
+    train(small_config, tmp_path / "broken")
+    one, two = (load_adapter(tmp_path / name / "adapter")[1] for name in ("whole", "broken"))
+    jax.tree.map(np.testing.assert_array_equal, one, two)

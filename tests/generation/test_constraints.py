@@ -1,0 +1,61 @@
+"""Which tokens may not come next, against the definition."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hut_jax.generation import Limits
+from hut_jax.generation.constraints import ends_of
+
+VOCAB, PROMPT, STEPS = 4, 5, 9
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def forbidden(limits, prompts, lengths, new, step):
+    history = limits.history(prompts, lengths)
+    history = history.at[:, history.shape[1] - STEPS :].set(new)
+    return jnp.isneginf(limits.forbid(jnp.zeros((len(prompts), VOCAB)), history, step))
+
+
+def repeats(tokens, size):
+    """The tokens that would end an n-gram which is there already."""
+    grams = {tuple(tokens[i : i + size]) for i in range(len(tokens) - size + 1)}
+    return {token for token in range(VOCAB) if (*tokens[len(tokens) - size + 1 :], token) in grams}
+
+
+@pytest.mark.parametrize("sees_prompt", [False, True])
+@pytest.mark.parametrize("size", [1, 2, 4])
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_no_ngram_comes_twice(size, sees_prompt, data):
+    token = st.integers(0, VOCAB - 1)
+    prompt = data.draw(st.lists(token, min_size=1, max_size=PROMPT))
+    new = data.draw(st.lists(token, max_size=STEPS - 1))
+    limits = Limits(STEPS, no_repeat_ngram=size, ngrams_see_prompt=sees_prompt)
+    padded = [prompt + [0] * (PROMPT - len(prompt))]
+    rest = [new + [0] * (STEPS - len(new))]  # zeros that are not written yet must not count
+    args = np.array(padded, np.int32), np.array([len(prompt)], np.int32), np.array(rest, np.int32), len(new)
+    [found] = np.asarray(forbidden(limits, *args))
+    seen = (prompt if sees_prompt else []) + new
+    assert set(np.flatnonzero(found)) == (repeats(seen, size) if len(seen) >= size - 1 else set())
+
+
+@pytest.mark.parametrize(("step", "expected"), [(0, {1, 3}), (2, {1, 3}), (3, set())])
+def test_no_end_before_the_minimum(step, expected):
+    limits = Limits(STEPS, min_new_tokens=3, ends=(1, 3))
+    zeros = np.zeros((1, STEPS), np.int32)
+    [found] = np.asarray(forbidden(limits, zeros, np.array([1]), zeros, step))
+    assert set(np.flatnonzero(found)) == expected
+
+
+def test_end_tokens_are_given_as_one_or_several_or_none():
+    assert ends_of(None) == ()
+    assert ends_of(7) == ends_of(np.int64(7)) == (7,)
+    assert ends_of([9, 7, 9]) == (7, 9)
+    assert Limits(3, ends=(7, 9)).until_end([1, 9, 7]) == [1]
+    assert Limits(3).until_end(np.array([1, 9, 7])) == [1, 9, 7]

@@ -1,0 +1,185 @@
+"""One continuation a prompt: greedy against a loop without a cache, sampling against the distribution's own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import chisquare
+
+from hut_jax import HUT, Adapter
+from hut_jax.core.errors import UserError
+from hut_jax.core.scanned_layers import stack_layers
+from hut_jax.generation import Sampling, greedy, sample
+from hut_jax.models.gpt2 import GPT2
+
+
+@pytest.fixture(scope="module")
+def expected(model, params, prompts):
+    """One prompt at a time, one token at a time, the whole sequence read anew: 12 tokens, none an end."""
+    apply = jax.jit(lambda ids: model.apply({"params": params}, ids))
+    results = []
+    for prompt in prompts:
+        tokens = list(prompt)
+        for _ in range(12):
+            padded = np.zeros((1, 24), np.int32)  # causal: what follows changes nothing
+            padded[0, : len(tokens)] = tokens
+            tokens.append(int(jnp.argmax(apply(padded)[0, len(tokens) - 1])))
+        results.append(tokens[len(prompt) :])
+    return results
+
+
+def test_equals_generation_without_a_cache(model, params, prompts, expected):
+    assert greedy(model, params, prompts, max_new_tokens=12, eos_id=None) == expected
+    scanned = GPT2(model.config, scan_layers=True)
+    assert greedy(scanned, stack_layers(params), prompts, max_new_tokens=12, eos_id=None) == expected
+
+
+def test_each_row_stops_at_its_own_end(model, params, prompts, expected):
+    end = expected[0][3]
+    cut = [row[: row.index(end)] if end in row else row for row in expected]
+    assert {len(row) for row in cut} != {12}
+    assert greedy(model, params, prompts, max_new_tokens=12, eos_id=end) == cut
+    first = {row[0] for row in expected}
+    assert greedy(model, params, prompts, max_new_tokens=12, eos_id=sorted(first)) == [[], [], []]
+
+
+def test_one_new_token_and_no_prompts(model, params, prompts, expected):
+    one = greedy(model, params, prompts, max_new_tokens=1, eos_id=None)
+    assert one == [row[:1] for row in expected]
+    assert greedy(model, params, [], max_new_tokens=3, eos_id=None) == []
+
+
+def test_a_prompt_may_fill_the_model(model, params):
+    prompt = list(range(1, 46))
+    [new] = greedy(model, params, [prompt], max_new_tokens=3, eos_id=None)
+    logits = jax.jit(model.apply)({"params": params}, jnp.array([prompt + new]))
+    assert new == jnp.argmax(logits[0, 44:47], axis=-1).tolist()
+
+
+def test_another_apply(model, params, prompts, expected):
+    """As an adapted model's: the first argument is what it says, here the parameters and a shift of one."""
+
+    def apply(given, *args, **kwargs):
+        params, shift = given
+        logits, cache = model.apply({"params": params}, *args, **kwargs)
+        return logits + shift * 1e3, cache
+
+    zero, shift = jnp.zeros(50), jnp.zeros(50).at[7].set(1)
+    assert greedy(model, (params, zero), prompts, max_new_tokens=12, eos_id=None, apply=apply) == expected
+    assert greedy(model, (params, shift), prompts, max_new_tokens=2, eos_id=None, apply=apply) == [[7, 7]] * 3
+
+
+@pytest.mark.parametrize(
+    ("prompts", "count", "message"),
+    [
+        ([[1], []], 3, r"prompt 2 of 2 is empty"),
+        ([[1] * 46], 3, r"prompt 1 of 1 has 46 tokens; with 3 new .* n_positions 48"),
+        ([[1, 50]], 3, r"token id 50, outside 0\.\.49"),
+        ([[-1]], 3, r"token id -1, outside"),
+        ([[1]], 0, r"max_new_tokens must be at least 1, not 0"),
+    ],
+)
+def test_errors(model, params, prompts, count, message):
+    with pytest.raises(UserError, match=message) as error:
+        greedy(model, params, prompts, max_new_tokens=count, eos_id=None)
+    assert "\n" not in str(error.value)
+
+
+def test_the_batch_size_changes_nothing(model, params, prompts, expected):
+    seen = []
+    new = greedy(model, params, prompts, max_new_tokens=12, eos_id=None, batch_size=2, progress=seen.append)
+    assert new == expected
+    assert seen == [2, 1]
+
+
+def test_an_end_token_may_be_put_off(model, params, prompts, expected):
+    options = {"max_new_tokens": 12, "eos_id": expected[0][0]}
+    assert greedy(model, params, prompts, **options)[0] == []
+    later = greedy(model, params, prompts, min_new_tokens=6, **options)
+    assert all(len(row) >= 6 for row in later)
+    assert all(expected[0][0] not in row for row in later)
+
+
+def test_an_adapter_unmerged_writes_what_it_does_merged(model, params, prompts, expected):
+    adapter = Adapter(HUT(rank=2))
+    shapes = jax.eval_shape(adapter.init, jax.random.key(0), params)
+    random = np.random.default_rng(0)
+    factors = jax.tree.map(lambda leaf: jnp.asarray(random.normal(0, 0.5, leaf.shape), jnp.float32), shapes)
+
+    def apply(given, *args, **kwargs):
+        return adapter.apply(model, *given, *args, **kwargs)
+
+    options = {"max_new_tokens": 12, "eos_id": None}
+    merged = greedy(model, adapter.merge(params, factors), prompts, **options)
+    assert greedy(model, (params, factors), prompts, apply=apply, **options) == merged != expected
+
+
+def test_a_batch_spread_over_devices(model, params, prompts, expected):
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), "data")
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    options = {"max_new_tokens": 12, "eos_id": None, "sharding": sharding}
+    assert greedy(model, params, prompts, batch_size=4, **options) == expected
+    with pytest.raises(UserError, match="batch_size 3 is no multiple of the 2 devices"):
+        greedy(model, params, prompts, batch_size=3, **options)
+
+
+def test_a_seed_draws_the_same_tokens_whatever_the_batch(model, params, prompts, expected):
+    options = {"max_new_tokens": 12, "eos_id": None, "temperature": 1.5}
+    first = sample(model, params, prompts, seed=1, **options)
+    assert sample(model, params, prompts, seed=1, batch_size=2, **options) == first
+    assert sample(model, params, prompts, seed=2, **options) != first != expected
+    again = sample(model, params, [*prompts[:2], prompts[0]], seed=1, **options)
+    assert again[:2] == first[:2]
+    assert again[2] != first[0]  # the same prompt at another place is another draw
+
+
+def test_the_top_token_alone_is_greedy(model, params, prompts, expected):
+    assert sample(model, params, prompts, max_new_tokens=12, eos_id=None, seed=0, top_k=1) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ({}, 6),
+        ({"temperature": 0.5}, 6),
+        ({"top_k": 3}, 3),
+        ({"top_p": 0.75}, 3),  # 0.4 + 0.3 is not enough
+        ({"temperature": 2.0, "top_k": 4, "top_p": 0.6}, 2),
+    ],
+)
+def test_draws_have_the_distribution_that_the_options_say(options, kept):
+    """By the chi-squared test; the probabilities below are cut and weighted by hand."""
+    probabilities = np.array([0.02, 0.4, 0.13, 0.1, 0.3, 0.05])
+    expected = probabilities ** (1 / options.get("temperature", 1.0))
+    expected[np.argsort(expected)[: len(expected) - kept]] = 0
+    expected /= expected.sum()
+    draws = 4000
+    logits = jnp.broadcast_to(jnp.log(jnp.asarray(probabilities, jnp.float32)), (draws, 6))
+    tokens = jax.jit(Sampling(**options).draw)(jax.random.split(jax.random.key(0), draws), logits)
+    counts = np.bincount(np.asarray(tokens), minlength=6)
+    assert not counts[expected == 0].any()
+    assert chisquare(counts[expected > 0], draws * expected[expected > 0]).pvalue > 1e-3
+
+
+def test_every_seed_of_32_bits_draws(model, params):
+    assert sample(model, params, [[1]], max_new_tokens=2, eos_id=None, seed=2**32 - 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": 0.0}, r"temperature must be at least 1e-06, not 0.0"),
+        ({"temperature": 1e-38}, r"temperature must be at least 1e-06, not 1e-38"),
+        ({"temperature": float("nan")}, r"temperature must be at least"),
+        ({"top_k": 51}, r"top_k must be between 1 and the vocabulary, 50"),
+        ({"top_p": 0.0}, r"top_p must be above 0 and at most 1"),
+        ({"min_new_tokens": 4}, r"min_new_tokens must be .* at most max_new_tokens, 3, not 4"),
+        ({"no_repeat_ngram": -1}, r"no_repeat_ngram must be"),
+        ({"eos_id": 50}, r"end token 50 is outside the vocabulary, 0\.\.49"),
+        ({"batch_size": 0}, r"batch_size must be at least 1"),
+        ({"seed": 2**32}, r"seed must be at least 0 and below 2\*\*32"),
+    ],
+)
+def test_options_out_of_range(model, params, options, message):
+    with pytest.raises(UserError, match=message):
+        sample(model, params, [[1]], **({"max_new_tokens": 3, "eos_id": None, "seed": 0} | options))

@@ -1,0 +1,62 @@
+"""Branches of a cache that are dropped and doubled at every step, against the whole sequences read anew."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hut_jax.core.scanned_layers import stack_layers
+from hut_jax.models.beam_cache import BLOCK, BranchMemory, branch
+from hut_jax.models.gpt2 import GPT2, GPT2Config
+from hut_jax.models.hub.pretrained import init_params
+
+CONFIG = GPT2Config(
+    23, 32, 8, 2, 2, initializer_range=0.4, scale_attn_by_inverse_layer_idx=True, scale_attn_weights=False
+)
+BATCH, LENGTH, BRANCHES, STEPS = 3, 6, 4, BLOCK + 3
+LENGTHS = np.array([6, 1, 4])
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_each_branch_sees_its_prompt_and_its_own_tokens_and_no_other(scan_layers):
+    random = np.random.default_rng(0)
+    params = init_params(GPT2(CONFIG), jax.random.key(0))
+    model = GPT2(CONFIG, scan_layers=scan_layers)
+    variables = {"params": stack_layers(params) if scan_layers else params}
+    prompts = random.integers(0, 23, (BATCH, LENGTH))
+    apply = jax.jit(model.apply)
+    _, cache = apply(variables, prompts, cache=model.init_cache(BATCH, LENGTH))
+    cache = branch(cache, BRANCHES, STEPS)
+    sequences = [[list(prompts[row, :length])] * BRANCHES for row, length in enumerate(LENGTHS)]
+    reorder = jax.jit(lambda cache, parents: cache.reorder(parents))
+    whole = jax.jit(GPT2(CONFIG).apply)
+    for step in range(STEPS):
+        parents = random.integers(0, BRANCHES, (BATCH, BRANCHES))
+        tokens = random.integers(0, 23, (BATCH, BRANCHES))
+        cache = reorder(cache, parents)
+        sequences = [
+            [[*sequences[row][parents[row, i]], tokens[row, i]] for i in range(BRANCHES)] for row in range(BATCH)
+        ]
+        positions = np.repeat(LENGTHS[:, None] + step, BRANCHES, axis=1)
+        logits, cache = apply(
+            variables, tokens, np.arange(LENGTH) < LENGTHS[:, None], position_ids=positions, cache=cache
+        )
+        flat = [sequence for row in sequences for sequence in row]
+        padded = np.array([sequence + [0] * (LENGTH + STEPS - len(sequence)) for sequence in flat])
+        last = np.array([len(sequence) - 1 for sequence in flat])
+        expected = whole({"params": params}, padded)[np.arange(len(flat)), last]
+        np.testing.assert_allclose(logits.reshape(len(flat), -1), expected, rtol=1e-4, atol=1e-5)
+    assert int(cache.index) == STEPS
+    assert len({tuple(sequence) for sequence in flat}) > BATCH
+
+
+def test_the_prompt_is_held_once():
+    model = GPT2(CONFIG)
+    cache = branch(model.init_cache(BATCH, LENGTH), BRANCHES, STEPS)
+    shapes = jax.tree.map(jnp.shape, cache.memory[0])
+    assert shapes == BranchMemory(
+        prompt_keys=(BATCH, 2, 4, LENGTH),
+        prompt_values=(BATCH, 2, LENGTH, 4),
+        keys=((BATCH, 2, 4, BLOCK * BRANCHES), (BATCH, 2, 4, 3 * BRANCHES)),
+        values=((BATCH, 2, BLOCK * BRANCHES, 4), (BATCH, 2, 3 * BRANCHES, 4)),
+    )

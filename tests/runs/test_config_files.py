@@ -1,0 +1,126 @@
+"""The command line: what is taken, and what is answered with one line."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hut_jax.core import cli
+from hut_jax.runs import config_files
+from hut_jax.core.errors import UserError
+
+QUICKSTART = "--config=configs/quickstart.py"
+
+
+def parse(*argv):
+    parser = cli.Parser("hut_jax.train", "doc")
+    parser.add_argument("--workdir")
+    return config_files.parse_with_config(parser, argv)
+
+
+@pytest.fixture(autouse=True)
+def in_the_repository(monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+
+
+def test_fields_are_set_with_their_types():
+    _, config = parse(
+        QUICKSTART,
+        "--config.train.steps=7",
+        "--config.train.learning_rate=1",
+        "--config.adapter.scale=false",
+        "--config.adapter.targets=('mlp/up', 'query')",
+        "--config.adapter.ranks=(('mlp', 4),)",
+        "--config.adapter.exclude=layer_0",
+        "--config.seed",
+        "5",
+    )
+    assert (config.train.steps, config.seed) == (7, 5)
+    assert isinstance(config.train.learning_rate, float)
+    assert config.adapter.scale is False
+    assert config.adapter.targets == ("mlp/up", "query")
+    assert config.adapter.ranks == (("mlp", 4),)
+    assert config.adapter.exclude == ("layer_0",)
+
+
+def test_another_transformation_can_be_named():
+    _, config = parse(QUICKSTART, "--config.adapter.name=full")
+    assert config.adapter.name == "full"
+    assert "rank" not in config.adapter
+    assert config.train.learning_rate == 0  # its own, and not what the file has for HUT
+    _, config = parse(QUICKSTART, "--config.train.learning_rate=0.5", "--config.adapter.name=full")
+    assert config.train.learning_rate == 0.5
+    _, config = parse(QUICKSTART, "--config.adapter.name=hut")
+    assert config.train.learning_rate == config_files.load_config_file("configs/quickstart.py").train.learning_rate > 0
+
+
+def test_a_config_file_may_take_an_argument(tmp_path):
+    file = tmp_path / "sized.py"
+    file.write_text(
+        "from hut_jax.config import default_config\n"
+        "def get_config(size):\n    config = default_config()\n    config.model = size\n    return config\n"
+    )
+    assert parse(f"--config={file}:gpt2-medium")[1].model == "gpt2-medium"
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "required: --config"),
+        (["--config=configs/e2.py"], r"no config file 'configs/e2.py'; did you mean 'configs/e2e.py'"),
+        ([QUICKSTART, "--config.train.stps=3"], r"unknown config field config.train.stps; did you mean 'train.steps'"),
+        ([QUICKSTART, "--config.train.steps=x"], "config.train.steps=x"),
+        ([QUICKSTART, "--config.adapter.rank=2.5"], "config.adapter.rank=2.5"),
+        ([QUICKSTART, "--config.adapter.name=hot"], "unknown transformation 'hot'; did you mean 'hut'"),
+        ([QUICKSTART, "--wrkdir=x"], "unknown argument --wrkdir; did you mean '--workdir'"),
+        ([QUICKSTART, "stray"], "argument 'stray' belongs to no option"),
+    ],
+)
+def test_a_mistake_is_one_line(argv, message):
+    with pytest.raises(UserError, match=message) as caught:
+        parse(*argv)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("def get_config(: pass", "SyntaxError"),
+        ("x = 1", "KeyError: get_config"),
+        ("def get_config(): return {}", r"gives a dict, not a ConfigDict"),
+        (
+            "from hut_jax.config import default_config\ndef get_config():\n    default_config().train.stps = 3",
+            'Did you mean "steps"',
+        ),
+    ],
+)
+def test_a_broken_config_file_is_one_line(tmp_path, body, message):
+    file = tmp_path / "broken.py"
+    file.write_text(body)
+    with pytest.raises(UserError, match=message) as caught:
+        parse(f"--config={file}")
+    assert "\n" not in str(caught.value)
+    assert str(file) in str(caught.value)
+
+
+def test_the_command_prints_the_line_and_exits_with_2():
+    done = subprocess.run(
+        [sys.executable, "-m", "hut_jax.train", QUICKSTART, "--config.train.stps=3", "--workdir=x"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: unknown config field config.train.stps")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_terminal_without_the_letters_is_no_reason_to_end():
+    done = subprocess.run(
+        [sys.executable, "-m", "hut_jax.metrics.e2e", "--help"],
+        capture_output=True, text=True, check=False, env=os.environ | {"PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"Du\u0161ek" in done.stdout
