@@ -5,6 +5,7 @@ import pytest
 from hut_jax import HUT, Full, LoRA
 from hut_jax.config import default_config, from_json, resolve, set_transform, to_json, validate
 from hut_jax.core.errors import UserError
+from hut_jax.runs import config_files
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 

@@ -9,16 +9,16 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from hut_jax.runs import config_files
-from hut_jax.parallel.activations import BATCH
 from hut_jax.adapters.files import load_adapter, read_description
 from hut_jax.config import flatten_config, validate
+from hut_jax.core.errors import UserError, nearest
 from hut_jax.data.e2e.dataset import encode_prompts
 from hut_jax.data.tokenizer import Tokenizer, load_tokenizer
-from hut_jax.core.errors import UserError, nearest
 from hut_jax.generation import beam_search, greedy, sample
-from hut_jax.runs.run import anywhere, load_base
+from hut_jax.parallel.activations import BATCH
 from hut_jax.parallel.mesh import make_mesh
+from hut_jax.runs import config_files
+from hut_jax.runs.run import anywhere, load_base
 from hut_jax.runs.workdir import ADAPTER, read_config
 
 # What may differ from the run's own config: how it writes, and where this machine has things.

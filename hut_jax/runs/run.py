@@ -11,14 +11,14 @@ from ml_collections import ConfigDict
 from hut_jax.adapters.adapter import Adapter
 from hut_jax.adapters.files import check_base, load_adapter
 from hut_jax.config import ADAPTER_FIELDS
+from hut_jax.core.errors import UserError, nearest
+from hut_jax.core.scanned_layers import stacked_as
+from hut_jax.core.trees import flatten, unflatten
 from hut_jax.data.encoder_tokenizer import load_encoder_tokenizer
 from hut_jax.data.tokenizer import load_tokenizer
 from hut_jax.data.tokenizer_base import BaseTokenizer
-from hut_jax.core.errors import UserError, nearest
 from hut_jax.models.hub.pretrained import build_model, init_params, load_pretrained, missing_params
 from hut_jax.parallel.processes import put_tree
-from hut_jax.core.scanned_layers import stacked_as
-from hut_jax.core.trees import flatten, unflatten
 from hut_jax.tasks import TASKS, Task
 from hut_jax.transforms import Full, make_transform
 

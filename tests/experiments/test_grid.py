@@ -12,6 +12,7 @@ from experiments.record import fields_of, write_record
 from hut_jax import UserError
 from hut_jax.config import resolve, to_json
 from hut_jax.core.errors import Interrupted
+from hut_jax.runs import config_files
 
 
 def test_a_record_stands_as_long_as_its_config_computes_the_same(make, tmp_path):

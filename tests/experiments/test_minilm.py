@@ -5,6 +5,7 @@ import pytest
 from hut_jax import UserError
 from hut_jax.config import validate
 from hut_jax.models.hub.pretrained import load_config
+from hut_jax.runs import config_files
 
 
 def test_it_is_the_tasks_config_with_the_encoder_in_place_of_roberta():

@@ -6,6 +6,7 @@ import experiments.pretrain
 from hut_jax import UserError
 from hut_jax.config import validate
 from hut_jax.models.hub.pretrained import build_model, load_config
+from hut_jax.runs import config_files
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 from experiments.record import write_record
 from experiments.study import best_rates, check, configs_of, default_jobs, make_run, read_study
 from hut_jax import UserError, fingerprint
+from hut_jax.runs import config_files
 from hut_jax.runs.run import load_base, make_adapter
 from hut_jax.transforms import LoRA
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from hut_jax.core import cli
-from hut_jax.runs import config_files
 from hut_jax.core.errors import UserError
+from hut_jax.runs import config_files
 
 QUICKSTART = "--config=configs/quickstart.py"
 

@@ -14,6 +14,7 @@ from hut_jax.adapters.files import read_description
 from hut_jax.data.batching import batch_dataset
 from hut_jax.data.glue.dataset import load_glue
 from hut_jax.data.glue.tasks import GLUE_TASKS
+from hut_jax.runs import config_files
 from hut_jax.runs.run import init_factors, load_base, make_parts
 from hut_jax.tasks.glue import classification_loss, metrics, regression_loss
 from hut_jax.train import train
