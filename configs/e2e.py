@@ -9,7 +9,7 @@ downloads gpt2-medium and the data; with both at hand, and only so offline,
 
 What to expect: 26,290 updates, 88 % of the positions holding real tokens. What gpt2-medium reaches has not been
 measured yet; on assets/tiny, a small stand-in, 900 updates at this rate take the loss of 400 development rows
-from 5.255 to 2.354 (docs/method.md, "Rates").
+from 5.255 to 2.354 (docs/method.md, "Learning rates").
 """
 
 from ml_collections import ConfigDict
@@ -42,7 +42,7 @@ def get_config() -> ConfigDict:
     config.train.steps = 0  # above 0: this many updates instead
     config.train.batch_size = 8  # as the paper's; batches are of like lengths, so padding costs little
     config.train.accumulate = 1  # 2 or 4 where eight examples do not fit in memory
-    config.train.learning_rate = 0.0  # the transformation's own; HUT's is 2e-2 (docs/method.md, "Rates")
+    config.train.learning_rate = 0.0  # the transformation's own; HUT's is 2e-2 (docs/method.md, "Learning rates")
     config.train.warmup = 500.0  # updates, as the paper's
     config.train.decay = "linear"  # as the paper's
     config.train.weight_decay = 0.01  # as the paper's; here it pulls towards the base

@@ -43,7 +43,7 @@ class HUT(Transform):
     shift: bool = True
 
     name: ClassVar[str] = "hut"
-    learning_rate: ClassVar[float] = 2e-2  # docs/method.md, "Rates"
+    learning_rate: ClassVar[float] = 2e-2  # docs/method.md, "Learning rates"
 
     def __post_init__(self):
         check_rank("HUT", self.rank)
@@ -52,7 +52,7 @@ class HUT(Transform):
 
     @property
     def rates(self) -> Mapping[str, float]:
-        """At the factors' own rate scale and shift did harm, at a tenth of it none: docs/method.md, "Rates"."""
+        """A tenth for scale and shift: at the full learning rate they do harm (docs/method.md, "Learning rates")."""
         return {"g": 0.1, "s": 0.1}
 
     @property
