@@ -326,8 +326,9 @@ def row_of(sides, tokens, filled):
 
 def table(report):
     """The report's rows in Markdown, and what holds for both."""
-    head = ["", "ours, tokens/s", "PEFT, tokens/s", "times", "turn by turn", "in processor time",
-            "positions with a token", "PEFT's", "mean training loss", "PEFT's", "load"]  # fmt: skip
+    head = ["", "ours, tokens/s", "PEFT, tokens/s", "ours / PEFT", "min to max over turns", "in processor time",
+            "positions that hold a token, ours", "the same, PEFT", "mean training loss, ours", "the same, PEFT",
+            "load"]  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for name, row in report["rows"].items():
         cells = [name, *(f"{rate:,.1f}" for rate in row["rates"].values()), f"{row['ratio']:.2f}"]

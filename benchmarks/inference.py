@@ -44,7 +44,7 @@ def main():
     ratios = {
         name: sorted(a / b for a, b in zip(seconds[name], seconds[peer], strict=True)) for name, peer in peers.items()
     }
-    print("| | ms | over | ratio | least to most |\n|---|---|---|---|---|")
+    print("| | ms | compared with | time ratio | min to max |\n|---|---|---|---|---|")
     for name, peer in peers.items():
         found = ratios[name]
         print(

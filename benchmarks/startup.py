@@ -31,7 +31,7 @@ def main():
     first, again = zip(*(pair(args.config, overrides) for _ in range(args.repeats)), strict=True)
     imports = [float(output("-c", IMPORT)) for _ in range(2 * args.repeats + 1)][1:]  # the first reads the disk
     ratios = [b / a for a, b in zip(first, again, strict=True)]
-    print("| | seconds, median | least to most |\n|---|---|---|")
+    print("| | seconds, median | min to max |\n|---|---|---|")
     for name, values in (("first start", first), ("second start", again), ("import hut_jax", imports)):
         print(f"| {name} | {statistics.median(values):.2f} | {min(values):.2f} to {max(values):.2f} |")
     print(

@@ -236,8 +236,8 @@ def row_of(name, case, seconds, args):
 
 def table(report):
     """The report's rows in Markdown."""
-    head = ["", "ms", "least to most", "/ LoRA of that rank (quartiles)", "/ frozen", "tokens/s", "GFLOP",
-            "of matrix rate", "MB", "/ LoRA's", "trains"]  # fmt: skip
+    head = ["", "ms", "min to max", "time / LoRA of the same rank (quartiles)", "time / frozen", "tokens/s",
+            "GFLOP", "% of matrix speed", "memory, MB", "memory / LoRA", "trainable parameters"]  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for name, row in report["rows"].items():
         low, high = row["against_peer_spread"]
