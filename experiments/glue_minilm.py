@@ -21,11 +21,11 @@ from ml_collections import ConfigDict
 from scipy.stats import rankdata
 
 from experiments.grid import run_missing
-from experiments.minilm import briefly, encoder
 from experiments.record import RECORD, read_record
 from hut_jax.config import set_transform, validate
 from hut_jax.core.errors import UserError
 from hut_jax.core.files import write_json
+from hut_jax.runs import config_files
 
 TASKS = ("cola", "sst2", "mrpc", "stsb", "rte")
 SWEPT = ("mrpc", "stsb", "cola")  # the longest first, so that jobs end together
@@ -131,12 +131,11 @@ def make_config(name: str, data: str) -> ConfigDict:
             f"{', '.join(METHODS)}, such as cola/hut/0.01/0"
         )
     task, method, rate, seed = known.groups()
-    config = briefly(task)
+    config = config_files.load_config_file(f"configs/minilm.py:{task}")
     set_transform(config, METHODS[method].transform, **METHODS[method].settings)
     config.adapter.also_train = HEAD
     if method == "head":
         config.adapter.also_train, config.adapter.targets = (), HEAD
-    config.model = encoder()
     config.seed = int(seed)
     config.data.dir = data
     config.data.max_examples = EXAMPLES.get(task, 0)

@@ -1,7 +1,7 @@
 """HUT beside other ways to fine-tune, each at the best of its own learning rates.
 
-    python experiments/method_comparison.py --config=configs/quickstart.py --adapters=hut:rank=8,lora:rank=8
-    python experiments/method_comparison.py --config=configs/glue.py:mrpc --config.data.dir=GLUE \
+    python -m experiments.method_comparison --config=configs/quickstart.py --adapters=hut:rank=8,lora:rank=8
+    python -m experiments.method_comparison --config=configs/glue.py:mrpc --config.data.dir=GLUE \
         --adapters=hut:rank=8,lora:rank=8,hira:rank=8,dora:rank=8,ia3,ssf,bitfit,layernorm,full,head \
         --rates=0.1,0.3,1,3 --seeds=0,1,2 --jobs=2
 
@@ -12,11 +12,7 @@ first seed. What has run is not run again, and the same command goes on where it
 are made from the runs' records alone: `--report` makes them of what there is.
 """
 
-import sys
 from collections.abc import Sequence
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from experiments.study import add_arguments, study
 from hut_jax.core import cli

@@ -1,7 +1,7 @@
 """How far training moved each kernel, in norm and in rank, and how its factors came to be distributed.
 
-    python experiments/movement.py runs/quickstart
-    python experiments/movement.py runs/hut runs/lora --output=runs/movement
+    python -m experiments.movement runs/quickstart
+    python -m experiments.movement runs/hut runs/lora --output=runs/movement
 
 prints a table for each run of `hut_jax.train`, a row a kernel: the norm of `W - W0` over that of W0, how many singular
 values of `W - W0` hold 99 % of its squared norm, and of each factor the 5th, 50th and 95th percentile. With `--output`
@@ -12,12 +12,9 @@ norm, rank and factors by layer in `movement.svg` and `.png`.
 import json
 import os
 import re
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import jax
 import jax.numpy as jnp

@@ -1,7 +1,7 @@
 """The score against the rank, for HUT and its peers.
 
-    python experiments/rank_ablation.py --config=configs/quickstart.py
-    python experiments/rank_ablation.py --config=configs/glue.py:mrpc --config.data.dir=GLUE \
+    python -m experiments.rank_ablation --config=configs/quickstart.py
+    python -m experiments.rank_ablation --config=configs/glue.py:mrpc --config.data.dir=GLUE \
         --methods=hut,lora,hira --ranks=1,2,4,8,16,32,64 --rates=0.1,0.3,1,3 --seeds=0,1,2 --jobs=2
 
 The config says base, task and all else; any field of it can be set. A method's rate is one of `--rates`, which are
@@ -10,11 +10,7 @@ the middle, and the best is taken for all. What has run is not run again, and th
 stopped. The table and the pictures are made from the runs' records alone: `--report` makes them of what there is.
 """
 
-import sys
 from collections.abc import Sequence
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from experiments.study import add_arguments, numbers, study
 from hut_jax.core import cli

@@ -1,6 +1,6 @@
 """Several studies side by side, from their records alone: one row per method, one column per study.
 
-    python experiments/summary.py runs/cola runs/sst2 --ranks=8 --output=runs/summary
+    python -m experiments.summary runs/cola runs/sst2 --ranks=8 --output=runs/summary
 
 A study is the workdir of `method_comparison.py` or `rank_ablation.py`. The first table has mean and standard deviation
 over the seeds, and the method's place among those that every study has, as the mean over the studies; the second the
@@ -10,11 +10,8 @@ and the differences in `summary.svg` and `.png`.
 """
 
 import statistics
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from scipy.stats import rankdata
 

@@ -1,13 +1,13 @@
-r"""Pre-train a GPT-2 or a RoBERTa of 18 million parameters on a text, to stand in for those on the hub.
+r"""Pre-train a GPT-2 or a RoBERTa on a text, to stand in for those on the hub.
 
-    python -m hut_jax.train --config=experiments/pretrain.py:gpt2 --config.tokenizer=GPT2 --config.data.text=BOOKS \
+    python -m hut_jax.train --config=configs/pretrain.py:gpt2 --config.tokenizer=GPT2 --config.data.text=BOOKS \
         --workdir=runs/bases/gpt2
     python -m hut_jax.merge --workdir=runs/bases/gpt2 --output=runs/bases/gpt2/merged
 
-`:roberta`, with RoBERTa's tokenizer, makes the other. `experiments/bases` holds their shapes: 6 layers, 256 wide, and
-the real models' vocabularies, 50,257 and 50,265 tokens. `GPT2` is a folder with the real tokenizer, `BOOKS` a text of
-20 MB (32 MB for RoBERTa) or more. `:gpt2_50m` and `:roberta_50m`, of 8 layers, 512 wide, 51 million parameters, are for
-a GPU and a text of 90 MB.
+`:gpt2` and `:roberta` have 6 layers, width 256 and 18 million parameters. `:gpt2_50m` and `:roberta_50m` have 8 layers,
+width 512 and 51 million parameters; they are for a GPU and a text of 90 MB. All have the vocabularies of the real
+models, 50,257 and 50,265 tokens. `configs/bases` holds their shapes. `GPT2` is a folder with the real tokenizer (for a
+RoBERTa with RoBERTa's), `BOOKS` a text of at least 20 MB (32 MB for RoBERTa).
 """
 
 from pathlib import Path
@@ -22,13 +22,13 @@ HERE = Path(__file__).parent
 
 
 class Base(NamedTuple):
-    """What a base learns, and for how long."""
+    """How a base is trained."""
 
     task: str
     block: int
     batch_size: int
     steps: int
-    max_bytes: int  # of English a little more than is learned from, at most 90 MB of it
+    max_bytes: int  # of English text: a little more than training reads
     learning_rate: float
     warmup: float
 
@@ -36,7 +36,7 @@ class Base(NamedTuple):
 BASES = {
     "gpt2": Base("lm", block=256, batch_size=8, steps=2200, max_bytes=20_000_000, learning_rate=2e-3, warmup=0.02),
     "gpt2_50m": Base("lm", block=256, batch_size=32, steps=2400, max_bytes=90_000_000, learning_rate=2e-3, warmup=0.02),
-    # Norms that follow the sums, as RoBERTa's do, want smaller steps, and more time to reach them.
+    # Layers that normalise after the sum, as RoBERTa's do, need a lower learning rate and a longer warm-up.
     "roberta": Base("mlm", block=128, batch_size=16, steps=3600, max_bytes=32_000_000, learning_rate=7e-4, warmup=0.06),
     "roberta_50m": Base(
         "mlm", block=128, batch_size=32, steps=10_000, max_bytes=90_000_000, learning_rate=7e-4, warmup=0.06
@@ -53,7 +53,7 @@ def get_config(name: str = "") -> ConfigDict:
     if name not in BASES:
         raise UserError(f"no base {name!r}; {nearest(name, BASES)}")
     base = BASES[name]
-    config = config_files.load_config_file(str(HERE.parent / "configs/lm.py"))
+    config = config_files.load_config_file(str(HERE / "lm.py"))
     config.task = base.task
     config.model = str(HERE / "bases" / name)
     config.data.block = base.block
@@ -63,7 +63,7 @@ def get_config(name: str = "") -> ConfigDict:
     config.train.steps = base.steps
     config.train.learning_rate = base.learning_rate
     config.train.warmup = base.warmup
-    config.train.dropout = False  # nothing is seen more than twice
+    config.train.dropout = False  # no token is read more than twice
     config.eval.every = 500
     config.checkpoint.every = 200
     return config

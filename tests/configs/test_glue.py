@@ -1,4 +1,4 @@
-"""The configs of GLUE on MiniLM, and on a RoBERTa made here."""
+"""GLUE on small models: MiniLM, and a RoBERTa made here."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from hut_jax.runs import config_files
 
 
 def test_it_is_the_tasks_config_with_the_encoder_in_place_of_roberta():
-    config = config_files.load_config_file("experiments/minilm.py:sst2")
+    config = config_files.load_config_file("configs/minilm.py:sst2")
     assert (config.task, config.data.max_examples, config.train.epochs) == ("sst2", 5000, 2.0)
     assert config.adapter.also_train == ("^(pooler|classifier)",)
     encoder = load_config(config.model)
@@ -17,9 +17,7 @@ def test_it_is_the_tasks_config_with_the_encoder_in_place_of_roberta():
 
 
 def test_the_roberta_made_here_has_the_same_task():
-    config, other = (
-        config_files.load_config_file(f"experiments/{base}.py:sst2") for base in ("roberta_books", "minilm")
-    )
+    config, other = (config_files.load_config_file(f"configs/{base}.py:sst2") for base in ("roberta_books", "minilm"))
     validate(config)
     assert config.model == "runs/bases/roberta/merged"
     config.model = other.model
@@ -28,4 +26,4 @@ def test_the_roberta_made_here_has_the_same_task():
 
 def test_a_task_that_there_is_not_is_one_line():
     with pytest.raises(UserError, match="no task 'kola' in GLUE; did you mean 'cola'"):
-        config_files.load_config_file("experiments/minilm.py:kola")
+        config_files.load_config_file("configs/minilm.py:kola")

@@ -1,11 +1,12 @@
-r"""E2E on a GPT-2 that the two commands of `pretrain.py` make: `--config=experiments/e2e_books.py:gpt2_50m`, for a GPU.
+r"""E2E on a GPT-2 that `pretrain.py` makes: `--config=configs/e2e_books.py:gpt2_50m`, for a GPU.
 
-    python experiments/method_comparison.py --config=experiments/e2e_books.py:gpt2_50m --config.data.dir=E2E --jobs=8 \
+    python -m experiments.method_comparison --config=configs/e2e_books.py:gpt2_50m --config.data.dir=E2E --jobs=8 \
         --adapters=hut:rank=8,lora:rank=8 --rates=0.5,1.5,5,15 --seeds=0,1,2 --workdir=runs/e2e_books
 
-6,400 of the 42,061 rows, once, in batches of 16, judged by the loss of 800 rows of the development set at the start
-and at the end. `:gpt2`, for two cores, has the smaller base, and 4,800 rows in batches of 8. Old books are far from
-restaurants: what has targets acts on all dense layers. `E2E` is the folder of the official files.
+Trains for one epoch on 6,400 of the 42,061 rows, in batches of 16. The score is the loss on 800 rows of the development
+set, before training and after it. `:gpt2` is for two cores: it has the smaller base and 4,800 rows in batches of 8. Old
+books are far from restaurants, so methods with targets act on all dense layers. `E2E` is the folder of the official
+files.
 """
 
 from pathlib import Path
@@ -16,12 +17,11 @@ from ml_collections import ConfigDict
 from hut_jax.core.errors import UserError, nearest
 from hut_jax.runs import config_files
 
-HERE = Path(__file__).parent
 NEVER = 10**9
 
 
 class Size(NamedTuple):
-    """How much is learned on a base, and in which shapes: few where compiling costs more than padding."""
+    """How much is learned on a base, and the shapes of its batches: few where compiling costs more than padding."""
 
     rows: int
     batch_size: int
@@ -36,7 +36,7 @@ SIZES = {
 
 
 def get_config(base: str = "") -> ConfigDict:
-    """The config; `config.data.dir` must be given where the public files cannot be downloaded.
+    """The config on a base; `config.data.dir` must be given where the public files cannot be downloaded.
 
     Raises:
         UserError: there is no such base.
@@ -44,7 +44,7 @@ def get_config(base: str = "") -> ConfigDict:
     if base not in SIZES:
         raise UserError(f"no base {base!r}; {nearest(base, SIZES)}")
     size = SIZES[base]
-    config = config_files.load_config_file(str(HERE.parent / "configs/e2e.py"))
+    config = config_files.load_config_file(str(Path(__file__).with_name("e2e.py")))
     config.model = f"runs/bases/{base}/merged"
     config.data.max_examples = size.rows
     config.data.length_multiple = size.length_multiple

@@ -1,0 +1,34 @@
+r"""A task of GLUE in minutes on two cores: two epochs, of the larger tasks over a part of their examples.
+
+    python -m hut_jax.train --config=configs/glue_brief.py:cola --config.model=MODEL --config.data.dir=GLUE \
+        --workdir=runs/cola
+
+The recipe of `glue.py`, shortened, for the comparisons on small models (`minilm.py`, `roberta_books.py`). The model is
+scored before training and after it, and at no other step, so that no score is the best of several.
+"""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from hut_jax.runs import config_files
+
+EXAMPLES = {"sst2": 5000, "mrpc": 2000, "stsb": 2000}
+"""The training examples of the larger tasks; of the others all."""
+NEVER = 10**9
+
+
+def get_config(task: str = "") -> ConfigDict:
+    """The config of a task, such as "cola".
+
+    Raises:
+        UserError: there is no such task.
+    """
+    config = config_files.load_config_file(f"{Path(__file__).with_name('glue.py')}:{task}")
+    config.data.max_length = 128
+    config.data.max_examples = EXAMPLES.get(task, 0)
+    config.train.epochs = 2.0
+    config.train.batch_size = 16
+    config.eval.every = NEVER
+    config.checkpoint.every = 150
+    return config
