@@ -28,6 +28,7 @@ import statistics
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -88,7 +89,7 @@ def main():
         config = config_of(args, folder)
         ours, theirs = Ours(config), Theirs(config, args, folder)
         examples = examples_of(args, config)
-        dataset = batch_dataset(examples, **batching(config), epochs=1)
+        dataset = batch_dataset(examples, replace(batching(config), epochs=1))
         batches = list(dataset)
         losses = {"ours": ours.loss(batches[0]), "theirs": theirs.loss(batches[0])}
         # Random weights give all tokens nearly the same loss: wrong labels would change it by some thousandths at most.

@@ -7,7 +7,8 @@ from ml_collections import ConfigDict
 
 from hut_jax.adapters.files import load_adapter
 from hut_jax.core.errors import UserError
-from hut_jax.data.batching import Sequences, batch_dataset
+from hut_jax.data.batching import Batching, batch_dataset
+from hut_jax.data.sequences import Sequences
 from hut_jax.data.text.dataset import load_text
 from hut_jax.runs.run import head, load_any_tokenizer, load_base
 from hut_jax.runs.workdir import ADAPTER
@@ -31,7 +32,7 @@ def losses(config: ConfigDict, folder: Path, text: str) -> dict[str, float | str
     model, params = load_base(config)
     adapter, factors = load_adapter(folder / ADAPTER, params)
     examples = held_out(config, model, text)
-    batches = list(batch_dataset(examples, batch_size=config.eval.batch_size, seed=0, shuffle=False, epochs=1))
+    batches = list(batch_dataset(examples, Batching(config.eval.batch_size, shuffle=False, epochs=1)))
     evaluation = Evaluation(
         lambda params, _, *args, **kwargs: model.apply({"params": params}, *args, **kwargs), causal_lm_loss
     )

@@ -20,7 +20,7 @@ from hut_jax.data.encoder_tokenizer import EncoderTokenizer
 from hut_jax.data.glue.dataset import encode_glue, load_glue
 from hut_jax.data.glue.predictions import write_predictions
 from hut_jax.data.glue.tasks import GLUE_TASKS
-from hut_jax.runs.run import anywhere, load_any_tokenizer, load_base
+from hut_jax.runs.run import anywhere, batching, load_any_tokenizer, load_base
 from hut_jax.runs.workdir import ADAPTER, read_config
 from hut_jax.tasks.glue import predict
 
@@ -52,13 +52,7 @@ def main(argv: Sequence[str]) -> int:
     run = jax.jit(lambda batch: predict(task, apply, batch))
     for split in splits:
         examples = encode_glue(task, data.splits[split], tokenizer, config.data.max_length).examples
-        batches = Batches(
-            examples,
-            batch_size=config.eval.batch_size,
-            shuffle=False,
-            epochs=1,
-            length_multiple=config.data.length_multiple,
-        )
+        batches = Batches(examples, batching(config).for_evaluation(config.eval.batch_size))
         predictions = np.zeros(len(examples), np.float32 if task.regression else np.int32)
         for place, rows in enumerate(batches.plan(0)):
             predictions[rows] = np.asarray(run(batches[place]))[: len(rows)]

@@ -52,8 +52,7 @@ def compare(config: ConfigDict, workdir: Path) -> None:
     models = {"base": params, "HUT": adapter.merge(params, factors)}
 
     sequences = encode_e2e(test, tokenizer, config.data.max_length).sequences
-    shapes = batching(config) | {"batch_size": config.eval.batch_size}
-    batches = list(batch_dataset(sequences, **shapes, shuffle=False, epochs=1))
+    batches = list(batch_dataset(sequences, batching(config).for_evaluation(config.eval.batch_size)))
     evaluation = Evaluation(
         lambda params, _, *args, **kwargs: model.apply({"params": params}, *args, **kwargs), causal_lm_loss
     )

@@ -80,7 +80,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     config = resolve(config)
     processes.on_first(lambda: check_workdir(workdir, config))
     mesh = make_mesh(**config.mesh)
-    check_batch("config.train.batch_size / config.train.accumulate", batching(config)["batch_size"], mesh)
+    check_batch("config.train.batch_size / config.train.accumulate", batching(config).batch_size, mesh)
     check_batch("config.eval.batch_size", config.eval.batch_size, mesh)
     with processes.first_alone("data"):
         parts = make_parts(config)
@@ -113,12 +113,9 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         place=place,
         shardings=state_shardings(optimizer, factors, lie),
     )
-    batches = batch_dataset(parts.task.train, **batching(config), share=share)
-    shapes = batching(config) | {"batch_size": config.eval.batch_size}
-    validation = {
-        name: list(batch_dataset(split, **shapes, shuffle=False, epochs=1, share=share))
-        for name, split in parts.task.validation.items()
-    }
+    batches = batch_dataset(parts.task.train, batching(config), share)
+    evaluated = batching(config).for_evaluation(config.eval.batch_size)
+    validation = {name: list(batch_dataset(split, evaluated, share)) for name, split in parts.task.validation.items()}
 
     def evaluate(factors: PyTree[Array], watch: Watch) -> dict[str, float]:
         judged = {name: evaluation(params, factors, watch(split)) for name, split in validation.items()}
@@ -172,7 +169,7 @@ def make_plan(config: ConfigDict, parts: Parts) -> Plan:
 
 
 def _describe(config: ConfigDict, parts: Parts, plan: Plan) -> None:
-    padding = Batches(parts.task.train, **batching(config)).report()
+    padding = Batches(parts.task.train, batching(config)).report()
     print(parts.adapter.report(parts.shapes))
     judged = sum(map(len, parts.task.validation.values()))
     print(

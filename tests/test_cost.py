@@ -15,8 +15,9 @@ from hut_jax.adapters.files import size_on_disk
 from hut_jax.config import default_config
 from hut_jax.cost import adapter_cost, make_work, paper_cost, with_adapter
 from hut_jax.costs.flops import count_flops
-from hut_jax.data.batching import Batches, Sequences
+from hut_jax.data.batching import Batches, Batching
 from hut_jax.data.labelled import Labelled
+from hut_jax.data.sequences import Sequences
 from hut_jax.runs.run import make_adapter, rates
 from hut_jax.training.checkpoint import Checkpoints
 from hut_jax.training.optimizer import make_optimizer
@@ -222,7 +223,7 @@ def test_the_batches_that_are_counted_are_those_of_the_task(work_of, task):
         examples = Labelled(tokens, [[0] * 64] * 4, labels, pad_id=1)
     else:
         examples = Sequences.from_lists(tokens, [1] * 4)
-    real = Batches(examples, batch_size=4)[0]
+    real = Batches(examples, Batching(4))[0]
     (counted,) = work.batches
     assert counted.keys() == real.keys() if task != "mlm" else counted.keys() < real.keys()
     assert {name: (leaf.shape, leaf.dtype) for name, leaf in counted.items()} == {

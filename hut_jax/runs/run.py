@@ -14,6 +14,7 @@ from hut_jax.config import ADAPTER_FIELDS
 from hut_jax.core.errors import UserError, nearest
 from hut_jax.core.scanned_layers import stacked_as
 from hut_jax.core.trees import flatten, unflatten
+from hut_jax.data.batching import Batching
 from hut_jax.data.encoder_tokenizer import load_encoder_tokenizer
 from hut_jax.data.tokenizer import load_tokenizer
 from hut_jax.data.tokenizer_base import BaseTokenizer
@@ -192,14 +193,14 @@ def _started(config: ConfigDict, adapter: Adapter, params: Any, factors: Mapping
     return {path: given[path] for path in wanted}
 
 
-def batching(config: ConfigDict) -> dict[str, Any]:
-    """The options of `batch_dataset` for training batches."""
-    return {
-        "batch_size": config.train.batch_size // config.train.accumulate,
-        "seed": config.seed,
-        "length_multiple": config.data.length_multiple,
-        "slot_multiple": config.data.slot_multiple,
-    }
+def batching(config: ConfigDict) -> Batching:
+    """The batches of training."""
+    return Batching(
+        config.train.batch_size // config.train.accumulate,
+        seed=config.seed,
+        length_multiple=config.data.length_multiple,
+        slot_multiple=config.data.slot_multiple,
+    )
 
 
 def model_options(config: ConfigDict) -> dict[str, Any]:

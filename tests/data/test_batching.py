@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hut_jax.core.errors import UserError
-from hut_jax.data.batching import Batches, Sequences, batch_dataset
+from hut_jax.data.batching import Batches, Batching, batch_dataset
 from hut_jax.data.e2e.csv_files import read_records
 from hut_jax.data.e2e.dataset import encode_e2e
+from hut_jax.data.sequences import Sequences
 from hut_jax.data.tokenizer import load_tokenizer
 from hut_jax.parallel.processes import Share
 
@@ -54,7 +55,7 @@ OPTIONS = st.fixed_dictionaries(
 
 @given(sequences(), OPTIONS, st.integers(0, 3))
 def test_an_epoch_predicts_every_completion_token_once_and_nothing_else(data, options, epoch):
-    batches = Batches(data, **options)
+    batches = Batches(data, Batching(**options))
     labels, rows_seen = [], 0
     for step in range(batches.steps_per_epoch):
         batch = batches[epoch * batches.steps_per_epoch + step]
@@ -79,7 +80,7 @@ def test_an_epoch_predicts_every_completion_token_once_and_nothing_else(data, op
 
 @given(sequences(), OPTIONS, st.integers(0, 3))
 def test_the_inputs_are_the_sequences_without_their_last_token(data, options, epoch):
-    batches = Batches(data, **options)
+    batches = Batches(data, Batching(**options))
     for step, rows in enumerate(batches.plan(epoch)):
         batch = batches[epoch * batches.steps_per_epoch + step]
         for row, example in enumerate(rows):
@@ -91,7 +92,7 @@ def test_the_inputs_are_the_sequences_without_their_last_token(data, options, ep
 @settings(max_examples=20)
 def test_the_order_is_a_function_of_seed_and_epoch(options, epoch):
     data = random_sequences()
-    one, two = Batches(data, **options), Batches(data, **options)
+    one, two = Batches(data, Batching(**options)), Batches(data, Batching(**options))
     for step in range(one.steps_per_epoch):
         two[step]  # another epoch looked at before makes no difference
     for step in range(one.steps_per_epoch):
@@ -103,7 +104,7 @@ def test_epochs_and_seeds_differ_and_evaluation_does_not():
     data = random_sequences()
 
     def order(epoch, **options):
-        return np.concatenate(Batches(data, batch_size=4, **options).plan(epoch)).tolist()
+        return np.concatenate(Batches(data, Batching(4, **options)).plan(epoch)).tolist()
 
     assert order(0, seed=0) != order(1, seed=0)
     assert order(0, seed=0) != order(0, seed=1)
@@ -114,14 +115,14 @@ def test_epochs_and_seeds_differ_and_evaluation_does_not():
 
 def test_one_pool_gives_batches_of_like_lengths_in_any_order():
     data = random_sequences(400)
-    plan = Batches(data, batch_size=4, pool_batches=1000).plan(0)
+    plan = Batches(data, Batching(4, pool_batches=1000)).plan(0)
     spans = [np.ptp(data.lengths[rows]) for rows in plan]
     assert np.mean(spans) < 2
     assert np.abs(np.diff([data.lengths[rows].mean() for rows in plan])).mean() > 5
 
 
 def test_the_last_batch_is_filled_with_empty_rows():
-    batch = Batches(Sequences.from_lists([[5, 6, 7]], [2]), batch_size=3, slot_multiple=1)[0]
+    batch = Batches(Sequences.from_lists([[5, 6, 7]], [2]), Batching(3, slot_multiple=1))[0]
     np.testing.assert_array_equal(batch["input_ids"], [[5, 6], [0, 0], [0, 0]])
     np.testing.assert_array_equal(batch["attention_mask"], [[True, True], [True, False], [True, False]])
     np.testing.assert_array_equal(batch["logits_at"], [1, 0, 0])
@@ -133,14 +134,14 @@ def test_the_last_batch_is_filled_with_empty_rows():
 
 def test_a_dataset_ends_after_its_epochs_or_never():
     data = random_sequences(10)
-    assert len(list(batch_dataset(data, batch_size=4, epochs=3).to_iter_dataset())) == 9
-    endless = batch_dataset(data, batch_size=4)
+    assert len(list(batch_dataset(data, Batching(4, epochs=3)).to_iter_dataset())) == 9
+    endless = batch_dataset(data, Batching(4))
     assert len(endless) > 2**60
-    assert_same(endless[3 * 10**6], Batches(data, batch_size=4)[3 * 10**6])
+    assert_same(endless[3 * 10**6], Batches(data, Batching(4))[3 * 10**6])
 
 
 def test_a_saved_position_continues_with_the_same_batches(tmp_path):
-    dataset = batch_dataset(random_sequences(), batch_size=8, seed=3, epochs=4).to_iter_dataset()
+    dataset = batch_dataset(random_sequences(), Batching(8, seed=3, epochs=4)).to_iter_dataset()
     straight = list(dataset)
     iterator = iter(dataset)
     for _ in range(18):  # in the middle of the second epoch
@@ -161,7 +162,7 @@ def test_a_saved_position_continues_with_the_same_batches(tmp_path):
 
 
 def test_the_report_counts_what_the_batches_hold():
-    batches = Batches(random_sequences(101), batch_size=8)
+    batches = Batches(random_sequences(101), Batching(8))
     report = batches.report(1)
     made = [batches[batches.steps_per_epoch + step] for step in range(batches.steps_per_epoch)]
     shapes = Counter((batch["input_ids"].shape[1], batch["labels"].shape[0]) for batch in made)
@@ -177,7 +178,7 @@ def test_the_report_counts_what_the_batches_hold():
 @pytest.mark.slow
 def test_e2e_wastes_little_in_few_shapes(real_data, gpt2_folder):
     records = read_records(real_data / "e2e" / "trainset.csv")
-    report = Batches(encode_e2e(records, load_tokenizer(gpt2_folder), 512).sequences, batch_size=8).report()
+    report = Batches(encode_e2e(records, load_tokenizer(gpt2_folder), 512).sequences, Batching(8)).report()
     assert report.steps == 5258
     assert report.real_tokens > 0.85
     assert report.real_slots > 0.8
@@ -197,12 +198,12 @@ def test_e2e_wastes_little_in_few_shapes(real_data, gpt2_folder):
 )
 def test_options_out_of_range(options, message):
     with pytest.raises(UserError, match=message):
-        batch_dataset(random_sequences(3), **options)
+        Batching(**options)
 
 
 def test_no_examples():
     with pytest.raises(UserError, match="no examples"):
-        batch_dataset(Sequences.from_lists([], []), batch_size=1)
+        batch_dataset(Sequences.from_lists([], []), Batching(1))
 
 
 @pytest.mark.parametrize(("loss_start", "message"), [(0, "from index 0"), (3, "from 1 to 2")])
@@ -216,11 +217,17 @@ def test_a_sequence_has_to_predict_something_after_its_first_token(loss_start, m
 @given(sequences(), OPTIONS, st.integers(1, 4), st.integers(0, 3))
 def test_shares_put_together_are_the_batch(data, options, parts, number):
     options["batch_size"] *= parts
-    whole = Batches(data, **options)[number]
-    shares = [Batches(data, **options, share=Share(part, part + 1, parts))[number] for part in range(parts)]
+    whole = Batches(data, Batching(**options))[number]
+    shares = [Batches(data, Batching(**options), Share(part, part + 1, parts))[number] for part in range(parts)]
     assert_same({name: np.concatenate([share[name] for share in shares]) for name in whole}, whole)
     if parts == 4:
         assert_same(
             {name: leaf[len(leaf) // 4 : 3 * len(leaf) // 4] for name, leaf in whole.items()},
-            Batches(data, **options, share=Share(1, 3, 4))[number],
+            Batches(data, Batching(**options), Share(1, 3, 4))[number],
         )
+
+
+def test_evaluation_takes_each_example_once_in_the_shapes_of_training():
+    batching = Batching(4, seed=3, length_multiple=8, slot_multiple=2).for_evaluation(6)
+    assert batching == Batching(6, seed=3, shuffle=False, epochs=1, length_multiple=8, slot_multiple=2)
+    assert len(Batches(random_sequences(10), batching)) == 2

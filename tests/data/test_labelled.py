@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hut_jax.core.errors import UserError
-from hut_jax.data.batching import Batches, batch_dataset
+from hut_jax.data.batching import Batches, Batching, batch_dataset
 from hut_jax.data.labelled import Labelled
 from hut_jax.parallel.processes import Share
 
@@ -26,7 +26,7 @@ def labelled(lengths, dtype=np.int32, pad_id=1):
     st.sampled_from([np.int32, np.float32]),
 )
 def test_an_epoch_holds_every_example_once_with_its_types_and_its_label(lengths, size, shuffle, multiple, dtype):
-    batches = Batches(labelled(lengths, dtype), batch_size=size, shuffle=shuffle, length_multiple=multiple)
+    batches = Batches(labelled(lengths, dtype), Batching(size, shuffle=shuffle, length_multiple=multiple))
     seen = []
     for step in range(batches.steps_per_epoch):
         batch = batches[step]
@@ -51,7 +51,7 @@ def test_an_epoch_holds_every_example_once_with_its_types_and_its_label(lengths,
 
 def test_a_batch_in_full():
     data = Labelled([[0, 5, 2], [0, 6, 7, 2]], [[0, 0, 0], [0, 0, 1, 1]], np.array([1.5, -1.0], np.float32), 9)
-    batch = Batches(data, batch_size=3, shuffle=False, length_multiple=1)[0]
+    batch = Batches(data, Batching(3, shuffle=False, length_multiple=1))[0]
     np.testing.assert_array_equal(batch["input_ids"], [[0, 6, 7, 2], [0, 5, 2, 9], [9, 9, 9, 9]])
     np.testing.assert_array_equal(batch["attention_mask"], [[1, 1, 1, 1], [1, 1, 1, 0], [1, 0, 0, 0]])
     np.testing.assert_array_equal(batch["token_type_ids"], [[0, 0, 1, 1], [0, 0, 0, 0], [0, 0, 0, 0]])
@@ -61,13 +61,13 @@ def test_a_batch_in_full():
 
 
 def test_the_report_counts_tokens_and_rows():
-    report = Batches(labelled([4, 4, 2]), batch_size=2, length_multiple=4, shuffle=False).report()
+    report = Batches(labelled([4, 4, 2]), Batching(2, length_multiple=4, shuffle=False)).report()
     assert (report.steps, report.real_slots, report.shapes) == (2, 0.75, {(4, 2): 2})
     assert report.real_tokens == 10 / 16
 
 
 def test_a_saved_position_continues_with_the_same_batches():
-    dataset = batch_dataset(labelled(range(1, 21)), batch_size=4, seed=1, epochs=2).to_iter_dataset()
+    dataset = batch_dataset(labelled(range(1, 21)), Batching(4, seed=1, epochs=2)).to_iter_dataset()
     straight = list(dataset)
     iterator = iter(dataset)
     for _ in range(7):
@@ -91,9 +91,9 @@ def test_parts_that_do_not_fit_are_refused():
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=40), st.integers(1, 4), st.integers(1, 4))
 def test_shares_put_together_are_the_batch(lengths, parts, rows):
-    options = {"batch_size": parts * rows, "shuffle": False}
-    whole = Batches(labelled(lengths), **options)
-    shared = [Batches(labelled(lengths), **options, share=Share(part, part + 1, parts)) for part in range(parts)]
+    batching = Batching(parts * rows, shuffle=False)
+    whole = Batches(labelled(lengths), batching)
+    shared = [Batches(labelled(lengths), batching, Share(part, part + 1, parts)) for part in range(parts)]
     for step in range(len(lengths) // (parts * rows) + 1):
         for name, leaf in whole[step].items():
             np.testing.assert_array_equal(np.concatenate([share[step][name] for share in shared]), leaf)

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from hut_jax.data.batching import Sequences
 from hut_jax.data.labelled import Labelled
+from hut_jax.data.sequences import Sequences
 from hut_jax.runs.run import make_parts
 from hut_jax.tasks.base import Task
 

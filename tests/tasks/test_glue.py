@@ -11,7 +11,7 @@ import pytest
 
 from hut_jax import UserError, load_adapter, load_pretrained, merge, save_adapter
 from hut_jax.adapters.files import read_description
-from hut_jax.data.batching import batch_dataset
+from hut_jax.data.batching import Batching, batch_dataset
 from hut_jax.data.glue.dataset import load_glue
 from hut_jax.data.glue.tasks import GLUE_TASKS
 from hut_jax.runs import config_files
@@ -92,7 +92,7 @@ def test_a_run_keeps_the_factors_of_the_best_headline(glue_config, tmp_path):
     parts = make_parts(glue_config)
     model, params = load_base(glue_config)
     adapter, factors = load_adapter(tmp_path / "run/adapter", params)
-    dev = batch_dataset(parts.task.validation["validation"], batch_size=4, seed=0, shuffle=False, epochs=1)
+    dev = batch_dataset(parts.task.validation["validation"], Batching(4, shuffle=False, epochs=1))
     judged = Evaluation(partial(adapter.apply, model), parts.task.loss)(params, factors, dev)
     scores = parts.task.metrics({"validation": judged})
     assert scores == pytest.approx({name: best[name] for name in scores}, rel=1e-4)

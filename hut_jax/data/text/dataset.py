@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hut_jax.core.errors import UserError
-from hut_jax.data.batching import Sequences
+from hut_jax.data.sequences import Sequences
 from hut_jax.data.text.files import read_pieces
 from hut_jax.data.tokenizer_base import BaseTokenizer
 
