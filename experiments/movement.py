@@ -27,7 +27,7 @@ from hut_jax.adapters.files import load_adapter
 from hut_jax.core import cli
 from hut_jax.core.errors import UserError
 from hut_jax.core.files import write_json, write_text
-from hut_jax.core.trees import flatten
+from hut_jax.core.trees import flatten, show
 from hut_jax.runs.run import anywhere, load_base
 from hut_jax.runs.workdir import ADAPTER, check_writable, read_config
 
@@ -71,11 +71,11 @@ def moved(adapter: Adapter, params: Mapping[str, Any], factors: Mapping[str, Any
     for site in adapter.sites(params):
         if site.also or len(site.shape) != 2:
             continue
-        leaf = site.path if site.layout is None else f"{site.path}/kernel"
+        leaf = site.path if site.layout is None else (*site.path, "kernel")
         change = np.asarray(after[leaf]) - np.asarray(before[leaf])
         norm = float(np.linalg.norm(change) / np.linalg.norm(before[leaf]))
         own = {key: np.percentile(values, PERCENTILES).tolist() for key, values in site.own(flat).items()}
-        found.append(Moved(leaf.removesuffix("/kernel"), norm, effective_rank(change), own))
+        found.append(Moved(show(leaf).removesuffix("/kernel"), norm, effective_rank(change), own))
     return found
 
 

@@ -22,6 +22,7 @@ from hut_jax.adapters.site import Site
 from hut_jax.config import resolve, set_transform, validate
 from hut_jax.core import cli
 from hut_jax.core.errors import UserError
+from hut_jax.core.trees import Path
 from hut_jax.costs.flops import Flops, count_flops, xla_flops
 from hut_jax.models.hub.pretrained import build_model, init_params
 from hut_jax.runs import config_files
@@ -123,7 +124,7 @@ class Work:
         return count_flops(self._forward, self.params, self.inputs)
 
     @cached_property
-    def calls(self) -> Mapping[str, "Call"]:
+    def calls(self) -> Mapping[Path, "Call"]:
         """The modules that a forward pass runs, by '/'-joined path."""
         calls = {}
 
@@ -132,7 +133,7 @@ class Work:
             if context.method_name == "__call__" and module.scope is not None and isinstance(result, jax.Array):
                 own = module.variables.get("params", {})
                 leaves = {name: leaf.shape for name, leaf in own.items() if not isinstance(leaf, Mapping)}
-                calls["/".join(module.scope.path)] = Call(result.size, leaves)
+                calls[module.scope.path] = Call(result.size, leaves)
             return result
 
         with nn.intercept_methods(note):
@@ -316,19 +317,23 @@ class _Use(NamedTuple):
 
 def _use(site: Site, work: Work) -> _Use | None:
     """How the model uses what is adapted; None where its module never ran."""
-    module, _, leaf = (site.path, "", "kernel") if site.layout is not None else site.path.rpartition("/")
-    if module not in work.calls:
+    *module, leaf = site.path if site.layout is None else (*site.path, "kernel")
+    call = work.calls.get(tuple(module))
+    if call is None:
         return None
-    leaves = work.calls[module].leaves
     if site.layout is not None:
         k = math.prod(site.shape[site.layout.stacked + site.layout.inputs :])
     else:
-        k = math.prod(leaves.get("bias", leaves[leaf][-1:]))
-    size = math.prod(leaves[leaf])
-    use = _Use(work.calls[module].returned // k, size // k, k, leaf, math.prod(site.shape) // size)
+        k = math.prod(call.leaves.get("bias", call.leaves[leaf][-1:]))
+    size = math.prod(call.leaves[leaf])
+    use = _Use(call.returned // k, size // k, k, leaf, math.prod(site.shape) // size)
     config = work.model.config
-    if site.path == "token_embedding/embedding" and config.head in ("causal", "mlm") and config.tie_word_embeddings:
-        logits = work.calls[""].returned // config.vocab_size
+    if (
+        site.path == ("token_embedding", "embedding")
+        and config.head in ("causal", "mlm")
+        and config.tie_word_embeddings
+    ):
+        logits = work.calls[()].returned // config.vocab_size
         return use._replace(n=logits, leaf="kernel")  # the head's, beside which the lookups are little
     return use
 

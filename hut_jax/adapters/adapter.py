@@ -28,7 +28,7 @@ from hut_jax.adapters.targets import (
     nearest_path,
 )
 from hut_jax.core.errors import UserError, nearest
-from hut_jax.core.trees import flatten, unflatten
+from hut_jax.core.trees import Path, flatten, show, unflatten
 from hut_jax.transforms import Full, Transform
 from hut_jax.transforms.base import check_rank
 
@@ -105,12 +105,12 @@ class Adapter:
         make = self._leaf if self.transform.whole_leaves else self._dense
         paths = self._candidates(flat)
         if not self.targets or ALL_LINEAR in self.targets:
-            paths = [path for path in paths if path not in also and f"{path}/kernel" not in also]
+            paths = [path for path in paths if path not in also and (*path, "kernel") not in also]
         targets = self.targets or match_default(paths, self.transform.default_targets)
         matched = match(paths, targets, self.exclude)
         for name, rules in (("ranks", self.ranks), ("layout", self.layout)):
             for pattern, _ in rules:
-                if not any(re.search(pattern, path) for path in matched):
+                if not any(re.search(pattern, show(path)) for path in matched):
                     raise UserError(
                         f"pattern {pattern!r} in {name}= matches no target; {nearest_path(pattern, matched)}"
                     )
@@ -118,7 +118,7 @@ class Adapter:
         for site in sites:
             if also.keys() & site.leaves(flat):
                 raise UserError(
-                    f"{site.path} is among the targets and trains in full by also_train={list(self.also_train)}; "
+                    f"{show(site.path)} is among the targets and trains in full by also_train={list(self.also_train)}; "
                     "exclude= it from the targets, or leave it out of also_train="
                 )
         return sites + [leaf_site(Full(), path, flat, also=True) for path in also]
@@ -130,11 +130,12 @@ class Adapter:
             UserError: as `sites`.
         """
         flat = flatten(params)
-        tree = {}
+        factors = {}
         for site in self.sites(params):
             # A key from the path: what else is targeted changes nothing here.
-            tree[site.path] = site.init(jax.random.fold_in(key, zlib.crc32(site.path.encode())), flat)
-        return unflatten(tree)
+            own = site.init(jax.random.fold_in(key, zlib.crc32(show(site.path).encode())), flat)
+            factors.update({(*site.path, name): leaf for name, leaf in own.items()})
+        return unflatten(factors)
 
     def apply(
         self,
@@ -177,7 +178,7 @@ class Adapter:
         leaves = [site for site in sites if site.layout is None]
         places = {site.path: Place(site.transform, site.layout.inputs) for site in sites if site.layout is not None}
         if leaves and adapter_ids is not None:
-            raise UserError(f"{leaves[0].path} trains in full, and cannot differ from row to row of a batch")
+            raise UserError(f"{show(leaves[0].path)} trains in full, and cannot differ from row to row of a batch")
         if leaves:
             params = _merged(leaves, params, factors)
         variables = {**(collections or {}), "params": params}
@@ -188,15 +189,21 @@ class Adapter:
             adapter_ids = _checked_ids(adapter_ids, len(next(iter(flat.values()))))
             if kwargs.get("logits_at") is not None:
                 raise UserError("logits_at takes positions out of their rows, so with adapter_ids call without it")
-            factors = unflatten({site.path: site.sets_after_layers(site.own(flat)) for site in sites})
-        used: set[str] = set()
+            factors = unflatten(
+                {
+                    (*site.path, name): leaf
+                    for site in sites
+                    for name, leaf in site.sets_after_layers(site.own(flat)).items()
+                }
+            )
+        used: set[Path] = set()
         drop = any(place.transform.random for place in places.values()) and dropout_acts(model, method, args, kwargs)
         with nn.intercept_methods(interceptor(places, used, drop=drop, ids=adapter_ids, shards=shards)):
             out = model.apply({**variables, COLLECTION: factors}, *args, method=method, **kwargs)
         unused = [path for path in places if path not in used]
         if unused and method is None:
             raise UserError(
-                f"{unused[0]} has factors and was never called as a layer ({len(unused)} such); "
+                f"{show(unused[0])} has factors and was never called as a layer ({len(unused)} such); "
                 "merge them, adapter.merge(params, factors), and run the model plainly, or exclude the path"
             )
         return out
@@ -223,9 +230,11 @@ class Adapter:
         for path in self.leaves(merged):
             finite = jnp.isfinite(flat[path]).all()
             if not isinstance(finite, jax.core.Tracer) and not bool(finite):
-                raise UserError(f"merging gives {path} numbers that are not finite; look at the factors, or the dtype")
+                raise UserError(
+                    f"merging gives {show(path)} numbers that are not finite; look at the factors, or the dtype"
+                )
 
-    def leaves(self, params: Params) -> list[str]:
+    def leaves(self, params: Params) -> list[Path]:
         """The paths of the parameters that `merge` replaces."""
         flat = flatten(params)
         return [path for site in self.sites(params) for path in site.leaves(flat)]
@@ -248,10 +257,10 @@ class Adapter:
         flat, old = flatten(merged), flatten(base)
         for path in self.leaves(merged):
             if path not in old:
-                raise UserError(f"the base to put back has no {path}; {nearest(path, old)}")
+                raise UserError(f"the base to put back has no {show(path)}; {nearest(show(path), map(show, old))}")
             if (old[path].shape, old[path].dtype) != (flat[path].shape, flat[path].dtype):
                 raise UserError(
-                    f"{path} is {old[path].dtype}{list(old[path].shape)} in the base to put back and "
+                    f"{show(path)} is {old[path].dtype}{list(old[path].shape)} in the base to put back and "
                     f"{flat[path].dtype}{list(flat[path].shape)} in what was merged: they do not belong together"
                 )
             flat[path] = old[path]
@@ -264,26 +273,29 @@ class Adapter:
             UserError: they are not.
         """
         sites = self.sites(params)
-        wanted = {f"{site.path}/{name}": shape for site in sites for name, shape in site.factors.items()}
+        wanted = {(*site.path, name): shape for site in sites for name, shape in site.factors.items()}
         flat = flatten(factors)
         given = {path: jnp.shape(leaf) for path, leaf in flat.items()}
         for path, leaf in flat.items():
             if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-                raise UserError(f"factor {path} is {jnp.result_type(leaf)}, and factors are floats")
+                raise UserError(f"factor {show(path)} is {jnp.result_type(leaf)}, and factors are floats")
         for path in sorted(given.keys() - wanted.keys()):
             raise UserError(
-                f"factor {path} belongs to no target of this adapter in this model; {nearest(path, wanted)}"
+                f"factor {show(path)} belongs to no target of this adapter in this model; "
+                f"{nearest(show(path), map(show, wanted))}"
             )
         adapters = None
         for path, shape in wanted.items():
             if path not in given:
-                raise UserError(f"factor {path} is missing; {nearest(path, given)}")
+                raise UserError(f"factor {show(path)} is missing; {nearest(show(path), map(show, given))}")
             if stacked:
                 adapters = given[path][:1] if adapters is None else adapters
                 shape = (*adapters, *shape)
             if given[path] != shape:
                 of = "; with adapter_ids the factor sets are stacked on a new first axis" if stacked else ""
-                raise UserError(f"factor {path} has shape {list(given[path])}; its kernel wants {list(shape)}{of}")
+                raise UserError(
+                    f"factor {show(path)} has shape {list(given[path])}; its kernel wants {list(shape)}{of}"
+                )
         return sites
 
     def count(self, params: Params) -> Count:
@@ -296,28 +308,26 @@ class Adapter:
         rows = [("path", "kernel", "factors", "numbers")]
         for site in self.sites(params):
             factors = " ".join(f"{name}{_shape(shape)}" for name, shape in site.factors.items())
-            rows.append((site.path, _shape(site.shape), factors, f"{site.count:,}"))
+            rows.append((show(site.path), _shape(site.shape), factors, f"{site.count:,}"))
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
         lines = ["  ".join([*map(str.ljust, row[:3], widths), row[3]]) for row in rows]
         count = self.count(params)
         lines.append(f"trainable {count.trainable:,} of {count.total:,} ({count.percent:.3f} %)")
         return "\n".join(lines)
 
-    def _candidates(self, flat: Mapping[str, Any]) -> list[str]:
+    def _candidates(self, flat: Mapping[Path, Any]) -> list[Path]:
         """What targets are searched in: dense layers, or the parameters that the transformation takes."""
         if self.transform.whole_leaves:
-            siblings: dict[str, set[str]] = {}
-            for path in flat:
-                module, _, leaf = path.rpartition("/")
-                siblings.setdefault(module, set()).add(leaf)
-            split = {path: path.rpartition("/") for path in flat}
-            return [path for path, (module, _, leaf) in split.items() if self.transform.takes(leaf, siblings[module])]
-        return [path.removesuffix("/kernel") for path in flat if path.endswith("/kernel")]
+            siblings: dict[Path, set[str]] = {}
+            for *module, leaf in flat:
+                siblings.setdefault(tuple(module), set()).add(leaf)
+            return [path for path in flat if self.transform.takes(path[-1], siblings[path[:-1]])]
+        return [path[:-1] for path in flat if len(path) > 1 and path[-1] == "kernel"]
 
-    def _leaf(self, path: str, flat: Mapping[str, Any]) -> Site:
+    def _leaf(self, path: Path, flat: Mapping[Path, Any]) -> Site:
         return leaf_site(self.transform, path, flat)
 
-    def _dense(self, path: str, flat: Mapping[str, Any]) -> Site:
+    def _dense(self, path: Path, flat: Mapping[Path, Any]) -> Site:
         rank = first_match(self.ranks, path)
         transform = self.transform if rank is None else replace(cast(Any, self.transform), rank=rank)
         return dense_site(transform, path, flat, self.layout)

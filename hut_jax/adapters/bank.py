@@ -11,8 +11,8 @@ from jaxtyping import Array, Int, PyTree
 from hut_jax.adapters.adapter import Adapter, Params
 from hut_jax.adapters.site import Site
 from hut_jax.core.errors import UserError, nearest
-from hut_jax.core.trees import flatten, unflatten
-from hut_jax.transforms import Transform
+from hut_jax.core.trees import Path, flatten, show, unflatten
+from hut_jax.transforms import Factors, Transform
 
 
 class Bank:
@@ -37,9 +37,7 @@ class Bank:
         """
         self.adapter = adapter
         self._shapes = jax.eval_shape(lambda: params)
-        shapes = {
-            f"{site.path}/{name}": shape for site in adapter.sites(params) for name, shape in site.factors.items()
-        }
+        shapes = {(*site.path, name): shape for site in adapter.sites(params) for name, shape in site.factors.items()}
         self.off = unflatten({path: jnp.zeros(shape, jnp.float32) for path, shape in shapes.items()})
         self._sets: dict[str, PyTree[Array]] = {}
 
@@ -119,24 +117,25 @@ def combine(
         raise UserError(f"{len(weights)} weights for {len(sets)} adapters: give each one its own")
     adapter = sets[0][0]
     at = [{site.path: site for site in other.sites(params)} for other, _ in sets]
-    for places in at[1:]:
-        for path in sorted(at[0].keys() ^ places.keys()):
-            raise UserError(f"{path} is a place of one adapter and not of another: they do not combine")
+    for sites in at[1:]:
+        for path in sorted(at[0].keys() ^ sites.keys()):
+            raise UserError(f"{show(path)} is a site of one adapter and not of another: they do not combine")
     flat = []
     for other, factors in sets:
         other.check(params, factors)
         flat.append(flatten(factors))
-    combined, factors = {}, {}
+    combined: dict[Path, Transform] = {}
+    joint_factors: dict[Path, Factors] = {}
     for path, site in at[0].items():
         own = [(sites[path].transform, sites[path].own(one)) for sites, one in zip(at, flat, strict=True)]
-        combined[path], factors[path] = site.transform.combine(own, weights)
+        combined[path], joint_factors[path] = site.transform.combine(own, weights)
     joint = _with_transforms(adapter, at[0], combined)
     for site in joint.sites(params):
-        factors[site.path] = combined[site.path].under(site.transform, factors[site.path])
-    return joint, unflatten(factors)
+        joint_factors[site.path] = combined[site.path].under(site.transform, joint_factors[site.path])
+    return joint, unflatten({(*path, name): leaf for path, own in joint_factors.items() for name, leaf in own.items()})
 
 
-def _with_transforms(adapter: Adapter, sites: dict[str, Site], transforms: dict[str, Transform]) -> Adapter:
+def _with_transforms(adapter: Adapter, sites: dict[Path, Site], transforms: dict[Path, Transform]) -> Adapter:
     """The adapter whose sites have these transformations, or the same with B rescaled."""
     if all(new == sites[path].transform for path, new in transforms.items()):
         return adapter
@@ -146,7 +145,7 @@ def _with_transforms(adapter: Adapter, sites: dict[str, Site], transforms: dict[
         widest,
         adapter.targets,
         exclude=adapter.exclude,
-        ranks=[(f"^{re.escape(path)}$", new.rank) for path, new in ranked.items() if new.rank != widest.rank],
+        ranks=[(f"^{re.escape(show(path))}$", new.rank) for path, new in ranked.items() if new.rank != widest.rank],
         layout=adapter.layout,
         also_train=adapter.also_train,
     )

@@ -22,13 +22,15 @@ from hut_jax.adapters.fingerprint import fingerprint
 from hut_jax.core.errors import UserError, one_line
 from hut_jax.core.files import PARTIAL
 from hut_jax.core.scanned_layers import stacked_as, unstack_layers
-from hut_jax.core.trees import flatten, unflatten
+from hut_jax.core.trees import escape, flatten, split, unescape, unflatten
 from hut_jax.core.version import VERSION
 from hut_jax.transforms import make_transform
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 _ADAPTER = "adapter"
+_ESCAPED = "RFC 6901"
+"""How a '/' within a name is escaped in the tensors' names. Adapters written before this was stated escape nothing."""
 
 
 def save_adapter(
@@ -66,8 +68,9 @@ def save_adapter(
         "layout": adapter.layout,
         "also_train": adapter.also_train,
         "base": {"name": base_name, "fingerprint": base_fingerprint},
+        "tensor_names": _ESCAPED,
     }
-    tensors = {path: np.asarray(leaf) for path, leaf in flatten(unstack_layers(factors)).items()}
+    tensors = {escape(path): np.asarray(leaf) for path, leaf in flatten(unstack_layers(factors)).items()}
     write_adapter_files(folder, description, tensors, {_ADAPTER: _identity(description)})
 
 
@@ -104,7 +107,8 @@ def load_adapter(
             layout=description["layout"],
             also_train=description["also_train"],
         )
-        factors = unflatten({path: jnp.asarray(leaf) for path, leaf in tensors.items()})
+        read = unescape if "tensor_names" in description else split
+        factors = unflatten({read(name): jnp.asarray(leaf) for name, leaf in tensors.items()})
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     except (AttributeError, KeyError, TypeError, ValueError) as error:

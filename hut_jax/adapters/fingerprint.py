@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from hut_jax.core.scanned_layers import unstack_layers
-from hut_jax.core.trees import flatten
+from hut_jax.core.trees import flatten, show
 from hut_jax.parallel.processes import fetch
 
 
@@ -22,10 +22,10 @@ def fingerprint(params: Mapping[str, Any]) -> str:
     if jax.default_backend() == "cpu" and jax.device_count() == 1:  # to fetch copies nothing, nor do layers apart then
         params = fetch(params)
     flat = flatten(unstack_layers(params))
-    for path in sorted(flat):
+    for path in sorted(flat, key=lambda path: (show(path), path)):
         leaf = fetch(flat[path])
         if not leaf.any():
             continue
-        digest.update(f"{path} {leaf.dtype} {leaf.shape}\n".encode())
+        digest.update(f"{show(path)} {leaf.dtype} {leaf.shape}\n".encode())
         digest.update(np.ascontiguousarray(leaf).view(np.uint8).data)
     return digest.hexdigest()

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from hut_jax.core.errors import UserError
+from hut_jax.core.trees import Path, show
 from hut_jax.parallel.activations import ANY, shared_out
 from hut_jax.transforms.base import Transform, wide
 
@@ -34,8 +35,8 @@ class Place(NamedTuple):
 
 
 def interceptor(
-    places: Mapping[str, Place],
-    used: set[str],
+    places: Mapping[Path, Place],
+    used: set[Path],
     *,
     drop: bool = False,
     ids: jax.Array | None = None,
@@ -44,7 +45,7 @@ def interceptor(
     """An interceptor for `flax.linen.intercept_methods` that runs the modules at the given paths adapted.
 
     Args:
-        places: each targeted module's '/'-joined path.
+        places: each targeted module's path.
         used: to which the path of each module that ran adapted is added.
         drop: whether dropout of the transformations' own acts; it draws from the rng "dropout".
         ids: for each row of the batch, which of the factor sets stacked on the factors' first axis is its own.
@@ -57,7 +58,7 @@ def interceptor(
 
     def intercept(next_fun, args, kwargs, context):
         module = context.module
-        path = "/".join(module.scope.path) if module.scope is not None else ""
+        path = () if module.scope is None else module.scope.path
         if path not in places or context.method_name != "__call__":
             return next_fun(*args, **kwargs)
         place = places[path]
@@ -66,7 +67,7 @@ def interceptor(
         x = jnp.asarray(args[0] if args else kwargs["inputs"])
         if ids is not None and (x.ndim < 2 or x.shape[0] != ids.shape[0]):
             raise UserError(
-                f"{path} sees {list(x.shape)}, whose first axis is not the {ids.shape[0]} rows of adapter_ids; "
+                f"{show(path)} sees {list(x.shape)}, whose first axis is not the {ids.shape[0]} rows of adapter_ids; "
                 "exclude it, or run a batch for each adapter"
             )
         key = module.make_rng("dropout") if drop and place.transform.random else None
@@ -150,22 +151,23 @@ def _rows(leaf: jax.Array, ids: jax.Array) -> jax.Array:
     return leaf.at[ids].get(mode="fill", fill_value=jnp.nan)
 
 
-def _check(module: nn.Module, path: str, inputs: int) -> None:
+def _check(module: nn.Module, path: Path, inputs: int) -> None:
+    where = show(path)
     if not isinstance(module, nn.Dense | nn.DenseGeneral):
         raise UserError(
-            f"{path} is a {type(module).__name__}: only nn.Dense and nn.DenseGeneral can run with factors; "
+            f"{where} is a {type(module).__name__}: only nn.Dense and nn.DenseGeneral can run with factors; "
             "merge them, adapter.merge(params, factors), and run the model plainly, or exclude the path"
         )
     if COLLECTION not in module.variables:
         raise UserError(
-            f"the factors of {path} do not reach it: give the nn.scan or nn.vmap around it an axis for them, "
+            f"the factors of {where} do not reach it: give the nn.scan or nn.vmap around it an axis for them, "
             f'variable_axes={{"params": 0, "{COLLECTION}": 0}}, or run the model on adapter.merge(params, factors)'
         )
     if isinstance(module, nn.DenseGeneral):
         if module.batch_dims:
-            raise UserError(f"{path} is a DenseGeneral with batch_dims, which has no one kernel to transform")
+            raise UserError(f"{where} is a DenseGeneral with batch_dims, which has no one kernel to transform")
         actual = 1 if isinstance(module.axis, int) else len(module.axis)
         if actual != inputs:
             raise UserError(
-                f"{path} has {actual} input axes, and its factors were laid out for {inputs}; say so in layout="
+                f"{where} has {actual} input axes, and its factors were laid out for {inputs}; say so in layout="
             )

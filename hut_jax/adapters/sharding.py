@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from jax.sharding import PartitionSpec
 
 from hut_jax.adapters.site import Site
+from hut_jax.core.trees import Path
 
 
-def factor_specs(sites: Sequence[Site], params: Mapping[str, PartitionSpec]) -> dict[str, PartitionSpec]:
-    """How each factor is split, by '/'-joined path: as its kernel is, and not along the rank.
+def factor_specs(sites: Sequence[Site], params: Mapping[Path, PartitionSpec]) -> dict[Path, PartitionSpec]:
+    """How each factor is split, by path: as its kernel is, and not along the rank.
 
     Args:
         sites: the adapter's.
@@ -17,12 +18,12 @@ def factor_specs(sites: Sequence[Site], params: Mapping[str, PartitionSpec]) -> 
     specs = {}
     for site in sites:
         if site.layout is None:
-            specs.update({f"{site.path}/{name}": params[site.path] for name in site.factors})
+            specs.update({(*site.path, name): params[site.path] for name in site.factors})
             continue
-        kernel = (*params[f"{site.path}/kernel"], *(None,) * len(site.shape))[: len(site.shape)]
+        kernel = (*params[*site.path, "kernel"], *(None,) * len(site.shape))[: len(site.shape)]
         stack, inputs = site.layout.stacked, site.layout.inputs
         # Several axes that are read as one are split as one where the first of them, the outermost, is.
         along = {"d": kernel[stack], "k": kernel[stack + inputs], None: None}
         for name, axes in site.factor_axes.items():
-            specs[f"{site.path}/{name}"] = PartitionSpec(*kernel[:stack], *(along[axis] for axis in axes))
+            specs[*site.path, name] = PartitionSpec(*kernel[:stack], *(along[axis] for axis in axes))
     return specs

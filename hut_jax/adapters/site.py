@@ -12,11 +12,12 @@ from jaxtyping import Array
 
 from hut_jax.adapters.targets import Layout, first_match
 from hut_jax.core.errors import UserError
+from hut_jax.core.trees import Path, show
 from hut_jax.transforms import Factors, Transform
 from hut_jax.transforms.base import wide
 
-Flat = Mapping[str, Any]
-"""Parameters, or their shapes, by '/'-joined path."""
+Flat = Mapping[Path, Any]
+"""Parameters, or their shapes, by path."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Site:
         has_bias: whether a dense layer has one.
     """
 
-    path: str
+    path: Path
     transform: Transform
     shape: tuple[int, ...]
     factors: dict[str, tuple[int, ...]]
@@ -68,15 +69,15 @@ class Site:
         """Numbers that train here."""
         return sum(map(math.prod, self.factors.values()))
 
-    def leaves(self, flat: Flat) -> list[str]:
+    def leaves(self, flat: Flat) -> list[Path]:
         """The parameters that merging replaces: this one, or the layer's kernel and, if it has one, bias."""
         if self.layout is None:
             return [self.path]
-        return [path for path in (f"{self.path}/kernel", f"{self.path}/bias") if path in flat]
+        return [path for path in ((*self.path, "kernel"), (*self.path, "bias")) if path in flat]
 
-    def own(self, flat_factors: Mapping[str, Array]) -> Factors:
+    def own(self, flat_factors: Mapping[Path, Array]) -> Factors:
         """This site's factors, out of all, in fp32 or wider: half of a deviation's digits go where 1 is added."""
-        own = {name: jnp.asarray(flat_factors[f"{self.path}/{name}"]) for name in self.factors}
+        own = {name: jnp.asarray(flat_factors[*self.path, name]) for name in self.factors}
         return {name: leaf.astype(wide(leaf)) for name, leaf in own.items()}
 
     def init(self, key: jax.Array, flat: Flat) -> Factors:
@@ -87,14 +88,14 @@ class Site:
         keys = jax.random.split(key, kernel.shape[:-2])
         return _over_layers(self.transform.init, self.layout.stacked)(keys, kernel, bias)
 
-    def merge(self, flat: Flat, factors: Factors) -> dict[str, Array]:
+    def merge(self, flat: Flat, factors: Factors) -> dict[Path, Array]:
         """The replaced parameters by path."""
         if self.layout is None:
             return {self.path: self.transform.weight(flat[self.path], factors)}
         kernel, bias = _over_layers(self.transform.merge, self.layout.stacked)(*self._matrices(flat), factors)
-        merged = {f"{self.path}/kernel": kernel.reshape(self.shape)}
+        merged = {(*self.path, "kernel"): kernel.reshape(self.shape)}
         if bias is not None:
-            merged[f"{self.path}/bias"] = bias.reshape(flat[f"{self.path}/bias"].shape)
+            merged[*self.path, "bias"] = bias.reshape(flat[*self.path, "bias"].shape)
         return merged
 
     def sets_after_layers(self, factors: Factors) -> Factors:
@@ -107,38 +108,38 @@ class Site:
         assert self.layout is not None
         stack = self.shape[: self.layout.stacked]
         d = math.prod(self.shape[len(stack) : len(stack) + self.layout.inputs])
-        bias = flat.get(f"{self.path}/bias")
-        kernel = flat[f"{self.path}/kernel"].reshape(*stack, d, -1)
+        bias = flat.get((*self.path, "bias"))
+        kernel = flat[*self.path, "kernel"].reshape(*stack, d, -1)
         return kernel, None if bias is None else bias.reshape(*stack, -1)
 
 
-def leaf_site(transform: Transform, path: str, flat: Flat, *, also: bool = False) -> Site:
+def leaf_site(transform: Transform, path: Path, flat: Flat, *, also: bool = False) -> Site:
     """The site of one parameter."""
     shape = flat[path].shape
     return Site(path, transform, shape, _factor_shapes(transform, shape, False, path), also=also)
 
 
-def dense_site(transform: Transform, path: str, flat: Flat, layouts: Sequence[tuple[str, str]]) -> Site:
+def dense_site(transform: Transform, path: Path, flat: Flat, layouts: Sequence[tuple[str, str]]) -> Site:
     """The site of the dense layer at this path.
 
     Raises:
         UserError: the kernel's axes are in doubt, or the transformation does not fit it.
     """
-    transform = transform.at(path)
-    kernel, bias = flat[f"{path}/kernel"], flat.get(f"{path}/bias")
+    transform = transform.at(show(path))
+    kernel, bias = flat[*path, "kernel"], flat.get((*path, "bias"))
     shape = kernel.shape
     try:
         spelled = first_match(layouts, path)
         layout = Layout.parse(spelled, shape) if spelled else Layout.infer(shape, None if bias is None else bias.shape)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        raise UserError(f"{show(path)}: {error}") from None
     stack = shape[: layout.stacked]
     d = math.prod(shape[layout.stacked : layout.stacked + layout.inputs])
     k = math.prod(shape[layout.stacked + layout.inputs :])
     if bias is not None and math.prod(bias.shape) != math.prod(stack) * k:
         raise UserError(
-            f"{path}: its bias {list(bias.shape)} does not fit the outputs of its kernel {list(shape)}: it is no dense "
-            "layer y = x @ kernel + bias, or its layout= is another"
+            f"{show(path)}: its bias {list(bias.shape)} does not fit the outputs of its kernel {list(shape)}: it is no "
+            "dense layer y = x @ kernel + bias, or its layout= is another"
         )
     factors = _factor_shapes(transform, (d, k), bias is not None, path)
     stacked_factors = {name: (*stack, *dims) for name, dims in factors.items()}
@@ -154,12 +155,12 @@ def _shapes_of(transform: Transform, shape: tuple[int, ...], has_bias: bool) -> 
 
 
 def _factor_shapes(
-    transform: Transform, shape: tuple[int, ...], has_bias: bool, path: str
+    transform: Transform, shape: tuple[int, ...], has_bias: bool, path: Path
 ) -> dict[str, tuple[int, ...]]:
     try:
         return _shapes_of(transform, shape, has_bias)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        raise UserError(f"{show(path)}: {error}") from None
 
 
 def _over_layers(function: Any, stacked: int) -> Any:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hut_jax.core.errors import UserError, nearest
+from hut_jax.core.trees import Path, show
 
 Patterns = str | Iterable[str] | None
 Rules = Mapping[str, Any] | Sequence[tuple[str, Any]]
@@ -41,7 +42,7 @@ def as_rules(rules: Rules) -> tuple[tuple[str, Any], ...]:
     return tuple((pattern, value) for pattern, value in pairs)
 
 
-def match(paths: Sequence[str], targets: Sequence[str], exclude: Sequence[str]) -> list[str]:
+def match(paths: Sequence[Path], targets: Sequence[str], exclude: Sequence[str]) -> list[Path]:
     """The paths in which some target pattern is found and no excluding one is, in their order.
 
     `all-linear` stands for every path.
@@ -49,7 +50,7 @@ def match(paths: Sequence[str], targets: Sequence[str], exclude: Sequence[str]) 
     Raises:
         UserError: a target pattern is found in no path, or an excluding one takes everything away.
     """
-    chosen: set[str] = set()
+    chosen: set[Path] = set()
     for pattern in targets:
         found = _found(pattern, paths)
         if not found:
@@ -64,7 +65,7 @@ def match(paths: Sequence[str], targets: Sequence[str], exclude: Sequence[str]) 
     return [path for path in paths if path in chosen]
 
 
-def match_default(paths: Sequence[str], defaults: Sequence[str]) -> tuple[str, ...]:
+def match_default(paths: Sequence[Path], defaults: Sequence[str]) -> tuple[str, ...]:
     """The first of the default patterns that is found in some path, as the targets.
 
     Raises:
@@ -76,7 +77,7 @@ def match_default(paths: Sequence[str], defaults: Sequence[str]) -> tuple[str, .
     raise UserError(f"no default targets fit this model; give targets=, a pattern over its paths: {_some(paths)}")
 
 
-def match_modules(leaves: Sequence[str], patterns: Sequence[str]) -> list[str]:
+def match_modules(leaves: Sequence[Path], patterns: Sequence[str]) -> list[Path]:
     """The parameters of the modules in whose paths some pattern is found, in their order.
 
     An embedding table may be tied to the head, and then trains there too. So it is taken only by a pattern that
@@ -85,40 +86,42 @@ def match_modules(leaves: Sequence[str], patterns: Sequence[str]) -> list[str]:
     Raises:
         UserError: a pattern is found in no module's path.
     """
-    modules = {leaf: leaf.rpartition("/")[0] for leaf in leaves}
-    chosen: set[str] = set()
+    modules = {leaf: show(leaf[:-1]) for leaf in leaves}
+    chosen: set[Path] = set()
     for pattern in patterns:
         found = [leaf for leaf, module in modules.items() if re.search(pattern, module)]
         spelled = pattern.removeprefix("^").removesuffix("$")
         taken = [
-            leaf
-            for leaf in found
-            if not leaf.endswith("/embedding") or spelled in (modules[leaf], re.escape(modules[leaf]))
+            leaf for leaf in found if leaf[-1] != "embedding" or spelled in (modules[leaf], re.escape(modules[leaf]))
         ]
         if not taken:
-            tables = sorted({modules[leaf] for leaf in leaves if leaf.endswith("/embedding")})
+            tables = sorted({leaf[:-1] for leaf in leaves if leaf[-1] == "embedding"})
             hint = (
                 f"; an embedding, to which a head may be tied, must be named in full: {_some(tables)}" if tables else ""
             )
             raise UserError(
                 f"also_train pattern {pattern!r} matches no module; "
-                f"{nearest_path(pattern, sorted({*modules.values()} - {*tables, ''}))}{hint}"
+                f"{nearest_path(pattern, sorted({leaf[:-1] for leaf in leaves} - {*tables, ()}))}{hint}"
             )
         chosen.update(taken)
     return [leaf for leaf in leaves if leaf in chosen]
 
 
-def nearest_path(pattern: str, paths: Sequence[str]) -> str:
+def nearest_path(pattern: str, paths: Sequence[Path]) -> str:
     """As `errors.nearest`, for a pattern: it is compared with as many of a path's last parts as it has itself."""
     parts = pattern.count("/") + 1
-    endings = {"/".join(path.split("/")[-parts:]): path for path in reversed(paths)}
+    endings = {show(path[-parts:]): show(path) for path in reversed(paths)}
     close = difflib.get_close_matches(re.sub(r"[^\w/]", "", pattern), endings, cutoff=0.5)
-    return "did you mean " + ", ".join(repr(endings[end]) for end in close) + "?" if close else nearest("", paths)
+    return (
+        "did you mean " + ", ".join(repr(endings[end]) for end in close) + "?"
+        if close
+        else nearest("", map(show, paths))
+    )
 
 
-def first_match(rules: Iterable[tuple[str, Any]], path: str) -> Any | None:
+def first_match(rules: Iterable[tuple[str, Any]], path: Path) -> Any | None:
     """The value of the first (pattern, value) whose pattern is found in `path`; None where none is."""
-    return next((value for pattern, value in rules if re.search(pattern, path)), None)
+    return next((value for pattern, value in rules if re.search(pattern, show(path))), None)
 
 
 @dataclass(frozen=True)
@@ -174,8 +177,8 @@ class Layout:
         return readings[0]
 
 
-def _found(pattern: str, paths: Iterable[str]) -> list[str]:
-    return [path for path in paths if pattern == ALL_LINEAR or re.search(pattern, path)]
+def _found(pattern: str, paths: Iterable[Path]) -> list[Path]:
+    return [path for path in paths if pattern == ALL_LINEAR or re.search(pattern, show(path))]
 
 
 def _check(pattern: str) -> None:
@@ -185,5 +188,5 @@ def _check(pattern: str) -> None:
         raise UserError(f"{pattern!r} is no regular expression: {error}") from None
 
 
-def _some(paths: Sequence[str]) -> str:
-    return ", ".join(map(repr, paths[:6])) + (", ..." if len(paths) > 6 else "")
+def _some(paths: Sequence[Path]) -> str:
+    return ", ".join(repr(show(path)) for path in paths[:6]) + (", ..." if len(paths) > 6 else "")

@@ -1,4 +1,4 @@
-"""Layers apart, `layer_{i}/...`, and layers stacked for `nn.scan`, `layers/...` with a leading axis."""
+"""Separate layers, `layer_{i}/...`, and layers stacked for `nn.scan`, `layers/...` with a leading axis."""
 
 import re
 from collections.abc import Mapping
@@ -7,51 +7,57 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from hut_jax.core.trees import flatten, unflatten
+from hut_jax.core.trees import Path, flatten, unflatten
 
 Tree = Mapping[str, Any]
 
 
-def scanned(path: str) -> tuple[str, int | None]:
-    """Where a parameter's path leads with `scan_layers`: the stacked one's, and the place on its leading axis."""
-    match = re.match(r"layer_(\d+)/", path)
-    return (f"layers/{path[match.end() :]}", int(match[1])) if match else (path, None)
+def scanned(path: Path) -> tuple[Path, int | None]:
+    """The path of the stacked parameter that holds this one with `scan_layers`, and the index on its leading axis.
+
+    A parameter outside of the layers keeps its path, and has no index.
+    """
+    match = re.fullmatch(r"layer_(\d+)", path[0]) if len(path) > 1 else None
+    return (("layers", *path[1:]), int(match[1])) if match else (path, None)
 
 
 def stack_layers(params: Tree) -> dict[str, Any]:
     """The parameters (or factors) of a model with `scan_layers`, from those of the same model without."""
-    stacked: dict[str, Any] = {}
+    stacked: dict[Path, Any] = {}
     for path, leaf in flatten(params).items():
-        place, depth = scanned(path)
+        target, depth = scanned(path)
         if depth is None:
-            stacked[place] = leaf
+            stacked[target] = leaf
         else:
-            stacked.setdefault(place, {})[depth] = leaf
+            stacked.setdefault(target, {})[depth] = leaf
     return unflatten(
         {
-            place: jnp.stack([leaf[i] for i in sorted(leaf)]) if isinstance(leaf, dict) else leaf
-            for place, leaf in stacked.items()
+            path: jnp.stack([leaf[i] for i in sorted(leaf)]) if isinstance(leaf, dict) else leaf
+            for path, leaf in stacked.items()
         }
     )
 
 
 def stacked_as(tree: Tree, params: Tree) -> dict[str, Any]:
-    """The tree, of layers apart, as these parameters have their layers."""
+    """The tree, whose layers are separate, with its layers stacked if those of `params` are."""
     return stack_layers(tree) if "layers" in params else dict(tree)
 
 
 def unstack_layers(params: Tree) -> dict[str, Any]:
-    """The inverse of `stack_layers`. Where a `layers` has leaves without a leading axis in common, it is no stack."""
+    """The inverse of `stack_layers`. A `layers` whose leaves have no leading axis in common is left as it is."""
     flat = flatten(params)
-    depths = {np.shape(leaf)[:1] for path, leaf in flat.items() if path.startswith("layers/")}
+    depths = {np.shape(leaf)[:1] for path, leaf in flat.items() if _is_stacked(path)}
     if len(depths) != 1 or () in depths:
         return unflatten(flat)
     ((depth,),) = depths
-    plain = {}
+    separate = {}
     for path, leaf in flat.items():
-        if path.startswith("layers/"):
-            rest = path.removeprefix("layers/")
-            plain.update({f"layer_{i}/{rest}": leaf[i] for i in range(depth)})
+        if _is_stacked(path):
+            separate.update({(f"layer_{i}", *path[1:]): leaf[i] for i in range(depth)})
         else:
-            plain[path] = leaf
-    return unflatten(plain)
+            separate[path] = leaf
+    return unflatten(separate)
+
+
+def _is_stacked(path: Path) -> bool:
+    return path[0] == "layers" and len(path) > 1

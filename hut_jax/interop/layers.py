@@ -8,7 +8,7 @@ import numpy as np
 
 from hut_jax.core.errors import UserError, nearest
 from hut_jax.core.scanned_layers import unstack_layers
-from hut_jax.core.trees import flatten
+from hut_jax.core.trees import flatten, show
 from hut_jax.models.hub.names import FAMILIES, Tensor
 
 _OURS_OF_NORM = {"weight": "scale", "bias": "bias"}
@@ -69,7 +69,7 @@ class Layers:
                 f"{type(model).__name__} is none of the models whose PEFT adapters are known; {nearest('', FAMILIES)}"
             )
         self._family = FAMILIES[kind]
-        self._flat = flatten(unstack_layers(params))
+        self._flat = {show(path): leaf for path, leaf in flatten(unstack_layers(params)).items()}
         self.tensors = {tensor.name: tensor for tensor in self._family.tensors(config)}
         self.tied = dict(self._family.tied(config))
         self.equal = self.tied | {tensor.also: tensor.name for tensor in self.tensors.values() if tensor.also}

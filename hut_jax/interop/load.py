@@ -14,7 +14,7 @@ from hut_jax.adapters.adapter import Adapter
 from hut_jax.adapters.files import CONFIG_FILE, WEIGHTS_FILE, read_description, read_tensors
 from hut_jax.core.errors import UserError, nearest
 from hut_jax.core.scanned_layers import scanned
-from hut_jax.core.trees import unflatten
+from hut_jax.core.trees import show, split, unflatten
 from hut_jax.interop.fields import Fields
 from hut_jax.interop.layers import Layers
 from hut_jax.interop.method import Arrays, Method, Part, exactly
@@ -83,7 +83,7 @@ def _adapter(
     for path, leaf in leaves.items():
         if not np.isfinite(leaf).all():
             raise UserError(f"its factor {path} has numbers that are not finite")
-    factors = unflatten({path: jnp.asarray(leaf, jnp.float32) for path, leaf in leaves.items()})
+    factors = unflatten({split(path): jnp.asarray(leaf, jnp.float32) for path, leaf in leaves.items()})
     adapter.check(params, factors)
     return adapter, factors
 
@@ -128,18 +128,18 @@ def _stacked(parts: Sequence[Part], depth: int) -> list[Part]:
     Raises:
         UserError: the layers are not adapted alike.
     """
-    places: dict[str, list[Part]] = {}
-    for part in sorted(parts, key=lambda part: scanned(part.path)[1] or 0):
-        places.setdefault(scanned(part.path)[0], []).append(part)
+    by_path: dict[tuple[str, ...], list[Part]] = {}
+    for part in sorted(parts, key=lambda part: scanned(split(part.path))[1] or 0):
+        by_path.setdefault(scanned(split(part.path))[0], []).append(part)
     stacked = []
-    for place, several in places.items():
+    for path, several in by_path.items():
         first = several[0]
-        if place == first.path:
+        if show(path) == first.path:
             stacked.append(first)
             continue
         kinds = {(part.side, *(leaf.shape for leaf in part.factors.values())) for part in several}
         if len(several) != depth or len(kinds) != 1:
-            raise UserError(f"{place}: not all layers are adapted alike; load the model without scan_layers")
+            raise UserError(f"{show(path)}: not all layers are adapted alike; load the model without scan_layers")
         leaves = {name: np.stack([part.factors[name] for part in several]) for name in first.factors}
-        stacked.append(first._replace(path=place, factors=leaves))
+        stacked.append(first._replace(path=show(path), factors=leaves))
     return stacked

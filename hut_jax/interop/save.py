@@ -13,7 +13,7 @@ from hut_jax.adapters.files import write_adapter_files
 from hut_jax.adapters.site import Site
 from hut_jax.core.errors import UserError
 from hut_jax.core.scanned_layers import unstack_layers
-from hut_jax.core.trees import flatten
+from hut_jax.core.trees import flatten, show
 from hut_jax.interop.layers import Layers
 from hut_jax.interop.load import PREFIX
 from hut_jax.interop.method import Own
@@ -54,7 +54,7 @@ def save_peft(
         raise UserError(f"PEFT has nothing like {adapter.transform.name}; {merged}")
     layers = Layers(model, params)
     depth = cast(Any, model).config.n_layer
-    flat = {path: np.asarray(leaf, np.float32) for path, leaf in flatten(unstack_layers(factors)).items()}
+    flat = {show(path): np.asarray(leaf, np.float32) for path, leaf in flatten(unstack_layers(factors)).items()}
     own: dict[str, dict[str, Own]] = {}
     deviations: dict[str, np.ndarray] = {}
     for site in adapter.check(params, factors):
@@ -94,6 +94,6 @@ def save_peft(
 
 def _apart(site: Site, depth: int) -> list[str]:
     """The paths of a site's layers: one, or with stacked layers as many as the model has."""
-    if not site.path.startswith("layers/"):
-        return [site.path]
-    return [f"layer_{i}/{site.path.removeprefix('layers/')}" for i in range(depth)]
+    if site.path[0] != "layers":
+        return [show(site.path)]
+    return [show((f"layer_{i}", *site.path[1:])) for i in range(depth)]

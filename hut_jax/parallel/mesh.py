@@ -19,7 +19,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
 from hut_jax.core.errors import UserError
-from hut_jax.core.trees import flatten, unflatten
+from hut_jax.core.trees import Path, flatten, show, unflatten
 from hut_jax.parallel.activations import AXES, BATCH
 from hut_jax.parallel.processes import ALL, Share, put
 
@@ -81,8 +81,8 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[: math.prod(shape)])
 
 
-def param_specs(shapes: Mapping[str, Any], rules: Rules | None, mesh: Mesh) -> dict[str, PartitionSpec]:
-    """How each parameter is split, by '/'-joined path.
+def param_specs(shapes: Mapping[str, Any], rules: Rules | None, mesh: Mesh) -> dict[Path, PartitionSpec]:
+    """How each parameter is split, by path.
 
     Args:
         shapes: the parameters, or their shapes.
@@ -98,9 +98,9 @@ def param_specs(shapes: Mapping[str, Any], rules: Rules | None, mesh: Mesh) -> d
         if rules is None:
             specs[path] = _largest_axis(leaf.shape, mesh.shape["fsdp"])
             continue
-        rule = next((spec for pattern, spec in rules if re.search(pattern, path)), None)
+        rule = next((spec for pattern, spec in rules if re.search(pattern, show(path))), None)
         if rule is None:
-            raise UserError(f"no rule says how {path} is split; end the rules with ('', PartitionSpec())")
+            raise UserError(f"no rule says how {show(path)} is split; end the rules with ('', PartitionSpec())")
         specs[path] = PartitionSpec(*(None,) * (len(leaf.shape) - len(rule)), *rule) if rule else PartitionSpec()
         _check_divides(path, leaf.shape, specs[path], mesh)
     return specs
@@ -139,7 +139,7 @@ def check_heads(heads: int, mesh: Mesh) -> None:
         )
 
 
-def shardings(mesh: Mesh, specs: Mapping[str, PartitionSpec]) -> PyTree[NamedSharding]:
+def shardings(mesh: Mesh, specs: Mapping[Path, PartitionSpec]) -> PyTree[NamedSharding]:
     """The specs on this mesh, as a tree."""
     return unflatten({path: NamedSharding(mesh, spec) for path, spec in specs.items()})
 
@@ -166,7 +166,7 @@ def place_batch(mesh: Mesh, batch: PyTree[Any], share: Share = ALL) -> PyTree[Ar
     return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(where, leaf), batch)
 
 
-def describe(mesh: Mesh, specs: Mapping[str, PartitionSpec]) -> str:
+def describe(mesh: Mesh, specs: Mapping[Path, PartitionSpec]) -> str:
     """The mesh, and how many parameters are split how."""
     counts: dict[str, int] = {}
     for spec in specs.values():
@@ -184,11 +184,11 @@ def _largest_axis(shape: Sequence[int], parts: int) -> PartitionSpec:
     return PartitionSpec(*(None,) * axis, "fsdp")
 
 
-def _check_divides(path: str, shape: Sequence[int], spec: PartitionSpec, mesh: Mesh) -> None:
+def _check_divides(path: Path, shape: Sequence[int], spec: PartitionSpec, mesh: Mesh) -> None:
     for number, (size, axis) in enumerate(zip(shape, spec, strict=False)):
         if axis is not None and size % mesh.shape[axis]:
             valid = [str(n) for n in range(1, mesh.size + 1) if size % n == 0]
             raise UserError(
-                f"{path} {list(shape)}: config.mesh.{axis}={mesh.shape[axis]} does not divide its axis {number}; "
+                f"{show(path)} {list(shape)}: config.mesh.{axis}={mesh.shape[axis]} does not divide its axis {number}; "
                 f"sizes that do: {', '.join(valid)}"
             )

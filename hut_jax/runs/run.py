@@ -13,7 +13,7 @@ from hut_jax.adapters.files import check_base, load_adapter
 from hut_jax.config import ADAPTER_FIELDS
 from hut_jax.core.errors import UserError, nearest
 from hut_jax.core.scanned_layers import stacked_as
-from hut_jax.core.trees import flatten, unflatten
+from hut_jax.core.trees import Path, flatten, show, split, unflatten
 from hut_jax.data.batching import Batching
 from hut_jax.data.encoder_tokenizer import load_encoder_tokenizer
 from hut_jax.data.tokenizer import load_tokenizer
@@ -59,7 +59,7 @@ def make_parts(config: ConfigDict) -> Parts:
         )
     learned = {site.path for site in sites if type(site.transform) is Full}
     for path in new_params(config):
-        if path not in learned:
+        if split(path) not in learned:
             raise UserError(
                 f"{config.model} has no {path}, and it does not train; "
                 f"add its module to config.adapter.also_train, such as '^{path.split('/')[0]}'"
@@ -116,10 +116,9 @@ def rates(config: ConfigDict, adapter: Adapter, shapes: Any) -> Any:
     also = config.train.also_train_learning_rate / config.train.learning_rate
     return unflatten(
         {
-            site.path: {
-                name: (also if site.also else 1.0) * site.transform.rates.get(name, 1.0) for name in site.factors
-            }
+            (*site.path, name): (also if site.also else 1.0) * site.transform.rates.get(name, 1.0)
             for site in adapter.sites(shapes)
+            for name in site.factors
         }
     )
 
@@ -174,11 +173,11 @@ def init_factors(config: ConfigDict, adapter: Adapter, model: Any, params: Any) 
     new = new_params(config)
     if new:
         drawn = flatten(init_params(model, key))
-        factors |= {f"{path}/d": drawn[path] for path in new}
+        factors |= {(*path, "d"): drawn[path] for path in map(split, new)}
     return unflatten(factors)
 
 
-def _started(config: ConfigDict, adapter: Adapter, params: Any, factors: Mapping[str, Any]) -> dict[str, Any]:
+def _started(config: ConfigDict, adapter: Adapter, params: Any, factors: Mapping[Path, Any]) -> dict[Path, Any]:
     """The factors of the adapter to start from, but for those of `also_train`."""
     folder = config.adapter.start
     check_base(folder, params, name=config.model)
@@ -186,10 +185,13 @@ def _started(config: ConfigDict, adapter: Adapter, params: Any, factors: Mapping
     if other.transform != adapter.transform:
         raise UserError(f"config.adapter.start: {folder} is of {other.transform}, and this run of {adapter.transform}")
     given = flatten(stacked_as(started, params))
-    wanted = [f"{site.path}/{name}" for site in adapter.sites(params) if not site.also for name in site.factors]
+    wanted = [(*site.path, name) for site in adapter.sites(params) if not site.also for name in site.factors]
     for path in wanted:
         if path not in given or given[path].shape != factors[path].shape:
-            raise UserError(f"config.adapter.start: {folder} has no {path} as this run has it; {nearest(path, given)}")
+            raise UserError(
+                f"config.adapter.start: {folder} has no {show(path)} as this run has it; "
+                f"{nearest(show(path), map(show, given))}"
+            )
     return {path: given[path] for path in wanted}
 
 

@@ -18,7 +18,7 @@ C_ATTN = "base_model.model.transformer.h.0.attn.c_attn"
 
 def random_factors(adapter, params):
     random = np.random.default_rng(1)
-    shapes = {f"{site.path}/{name}": shape for site in adapter.sites(params) for name, shape in site.factors.items()}
+    shapes = {(*site.path, name): shape for site in adapter.sites(params) for name, shape in site.factors.items()}
     return unflatten({path: jnp.asarray(random.standard_normal(shape), jnp.float32) for path, shape in shapes.items()})
 
 

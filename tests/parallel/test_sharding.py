@@ -216,19 +216,19 @@ def test_factors_lie_with_their_kernels():
     mesh = make_mesh(2, 2, 2)
     for options in ({}, {"scan_layers": True}):
         params = init_params(gpt2(**options), jax.random.key(0))
-        place, stack = ("layers", (None,)) if options else ("layer_1", ())
+        layer, stack = ("layers", (None,)) if options else ("layer_1", ())
         specs = param_specs(params, TRANSFORMER, mesh)
-        assert specs[f"{place}/attention/query/kernel"] == P(*stack, "fsdp", "tensor")
-        assert specs[f"{place}/attention/query/bias"] == P()
-        assert specs["token_embedding/embedding"] == P(None, "fsdp")
+        assert specs[layer, "attention", "query", "kernel"] == P(*stack, "fsdp", "tensor")
+        assert specs[layer, "attention", "query", "bias"] == P()
+        assert specs["token_embedding", "embedding"] == P(None, "fsdp")
         hut = factor_specs(Adapter(HUT(rank=2), "attention/out|mlp/up").sites(params), specs)
-        assert hut[f"{place}/attention/out/a"] == P(*stack, "tensor", None)
-        assert hut[f"{place}/attention/out/b"] == P(*stack, None, "fsdp")
-        assert hut[f"{place}/attention/out/g"] == P(*stack, "fsdp")
-        assert hut[f"{place}/mlp/up/a"] == P(*stack, "fsdp", None)
-        assert hut[f"{place}/mlp/up/s"] == P(*stack, "tensor")
+        assert hut[layer, "attention", "out", "a"] == P(*stack, "tensor", None)
+        assert hut[layer, "attention", "out", "b"] == P(*stack, None, "fsdp")
+        assert hut[layer, "attention", "out", "g"] == P(*stack, "fsdp")
+        assert hut[layer, "mlp", "up", "a"] == P(*stack, "fsdp", None)
+        assert hut[layer, "mlp", "up", "s"] == P(*stack, "tensor")
         whole = factor_specs(Adapter(Full()).sites(params), specs)
-        assert whole[f"{place}/mlp/down/kernel/d"] == P(*stack, "tensor", "fsdp")
+        assert whole[layer, "mlp", "down", "kernel", "d"] == P(*stack, "tensor", "fsdp")
 
 
 @pytest.mark.parametrize("name", [name for name in TRANSFORMS if not TRANSFORMS[name].whole_leaves])
@@ -253,7 +253,7 @@ def test_a_foreign_models_largest_axes_are_split():
         "c": np.zeros((3, 5)),
     }
     specs = param_specs(params, None, mesh)
-    assert specs == {"a/kernel": P(None, "fsdp"), "a/bias": P(), "b": P("fsdp"), "c": P()}
+    assert specs == {("a", "kernel"): P(None, "fsdp"), ("a", "bias"): P(), ("b",): P("fsdp"), ("c",): P()}
 
 
 @pytest.mark.parametrize(

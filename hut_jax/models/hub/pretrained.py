@@ -16,6 +16,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from hut_jax.core.errors import UserError, nearest
 from hut_jax.core.scanned_layers import scanned
+from hut_jax.core.trees import show, split
 from hut_jax.models.hub import weights
 from hut_jax.models.hub.download import locate
 from hut_jax.models.hub.heads import Asked, drawable, stored_head, with_head
@@ -285,7 +286,7 @@ def _read_params(
     # is there twice for a moment, as read and where it belongs.
     groups: dict[str, list[str]] = {}
     for name, tensor in match.tensors.items():
-        groups.setdefault(scanned(tensor.paths[0])[0], []).append(name)
+        groups.setdefault(_scanned(tensor.paths[0])[0], []).append(name)
 
     def size(names: list[str]) -> int:
         return sum(math.prod(files.shapes[match.stored[name]]) for name in names)
@@ -296,7 +297,7 @@ def _read_params(
         whole = whole.T if tensor.transpose else whole
         for path, piece in zip(tensor.paths, np.split(whole, len(tensor.paths), axis=-1), strict=True):
             piece = np.ascontiguousarray(piece, dtype)
-            place, depth = scanned(path)
+            place, depth = _scanned(path)
             if model.scan_layers and depth is not None:
                 stack = stacks.setdefault(place, {})
                 stack[depth] = piece
@@ -347,8 +348,14 @@ def _check_params(leaves: Mapping[str, Any], model: Model) -> None:
             raise UserError(f"params: {path!r} is {list(leaves[path].shape)}, not {list(wanted[path])}")
 
 
+def _scanned(path: str) -> tuple[str, int | None]:
+    """As `scanned`, for a '/'-joined path."""
+    stacked, depth = scanned(split(path))
+    return show(stacked), depth
+
+
 def _take(leaves: Mapping[str, Any], path: str, model: Model) -> np.ndarray:
-    place, depth = scanned(path)
+    place, depth = _scanned(path)
     if depth is None or not model.scan_layers:
         return np.asarray(leaves[path])
     return np.asarray(leaves[place][depth])
