@@ -1,6 +1,6 @@
-"""What a training step's devices send one another, LoRA's and HUT's: python benchmarks/collectives.py
+"""What devices send one another in a training step of LoRA and of HUT: python benchmarks/collectives.py
 
-For HUT also with one W for the whole batch, which is what a mesh makes of it unless each part of the batch has its own.
+HUT is counted twice: with a W for each part of the batch, as the library does it, and with one W for the whole batch.
 Nothing is timed: the numbers are read from the compiled gradient, on eight virtual devices of the CPU.
 """
 
@@ -19,9 +19,9 @@ from jax.sharding import Mesh
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from benchmarks.xla_text import count_collectives
 from hut_jax import HUT, Adapter, LoRA
 from hut_jax.adapters.sharding import factor_specs
-from hut_jax.costs.collectives import count_collectives
 from hut_jax.models.gpt2 import GPT2, GPT2Config
 from hut_jax.models.hub.pretrained import init_params
 from hut_jax.parallel.activations import run_on
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def count(mesh: Mesh, transform: HUT | LoRA, parts: int) -> int:
-    """The numbers that one gradient's collectives give a device."""
+    """How many numbers the collectives of one gradient give a device."""
     adapter = Adapter(transform)
     params = init_params(MODEL, jax.random.key(0))
     specs = param_specs(params, TRANSFORMER, mesh)

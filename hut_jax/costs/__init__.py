@@ -1,1 +1,1 @@
-"""What a computation costs: its FLOPs, and what devices send one another. Imports core alone."""
+"""The FLOPs of a model with and without an adapter. Imports core alone."""

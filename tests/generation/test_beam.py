@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.xla_text import count_collectives
 from hut_jax.adapters.adapter import Adapter
 from hut_jax.core.errors import UserError
-from hut_jax.costs.collectives import count_collectives
 from hut_jax.generation import BeamSearch, beam, beam_search, greedy
 from hut_jax.models.gpt2 import GPT2, GPT2Config
 from hut_jax.models.hub.pretrained import init_params

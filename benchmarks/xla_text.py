@@ -1,4 +1,4 @@
-"""What a compiled program has its devices send one another."""
+"""What devices send one another in a compiled program, read from XLA's text of it."""
 
 import math
 import re
@@ -7,7 +7,7 @@ _PATTERN = re.compile(r"= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all
 
 
 def count_collectives(compiled: str) -> dict[str, int]:
-    """The numbers that each kind of collective gives each device.
+    """How many numbers each device receives, by the kind of collective.
 
     Args:
         compiled: XLA's text, `jax.jit(f).lower(...).compile().as_text()`.
