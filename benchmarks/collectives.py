@@ -22,7 +22,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.xla_text import count_collectives
 from hut_jax import HUT, Adapter, LoRA
 from hut_jax.adapters.sharding import factor_specs
-from hut_jax.models.gpt2 import GPT2, GPT2Config
+from hut_jax.models.gpt2 import GPT2
+from hut_jax.models.gpt2_config import GPT2Config
 from hut_jax.models.hub.pretrained import init_params
 from hut_jax.parallel.activations import run_on
 from hut_jax.parallel.mesh import TRANSFORMER, batch_parts, make_mesh, param_specs, place_batch, shardings

@@ -9,7 +9,8 @@ from ml_collections import ConfigDict
 
 from hut_jax.core.errors import UserError, nearest
 from hut_jax.generation.sampling import COLDEST
-from hut_jax.models.layers import ATTENTION, REMAT
+from hut_jax.models.attention import ATTENTION
+from hut_jax.models.layers import REMAT
 from hut_jax.transforms import TRANSFORMS, transform_fields
 
 # What config.adapter holds beside the settings of the transformation that it names.

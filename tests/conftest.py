@@ -27,7 +27,8 @@ def small_model(tmp_path_factory) -> Path:
     import jax
 
     from hut_jax.data.tokenizer import load_tokenizer
-    from hut_jax.models.gpt2 import GPT2, GPT2Config
+    from hut_jax.models.gpt2 import GPT2
+    from hut_jax.models.gpt2_config import GPT2Config
     from hut_jax.models.hub.pretrained import init_params, save_pretrained
 
     folder = tmp_path_factory.mktemp("models") / "small"

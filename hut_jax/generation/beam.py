@@ -26,7 +26,7 @@ from hut_jax.generation.constraints import Limits, ends_of
 from hut_jax.generation.model_steps import Prompts, next_logits, on_each_device, plain, read_prompts
 from hut_jax.generation.prompts import check_prompts, in_batches
 from hut_jax.generation.top_k import grouped_top_k
-from hut_jax.models.beam_cache import Branches
+from hut_jax.models.beam_cache import BeamCache
 
 EarlyStopping = bool | Literal["never"]
 
@@ -178,7 +178,7 @@ class _State(NamedTuple):
     living: _Living
     finished: _Finished
     open: Bool[Array, " batch"]  # whether a row is still searched
-    cache: Branches
+    cache: BeamCache
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))

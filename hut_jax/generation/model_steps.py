@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from hut_jax.models.beam_cache import Branches, branch
+from hut_jax.models.beam_cache import BeamCache
 from hut_jax.models.layers import HostOrDevice
 
 
@@ -32,17 +32,17 @@ def plain(model: Any) -> Callable:
 
 def read_prompts(
     model: Any, apply: Callable, params: Any, prompts: Prompts, branches: int, steps: int
-) -> tuple[Float[Array, "batch vocab"], Branches]:
+) -> tuple[Float[Array, "batch vocab"], BeamCache]:
     """The logits of each prompt's next token, and branches that go on from there."""
     batch, length = prompts.tokens.shape
     last = jnp.arange(batch) * length + prompts.lengths - 1
     logits, cache = apply(params, prompts.tokens, cache=model.init_cache(batch, length), logits_at=last)
-    return logits, branch(cache, branches, steps)
+    return logits, BeamCache.after_prompts(cache, branches, steps)
 
 
 def next_logits(
-    apply: Callable, params: Any, prompts: Prompts, tokens: Int[Array, "batch branches"], cache: Branches
-) -> tuple[Float[Array, "batch branches vocab"], Branches]:
+    apply: Callable, params: Any, prompts: Prompts, tokens: Int[Array, "batch branches"], cache: BeamCache
+) -> tuple[Float[Array, "batch branches vocab"], BeamCache]:
     """Each branch takes its token; the logits of the one after it."""
     positions = (prompts.lengths + cache.index)[:, None]
     return apply(params, tokens, prompts.mask, position_ids=jnp.broadcast_to(positions, tokens.shape), cache=cache)

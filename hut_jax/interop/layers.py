@@ -9,7 +9,7 @@ import numpy as np
 from hut_jax.core.errors import UserError, nearest
 from hut_jax.core.scanned_layers import unstack_layers
 from hut_jax.core.trees import flatten, show
-from hut_jax.models.hub.names import FAMILIES, Tensor
+from hut_jax.interop.tensors import MODEL_TYPES, NamesTensors, Tensor
 
 _OURS_OF_NORM = {"weight": "scale", "bias": "bias"}
 
@@ -62,22 +62,20 @@ class Layers:
         Raises:
             UserError: the model is of no known family, or `params` are not its parameters.
         """
-        config: Any = getattr(model, "config", None)
-        kind = getattr(config, "model_type", None)
-        if kind not in FAMILIES:
-            raise UserError(
-                f"{type(model).__name__} is none of the models whose PEFT adapters are known; {nearest('', FAMILIES)}"
-            )
-        self._family = FAMILIES[kind]
+        config = getattr(model, "config", None)
+        if not isinstance(config, NamesTensors):
+            known = nearest("", MODEL_TYPES)
+            raise UserError(f"{type(model).__name__} is none of the models whose PEFT adapters are known; {known}")
+        self._names = config.tensor_names()
         self._flat = {show(path): leaf for path, leaf in flatten(unstack_layers(params)).items()}
-        self.tensors = {tensor.name: tensor for tensor in self._family.tensors(config)}
-        self.tied = dict(self._family.tied(config))
+        self.tensors = {tensor.name: tensor for tensor in self._names.tensors}
+        self.tied = dict(self._names.tied)
         self.equal = self.tied | {tensor.also: tensor.name for tensor in self.tensors.values() if tensor.also}
         for path in (path for tensor in self.tensors.values() for path in tensor.paths):
             if path not in self._flat:
                 raise UserError(f"params are not those of the model: they have no {path}; {nearest(path, self._flat)}")
         self._dense = {
-            self._bare(tensor.name.removesuffix(".weight")): self._layer(tensor)
+            self._names.bare(tensor.name.removesuffix(".weight")): self._layer(tensor)
             for tensor in self.tensors.values()
             if tensor.paths[0].endswith("/kernel")
         }
@@ -89,7 +87,7 @@ class Layers:
         Raises:
             UserError: there is none.
         """
-        layer = self._dense.get(self._bare(module))
+        layer = self._dense.get(self._names.bare(module))
         if layer is None:
             names = [one.name for one in self._dense.values()]
             raise UserError(f"{module} is no dense layer of this model; {nearest(module, names)}")
@@ -105,8 +103,8 @@ class Layers:
         Raises:
             UserError: there is none.
         """
-        norms = {self._bare(name.removesuffix(".weight")): name for name in self._norm_weights()}
-        name = norms.get(self._bare(module))
+        norms = {self._names.bare(name.removesuffix(".weight")): name for name in self._norm_weights()}
+        name = norms.get(self._names.bare(module))
         if name is None:
             raise UserError(f"{module} is no norm of this model; {nearest(module, norms)}")
         ours = self.tensors[name].paths[0].removesuffix("/scale")
@@ -119,8 +117,8 @@ class Layers:
 
     def name(self, given: str) -> str | None:
         """A tensor's name as transformers writes it, given with the body's prefix or without; None: there is none."""
-        names = {self._bare(name): name for name in (*self.tensors, *self.equal)}
-        return names.get(self._bare(given))
+        names = {self._names.bare(name): name for name in (*self.tensors, *self.equal)}
+        return names.get(self._names.bare(given))
 
     def parameter(self, path: str) -> np.ndarray:
         """Our parameter at this path."""
@@ -146,6 +144,3 @@ class Layers:
         paths = tuple(path.removesuffix("/kernel") for path in tensor.paths)
         kernels = tuple(self._flat[path] for path in tensor.paths)
         return Layer(tensor.name.removesuffix(".weight"), paths, kernels, tensor.transpose)
-
-    def _bare(self, name: str) -> str:
-        return name.removeprefix(self._family.prefix)

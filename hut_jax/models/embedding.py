@@ -1,4 +1,4 @@
-"""The lookup of tokens, positions and types, on one device or a mesh."""
+"""The embedding of tokens, positions and types, on one device or a mesh."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ from hut_jax.parallel.activations import whole
 
 
 class Embed(nn.Embed):
-    """`nn.Embed`, which on a mesh gathers its table before it takes rows from it, as other layers gather theirs."""
+    """`nn.Embed` that on a mesh gathers its table before the lookup, as other layers gather their kernels."""
 
     def __call__(self, inputs: Any) -> Array:
-        """The rows of these ids."""
+        """The rows of the table with these ids."""
         if self.num_embeddings == 1:
             return super().__call__(inputs)
         (table,) = self.promote_dtype(self.embedding, dtype=self.dtype, inexact=False)

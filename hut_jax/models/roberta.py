@@ -23,63 +23,27 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from hut_jax.core.errors import UserError
+from hut_jax.models.attention import Attention
 from hut_jax.models.dropout import Dropout
-from hut_jax.models.embedding import Embed
 from hut_jax.models.layers import (
     ACTIVATIONS,
-    Heads,
+    MLP,
     Hidden,
-    HostOrDevice,
+    Indices,
     Mask,
+    PerToken,
     Tokens,
-    attend,
-    check_attention,
+    at_positions,
+    dense,
     fp32_dot,
     layer_norm,
-    recomputed,
+    tied_logits,
 )
 from hut_jax.models.roberta_config import RobertaConfig
+from hut_jax.models.transformer import Transformer
 from hut_jax.parallel.activations import shared_out
 
 AllKeys = Bool[Array, "#batch 1 1 keys"]
-
-
-class Attention(nn.Module):
-    """Self-attention over several heads; each token sees all that the mask shows."""
-
-    config: RobertaConfig
-    dtype: Any
-    attention: str
-
-    @nn.compact
-    def __call__(self, x: Hidden, mask: AllKeys, deterministic: bool) -> Hidden:
-        """Maps width -> width."""
-        c = self.config
-        head_width = c.hidden_size // c.num_attention_heads
-
-        def heads(name: str) -> Heads:
-            y = dense(c, self.dtype, c.hidden_size, name)(x)
-            return shared_out(y.reshape(*x.shape[:-1], c.num_attention_heads, head_width), None, "tensor", None)
-
-        drop = Dropout(c.attention_probs_dropout_prob, deterministic=deterministic)
-        query, key, value = heads("query"), heads("key"), heads("value")
-        y = attend(query, key, value, mask, head_width**-0.5, drop, self.attention)
-        return dense(c, self.dtype, c.hidden_size, "out")(y.reshape(x.shape))
-
-
-class MLP(nn.Module):
-    """The position-wise feed-forward network."""
-
-    config: RobertaConfig
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: Hidden) -> Hidden:
-        """Maps width -> intermediate_size -> width."""
-        c = self.config
-        y = shared_out(dense(c, self.dtype, c.intermediate_size, "up")(x), None, "tensor")
-        y = ACTIVATIONS[c.hidden_act](y)
-        return dense(c, self.dtype, c.hidden_size, "down")(y)
 
 
 class Layer(nn.Module):
@@ -91,12 +55,17 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(self, x: Hidden, mask: AllKeys, deterministic: bool):
-        """Returns `(x, None)`, as `nn.scan` wants it: what goes to the next layer, what is stacked."""
+        """Returns `(x, None)`, as `nn.scan` expects: what the next layer gets, and what is stacked."""
         c = self.config
+        std, heads = c.initializer_range, c.num_attention_heads
         drop = Dropout(c.hidden_dropout_prob, deterministic=deterministic)
-        y = Attention(c, self.dtype, self.attention, name="attention")(x, mask, deterministic)
+        attention = Attention(
+            heads, c.attention_probs_dropout_prob, std, std, self.dtype, self.attention, name="attention"
+        )
+        mlp = MLP(c.intermediate_size, c.hidden_act, std, std, self.dtype, name="mlp")
+        y, _ = attention(x, mask, (c.hidden_size // heads) ** -0.5, deterministic)
         x = layer_norm(c.layer_norm_eps, self.dtype, "attention_norm")(shared_out(x + drop(y), None, None))
-        y = MLP(c, self.dtype, name="mlp")(x)
+        y = mlp(x)
         return layer_norm(c.layer_norm_eps, self.dtype, "mlp_norm")(shared_out(x + drop(y), None, None)), None
 
 
@@ -112,8 +81,8 @@ class Classifier(nn.Module):
         c = self.config
         drop = Dropout(c.classifier_rate, deterministic=deterministic)
         if c.model_type == "roberta":
-            x = nn.tanh(dense(c, self.dtype, c.hidden_size, "dense")(drop(x)))
-        return dense(c, self.dtype, len(c.labels), "out", dot_general=fp32_dot)(drop(x))
+            x = nn.tanh(dense(c.hidden_size, c.initializer_range, self.dtype, "dense")(drop(x)))
+        return dense(len(c.labels), c.initializer_range, self.dtype, "out", dot_general=fp32_dot)(drop(x))
 
 
 class MaskedLM(nn.Module):
@@ -126,61 +95,33 @@ class MaskedLM(nn.Module):
     def __call__(self, x: Float[Array, "*n width"], table: Float[Array, "vocab width"]) -> Float[Array, "*n vocab"]:
         """The logits, in fp32; `table` is the token embedding, used where the config ties the two."""
         c = self.config
-        x = ACTIVATIONS[c.mlm_activation](dense(c, self.dtype, c.hidden_size, "dense")(x))
+        std = c.initializer_range
+        x = ACTIVATIONS[c.mlm_activation](dense(c.hidden_size, std, self.dtype, "dense")(x))
         x = layer_norm(c.layer_norm_eps, self.dtype, "norm")(x)
         bias = self.param("bias", nn.initializers.zeros, (c.vocab_size,))
         if c.tie_word_embeddings:
-            y = jnp.einsum("...d,vd->...v", x, table.astype(self.dtype), preferred_element_type=jnp.float32)
+            y = tied_logits(x, table, self.dtype)
         else:
-            y = dense(c, self.dtype, c.vocab_size, "decoder", use_bias=False, dot_general=fp32_dot)(x)
+            y = dense(c.vocab_size, std, self.dtype, "decoder", use_bias=False, dot_general=fp32_dot)(x)
         return y + bias
 
 
-class Roberta(nn.Module):
-    """The encoder and the head that its config names.
-
-    Attributes:
-        config: the sizes, the rates and the head.
-        dtype: what is computed in; the parameters may have another. Statistics and logits are in fp32.
-        remat: what the backward pass computes again of each layer, to save memory: "none"; "dots", all but the products
-            with kernels; or "full", all.
-        scan_layers: whether the layers are one `nn.scan`, which compiles one layer, however many there are.
-        attention: "xla", or "cudnn" for cuDNN's fused kernel (`layers.attend`).
-    """
+class Roberta(Transformer):
+    """The encoder and the head that its config names. Its fields are those of `Transformer`."""
 
     config: RobertaConfig
-    dtype: Any = jnp.float32
-    remat: str = "none"
-    scan_layers: bool = False
-    attention: str = "xla"
 
     def setup(self):
-        """Names the parts."""
+        """Name the parts."""
         c = self.config
-
-        def embedding(count: int) -> nn.Embed:
-            normal = nn.initializers.normal(c.initializer_range)
-            return Embed(count, c.hidden_size, dtype=self.dtype, embedding_init=normal)
-
-        self.token_embedding = embedding(c.vocab_size)
-        self.position_embedding = embedding(c.max_position_embeddings)
-        self.type_embedding = embedding(c.type_vocab_size)
+        self.token_embedding = self.embedding(c.vocab_size, c.hidden_size)
+        self.position_embedding = self.embedding(c.max_position_embeddings, c.hidden_size)
+        self.type_embedding = self.embedding(c.type_vocab_size, c.hidden_size)
         self.embedding_norm = layer_norm(c.layer_norm_eps, self.dtype)
         self.embedding_dropout = Dropout(c.hidden_dropout_prob)
-        check_attention(self.attention, self.dtype, c.hidden_size // c.num_attention_heads)
-        layer = recomputed(Layer, self.remat, deterministic=3, scanned=self.scan_layers)
-        if self.scan_layers:
-            self.layers = nn.scan(
-                layer,
-                variable_axes={"params": 0, "adapter": 0},
-                split_rngs={"params": True, "dropout": True},
-                in_axes=(nn.broadcast, nn.broadcast),
-                length=c.num_hidden_layers,
-            )(c, self.dtype, self.attention)
-        else:
-            self.layer = [layer(c, self.dtype, self.attention) for _ in range(c.num_hidden_layers)]
+        self.add_layers(Layer, c.hidden_size, deterministic=3, in_axes=(nn.broadcast, nn.broadcast))
         if c.has_pooler:
-            self.pooler = dense(c, self.dtype, c.hidden_size)
+            self.pooler = dense(c.hidden_size, c.initializer_range, self.dtype)
         if c.head == "classification":
             self.classifier = Classifier(c, self.dtype)
         if c.head == "mlm":
@@ -191,10 +132,10 @@ class Roberta(nn.Module):
         input_ids: Tokens,
         attention_mask: Mask | None = None,
         *,
-        token_type_ids: Int[HostOrDevice, "#batch length"] | None = None,
-        position_ids: Int[HostOrDevice, "#batch length"] | None = None,
+        token_type_ids: PerToken | None = None,
+        position_ids: PerToken | None = None,
         deterministic: bool = True,
-        logits_at: Int[HostOrDevice, " n"] | None = None,
+        logits_at: Indices | None = None,
     ):
         """The head's logits, in fp32; without a head the final hidden states.
 
@@ -226,19 +167,17 @@ class Roberta(nn.Module):
             position_ids=position_ids,
             deterministic=deterministic,
         )
-        if logits_at is not None:
-            hidden = hidden.reshape(-1, hidden.shape[-1])[logits_at]
         if c.head == "none" and self.is_initializing():
             self.pool(hidden)
-        return hidden if c.head == "none" else self.logits(hidden, deterministic=deterministic)
+        return hidden if c.head == "none" else self.logits(at_positions(hidden, logits_at), deterministic=deterministic)
 
     def hidden(
         self,
         input_ids: Tokens,
         attention_mask: Mask | None = None,
         *,
-        token_type_ids: Int[HostOrDevice, "#batch length"] | None = None,
-        position_ids: Int[HostOrDevice, "#batch length"] | None = None,
+        token_type_ids: PerToken | None = None,
+        position_ids: PerToken | None = None,
         deterministic: bool = True,
     ) -> Hidden:
         """The final hidden states, whatever the head.
@@ -286,9 +225,3 @@ def default_positions(config: RobertaConfig, input_ids: Tokens) -> Int[Array, "#
     padding = config.position_offset - 1
     real = jnp.not_equal(input_ids, padding).astype(jnp.int32)
     return jnp.cumsum(real, axis=1) * real + padding
-
-
-def dense(config: RobertaConfig, dtype: Any, features: int, name: str | None = None, **how: Any) -> nn.Dense:
-    """A dense layer whose kernel starts as the config says."""
-    normal = nn.initializers.normal(config.initializer_range)
-    return nn.Dense(features, dtype=dtype, kernel_init=normal, name=name, **how)

@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from hut_jax.core.errors import UserError, nearest
-from hut_jax.models.config import Ids, Names, read_config
+from hut_jax.interop.tensors import TensorNames
+from hut_jax.models.config_json import Ids, Names, read_config
+from hut_jax.models.hub.names import encoder_names
 from hut_jax.models.layers import ACTIVATIONS
 
 HEADS = ("none", "classification", "mlm")
@@ -94,6 +96,10 @@ class RobertaConfig:
         values["id2label"] = {str(i): label for i, label in enumerate(labels)}
         values["label2id"] = {label: i for i, label in enumerate(labels)}
         return values
+
+    def tensor_names(self) -> TensorNames:
+        """The names of the model's tensors in Hugging Face's files."""
+        return encoder_names(self)
 
     @property
     def n_positions(self) -> int:

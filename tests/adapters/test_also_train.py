@@ -10,7 +10,8 @@ import pytest
 
 from hut_jax import HUT, Adapter, Full, UserError, load_adapter, load_pretrained, save_adapter, save_pretrained
 from hut_jax.config import default_config, resolve, set_transform
-from hut_jax.models.gpt2 import GPT2, GPT2Config
+from hut_jax.models.gpt2 import GPT2
+from hut_jax.models.gpt2_config import GPT2Config
 from hut_jax.models.hub.pretrained import init_params
 from hut_jax.runs.run import make_adapter, rates
 from hut_jax.train import train

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from hut_jax import HUT, Adapter, Bank, Full, HiRA, LoRA, UserError, combine
-from hut_jax.models.gpt2 import GPT2, GPT2Config
+from hut_jax.models.gpt2 import GPT2
+from hut_jax.models.gpt2_config import GPT2Config
 from hut_jax.models.hub.pretrained import init_params
 
 MODEL = GPT2(GPT2Config(vocab_size=11, n_positions=8, n_embd=8, n_layer=2, n_head=2))

@@ -14,7 +14,8 @@ from benchmarks.xla_text import count_collectives
 from hut_jax.adapters.adapter import Adapter
 from hut_jax.core.errors import UserError
 from hut_jax.generation import BeamSearch, beam, beam_search, greedy
-from hut_jax.models.gpt2 import GPT2, GPT2Config
+from hut_jax.models.gpt2 import GPT2
+from hut_jax.models.gpt2_config import GPT2Config
 from hut_jax.models.hub.pretrained import init_params
 from hut_jax.transforms import HUT
 

@@ -11,7 +11,8 @@ from safetensors.numpy import save_file
 from hut_jax import IA3, DoRA, HiRA, LayerNorm, LoHa, LoRA, UserError
 from hut_jax.core.scanned_layers import stack_layers
 from hut_jax.interop import load_peft
-from hut_jax.models.gpt2 import GPT2, GPT2Config
+from hut_jax.models.gpt2 import GPT2
+from hut_jax.models.gpt2_config import GPT2Config
 
 C_ATTN = "transformer.h.0.attn.c_attn"
 QUERY = "roberta.encoder.layer.0.attention.self.query"

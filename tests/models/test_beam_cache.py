@@ -1,4 +1,4 @@
-"""Branches of a cache that are dropped and doubled at every step, against the whole sequences read anew."""
+"""Beams that are dropped and copied at every step, against the whole sequences read afresh."""
 
 import jax
 import jax.numpy as jnp
@@ -6,19 +6,20 @@ import numpy as np
 import pytest
 
 from hut_jax.core.scanned_layers import stack_layers
-from hut_jax.models.beam_cache import BLOCK, BranchMemory, branch
-from hut_jax.models.gpt2 import GPT2, GPT2Config
+from hut_jax.models.beam_cache import BLOCK, BeamCache, LayerBeams
+from hut_jax.models.gpt2 import GPT2
+from hut_jax.models.gpt2_config import GPT2Config
 from hut_jax.models.hub.pretrained import init_params
 
 CONFIG = GPT2Config(
     23, 32, 8, 2, 2, initializer_range=0.4, scale_attn_by_inverse_layer_idx=True, scale_attn_weights=False
 )
-BATCH, LENGTH, BRANCHES, STEPS = 3, 6, 4, BLOCK + 3
+BATCH, LENGTH, BEAMS, STEPS = 3, 6, 4, BLOCK + 3
 LENGTHS = np.array([6, 1, 4])
 
 
 @pytest.mark.parametrize("scan_layers", [False, True])
-def test_each_branch_sees_its_prompt_and_its_own_tokens_and_no_other(scan_layers):
+def test_each_beam_sees_its_prompt_and_its_own_tokens_and_no_other(scan_layers):
     random = np.random.default_rng(0)
     params = init_params(GPT2(CONFIG), jax.random.key(0))
     model = GPT2(CONFIG, scan_layers=scan_layers)
@@ -26,18 +27,16 @@ def test_each_branch_sees_its_prompt_and_its_own_tokens_and_no_other(scan_layers
     prompts = random.integers(0, 23, (BATCH, LENGTH))
     apply = jax.jit(model.apply)
     _, cache = apply(variables, prompts, cache=model.init_cache(BATCH, LENGTH))
-    cache = branch(cache, BRANCHES, STEPS)
-    sequences = [[list(prompts[row, :length])] * BRANCHES for row, length in enumerate(LENGTHS)]
+    cache = BeamCache.after_prompts(cache, BEAMS, STEPS)
+    sequences = [[list(prompts[row, :length])] * BEAMS for row, length in enumerate(LENGTHS)]
     reorder = jax.jit(lambda cache, parents: cache.reorder(parents))
     whole = jax.jit(GPT2(CONFIG).apply)
     for step in range(STEPS):
-        parents = random.integers(0, BRANCHES, (BATCH, BRANCHES))
-        tokens = random.integers(0, 23, (BATCH, BRANCHES))
+        parents = random.integers(0, BEAMS, (BATCH, BEAMS))
+        tokens = random.integers(0, 23, (BATCH, BEAMS))
         cache = reorder(cache, parents)
-        sequences = [
-            [[*sequences[row][parents[row, i]], tokens[row, i]] for i in range(BRANCHES)] for row in range(BATCH)
-        ]
-        positions = np.repeat(LENGTHS[:, None] + step, BRANCHES, axis=1)
+        sequences = [[[*sequences[row][parents[row, i]], tokens[row, i]] for i in range(BEAMS)] for row in range(BATCH)]
+        positions = np.repeat(LENGTHS[:, None] + step, BEAMS, axis=1)
         logits, cache = apply(
             variables, tokens, np.arange(LENGTH) < LENGTHS[:, None], position_ids=positions, cache=cache
         )
@@ -52,11 +51,11 @@ def test_each_branch_sees_its_prompt_and_its_own_tokens_and_no_other(scan_layers
 
 def test_the_prompt_is_held_once():
     model = GPT2(CONFIG)
-    cache = branch(model.init_cache(BATCH, LENGTH), BRANCHES, STEPS)
-    shapes = jax.tree.map(jnp.shape, cache.memory[0])
-    assert shapes == BranchMemory(
+    cache = BeamCache.after_prompts(model.init_cache(BATCH, LENGTH), BEAMS, STEPS)
+    shapes = jax.tree.map(jnp.shape, cache.layers[0])
+    assert shapes == LayerBeams(
         prompt_keys=(BATCH, 2, 4, LENGTH),
         prompt_values=(BATCH, 2, LENGTH, 4),
-        keys=((BATCH, 2, 4, BLOCK * BRANCHES), (BATCH, 2, 4, 3 * BRANCHES)),
-        values=((BATCH, 2, BLOCK * BRANCHES, 4), (BATCH, 2, 3 * BRANCHES, 4)),
+        keys=((BATCH, 2, 4, BLOCK * BEAMS), (BATCH, 2, 4, 3 * BEAMS)),
+        values=((BATCH, 2, BLOCK * BEAMS, 4), (BATCH, 2, 3 * BEAMS, 4)),
     )

@@ -12,9 +12,10 @@ from safetensors.numpy import load_file
 
 from hut_jax.core.errors import UserError
 from hut_jax.core.scanned_layers import stack_layers, unstack_layers
-from hut_jax.models.gpt2 import GPT2, GPT2Config
+from hut_jax.models.attention import plain_attention
+from hut_jax.models.gpt2 import GPT2
+from hut_jax.models.gpt2_config import GPT2Config
 from hut_jax.models.hub.pretrained import init_params, load_pretrained
-from hut_jax.models.layers import plain_attention
 
 GOLDENS = sorted((Path(__file__).parents[1] / "goldens").glob("gpt2_*/"))
 CONFIG = GPT2Config(vocab_size=23, n_positions=12, n_embd=8, n_layer=2, n_head=2)

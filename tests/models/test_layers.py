@@ -10,9 +10,11 @@ from jax._src.cudnn import fused_attention_stablehlo
 
 from hut_jax.core.errors import UserError
 from hut_jax.costs.flops import count_flops
-from hut_jax.models.gpt2 import GPT2, GPT2Config
+from hut_jax.models.attention import check_attention
+from hut_jax.models.gpt2 import GPT2
+from hut_jax.models.gpt2_config import GPT2Config
 from hut_jax.models.hub.pretrained import init_params
-from hut_jax.models.layers import check_attention, recomputed
+from hut_jax.models.layers import recomputed
 from hut_jax.models.roberta import Roberta
 from hut_jax.models.roberta_config import RobertaConfig
 
@@ -136,10 +138,10 @@ def test_cudnn_is_refused_to_devices_and_models_that_it_is_not_for(on_an_h100):
     with pytest.raises(UserError, match="computes in bfloat16, and the model in float32"):
         check_attention("cudnn", jnp.float32, 64)
     for width in (12, 136):
-        with pytest.raises(UserError, match=f"and the model's have {width}"):
+        with pytest.raises(UserError, match=f"and the model's have width {width}"):
             check_attention("cudnn", jnp.bfloat16, width)
     on_an_h100.compute_capability, on_an_h100.device_kind = "7.5", "Tesla T4"
-    with pytest.raises(UserError, match=r"wants compute capability 8.0 \(Ampere\) or later, and Tesla T4 has 7.5"):
+    with pytest.raises(UserError, match=r"needs compute capability 8.0 \(Ampere\) or later, and Tesla T4 has 7.5"):
         check_attention("cudnn", jnp.bfloat16, 64)
     on_an_h100.compute_capability, on_an_h100.device_kind = "gfx90a", "AMD Instinct MI250X"
     with pytest.raises(UserError, match="runs on NVIDIA GPUs, and JAX runs on AMD Instinct MI250X here"):

@@ -15,7 +15,8 @@ from benchmarks.xla_text import count_collectives
 from hut_jax import HUT, Adapter, Full, LoRA
 from hut_jax.adapters.sharding import factor_specs
 from hut_jax.core.errors import Interrupted, UserError
-from hut_jax.models.gpt2 import GPT2, GPT2Config
+from hut_jax.models.gpt2 import GPT2
+from hut_jax.models.gpt2_config import GPT2Config
 from hut_jax.models.hub.pretrained import init_params
 from hut_jax.models.roberta import Roberta
 from hut_jax.models.roberta_config import RobertaConfig

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hut_jax.models.gpt2 import GPT2, GPT2Config
+from hut_jax.models.gpt2 import GPT2
+from hut_jax.models.gpt2_config import GPT2Config
 from hut_jax.models.hub.pretrained import init_params, save_pretrained
 
 pytestmark = pytest.mark.peers

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hut_jax.core.errors import UserError, nearest
-from hut_jax.models.hub.names import Family
+from hut_jax.models.hub.families import Family
 from hut_jax.models.roberta_config import default_labels
 
 PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")

@@ -1,73 +1,17 @@
-"""The families of models that can be loaded: for each its classes, and its tensors' Hugging Face names."""
+"""The names of the models' tensors in Hugging Face's files, beside the paths of our parameters."""
 
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import flax.linen as nn
+from hut_jax.interop.tensors import Tensor, TensorNames
 
-from hut_jax.models.gpt2 import GPT2, GPT2Config
-from hut_jax.models.roberta import Roberta
-from hut_jax.models.roberta_config import RobertaConfig
-
-_NOTHING = re.compile(r"(?!)")
+if TYPE_CHECKING:  # the configs themselves import this module
+    from hut_jax.models.gpt2_config import GPT2Config
+    from hut_jax.models.roberta_config import RobertaConfig
 
 
-class Tensor(NamedTuple):
-    """One tensor of a Hugging Face file and where it goes.
+def gpt2_names(config: "GPT2Config") -> TensorNames:
+    """The tensors of a GPT-2."""
 
-    Attributes:
-        name: its name as transformers writes it.
-        paths: our parameters, '/'-joined. Several: the last axis is split evenly among them, in this order.
-        transpose: whether it is `[out, in]`, as torch's Linear has it, where Flax has `[in, out]`.
-        also: another name for it, which some of transformers' versions read and write instead. It is written
-            under both, and read under either.
-    """
-
-    name: str
-    paths: tuple[str, ...]
-    transpose: bool = False
-    also: str | None = None
-
-
-@dataclass(frozen=True)
-class Family:
-    """What loading and saving must know of a family.
-
-    Attributes:
-        config: the config's class, with `from_json` and `to_json`.
-        model: the Linen class, with fields `config`, `dtype`, `remat`, `scan_layers` and `attention`.
-        heads: the transformers classes whose files these are, and what we call their heads. Of several classes
-            with one head the first is the one whose files are written.
-        prefix: what some files' names begin with and others' (the bare body's) do not.
-        tensors: a config's tensors.
-        tied: a config's tensors that may be left out, since they equal another: name -> the other's name.
-        dropped: names (without the prefix) of old files' buffers, which are no parameters.
-        other_heads: names (without the prefix) of tensors that a model with another head does not have. They are
-            left out, and the caller is told.
-        old_endings: how the names of old files end, and how they end today.
-    """
-
-    config: Any
-    model: type[nn.Module]
-    heads: Mapping[str, str]
-    prefix: str
-    tensors: Callable[[Any], list[Tensor]]
-    tied: Callable[[Any], Mapping[str, str]]
-    dropped: re.Pattern
-    other_heads: re.Pattern = _NOTHING
-    old_endings: Mapping[str, str] = field(default_factory=dict)
-
-    def bare(self, name: str) -> str:
-        """A tensor's name in a file, as it is written today and without the prefix."""
-        for old, new in self.old_endings.items():
-            if name.endswith(old):
-                name = name.removesuffix(old) + new
-        return name.removeprefix(self.prefix)
-
-
-def _gpt2_tensors(config: GPT2Config) -> list[Tensor]:
     def layer(i: int) -> list[Tensor]:
         theirs, ours = f"transformer.h.{i}", f"layer_{i}"
         parts = [
@@ -88,26 +32,20 @@ def _gpt2_tensors(config: GPT2Config) -> list[Tensor]:
             *dense,
         ]
 
-    head = [] if config.tie_word_embeddings else [Tensor("lm_head.weight", ("lm_head/kernel",), transpose=True)]
-    return [
+    tensors = [
         Tensor("transformer.wte.weight", ("token_embedding/embedding",)),
         Tensor("transformer.wpe.weight", ("position_embedding/embedding",)),
         *(tensor for i in range(config.n_layer) for tensor in layer(i)),
         *_norm("transformer.ln_f", "final_norm"),
-        *head,
     ]
+    if config.tie_word_embeddings:
+        return TensorNames(tensors, {"lm_head.weight": "transformer.wte.weight"}, "transformer.")
+    head = Tensor("lm_head.weight", ("lm_head/kernel",), transpose=True)
+    return TensorNames([*tensors, head], {}, "transformer.")
 
 
-def _norm(theirs: str, ours: str) -> list[Tensor]:
-    return [Tensor(f"{theirs}.weight", (f"{ours}/scale",)), Tensor(f"{theirs}.bias", (f"{ours}/bias",))]
-
-
-def _gpt2_tied(config: GPT2Config) -> dict[str, str]:
-    return {"lm_head.weight": "transformer.wte.weight"} if config.tie_word_embeddings else {}
-
-
-class _Names(NamedTuple):
-    """Where RoBERTa's and BERT's tensors have other names than each other."""
+class _Heads(NamedTuple):
+    """Where the heads of RoBERTa and BERT have different names."""
 
     classifier: tuple[tuple[str, str], ...]
     mlm_dense: str
@@ -116,15 +54,15 @@ class _Names(NamedTuple):
     mlm_decoder: str
 
 
-_ENCODERS = {
-    "roberta": _Names(
+_HEADS = {
+    "roberta": _Heads(
         classifier=(("classifier.dense", "classifier/dense"), ("classifier.out_proj", "classifier/out")),
         mlm_dense="lm_head.dense",
         mlm_norm="lm_head.layer_norm",
         mlm_bias="lm_head.bias",
         mlm_decoder="lm_head.decoder",
     ),
-    "bert": _Names(
+    "bert": _Heads(
         classifier=(("classifier", "classifier/out"),),
         mlm_dense="cls.predictions.transform.dense",
         mlm_norm="cls.predictions.transform.LayerNorm",
@@ -134,9 +72,11 @@ _ENCODERS = {
 }
 
 
-def _encoder_tensors(config: RobertaConfig) -> list[Tensor]:
-    names = _ENCODERS[config.model_type]
-    body = _body(config)
+def encoder_names(config: "RobertaConfig") -> TensorNames:
+    """The tensors of a RoBERTa or BERT, with the head that its config names."""
+    names = _HEADS[config.model_type]
+    prefix = f"{config.model_type}."
+    body = "" if config.head == "none" else prefix  # transformers' class without a head is the encoder itself
 
     def layer(i: int) -> list[Tensor]:
         theirs, ours = f"{body}encoder.layer.{i}", f"layer_{i}"
@@ -154,6 +94,7 @@ def _encoder_tensors(config: RobertaConfig) -> list[Tensor]:
             *_norm(f"{theirs}.output.LayerNorm", f"{ours}/mlp_norm"),
         ]
 
+    tied = {}
     head = []
     if config.has_pooler:
         head += _linear(f"{body}pooler.dense", "pooler")
@@ -163,13 +104,17 @@ def _encoder_tensors(config: RobertaConfig) -> list[Tensor]:
         head += [*_linear(names.mlm_dense, "mlm/dense"), *_norm(names.mlm_norm, "mlm/norm")]
         if config.tie_word_embeddings:
             head += [Tensor(names.mlm_bias, ("mlm/bias",))]
+            tied = {
+                f"{names.mlm_decoder}.weight": f"{body}embeddings.word_embeddings.weight",
+                f"{names.mlm_decoder}.bias": names.mlm_bias,
+            }
         else:
-            # Here transformers 5 has two biases and reads the decoder's; before, they were one, under the other name.
+            # Transformers 5 has two biases here and reads the decoder's. Before, they were one, under the other name.
             head += [
                 Tensor(f"{names.mlm_decoder}.weight", ("mlm/decoder/kernel",), transpose=True),
                 Tensor(f"{names.mlm_decoder}.bias", ("mlm/bias",), also=names.mlm_bias),
             ]
-    return [
+    tensors = [
         Tensor(f"{body}embeddings.word_embeddings.weight", ("token_embedding/embedding",)),
         Tensor(f"{body}embeddings.position_embeddings.weight", ("position_embedding/embedding",)),
         Tensor(f"{body}embeddings.token_type_embeddings.weight", ("type_embedding/embedding",)),
@@ -177,21 +122,11 @@ def _encoder_tensors(config: RobertaConfig) -> list[Tensor]:
         *(tensor for i in range(config.num_hidden_layers) for tensor in layer(i)),
         *head,
     ]
+    return TensorNames(tensors, tied, prefix)
 
 
-def _encoder_tied(config: RobertaConfig) -> dict[str, str]:
-    if config.head != "mlm" or not config.tie_word_embeddings:
-        return {}
-    names = _ENCODERS[config.model_type]
-    return {
-        f"{names.mlm_decoder}.weight": f"{_body(config)}embeddings.word_embeddings.weight",
-        f"{names.mlm_decoder}.bias": names.mlm_bias,
-    }
-
-
-def _body(config: RobertaConfig) -> str:
-    """What the encoder's names begin with: nothing where transformers' class is the encoder alone."""
-    return "" if config.head == "none" else f"{config.model_type}."
+def _norm(theirs: str, ours: str) -> list[Tensor]:
+    return [Tensor(f"{theirs}.weight", (f"{ours}/scale",)), Tensor(f"{theirs}.bias", (f"{ours}/bias",))]
 
 
 def _linear(theirs: str, ours: str) -> list[Tensor]:
@@ -199,47 +134,3 @@ def _linear(theirs: str, ours: str) -> list[Tensor]:
         Tensor(f"{theirs}.weight", (f"{ours}/kernel",), transpose=True),
         Tensor(f"{theirs}.bias", (f"{ours}/bias",)),
     ]
-
-
-def _encoder(kind: str, heads: Mapping[str, str]) -> Family:
-    return Family(
-        config=RobertaConfig,
-        model=Roberta,
-        heads=heads,
-        prefix=f"{kind}.",
-        tensors=_encoder_tensors,
-        tied=_encoder_tied,
-        dropped=re.compile(r"embeddings\.(position_ids|token_type_ids)"),
-        other_heads=re.compile(r"(pooler|classifier|lm_head|cls|qa_outputs)\..*"),
-        old_endings={"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"},
-    )
-
-
-FAMILIES: dict[str, Family] = {
-    "gpt2": Family(
-        config=GPT2Config,
-        model=GPT2,
-        heads={"GPT2LMHeadModel": "causal"},
-        prefix="transformer.",
-        tensors=_gpt2_tensors,
-        tied=_gpt2_tied,
-        dropped=re.compile(r"h\.\d+\.attn\.(bias|masked_bias)"),
-    ),
-    "roberta": _encoder(
-        "roberta",
-        {
-            "RobertaModel": "none",
-            "RobertaForMaskedLM": "mlm",
-            "RobertaForSequenceClassification": "classification",
-        },
-    ),
-    "bert": _encoder(
-        "bert",
-        {
-            "BertModel": "none",
-            "BertForMaskedLM": "mlm",
-            "BertForPreTraining": "mlm",
-            "BertForSequenceClassification": "classification",
-        },
-    ),
-}

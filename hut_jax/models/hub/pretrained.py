@@ -17,10 +17,11 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from hut_jax.core.errors import UserError, nearest
 from hut_jax.core.scanned_layers import scanned
 from hut_jax.core.trees import show, split
+from hut_jax.interop.tensors import Tensor
 from hut_jax.models.hub import weights
 from hut_jax.models.hub.download import locate
+from hut_jax.models.hub.families import FAMILIES, Family
 from hut_jax.models.hub.heads import Asked, drawable, stored_head, with_head
-from hut_jax.models.hub.names import FAMILIES, Family, Tensor
 from hut_jax.models.hub.weights import Weights, listing
 from hut_jax.parallel.processes import put
 
@@ -175,7 +176,7 @@ def save_pretrained(folder: str | os.PathLike, model: Model, params: Params, *, 
     leaves = flatten_dict(params, sep="/")
     _check_params(leaves, model)
     tensors = {}
-    for tensor in family.tensors(config):
+    for tensor in config.tensor_names().tensors:
         pieces = [_take(leaves, path, model) for path in tensor.paths]
         whole = np.concatenate(pieces, axis=-1) if len(pieces) > 1 else pieces[0]
         whole = whole.T if tensor.transpose else whole
@@ -231,22 +232,23 @@ def _match(files: Weights, source: _Source) -> _Match:
     """Which tensors are read, once all are known to be there, of the right shape and dtype."""
     family, config = source.family, source.config
     ours = _shapes(family.model(config=config))
-    tensors = {tensor.name: tensor for tensor in family.tensors(config)}
+    names = config.tensor_names()
+    tensors = {tensor.name: tensor for tensor in names.tensors}
     shapes = {name: _their_shape(tensor, ours) for name, tensor in tensors.items()}
-    shapes.update({name: shapes[other] for name, other in family.tied(config).items()})
-    wanted = {family.bare(name): name for name in shapes}
+    shapes.update({name: shapes[other] for name, other in names.tied.items()})
+    wanted = {names.bare(name): name for name in shapes}
     also = {tensor.also: name for name, tensor in tensors.items() if tensor.also}
 
     stored: dict[str, str] = {}
     unknown, left_out = [], []
     for name in sorted(files.shapes, key=lambda name: name in also):  # so that the first name goes before the other
-        bare = family.bare(name)
+        bare = names.bare(family.today(name))
         full = wanted.get(bare) or also.get(name)
         if full is not None and full not in stored:
             stored[full] = name
         elif family.other_heads.fullmatch(bare) and full is None:
             left_out.append(name)
-        elif name not in also and not family.dropped.fullmatch(bare):
+        elif name not in also and not family.buffers.fullmatch(bare):
             unknown.append(name)
 
     drawn: list[str] = []
@@ -274,7 +276,7 @@ def _read_params(
     files: Weights, match: _Match, source: _Source, model: Model, dtype: np.dtype, shardings: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The parameters in the files, by '/'-joined path, each put where it belongs before the next is read."""
-    for name, other in source.family.tied(source.config).items():
+    for name, other in source.config.tensor_names().tied.items():
         if {name, other} <= match.stored.keys() and not _same(files[match.stored[name]], files[match.stored[other]]):
             raise UserError(
                 f"{files.folder}: {name!r} is not {other!r}, to which config.json ties it; "

@@ -15,7 +15,8 @@ from safetensors.numpy import load_file, save_file
 
 from hut_jax.core.errors import UserError
 from hut_jax.core.scanned_layers import stack_layers
-from hut_jax.models.gpt2 import GPT2, GPT2Config
+from hut_jax.models.gpt2 import GPT2
+from hut_jax.models.gpt2_config import GPT2Config
 from hut_jax.models.hub.pretrained import build_model, init_params, load_config, load_pretrained, save_pretrained
 
 GOLDENS = Path(__file__).parents[2] / "goldens"

@@ -8,7 +8,8 @@ from pathlib import Path
 import jax
 import pytest
 
-from hut_jax.models.gpt2 import GPT2, GPT2Config
+from hut_jax.models.gpt2 import GPT2
+from hut_jax.models.gpt2_config import GPT2Config
 from hut_jax.models.hub.pretrained import init_params, save_pretrained
 
 MEASURE = """

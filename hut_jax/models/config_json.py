@@ -1,4 +1,4 @@
-"""Reading a Hugging Face config.json into a dataclass, with errors a user can act on."""
+"""Hugging Face's config.json, read into a dataclass with errors that a user can act on."""
 
 import dataclasses
 import math
@@ -23,7 +23,7 @@ def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-# A field's annotation -> what its value must be, and in words.
+# A field's annotation -> the check of its value, and the check in words.
 _KINDS: dict[Any, tuple[Callable[[Any], bool], str]] = {
     int: (_size, "a whole number of at least 1"),
     int | None: (lambda value: value is None or _size(value), "a whole number of at least 1, or null"),
@@ -44,12 +44,12 @@ _KINDS: dict[Any, tuple[Callable[[Any], bool], str]] = {
 
 
 def read_config(cls: Any, values: Mapping[str, Any], where: str) -> Any:
-    """Builds the dataclass `cls` from the fields of `values` that it has; the others are ignored.
+    """Build the dataclass `cls` from those `values` that are its fields; the others are ignored.
 
     Args:
-        cls: a dataclass whose fields are named as in config.json; one without a default must be given.
+        cls: a dataclass whose fields are named as in config.json. A field without a default must be given.
         values: the parsed config.json.
-        where: what to call it in an error, such as its path.
+        where: its name in an error, such as its path.
 
     Raises:
         UserError: a field is missing or of the wrong kind, or `cls` itself refuses the values.

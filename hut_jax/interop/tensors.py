@@ -1,0 +1,52 @@
+"""The names of a model's tensors in Hugging Face's files, which the model's config gives."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, runtime_checkable
+
+MODEL_TYPES = ("bert", "gpt2", "roberta")
+"""The models of this library whose configs are `NamesTensors`, by the `model_type` of config.json."""
+
+
+class Tensor(NamedTuple):
+    """One tensor of a Hugging Face file and the parameters that it holds.
+
+    Attributes:
+        name: its name as transformers writes it.
+        paths: of our parameters, '/'-joined. With several, the last axis is split evenly among them, in this order.
+        transpose: whether it is `[out, in]`, as torch's Linear has it, where Flax has `[in, out]`.
+        also: another name of it, which some versions of transformers read and write instead. It is written under both
+            names, and read under either.
+    """
+
+    name: str
+    paths: tuple[str, ...]
+    transpose: bool = False
+    also: str | None = None
+
+
+@dataclass(frozen=True)
+class TensorNames:
+    """All tensors of one model.
+
+    Attributes:
+        tensors: in the order in which they are written.
+        tied: tensors that may be left out, since they equal another one: name -> the other's name.
+        prefix: the beginning of some files' names, which files of the model without a head leave out.
+    """
+
+    tensors: Sequence[Tensor]
+    tied: Mapping[str, str]
+    prefix: str
+
+    def bare(self, name: str) -> str:
+        """A tensor's or module's name without the prefix."""
+        return name.removeprefix(self.prefix)
+
+
+@runtime_checkable
+class NamesTensors(Protocol):
+    """A model's config that knows the names of the model's tensors."""
+
+    def tensor_names(self) -> TensorNames:
+        """The names, for the head that the config names."""

@@ -1,0 +1,153 @@
+"""Attention over several heads: the layer, and the computation by XLA or by cuDNN's fused kernel."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from hut_jax.core.errors import UserError, nearest
+from hut_jax.models.beam_cache import LayerBeams
+from hut_jax.models.dropout import Dropout
+from hut_jax.models.layers import Heads, Hidden, Keys, dense
+from hut_jax.parallel.activations import shared_out
+
+ATTENTION = ("xla", "cudnn")
+
+LayerCache = tuple[Keys, Keys] | LayerBeams
+"""One layer's cached keys and values, or those of several beams."""
+
+
+class Attention(nn.Module):
+    """Self-attention over several heads; with a cache, over the tokens in it too.
+
+    Attributes:
+        heads: how many.
+        dropout: of the attention weights.
+        std: the initial standard deviation of the kernels of query, key and value.
+        out_std: that of the output's kernel.
+        dtype: of the computation.
+        attention: one of `ATTENTION`, for calls without a cache.
+    """
+
+    heads: int
+    dropout: float
+    std: float
+    out_std: float
+    dtype: Any
+    attention: str
+
+    @nn.compact
+    def __call__(
+        self, x: Hidden, mask: Any, scale: Any, deterministic: bool, cache: LayerCache | None = None, index: Any = None
+    ) -> tuple[Hidden, LayerCache | None]:
+        """The output, and the cache with the new keys and values.
+
+        Args:
+            x: the tokens.
+            mask: True where a query may attend to a key; for beams from `BeamCache.mask`.
+            scale: the factor of the query-key products.
+            deterministic: False turns dropout on.
+            cache: of this layer.
+            index: how many tokens the cache holds.
+        """
+        width = x.shape[-1]
+
+        def split(name: str) -> Heads:
+            y = dense(width, self.std, self.dtype, name)(x)
+            return shared_out(y.reshape(*x.shape[:-1], self.heads, width // self.heads), None, "tensor", None)
+
+        query, key, value = split("query"), split("key"), split("value")
+        if isinstance(cache, LayerBeams):
+            y, cache = cache.attend(query, key, value, mask, scale, index)
+        else:
+            if cache is not None:
+                key = jax.lax.dynamic_update_slice_in_dim(cache[0], key, index, axis=1)
+                value = jax.lax.dynamic_update_slice_in_dim(cache[1], value, index, axis=1)
+                cache = key, value
+            drop = Dropout(self.dropout, deterministic=deterministic)
+            y = attend(query, key, value, mask, scale, drop, self.attention if cache is None else "xla")
+        return dense(width, self.out_std, self.dtype, "out")(y.reshape(x.shape)), cache
+
+
+def check_attention(attention: str, dtype: Any, head_width: int) -> None:
+    """Check that this machine and model can have the attention asked for.
+
+    Raises:
+        UserError: they cannot, or there is no such attention.
+    """
+    if attention not in ATTENTION:
+        raise UserError(f"attention is {attention!r}; {nearest(str(attention), ATTENTION)}")
+    if attention == "xla":
+        return
+    why = ""
+    capability = re.fullmatch(r"(\d+)\.\d+", getattr(jax.devices()[0], "compute_capability", ""))  # AMD's has letters
+    if capability is None:
+        why = f"runs on NVIDIA GPUs, and JAX runs on {jax.devices()[0].device_kind} here"
+    elif int(capability[1]) < 8:
+        why = f"needs compute capability 8.0 (Ampere) or later, and {jax.devices()[0].device_kind} has {capability[0]}"
+    elif jnp.dtype(dtype) != jnp.bfloat16:
+        why = f"computes in bfloat16, and the model in {jnp.dtype(dtype).name}"
+    elif head_width > 128 or head_width % 8:
+        why = f"takes heads of width 8, 16, 24, ... 128, and the model's have width {head_width}"
+    if why:
+        raise UserError(f"attention 'cudnn' {why}; 'xla' has no such limits")
+
+
+def attend(
+    query: Heads,
+    key: Keys,
+    value: Keys,
+    mask: Bool[Array, "#batch 1 #length keys"],
+    scale: Any,
+    drop: Dropout,
+    attention: str = "xla",
+) -> Heads:
+    """Attention over several heads; its statistics are in fp32.
+
+    Args:
+        query: of the tokens that attend.
+        key: of the tokens attended to.
+        value: of the same tokens.
+        mask: True where a query may attend to a key. A query that may attend to none gets the mean of the values.
+        scale: the factor of the query-key products: a number, or an array of one.
+        drop: for the attention weights.
+        attention: "xla", or "cudnn": fused, so that no weights are written to memory, and none are dropped. It is
+            for NVIDIA GPUs (`check_attention`), and for as many keys as queries.
+    """
+    if attention == "cudnn":
+        return _fused_attention(query, key, value, mask, scale)
+    if drop.deterministic or drop.rate == 0:
+        return jax.nn.dot_product_attention(query, key, value, mask=mask, scale=scale)
+    return plain_attention(query, key, value, mask, scale, drop)
+
+
+def _fused_attention(query: Heads, key: Heads, value: Heads, mask: Any, scale: Any) -> Heads:
+    """cuDNN's attention. It needs a mask for each query, a static scale, and in training an even number of queries."""
+    if not isinstance(scale, float):  # within a scan each layer's scale is traced
+        query, scale = (query * scale).astype(query.dtype), 1.0
+    length = query.shape[1]
+    mask = jnp.broadcast_to(mask, (*mask.shape[:2], length, length))
+    if length % 2:
+        more = ((0, 0), (0, 1), (0, 0), (0, 0))
+        query, key, value = (jnp.pad(each, more) for each in (query, key, value))
+        mask = jnp.pad(mask, ((0, 0), (0, 0), (0, 1), (0, 1)))
+    y = jax.nn.dot_product_attention(query, key, value, mask=mask, scale=scale, implementation="cudnn")
+    return y[:, :length]
+
+
+def plain_attention(
+    query: Heads,
+    key: Keys,
+    value: Keys,
+    mask: Bool[Array, "#batch 1 #length keys"],
+    scale: float | Float[Array, ""],
+    drop: Callable[[Array], Array] = lambda weights: weights,
+) -> Heads:
+    """What `jax.nn.dot_product_attention` computes, with `drop` applied to the attention weights."""
+    scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32) * scale
+    weights = nn.softmax(jnp.where(mask, scores, jnp.finfo(jnp.float32).min)).astype(value.dtype)
+    return jnp.einsum("bhqk,bkhd->bqhd", drop(weights), value)

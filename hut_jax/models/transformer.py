@@ -1,0 +1,63 @@
+"""The fields and parts that all models share."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from hut_jax.models.attention import check_attention
+from hut_jax.models.embedding import Embed
+from hut_jax.models.layers import recomputed
+
+
+class Transformer(nn.Module):
+    """A transformer with embeddings and a stack of equal layers.
+
+    Attributes:
+        config: the sizes and dropout probabilities, the same fields as in config.json.
+        dtype: of the computation; the parameters may have another. Statistics and logits are in fp32.
+        remat: what the backward pass recomputes of each layer, to save memory: "none"; "dots", all but the products
+            with kernels; or "full", all.
+        scan_layers: whether the layers are one `nn.scan`, which compiles one layer, however many there are.
+        attention: "xla", or "cudnn" for cuDNN's fused kernel (`attention.attend`) where there is no cache.
+    """
+
+    config: Any
+    dtype: Any = jnp.float32
+    remat: str = "none"
+    scan_layers: bool = False
+    attention: str = "xla"
+
+    @nn.nowrap
+    def embedding(self, count: int, width: int) -> Embed:
+        """An embedding table initialised as the config says."""
+        normal = nn.initializers.normal(self.config.initializer_range)
+        return Embed(count, width, dtype=self.dtype, embedding_init=normal)
+
+    @nn.nowrap
+    def add_layers(self, layer: type[nn.Module], width: int, *, deterministic: int, in_axes: tuple[Any, ...]) -> None:
+        """Set `self.layers`, one scanned module, or without `scan_layers` `self.layer`, a list of modules.
+
+        Args:
+            layer: the class of one layer, with fields `config`, `dtype` and `attention`.
+            width: of the hidden states.
+            deterministic: which argument of the layer's call is `deterministic`, counting self.
+            in_axes: of `nn.scan`, for the arguments of the layer's call after the first.
+
+        Raises:
+            UserError: the attention asked for is not to be had, or there is no such `remat`.
+        """
+        c = self.config
+        check_attention(self.attention, self.dtype, width // c.heads)
+        layer = recomputed(layer, self.remat, deterministic=deterministic, scanned=self.scan_layers)
+        fields = c, self.dtype, self.attention
+        if not self.scan_layers:
+            self.layer = [layer(*fields) for _ in range(c.n_layer)]
+            return
+        self.layers = nn.scan(
+            layer,
+            variable_axes={"params": 0, "adapter": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=in_axes,
+            length=c.n_layer,
+        )(*fields)
