@@ -16,7 +16,7 @@ from hut_jax.config import default_config
 from hut_jax.cost import adapter_cost, make_work, paper_cost, with_adapter
 from hut_jax.costs.flops import count_flops
 from hut_jax.data.batching import Batches, Batching
-from hut_jax.data.labelled import Labelled
+from hut_jax.data.labelled_texts import LabelledTexts
 from hut_jax.data.sequences import Sequences
 from hut_jax.runs.run import make_adapter, rates
 from hut_jax.training.checkpoint import Checkpoints
@@ -220,7 +220,7 @@ def test_the_batches_that_are_counted_are_those_of_the_task(work_of, task):
     if task in ("rte", "stsb"):
         tokens = [one[:64] for one in tokens]
         labels = np.zeros(4, np.float32 if task == "stsb" else np.int32)
-        examples = Labelled(tokens, [[0] * 64] * 4, labels, pad_id=1)
+        examples = LabelledTexts(tokens, [[0] * 64] * 4, labels, pad_id=1)
     else:
         examples = Sequences.from_lists(tokens, [1] * 4)
     real = Batches(examples, Batching(4))[0]

@@ -222,8 +222,10 @@ def test_what_a_killed_run_had_begun_to_write_is_taken_away(small_config, tmp_pa
     (tmp_path / "run/adapter").mkdir(parents=True)
     (tmp_path / "run/.adapter-x.partial").mkdir()
     (tmp_path / "run/.result.json.partial").write_text("{")
+    (tmp_path / "run/adapter/.adapter_model.safetensors.1.partial").write_text("half")
     train(small_config, tmp_path / "run")
     assert [path.name for path in (tmp_path / "run").glob(".*")] == [".lock"]
+    assert not list((tmp_path / "run/adapter").glob(".*"))
 
 
 # Orbax leaves the writes that were under way when one failed to the garbage collector.

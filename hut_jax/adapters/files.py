@@ -4,9 +4,6 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from hut_jax.adapters.adapter import Adapter
 from hut_jax.adapters.fingerprint import fingerprint
 from hut_jax.core.errors import UserError, one_line
-from hut_jax.core.files import PARTIAL
+from hut_jax.core.files import read_json, replacing_all, write_tensors
 from hut_jax.core.scanned_layers import stacked_as, unstack_layers
 from hut_jax.core.trees import escape, flatten, split, unescape, unflatten
 from hut_jax.core.version import VERSION
@@ -170,20 +167,12 @@ def write_adapter_files(
     Raises:
         UserError: it could not be written.
     """
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=PARTIAL, dir=folder.parent))
     try:
-        (partial / CONFIG_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-        save_file({name: np.ascontiguousarray(one) for name, one in tensors.items()}, partial / WEIGHTS_FILE, metadata)
-        (partial / WEIGHTS_FILE).chmod(0o644)  # safetensors makes its files readable for the owner alone
-        folder.mkdir(exist_ok=True)
-        for name in (WEIGHTS_FILE, CONFIG_FILE):
-            os.replace(partial / name, folder / name)
+        with replacing_all(Path(folder), [WEIGHTS_FILE, CONFIG_FILE]) as (new_weights, new_config):
+            new_config.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+            write_tensors(new_weights, tensors, metadata)
     except SafetensorError as error:
         raise UserError(f"the adapter could not be written to {folder}: {one_line(error)}") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
@@ -211,15 +200,9 @@ def read_description(folder: str | Path) -> dict[str, Any]:
         UserError: there is none, or it is no JSON object.
     """
     path = Path(folder) / CONFIG_FILE
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"no adapter in {folder}: it has no {CONFIG_FILE}") from None
-    except (RecursionError, ValueError) as error:
-        raise UserError(f"{path} is no JSON: {error}") from None
-    if not isinstance(description, dict):
-        raise UserError(f"{path} holds no JSON object")
-    return description
+    if not path.exists():
+        raise UserError(f"no adapter in {folder}: it has no {CONFIG_FILE}")
+    return read_json(path)
 
 
 def size_on_disk(folder: str | Path) -> int:

@@ -1,20 +1,25 @@
-"""Files that appear whole or not at all, whenever the process ends."""
+"""Files that appear whole or not at all, whenever the process ends; and files of others, read with one-line errors."""
 
 import io
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from safetensors.numpy import save_file
+
+from hut_jax.core.errors import UserError
+
 PARTIAL = ".partial"
-"""How the name of what is not written whole yet ends; it begins with a dot."""
+"""The end of the name of a file that is not written whole yet. The name begins with a dot."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path beside this one to write to, which takes its place when all went well; of a link it takes the target's."""
+    """A path to write to, beside this one. When all went well it takes this one's place, or that of a link's target."""
     path = path.resolve()
     partial = path.with_name(f".{path.name[:32]}.{os.getpid()}{PARTIAL}")  # no longer than a name may be
     try:
@@ -24,9 +29,72 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+@contextmanager
+def replacing_all(folder: Path, names: Sequence[str]) -> Iterator[list[Path]]:
+    """Paths to write files to. When all went well they take the place of the files of these names, one by one.
+
+    Args:
+        folder: of the files; it is made if it is missing.
+        names: of the files, in the order in which they are replaced.
+
+    Raises:
+        UserError: the folder cannot be made.
+    """
+    missing = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {folder}: {error.strerror}") from None
+    try:
+        with ExitStack() as stack:  # which ends with the file that was entered last
+            paths = [stack.enter_context(replacing(folder / name)) for name in reversed(names)]
+            yield paths[::-1]
+    except BaseException:
+        if missing:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+
+
 def lines_of(text: str) -> list[str]:
-    r"""The lines of a text, which end with \n, \r\n or \r: to `str.splitlines` other characters end one, too."""
+    r"""The lines of a text. They end with \n, \r\n or \r alone, unlike those of `str.splitlines`."""
     return [line.removesuffix("\n") for line in io.StringIO(text, newline=None)]
+
+
+def read_text(path: str | os.PathLike[str], encoding: str = "utf-8") -> str:
+    """The text of a UTF-8 file, with its line ends as they are.
+
+    Args:
+        path: the file.
+        encoding: "utf-8", or "utf-8-sig" to drop a byte order mark.
+
+    Raises:
+        UserError: the file cannot be read, or is not UTF-8; the message names the line.
+    """
+    try:
+        return Path(path).read_bytes().decode(encoding)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}, line {line}: not UTF-8 ({error.reason})") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        UserError: there is no such file, or no JSON object in it.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"no {path.name} in {path.parent}") from None
+    except (OSError, RecursionError, ValueError) as error:
+        raise UserError(f"{path} is no JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds no JSON object, but a {type(value).__name__}")
+    return value
 
 
 def write_text(path: Path, text: str) -> None:
@@ -38,3 +106,18 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write the value for people and programs to read."""
     write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file.
+
+    Args:
+        path: the file.
+        tensors: by name.
+        metadata: for the file's header.
+
+    Raises:
+        SafetensorError: it could not be written.
+    """
+    save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, path, metadata)
+    path.chmod(0o644)  # safetensors makes its files readable for the owner alone

@@ -15,11 +15,11 @@ from hut_jax.adapters.files import CONFIG_FILE, WEIGHTS_FILE, read_description, 
 from hut_jax.core.errors import UserError, nearest
 from hut_jax.core.scanned_layers import scanned
 from hut_jax.core.trees import show, split, unflatten
-from hut_jax.interop.fields import Fields
+from hut_jax.interop.adapter_config import Fields
 from hut_jax.interop.layers import Layers
 from hut_jax.interop.method import Arrays, Method, Part, exactly
 from hut_jax.interop.methods import METHODS
-from hut_jax.interop.whole import read_whole
+from hut_jax.interop.modules_to_save import read_whole
 
 PREFIX = "base_model.model."
 """What the names of PEFT's tensors begin with."""

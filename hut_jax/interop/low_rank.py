@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from hut_jax.core.errors import UserError
-from hut_jax.interop.fields import MERGE_THERE, Fields
-from hut_jax.interop.fused import joined, separated
+from hut_jax.interop.adapter_config import MERGE_THERE, Fields
+from hut_jax.interop.fused_layers import joined, separated
 from hut_jax.interop.layers import Layer, Layers
 from hut_jax.interop.method import Arrays, Method, Own, Part, Written, exactly
 from hut_jax.transforms import DoRA, HiRA, LoHa, LoRA, Transform

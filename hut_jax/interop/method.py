@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from hut_jax.interop.fields import Fields
+from hut_jax.interop.adapter_config import Fields
 from hut_jax.interop.layers import Layers
 from hut_jax.transforms import Transform
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
+from hut_jax.interop.ia3_and_norms import Norms, Scales
 from hut_jax.interop.low_rank import HIRA, LOHA, LORA
 from hut_jax.interop.method import Method
-from hut_jax.interop.scales import Norms, Scales
 
 METHODS: Mapping[str, Method] = {method.peft_type: method for method in (LORA(), HIRA(), LOHA(), Scales(), Norms())}
 """By PEFT's name."""

@@ -18,7 +18,7 @@ from hut_jax.interop.layers import Layers
 from hut_jax.interop.load import PREFIX
 from hut_jax.interop.method import Own
 from hut_jax.interop.methods import OF_TRANSFORM
-from hut_jax.interop.whole import CLASSIFIER, inside, write_whole
+from hut_jax.interop.modules_to_save import CLASSIFIER, inside, write_whole
 
 _TASKS = {"causal": "CAUSAL_LM", "none": "FEATURE_EXTRACTION", "classification": "SEQ_CLS", "mlm": None}
 

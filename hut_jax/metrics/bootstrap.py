@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from hut_jax.core.errors import UserError
-from hut_jax.metrics.sums import Statistics
+from hut_jax.metrics.statistics import Statistics
 
 LEVEL = 0.95  # of the intervals
 

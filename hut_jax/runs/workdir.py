@@ -67,7 +67,8 @@ def use_workdir(workdir: Path) -> Iterator[None]:
             raise UserError(f"another process trains in {workdir}; wait for it, or give another --workdir") from None
         except OSError as error:
             print(f"note: {workdir} cannot be locked ({error.strerror}): see to it that no other run uses it")
-        for partial in workdir.glob(f".*{PARTIAL}"):  # what a killed run had begun to write
+        # What a killed run had begun to write, here or in a folder such as `adapter`.
+        for partial in [*workdir.glob(f".*{PARTIAL}"), *workdir.glob(f"*/.*{PARTIAL}")]:
             shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
         yield
     finally:

@@ -64,7 +64,7 @@ def classification_loss(
 
     Args:
         apply: the model, which takes the batch's tokens, mask and token types, and `kwargs`.
-        batch: as `hut_jax.data.labelled` makes them.
+        batch: as `hut_jax.data.labelled_texts` makes them.
         label_smoothing: the share of probability spread over the classes.
         **kwargs: the model's, such as `deterministic` and `rngs`.
     """

@@ -8,7 +8,7 @@ from scipy import stats
 
 from hut_jax.core.errors import UserError
 from hut_jax.metrics.bootstrap import LEVEL, compare, interval
-from hut_jax.metrics.sums import Statistics, mean_of
+from hut_jax.metrics.statistics import Statistics, mean_of
 
 scores = st.lists(st.floats(0, 1), min_size=1, max_size=12).map(np.array)
 

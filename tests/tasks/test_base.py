@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from hut_jax.data.labelled import Labelled
+from hut_jax.data.labelled_texts import LabelledTexts
 from hut_jax.data.sequences import Sequences
 from hut_jax.runs.run import make_parts
 from hut_jax.tasks.base import Task
 
 SEQUENCES = Sequences.from_lists([[i, i + 1, i + 2] for i in range(10)], [1, 2] * 5)
-LABELLED = Labelled([[i, 7] for i in range(5)], [[0, 1]] * 5, np.arange(5, dtype=np.int32), pad_id=1)
+LABELLED = LabelledTexts([[i, 7] for i in range(5)], [[0, 1]] * 5, np.arange(5, dtype=np.int32), pad_id=1)
 
 
 def test_the_config_says_by_how_many(small_config):

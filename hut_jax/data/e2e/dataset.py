@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from hut_jax.core.errors import UserError, one_line
 from hut_jax.data.batching import evenly_spread
 from hut_jax.data.e2e.csv_files import FILES, Record, find_files, read_records
-from hut_jax.data.quiet_tfds import quiet
 from hut_jax.data.sequences import Sequences
+from hut_jax.data.tfds import quiet
 from hut_jax.data.tokenizer_base import BaseTokenizer
 
 

@@ -11,7 +11,7 @@ from hut_jax.data.encoder_tokenizer import EncoderTokenizer
 from hut_jax.data.glue.tasks import GLUE_TASKS, GlueTask
 from hut_jax.data.glue.tfds import read_tfds
 from hut_jax.data.glue.tsv import GlueExample, find_files, read_split
-from hut_jax.data.labelled import Labelled
+from hut_jax.data.labelled_texts import LabelledTexts
 
 # What an example has for a label where it has none, as TFDS writes it.
 NO_LABEL = -1
@@ -27,7 +27,7 @@ class GlueData(NamedTuple):
 class EncodedGlue(NamedTuple):
     """Examples as tokens, and how many of them were cut to `max_length`."""
 
-    examples: Labelled
+    examples: LabelledTexts
     truncated: int
 
 
@@ -88,4 +88,4 @@ def encode_glue(
     encoded = tokenizer.encode_texts([example.texts for example in examples], max_length)
     labels = [NO_LABEL if example.label is None else example.label for example in examples]
     array = np.array(labels, np.float32 if task.regression else np.int32)
-    return EncodedGlue(Labelled(encoded.ids, encoded.types, array, tokenizer.pad_id), encoded.truncated)
+    return EncodedGlue(LabelledTexts(encoded.ids, encoded.types, array, tokenizer.pad_id), encoded.truncated)

@@ -10,7 +10,7 @@ from typing import Any
 from hut_jax.core.errors import UserError, one_line
 from hut_jax.data.glue.tasks import GlueTask
 from hut_jax.data.glue.tsv import GlueExample
-from hut_jax.data.quiet_tfds import quiet
+from hut_jax.data.tfds import quiet
 
 _HOST = "https://dl.fbaipublicfiles.com"
 

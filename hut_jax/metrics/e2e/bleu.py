@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from hut_jax.metrics.e2e.mteval import Segment
-from hut_jax.metrics.sums import Statistics, Sums
+from hut_jax.metrics.statistics import Statistics, Sums
 
 _LONGEST = 4
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hut_jax.metrics.e2e.mteval import Ngram, count_ngrams
-from hut_jax.metrics.sums import Statistics, mean_of
+from hut_jax.metrics.statistics import Statistics, mean_of
 
 _LONGEST = 4
 _SIGMA = 6.0  # of the Gaussian, in words

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from hut_jax.metrics.e2e.java import meteor_statistics
-from hut_jax.metrics.sums import Statistics, Sums
+from hut_jax.metrics.statistics import Statistics, Sums
 
 # Section 3.1 of the paper, the row for English.
 _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75

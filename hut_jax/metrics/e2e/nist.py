@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from hut_jax.metrics.e2e.mteval import LONGEST, Ngram, Reference, Segment
-from hut_jax.metrics.sums import Statistics, Sums
+from hut_jax.metrics.statistics import Statistics, Sums
 
 # The penalty is 1/2 for an output of two thirds of the references' length.
 _BETA = math.log(0.5) / math.log(1.5) ** 2

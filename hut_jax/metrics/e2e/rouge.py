@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hut_jax.metrics.sums import Statistics, mean_of
+from hut_jax.metrics.statistics import Statistics, mean_of
 
 _BETA = 1.2  # recall weighs beta squared times as much as precision
 

@@ -15,7 +15,7 @@ from hut_jax.metrics.e2e.meteor import meteor
 from hut_jax.metrics.e2e.mteval import count_references, match_outputs
 from hut_jax.metrics.e2e.nist import nist
 from hut_jax.metrics.e2e.rouge import rouge_l
-from hut_jax.metrics.sums import Statistics
+from hut_jax.metrics.statistics import Statistics
 
 METRICS = ("BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr")
 

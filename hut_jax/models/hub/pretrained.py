@@ -15,14 +15,15 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from hut_jax.core.errors import UserError, nearest
+from hut_jax.core.files import read_json
 from hut_jax.core.scanned_layers import scanned
 from hut_jax.core.trees import show, split
 from hut_jax.interop.tensors import Tensor
-from hut_jax.models.hub import weights
-from hut_jax.models.hub.download import locate
+from hut_jax.models.hub import model_files
 from hut_jax.models.hub.families import FAMILIES, Family
 from hut_jax.models.hub.heads import Asked, drawable, stored_head, with_head
-from hut_jax.models.hub.weights import Weights, listing
+from hut_jax.models.hub.locate import locate
+from hut_jax.models.hub.model_files import Weights, listing
 from hut_jax.parallel.processes import put
 
 Params = Mapping[str, Any]
@@ -78,7 +79,7 @@ def load_pretrained(
         UserError: nothing of that name, a config.json that is not supported, a head, labels or attention that the model
             cannot have, no such `remat`, or files damaged or not of the config's shapes.
     """
-    folder = locate(name, ("config.json", *weights.PATTERNS))
+    folder = locate(name, model_files.PATTERNS)
     source = _read_config(folder, Asked(head, num_labels, labels, problem_type))
     model = source.family.model(
         config=source.config, dtype=dtype, remat=remat, scan_layers=scan_layers, attention=attention
@@ -111,7 +112,7 @@ def missing_params(
 
     Arguments and errors are those of `load_pretrained`.
     """
-    folder = locate(name, ("config.json", *weights.PATTERNS))
+    folder = locate(name, model_files.PATTERNS)
     source = _read_config(folder, Asked(head, num_labels, labels, problem_type))
     return _match(Weights(folder, source.architecture), source).drawn
 
@@ -122,7 +123,7 @@ def load_config(name: str | os.PathLike) -> Any:
     Raises:
         UserError: nothing of that name, or a config.json that is not supported.
     """
-    return _read_config(locate(name, ("config.json",)), Asked()).config
+    return _read_config(locate(name, (model_files.CONFIG,)), Asked()).config
 
 
 def build_model(
@@ -141,7 +142,7 @@ def build_model(
 
     Arguments and errors are those of `load_pretrained`. For its parameters see `init_params`.
     """
-    source = _read_config(locate(name, ("config.json",)), Asked(head, num_labels, labels, problem_type))
+    source = _read_config(locate(name, (model_files.CONFIG,)), Asked(head, num_labels, labels, problem_type))
     return source.family.model(
         config=source.config, dtype=dtype, remat=remat, scan_layers=scan_layers, attention=attention
     )
@@ -185,7 +186,7 @@ def save_pretrained(folder: str | os.PathLike, model: Model, params: Params, *, 
     written = next(iter(tensors.values())).dtype.name
     architecture = next(name for name, head in family.heads.items() if head == config.head)
     values = {**config.to_json(), "architectures": [architecture], "dtype": written}
-    weights.write(Path(folder).expanduser(), values, tensors)
+    model_files.write(Path(folder).expanduser(), values, tensors)
 
 
 class _Source(NamedTuple):
@@ -200,7 +201,7 @@ class _Source(NamedTuple):
 
 def _read_config(folder: Path, asked: Asked) -> _Source:
     path = folder / "config.json"
-    values = weights.read_json(path)
+    values = read_json(path)
     kind = values.get("model_type")
     if kind not in FAMILIES:
         found = "no 'model_type'" if kind is None else f"model_type {kind!r} is not supported"

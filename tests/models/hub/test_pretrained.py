@@ -161,7 +161,7 @@ def test_a_failed_save_leaves_what_was_there(folder, monkeypatch):
         Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("hut_jax.models.hub.weights.save_file", full_disk)
+    monkeypatch.setattr("hut_jax.core.files.save_file", full_disk)
     with pytest.raises(OSError, match="No space left"):
         save_pretrained(folder, model, params)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
@@ -243,7 +243,7 @@ def test_shards_and_their_index(sharded):
     (sharded / last).unlink()
     refused(f"{last}: no such file", load_pretrained, sharded)
     index.write_text("[]")
-    refused("must hold a JSON object, not a list", load_pretrained, sharded)
+    refused("holds no JSON object, but a list", load_pretrained, sharded)
 
 
 def test_no_weights_and_only_a_pickle(folder):
@@ -268,7 +268,7 @@ def test_config_json_errors(folder):
     path.write_text(json.dumps({"model_type": "gpt2", "n_embd": 12}))
     refused("missing 'vocab_size', 'n_positions', 'n_layer', 'n_head'", build_model, folder)
     path.write_text('{"model_type":\n')
-    refused("config.json: not JSON", load_pretrained, folder)
+    refused("config.json is no JSON", load_pretrained, folder)
     path.unlink()
     refused("no config.json in ", load_pretrained, folder)
 

@@ -1,4 +1,7 @@
-"""A folder's safetensors files, one or in shards: headers first, tensors when asked for. No pickle is read."""
+"""A model's folder: its config.json, and its safetensors files, single or in shards. No pickle is read.
+
+The headers are read first, and each tensor when it is asked for.
+"""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -6,34 +9,35 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from hut_jax.core.errors import UserError, one_line
-from hut_jax.core.files import replacing
+from hut_jax.core.files import read_json, replacing_all, write_tensors
 
+CONFIG = "config.json"
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-PATTERNS = (SINGLE, INDEX, "model-*-of-*.safetensors")  # what to download; keep in step with the names above
+PATTERNS = (CONFIG, SINGLE, INDEX, "model-*-of-*.safetensors")
+"""The files to download."""
 
 
 class Weights:
     """The tensors of a model's folder by name.
 
     Attributes:
-        folder: where they are.
+        folder: of the files.
         shapes: each tensor's shape, from the files' headers.
-        dtypes: each tensor's dtype, as safetensors writes it ("F32", "BF16", ...).
+        dtypes: each tensor's dtype, as safetensors names it ("F32", "BF16", ...).
     """
 
     def __init__(self, folder: Path, architecture: str = "AutoModel"):
-        """Reads the headers.
+        """Read the headers.
 
         Args:
-            folder: where they are.
-            architecture: the transformers class that can write them, for an error's advice.
+            folder: of the files.
+            architecture: the transformers class that can write them, for the advice in an error.
 
         Raises:
-            UserError: there are no safetensors files, or one is missing, damaged or not as the index says.
+            UserError: there are no safetensors files, or one is missing, damaged or contradicts the index.
         """
         self.folder = folder
         self.shapes: dict[str, tuple[int, ...]] = {}
@@ -70,7 +74,7 @@ def _open(path: Path):
 
 
 def _read_index(folder: Path, architecture: str) -> dict[str, Path]:
-    """Each tensor's file as model.safetensors.index.json has it."""
+    """Each tensor's file, from model.safetensors.index.json."""
     path = folder / INDEX
     if not path.is_file():
         convert = f"transformers: {architecture}.from_pretrained(NAME).save_pretrained(FOLDER), and give that folder"
@@ -78,7 +82,7 @@ def _read_index(folder: Path, architecture: str) -> dict[str, Path]:
             raise UserError(
                 f"{folder}: only pytorch_model.bin, a pickle, which is never read here; convert it with {convert}"
             )
-        # Of a hub name only what is read here was downloaded, so its pickle is not seen.
+        # From the hub only what is read here was downloaded, so that a pickle there is not seen.
         raise UserError(
             f"{folder}: neither {SINGLE} nor {INDEX}; an old model with pytorch_model.bin alone is converted with "
             f"{convert}"
@@ -87,42 +91,23 @@ def _read_index(folder: Path, architecture: str) -> dict[str, Path]:
     if not isinstance(placed, dict) or not all(isinstance(shard, str) for shard in placed.values()):
         raise UserError(f"{path}: no 'weight_map' from tensor names to files")
     for shard in placed.values():
-        # By its name alone: in the hub's cache the files themselves are links to another folder.
+        # Only the name is checked: in the hub's cache the files themselves are links to another folder.
         if Path(shard).is_absolute() or ".." in Path(shard).parts:
             raise UserError(f"{path}: the shard {shard!r} is outside the folder")
     return {name: folder / shard for name, shard in placed.items()}
 
 
-def read_json(path: Path) -> dict:
-    """The JSON object in a file.
-
-    Raises:
-        UserError: there is no such file, or no JSON object in it.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"no {path.name} in {path.parent}") from None
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path}: not JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: must hold a JSON object, not a {type(value).__name__}")
-    return value
-
-
 def write(folder: Path, config: Mapping, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes config.json and model.safetensors; each appears whole or not at all.
+    """Write config.json and model.safetensors; each appears whole or not at all.
 
     Raises:
-        UserError: the folder cannot be made.
+        UserError: the folder cannot be made, or the tensors cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the folder {folder}: {error.strerror}") from None
-    with replacing(folder / "config.json") as new_config, replacing(folder / SINGLE) as new_weights:
-        save_file(dict(tensors), new_weights, metadata={"format": "pt"})  # transformers asks for this key
-        new_weights.chmod(0o644)  # safetensors makes its files readable for the owner alone
+    with replacing_all(folder, [SINGLE, CONFIG]) as (new_tensors, new_config):
+        try:
+            write_tensors(new_tensors, tensors, {"format": "pt"})  # transformers asks for this key
+        except SafetensorError as error:
+            raise UserError(f"the model could not be written to {folder}: {one_line(error)}") from None
         new_config.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from hut_jax.core.errors import UserError
-from hut_jax.interop.fields import Fields
+from hut_jax.interop.adapter_config import Fields
 from hut_jax.interop.layers import Layers
 from hut_jax.interop.method import Arrays, Method, Own, Part, Written
 from hut_jax.transforms import IA3, LayerNorm, Transform

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from hut_jax.core.errors import UserError
 from hut_jax.data.batching import Batches, Batching, batch_dataset
-from hut_jax.data.labelled import Labelled
+from hut_jax.data.labelled_texts import LabelledTexts
 from hut_jax.parallel.processes import Share
 
 
@@ -15,7 +15,7 @@ def labelled(lengths, dtype=np.int32, pad_id=1):
     """Examples of which a token tells the example, and the label too."""
     ids = [[100 + i] * length for i, length in enumerate(lengths)]
     types = [[0] * (length // 2) + [1] * (length - length // 2) for length in lengths]
-    return Labelled(ids, types, np.arange(len(lengths), dtype=dtype), pad_id)
+    return LabelledTexts(ids, types, np.arange(len(lengths), dtype=dtype), pad_id)
 
 
 @given(
@@ -50,7 +50,7 @@ def test_an_epoch_holds_every_example_once_with_its_types_and_its_label(lengths,
 
 
 def test_a_batch_in_full():
-    data = Labelled([[0, 5, 2], [0, 6, 7, 2]], [[0, 0, 0], [0, 0, 1, 1]], np.array([1.5, -1.0], np.float32), 9)
+    data = LabelledTexts([[0, 5, 2], [0, 6, 7, 2]], [[0, 0, 0], [0, 0, 1, 1]], np.array([1.5, -1.0], np.float32), 9)
     batch = Batches(data, Batching(3, shuffle=False, length_multiple=1))[0]
     np.testing.assert_array_equal(batch["input_ids"], [[0, 6, 7, 2], [0, 5, 2, 9], [9, 9, 9, 9]])
     np.testing.assert_array_equal(batch["attention_mask"], [[1, 1, 1, 1], [1, 1, 1, 0], [1, 0, 0, 0]])
@@ -82,11 +82,11 @@ def test_a_saved_position_continues_with_the_same_batches():
 
 def test_parts_that_do_not_fit_are_refused():
     with pytest.raises(UserError, match="2 examples, 1 lists of token types and 2 labels"):
-        Labelled([[1], [2]], [[0]], np.zeros(2, np.int32), 0)
+        LabelledTexts([[1], [2]], [[0]], np.zeros(2, np.int32), 0)
     with pytest.raises(UserError, match="example 1 has 0 tokens and 0 token types"):
-        Labelled([[1], []], [[0], []], np.zeros(2, np.int32), 0)
+        LabelledTexts([[1], []], [[0], []], np.zeros(2, np.int32), 0)
     with pytest.raises(UserError, match="example 0 has 1 tokens and 2 token types"):
-        Labelled([[1]], [[0, 1]], np.zeros(1, np.int32), 0)
+        LabelledTexts([[1]], [[0, 1]], np.zeros(1, np.int32), 0)
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=40), st.integers(1, 4), st.integers(1, 4))

@@ -1,4 +1,4 @@
-"""From a model's name, a folder or a Hugging Face hub name, to a folder with its files."""
+"""From a model's name, which is a folder or a Hugging Face hub name, to the folder with its files."""
 
 import os
 from collections.abc import Sequence
@@ -11,13 +11,13 @@ from hut_jax.core.errors import UserError, nearest
 
 
 def locate(name: str | os.PathLike, patterns: Sequence[str]) -> Path:
-    """The folder that holds the model's files; a hub name's are downloaded first, or taken from the cache.
+    """The folder with the model's files. Those of a hub name are downloaded first, or taken from the cache.
 
-    A folder of that name comes before the hub.
+    Where there is a folder of that name, it is taken rather than the hub's model.
 
     Args:
         name: a folder, or a hub name such as `gpt2` or `org/name`.
-        patterns: the hub's files to download, as `fnmatch` patterns. Nothing else is.
+        patterns: the only files to download from the hub, as `fnmatch` patterns.
 
     Raises:
         UserError: there is no such folder or hub name, or the hub is out of reach and nothing is cached.

@@ -10,7 +10,7 @@ from hut_jax.data.batching import Batch
 from hut_jax.parallel.processes import ALL, Share
 
 
-class Labelled:
+class LabelledTexts:
     """Examples of tokens, token types and a label, to be made batches of by `hut_jax.data.batching`.
 
     A batch is a dict of arrays, with B rows of L positions:
@@ -62,10 +62,10 @@ class Labelled:
     def __getitem__(self, index: int) -> Int32[np.ndarray, " length"]:
         return self._ids[index]
 
-    def take(self, rows: Int64[np.ndarray, " rows"]) -> "Labelled":
+    def take(self, rows: Int64[np.ndarray, " rows"]) -> "LabelledTexts":
         """Some of the examples, in the order of `rows`."""
         ids, types = ([kept[row] for row in rows] for kept in (self._ids, self._types))
-        return Labelled(ids, types, self.labels[rows], self.pad_id)
+        return LabelledTexts(ids, types, self.labels[rows], self.pad_id)
 
     def slots_of_batch(self, used: int, batch_size: int, slot_multiple: int) -> int:
         """One label slot a row, whatever the other arguments."""

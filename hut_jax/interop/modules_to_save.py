@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from hut_jax.core.errors import UserError, nearest
-from hut_jax.interop.fields import MERGE_THERE
+from hut_jax.interop.adapter_config import MERGE_THERE
 from hut_jax.interop.layers import Layers
 from hut_jax.interop.method import Arrays, Part
 
