@@ -44,14 +44,16 @@ from torch.nn.utils.rnn import pad_sequence
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from hut_jax.cost import make_steps, make_work, with_adapter
 from hut_jax.data.batching import batch_dataset
 from hut_jax.data.e2e.csv_files import FILES, read_records
 from hut_jax.data.e2e.dataset import encode_e2e
 from hut_jax.data.tokenizer import load_tokenizer
 from hut_jax.runs import config_files
-from hut_jax.runs.run import batching, load_base
-from hut_jax.training.steps import Evaluation
+from hut_jax.runs.adapter_names import with_adapter
+from hut_jax.runs.batches import training_batching
+from hut_jax.runs.costs import make_steps, make_work
+from hut_jax.runs.run import load_base
+from hut_jax.training.evaluation import Evaluation
 
 SIZES = {"small": (768, 12, 12), "medium": (1024, 24, 16), "tiny": (64, 2, 2)}
 RANK, ALPHA = 8, 16
@@ -89,7 +91,7 @@ def main():
         config = config_of(args, folder)
         ours, theirs = Ours(config), Theirs(config, args, folder)
         examples = examples_of(args, config)
-        dataset = batch_dataset(examples, replace(batching(config), epochs=1))
+        dataset = batch_dataset(examples, replace(training_batching(config), epochs=1))
         batches = list(dataset)
         losses = {"ours": ours.loss(batches[0]), "theirs": theirs.loss(batches[0])}
         # Random weights give all tokens nearly the same loss: wrong labels would change it by some thousandths at most.
@@ -171,7 +173,7 @@ class Ours:
         return self._evaluation(self._params, self._factors, [batch]).loss
 
     def train(self, batches):
-        """An update a batch; an update's figures are read once the next is under way, as `training.fit` does it."""
+        """A step for each batch; a step's figures are read once the next is under way, as `training.loop` does it."""
         state = jax.block_until_ready(self._steps.init(self._factors))
         figures, pending, clock = [], None, Clock()
         with clock:
@@ -203,7 +205,7 @@ class Theirs:
             return self.model.eval()(**as_tensors(batch)).loss.item()
 
     def loop(self, batches):
-        """An update a batch, in a plain loop."""
+        """A step for each batch, in a plain loop."""
         self._begin()
         train, losses, clock = self._train, [], Clock()
         betas = train.beta1, train.beta2
@@ -327,9 +329,8 @@ def row_of(sides, tokens, filled):
 
 def table(report):
     """The report's rows in Markdown, and what holds for both."""
-    head = ["", "ours, tokens/s", "PEFT, tokens/s", "ours / PEFT", "min to max over turns", "in processor time",
-            "positions that hold a token, ours", "the same, PEFT", "mean training loss, ours", "the same, PEFT",
-            "load"]  # fmt: skip
+    head = ["", "ours, tokens/s", "PEFT, tokens/s", "times", "turn by turn", "in processor time",
+            "positions with a token", "PEFT's", "mean training loss", "PEFT's", "load"]  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for name, row in report["rows"].items():
         cells = [name, *(f"{rate:,.1f}" for rate in row["rates"].values()), f"{row['ratio']:.2f}"]

@@ -36,12 +36,13 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from hut_jax.config import resolve
-from hut_jax.cost import make_steps, make_work, with_adapter
 from hut_jax.costs.flops import count_flops
 from hut_jax.models.attention import ATTENTION
 from hut_jax.models.hub.pretrained import init_params
 from hut_jax.models.layers import REMAT
 from hut_jax.runs import config_files
+from hut_jax.runs.adapter_names import with_adapter
+from hut_jax.runs.costs import make_steps, make_work
 
 GPT2 = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "vocab_size": 50257, "n_positions": 1024}
 ROBERTA = {

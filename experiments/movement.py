@@ -23,13 +23,12 @@ from jaxtyping import Float
 
 from experiments.report import legend, save, style, subplots
 from hut_jax.adapters.adapter import Adapter
-from hut_jax.adapters.files import load_adapter
 from hut_jax.core import cli
 from hut_jax.core.errors import UserError
 from hut_jax.core.files import write_json, write_text
 from hut_jax.core.trees import flatten, show
-from hut_jax.runs.run import anywhere, load_base
-from hut_jax.runs.workdir import ADAPTER, check_writable, read_config
+from hut_jax.runs.trained import load_run, read_trained_config
+from hut_jax.runs.workdir import check_writable
 
 ENERGY = 0.99
 PERCENTILES = (5, 50, 95)
@@ -165,18 +164,16 @@ def main(argv: Sequence[str]) -> int:
     files = [path for path in args.workdirs if path.is_file()]
     runs = {name: run for path in files for name, run in read_movement(path).items()}
     workdirs = [path for path in dict.fromkeys(args.workdirs) if path not in files]
-    configs = {workdir: read_config(workdir) for workdir in workdirs}  # for their errors, before long work
+    configs = {workdir: read_trained_config(workdir) for workdir in workdirs}  # for their errors, before long work
     if args.output:
         check_writable(args.output, "the folder of --output,")
     for name, (workdir, config) in zip(short_names(workdirs), configs.items(), strict=True):
-        config = anywhere(config)
-        config.train.scan_layers = False
-        _, params = load_base(config)
-        adapter, factors = load_adapter(workdir / ADAPTER, params, name=config.model)
-        rows = moved(adapter, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params), factors)
+        run = load_run(workdir, config, scan_layers=False)
+        params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), run.params)
+        rows = moved(run.adapter, params, run.factors)
         if not rows:
             raise UserError(f"the adapter in {workdir} has changed no kernel")
-        runs[name] = adapter.transform.name, rows
+        runs[name] = run.adapter.transform.name, rows
     text = "\n\n".join(f"{name}:\n\n{table(rows)}" for name, (_, rows) in runs.items())
     print(text)
     if args.output:

@@ -14,8 +14,7 @@ from experiments.forgetting import losses
 from hut_jax.config import flatten_config, resolve
 from hut_jax.core.errors import UserError
 from hut_jax.core.files import write_json
-from hut_jax.cost import adapter_cost, make_work
-from hut_jax.runs.run import anywhere
+from hut_jax.runs.costs import adapter_cost, make_work
 from hut_jax.training.log import read_metrics
 
 RECORD = "record.json"
@@ -120,22 +119,22 @@ def make_record(name: str, config: ConfigDict, folder: Path, result: dict[str, A
     multiple = config.data.length_multiple
     length = multiple * -(-round(result["mean_length"]) // multiple)
     metrics = read_metrics(folder)
-    windows = [line["seconds_per_update"] for line in metrics if line["split"] == "train"]
+    windows = [line["seconds_per_step"] for line in metrics if line["split"] == "train"]
     return Record(
         name=name,
         config=fields_of(config),
         seed=config.seed,
         metrics=metrics,
         best=result["best"],
-        headline=result["headline"],
+        headline=result["score_name"],
         maximize=result["maximize"],
         trainable=result["trainable"],
         total=result["total"],
         adapter_bytes=result["adapter_bytes"],
         seconds_per_update=statistics.median(windows[1:] or windows),
         peak_bytes=result["peak_bytes"],
-        flops_per_update=adapter_cost(config, make_work(anywhere(config), length)).step.flops,
-        forgetting=losses(config, folder, text) if text else None,
+        flops_per_update=adapter_cost(config, make_work(config, length)).step.flops,
+        forgetting=losses(folder, text) if text else None,
         base=result["base"] | {"name": portable(result["base"]["name"])},
         versions=result["versions"],
         device=result["device"],

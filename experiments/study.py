@@ -17,8 +17,8 @@ from hut_jax.adapters.fingerprint import fingerprint
 from hut_jax.config import to_json, validate
 from hut_jax.core.errors import UserError
 from hut_jax.core.files import write_text
-from hut_jax.cost import with_adapter
-from hut_jax.runs.run import load_base, make_adapter, make_parts
+from hut_jax.runs.adapter_names import with_adapter
+from hut_jax.runs.run import load_base, make_adapter, prepare
 from hut_jax.runs.workdir import check_writable
 from hut_jax.transforms import TRANSFORMS
 
@@ -111,11 +111,11 @@ def check(configs: Sequence[ConfigDict], text: str) -> tuple[str, str]:
     Raises:
         UserError: a run would not begin, or forgetting could not be measured.
     """
-    parts = make_parts(configs[0])
+    run, _ = prepare(configs[0])
     for config in configs[1:]:
-        make_adapter(config).sites(parts.shapes)
+        make_adapter(config).sites(run.shapes)
     if text:
-        held_out(configs[0], parts.model, text)
+        held_out(run.task, run.tokenizer, text)
     base = fingerprint(load_base(configs[0])[1]) if configs[0].init == "pretrained" else ""
     return base, jax.default_backend()
 

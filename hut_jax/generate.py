@@ -1,7 +1,7 @@
-"""Let a run write: python -m hut_jax.generate --workdir=runs/e2e --input=mrs.txt --output=texts.txt
+"""Generate texts with a run: python -m hut_jax.generate --workdir=runs/e2e --input=mrs.txt --output=texts.txt
 
 The input has one meaning representation a line (one beginning of a text, where the task is language modelling), and
-the output one text a line. How it decodes is the run's config.decode, and can be changed: --config.decode.beams=4
+the output one text a line. The run's config.decode says how to decode, and can be changed: --config.decode.beams=4
 """
 
 from collections.abc import Sequence
@@ -11,9 +11,11 @@ from tqdm import tqdm
 
 from hut_jax.core import cli
 from hut_jax.core.errors import UserError
-from hut_jax.core.files import lines_of, write_text
-from hut_jax.runs.generator import config_to_write, load_writer
+from hut_jax.core.files import lines_of, read_text, write_text
+from hut_jax.runs.decoding import Decoder
+from hut_jax.runs.trained import load_run, read_trained_config, task_that
 from hut_jax.runs.workdir import check_writable
+from hut_jax.tasks import GeneratesText
 
 
 def main(argv: Sequence[str]) -> int:
@@ -24,35 +26,32 @@ def main(argv: Sequence[str]) -> int:
         "--input", required=True, metavar="FILE", help="UTF-8, one MR or one beginning of a text a line"
     )
     parser.add_argument("--output", required=True, metavar="FILE", help="where the texts go, one a line")
-    parser.add_argument("--force", action="store_true", help="write even if the base is not the one trained on")
+    parser.add_argument("--force", action="store_true", help="generate even if the base is not the one trained on")
     args, overrides = parser.parse_known_args(argv)
-    config = config_to_write(Path(args.workdir), overrides)
+
+    workdir, output = Path(args.workdir), Path(args.output)
+    config = read_trained_config(workdir, overrides)
+    task = task_that(GeneratesText, workdir, config)
     lines = read_lines(Path(args.input))
-    output = Path(args.output)
     check_output(output)
-    writer = load_writer(Path(args.workdir), config, force=args.force)
+    decoder = Decoder(load_run(workdir, config, scan_layers=False, force=args.force), task)
     with tqdm(total=len(lines), unit="text", dynamic_ncols=True) as bar:
         try:
-            written = writer.write(lines, bar.update)
+            generated = decoder.generate(lines, bar.update)
         except UserError as error:
             raise UserError(f"{args.input}: {error}") from None
-    write_text(output, "".join(f"{writer.text(tokens)}\n" for tokens in written))
+    write_text(output, "".join(f"{decoder.text(tokens)}\n" for tokens in generated))
     print(f"{len(lines):,} texts are in {output}")
     return 0
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text, none of them empty.
+    """The lines of a text file, none of them empty.
 
     Raises:
-        UserError: it cannot be read, or has no line, or an empty one.
+        UserError: it cannot be read, has no line, or has an empty one.
     """
-    try:
-        lines = lines_of(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 ({error.reason} at byte {error.start})") from None
+    lines = lines_of(read_text(path, encoding="utf-8-sig"))
     if not lines:
         raise UserError(f"{path} is empty; it should hold one text a line")
     for number, line in enumerate(lines, start=1):
@@ -73,7 +72,7 @@ def check_output(output: Path) -> None:
         elif not output.parent.is_dir():
             reason = f"there is no folder {output.parent}"
         elif output.exists() and not output.is_file():
-            reason = "it is no file"
+            reason = "it is not a regular file"
         else:
             reason = ""
     except OSError as error:  # such as a name that is too long

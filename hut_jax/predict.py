@@ -7,22 +7,16 @@ run's best.
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import jax
 import numpy as np
 
-from hut_jax.adapters.files import load_adapter, read_description
 from hut_jax.core import cli
-from hut_jax.core.errors import UserError
-from hut_jax.data.batching import Batches
-from hut_jax.data.encoder_tokenizer import EncoderTokenizer
-from hut_jax.data.glue.dataset import encode_glue, load_glue
-from hut_jax.data.glue.predictions import write_predictions
-from hut_jax.data.glue.tasks import GLUE_TASKS
-from hut_jax.runs.run import anywhere, batching, load_any_tokenizer, load_base
-from hut_jax.runs.workdir import ADAPTER, read_config
-from hut_jax.tasks.glue import predict
+from hut_jax.data.batching import Batches, Examples
+from hut_jax.runs.batches import evaluation_batching
+from hut_jax.runs.trained import TrainedRun, load_run, read_trained_config, task_that
+from hut_jax.tasks import PredictsLabels
 
 
 def main(argv: Sequence[str]) -> int:
@@ -32,33 +26,28 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--output", required=True, metavar="FOLDER", help="where the files go")
     parser.add_argument("--force", action="store_true", help="predict even if the base is not the one trained on")
     args = parser.parse_args(argv)
-    config = read_config(Path(args.workdir))
-    if config.task not in GLUE_TASKS:
-        raise UserError(f"the run in {args.workdir} is of the task {config.task!r}, which is none of GLUE")
-    task = GLUE_TASKS[config.task]
-    folder = Path(args.workdir) / ADAPTER
-    read_description(folder)  # for its errors, before the weights are read
-    data = load_glue(task, config.data.dir, cache_dir=config.data.cache)
-    splits = [split for split in task.submission if split in data.splits]
-    if not splits:
-        raise UserError(
-            f"{config.data.dir} has no test file of {task.name}: "
-            + " or ".join(f"{task.folder}/{task.files[split]}" for split in task.submission)
-        )
-    model, params = load_base(anywhere(config))
-    adapter, factors = load_adapter(folder, params, name=config.model, force=args.force)
-    tokenizer = cast(EncoderTokenizer, load_any_tokenizer(config, model))  # as every model with this head has it
-    apply = partial(model.apply, {"params": adapter.merge(params, factors)})
-    run = jax.jit(lambda batch: predict(task, apply, batch))
-    for split in splits:
-        examples = encode_glue(task, data.splits[split], tokenizer, config.data.max_length).examples
-        batches = Batches(examples, batching(config).for_evaluation(config.eval.batch_size))
-        predictions = np.zeros(len(examples), np.float32 if task.regression else np.int32)
-        for place, rows in enumerate(batches.plan(0)):
-            predictions[rows] = np.asarray(run(batches[place]))[: len(rows)]
-        path = write_predictions(args.output, task, split, data.splits[split], predictions.tolist())
-        print(f"{len(examples):,} predictions are in {path}")
+
+    workdir = Path(args.workdir)
+    config = read_trained_config(workdir)
+    task = task_that(PredictsLabels, workdir, config)
+    tests = task.load_tests(config.data)
+    run = load_run(workdir, config, force=args.force)
+    for split, records in tests.items():
+        examples = task.encode(records, run.tokenizer, config.data.max_length)
+        path = task.write_predictions(args.output, split, records, predict(run, task, examples))
+        print(f"{len(records):,} predictions are in {path}")
     return 0
+
+
+def predict(run: TrainedRun, task: PredictsLabels[Any], examples: Examples) -> list[Any]:
+    """The merged model's prediction for each example: a class, or a value."""
+    apply = partial(run.model.apply, {"params": run.merge()})
+    predict_batch = jax.jit(lambda batch: task.predict(apply, batch))
+    batches = Batches(examples, evaluation_batching(run.config))
+    rows = batches.plan(0)
+    predicted = [np.asarray(predict_batch(batches[i]))[: len(rows[i])] for i in range(len(batches))]
+    predictions = dict(zip(np.concatenate(rows).tolist(), np.concatenate(predicted).tolist(), strict=True))
+    return [predictions[i] for i in range(len(examples))]
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def small_data(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def small_config(small_model, small_data):
-    """A run of twelve updates on the small model and data."""
+    """A run of twelve steps on the small model and data."""
     from hut_jax.config import default_config
 
     config = default_config()
@@ -127,7 +127,7 @@ def small_glue(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def glue_config(small_encoder, small_glue):
-    """A run of eight updates on the made-up CoLA."""
+    """A run of eight steps on the made-up CoLA."""
     from hut_jax.config import default_config
 
     config = default_config()

@@ -13,11 +13,12 @@ import pytest
 from hut_jax import Adapter, UserError, cost, save_adapter
 from hut_jax.adapters.files import size_on_disk
 from hut_jax.config import default_config
-from hut_jax.cost import adapter_cost, make_work, paper_cost, with_adapter
 from hut_jax.costs.flops import count_flops
 from hut_jax.data.batching import Batches, Batching
 from hut_jax.data.labelled_texts import LabelledTexts
 from hut_jax.data.sequences import Sequences
+from hut_jax.runs.adapter_names import with_adapter
+from hut_jax.runs.costs import adapter_cost, make_work, paper_cost
 from hut_jax.runs.run import make_adapter, rates
 from hut_jax.training.checkpoint import Checkpoints
 from hut_jax.training.optimizer import make_optimizer

@@ -37,8 +37,8 @@ def test_outputs_scores_and_result(run, small_config, capsys, monkeypatch):
 
     # The same again decodes nothing; another option does, and so does --again.
     decoded = []
-    load = evaluate.load_writer
-    monkeypatch.setattr(evaluate, "load_writer", lambda *args, **kwargs: decoded.append(1) or load(*args, **kwargs))
+    load = evaluate.load_run
+    monkeypatch.setattr(evaluate, "load_run", lambda *args, **kwargs: decoded.append(1) or load(*args, **kwargs))
     evaluate.main([f"--workdir={run}"])
     assert "decoded before" in capsys.readouterr().out
     assert decoded == []
@@ -60,7 +60,7 @@ def test_outputs_of_another_decoding_are_not_taken_for_its_own(run, capsys):
 
 def test_scores_that_could_not_be_had_are_made_up_for_without_decoding(run, capsys, monkeypatch):
     evaluate.main([f"--workdir={run}"])
-    monkeypatch.setattr(evaluate, "load_writer", None)
+    monkeypatch.setattr(evaluate, "load_run", None)
     monkeypatch.setattr(e2e.java, "tokenize", lambda texts: list(texts))
     monkeypatch.setattr(e2e.java, "is_there", lambda: True)
     monkeypatch.setattr(e2e, "meteor", e2e.rouge_l)
@@ -73,9 +73,9 @@ def test_scores_that_could_not_be_had_are_made_up_for_without_decoding(run, caps
 
 
 def test_a_damaged_result_is_told_before_anything_is_decoded(run, monkeypatch):
-    monkeypatch.setattr(evaluate, "load_writer", None)
+    monkeypatch.setattr(evaluate, "load_run", None)
     (run / "result.json").write_text("{")
-    with pytest.raises(UserError, match=r"result.json is damaged"):
+    with pytest.raises(UserError, match=r"result.json is no JSON: .*training command writes it anew"):
         evaluate.main([f"--workdir={run}"])
 
 
@@ -83,17 +83,19 @@ def test_an_evaluation_that_fails_leaves_nothing(run, monkeypatch):
     def fail(*args, **kwargs):
         raise UserError("the base has other weights")
 
-    monkeypatch.setattr(evaluate, "load_writer", fail)
+    monkeypatch.setattr(evaluate, "load_run", fail)
     with pytest.raises(UserError, match="other weights"):
         evaluate.main([f"--workdir={run}"])
     assert not (run / "evaluation.json").exists()
     assert not (run / "test_outputs.txt").exists()
 
 
-def test_only_e2e_has_a_test_set_to_write_for(run):
+def test_only_e2e_has_a_test_set_to_generate_texts_for(run):
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(config | {"task": "lm"}))
-    with pytest.raises(UserError, match=r"of the task 'lm'; only 'e2e' has a test set"):
+    with pytest.raises(
+        UserError, match=r"of the task 'lm', which has no test set to generate texts for; those that do: 'e2e'"
+    ):
         evaluate.main([f"--workdir={run}"])
     assert not (run / "evaluation.json").exists()
 

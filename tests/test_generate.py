@@ -88,15 +88,15 @@ def test_files_and_runs_that_are_not_there(run, mrs, tmp_path):
     with pytest.raises(UserError, match=r"cannot be written: there is no folder"):
         main([f"--workdir={run}", f"--input={mrs}", f"--output={tmp_path / 'no/texts.txt'}"])
     os.mkfifo(tmp_path / "pipe")
-    for name, message in (("pipe", "it is no file"), ("x" * 300, "File name too long")):
+    for name, message in (("pipe", "it is not a regular file"), ("x" * 300, "File name too long")):
         with pytest.raises(UserError, match=f"cannot be written: {message}"):
             main([f"--workdir={run}", f"--input={mrs}", f"--output={tmp_path / name}"])
     with pytest.raises(UserError, match=r"no run in"):
         main([f"--workdir={tmp_path / 'no'}", f"--input={mrs}", f"--output={tmp_path / 'texts.txt'}"])
 
 
-def test_a_run_of_a_task_that_writes_nothing_is_refused(run, mrs, tmp_path):
+def test_a_run_of_a_task_that_generates_no_text_is_refused(run, mrs, tmp_path):
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(config | {"task": "sst2"}))
-    with pytest.raises(UserError, match=r"of the task 'sst2', which writes no text"):
+    with pytest.raises(UserError, match=r"of the task 'sst2', which generates no text; those that do: 'e2e', 'lm'"):
         main([f"--workdir={run}", f"--input={mrs}", f"--output={tmp_path / 'texts.txt'}"])

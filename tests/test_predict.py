@@ -38,6 +38,10 @@ def test_data_without_a_test_file_and_runs_of_other_tasks_are_refused(glue_confi
     train(glue_config, tmp_path / "run")
     with pytest.raises(UserError, match=r"has no test file of cola: CoLA/test.tsv"):
         predict.main([f"--workdir={tmp_path / 'run'}", f"--output={tmp_path / 'out'}"])
+    config = (tmp_path / "run/config.json").read_text()
+    (tmp_path / "run/config.json").write_text(config.replace('"task": "cola"', '"task": "mlm"'))
+    with pytest.raises(UserError, match=r"of the task 'mlm', which has no labels to predict .*; those that do: 'cola'"):
+        predict.main([f"--workdir={tmp_path / 'run'}", f"--output={tmp_path / 'out'}"])
     with pytest.raises(UserError, match="no run in"):
         predict.main([f"--workdir={tmp_path / 'none'}", f"--output={tmp_path / 'out'}"])
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""The command from end to end on a small model: what it writes, how it goes on, what it refuses."""
+"""The command from end to end on a small model: what it writes, how it resumes, what it refuses."""
 
 import gc
 import json
@@ -26,8 +26,8 @@ from hut_jax.models.hub.pretrained import load_pretrained
 from hut_jax.runs.workdir import use_workdir
 from hut_jax.train import main, train
 from hut_jax.training.checkpoint import Checkpoints
+from hut_jax.training.evaluation import Evaluation
 from hut_jax.training.log import read_metrics
-from hut_jax.training.steps import Evaluation
 
 ROOT = Path(__file__).parent.parent
 
@@ -82,7 +82,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(small_config, tm
 
 @pytest.mark.slow
 def test_accumulation_takes_its_parts_from_the_data(small_config, tmp_path):
-    """Twice as many batches of half the size: 48 examples are two epochs in 12 updates either way."""
+    """Twice as many batches of half the size: 48 examples are two epochs in 12 steps either way."""
     small_config.train.accumulate = 2
     train(small_config, tmp_path / "run")
     progress = (tmp_path / "run/checkpoints/step_12/progress/metadata").read_text()
@@ -123,13 +123,13 @@ def test_a_run_passes_over_a_damaged_checkpoint_and_ends_with_the_same_bits(smal
     for path in (tmp_path / "run/checkpoints/step_12/progress").rglob("*"):
         path.write_text("")
     train(small_config, tmp_path / "run")
-    assert "the checkpoint of update 12 is damaged" in capsys.readouterr().out
+    assert "the checkpoint of step 12 is damaged" in capsys.readouterr().out
     assert same(factors_of(tmp_path / "run"), factors)
     assert losses_of(tmp_path / "run") == lines
 
 
 def last_checkpoint(workdir):
-    """The update of the last whole checkpoint; -1 where there is none."""
+    """The step of the last whole checkpoint; -1 where there is none."""
     return max((int(path.name.split("_")[1]) for path in workdir.glob("checkpoints/step_*[0-9]")), default=-1)
 
 
@@ -173,8 +173,8 @@ def test_a_signal_saves_and_the_same_command_ends_with_the_same_bits(number, cod
     command = Command(config_file, tmp_path / "broken")
     got, error = command.stopped_by(number)
     assert got == code
-    assert f"{number.name}: stopped after update" in error
-    assert "and saved; the same command goes on" in error
+    assert f"{number.name}: stopped after step" in error
+    assert "and saved; the same command resumes it" in error
     assert not (tmp_path / "broken" / "result.json").exists()
     command.finished()
     assert same(factors_of(tmp_path / "broken"), factors_of(tmp_path / "unbroken"))
@@ -183,7 +183,7 @@ def test_a_signal_saves_and_the_same_command_ends_with_the_same_bits(number, cod
 
 @pytest.mark.slow
 def test_a_stop_within_an_evaluation_does_not_wait_for_it(small_config, tmp_path, monkeypatch):
-    """The evaluation is given up, and the run that goes on does it before anything else."""
+    """The evaluation is abandoned, and the resumed run does it first."""
     train(small_config, tmp_path / "unbroken")
     judge = Evaluation.__call__
     calls = []
@@ -200,7 +200,7 @@ def test_a_stop_within_an_evaluation_does_not_wait_for_it(small_config, tmp_path
 
     small_config.eval.batch_size = 2  # so that there is a next batch at which to stop
     monkeypatch.setattr(Evaluation, "__call__", interrupted_in_the_second)
-    with pytest.raises(Interrupted, match="SIGTERM: stopped after update 6 and saved"):
+    with pytest.raises(Interrupted, match="SIGTERM: stopped after step 6 and saved"):
         train(small_config, tmp_path / "broken")
     assert [line["step"] for line in read_metrics(tmp_path / "broken") if line["split"] == "validation"] == [0]
     monkeypatch.setattr(Evaluation, "__call__", judge)
@@ -261,7 +261,7 @@ def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(last, small_co
 def test_kills_at_random_instants_change_no_bit(config_file, small_config, tmp_path):
     """One run, killed HUT_JAX_KILLS times, or 10: in turns while it starts and soon after a checkpoint."""
     kills = int(os.environ.get("HUT_JAX_KILLS", "10"))
-    # Far more updates than it can do between the kills, so that all of them hit the one run.
+    # Far more steps than it can do between the kills, so that all of them hit the one run.
     small_config.train.steps, small_config.checkpoint.every, small_config.eval.every = 100 * kills, 10, 50 * kills
     config_file.with_name("config.json").write_text(to_json(small_config))
     train(small_config, tmp_path / "unbroken")
@@ -280,7 +280,7 @@ def test_kills_at_random_instants_change_no_bit(config_file, small_config, tmp_p
             process.kill()
         reached.append(last_checkpoint(command.workdir))
     assert not (command.workdir / "result.json").exists()
-    assert len(set(reached)) >= kills // 2  # each turn went on from where it was
+    assert len(set(reached)) >= kills // 2  # each start resumed the run
     command.finished()
     assert same(factors_of(command.workdir), factors_of(tmp_path / "unbroken"))
     assert losses_of(command.workdir) == losses_of(tmp_path / "unbroken")
@@ -313,12 +313,12 @@ def test_another_config_in_the_same_workdir_is_refused(small_config, tmp_path):
         train(small_config, tmp_path / "run")
 
 
-def test_a_last_update_that_breaks_the_model_stops_the_run(small_config, tmp_path):
+def test_a_last_step_that_breaks_the_model_stops_the_run(small_config, tmp_path):
     small_config.train.steps = 1
     small_config.train.learning_rate = 1e30
     small_config.train.warmup = 0.0
     small_config.train.decay = "constant"
-    with pytest.raises(Diverged, match=r"update 1: the validation loss is nan; .*config.train.learning_rate"):
+    with pytest.raises(Diverged, match=r"step 1: the validation loss is nan; .*config.train.learning_rate"):
         train(small_config, tmp_path / "run")
     assert not (tmp_path / "run" / "result.json").exists()
 
@@ -327,7 +327,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(small_config, tmp_path):
     small_config.train.learning_rate = 1e30
     small_config.train.warmup = 0.0
     small_config.train.clip = 0.0
-    with pytest.raises(UserError, match=r"update \d+: the loss is (nan|inf).*config.train.learning_rate"):
+    with pytest.raises(UserError, match=r"step \d+: the loss is (nan|inf).*config.train.learning_rate"):
         train(small_config, tmp_path / "run")
     assert all(np.isfinite(leaf).all() for leaf in factors_of(tmp_path / "run").values())
     assert not (tmp_path / "run" / "result.json").exists()
@@ -390,7 +390,7 @@ BAD_INPUT = [
     (
         "a warm-up longer than the run",
         ["--config.train.steps=0", "--config.train.epochs=1", "--config.train.warmup=7"],
-        "warmup is 7 updates and the run has 6",
+        "warmup is 7 steps and the run has 6",
     ),
     ("ranks that are no pairs", ["--config.adapter.ranks=(3,)"], "are no pairs of a pattern and a value"),
     ("a rate that is not finite", ["--config.train.learning_rate=inf"], "learning_rate is inf; it must be finite"),
@@ -444,7 +444,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 
 @pytest.mark.slow
 def test_the_real_e2e_data_with_gpt2s_tokenizer(tmp_path, monkeypatch):
-    """The command of the README on the real data, with a random GPT-2 of two layers, bounded to a few updates."""
+    """The command of the README on the real data, with a random GPT-2 of two layers, bounded to a few steps."""
     data = ROOT.parent / "shared" / "data"
     if not data.is_dir():
         pytest.skip("the real data is not beside the repository")

@@ -51,7 +51,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
             raise
         print(
             f"error: another process of this run has ended or cannot be reached ({one_line(error)}); "
-            "the same command, in all of them, goes on from the last checkpoint",
+            "the same command, in all of them, resumes from the last checkpoint",
             file=sys.stderr,
             flush=True,
         )

@@ -17,10 +17,10 @@ class Diverged(UserError):
 
 
 class Interrupted(Exception):
-    """Ctrl-C or SIGTERM: the run was saved after this many updates."""
+    """Ctrl-C or SIGTERM: the run was saved after this many steps."""
 
     def __init__(self, step: int, number: signal.Signals):
-        super().__init__(f"{number.name}: stopped after update {step} and saved; the same command goes on from there")
+        super().__init__(f"{number.name}: stopped after step {step} and saved; the same command resumes it")
         self.code = 128 + number
         """The exit code, as a shell gives it for the signal: 130 for Ctrl-C, 143 for SIGTERM."""
         self._given = step, number

@@ -92,7 +92,7 @@ METRICS: Mapping[str, Callable[[ArrayLike, ArrayLike], float]] = {
 
 
 def glue_scores(names: Sequence[str], predictions: ArrayLike, labels: ArrayLike) -> dict[str, float]:
-    """A task's metrics and its `headline`, which is their mean, as GLUE's leaderboard has it.
+    """A task's metrics and its `score`, their mean, as on the leaderboard of GLUE.
 
     So CoLA's is the Matthews correlation, MRPC's and QQP's the mean of accuracy and F1, STS-B's that of the Pearson
     and Spearman correlations, and all others' the accuracy. Each is finite and at most 1.
@@ -109,7 +109,7 @@ def glue_scores(names: Sequence[str], predictions: ArrayLike, labels: ArrayLike)
         if name not in METRICS:
             raise UserError(f"no metric {name!r}; {nearest(name, METRICS)}")
     scores = {name: METRICS[name](predictions, labels) for name in names}
-    return {**scores, "headline": sum(scores.values()) / len(scores)}
+    return {**scores, "score": sum(scores.values()) / len(scores)}
 
 
 def _classes(predictions: ArrayLike, labels: ArrayLike, most: int = 2**31 - 1) -> tuple[Classes, Classes]:

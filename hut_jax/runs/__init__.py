@@ -1,1 +1,1 @@
-"""From a config to a run, from a workdir back to one, and what the commands share. Imports all but the commands."""
+"""A config becomes a run, and a workdir becomes one again. Imports everything but the commands."""

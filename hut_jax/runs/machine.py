@@ -1,14 +1,28 @@
-"""The machine that a run has: what it is, and how much memory was taken."""
+"""The machine of a run: its devices, the versions of its libraries, and the memory that was used."""
 
+import importlib.metadata
 import platform
 import re
 import resource
 from pathlib import Path
+from typing import Any
 
 import jax
 
+from hut_jax.core.version import VERSION
+
 VECTORS = ("avx512f", "avx2", "avx", "sve", "asimd")
-"""What a processor's flags may have, the widest first."""
+"""The vector instructions that a processor may have, the widest first."""
+
+
+def describe_machine(*libraries: str) -> dict[str, Any]:
+    """The devices, the operating system, and the versions of Python, of this library and of the ones named."""
+    versions = {"hut_jax": VERSION, "python": platform.python_version()}
+    return {
+        "device": device_name(),
+        "platform": platform.platform(),
+        "versions": versions | {name: importlib.metadata.version(name) for name in libraries},
+    }
 
 
 def device_name() -> str:
@@ -18,7 +32,7 @@ def device_name() -> str:
 
 
 def processor(cpuinfo: str) -> str:
-    """The processor that a text like Linux's `/proc/cpuinfo` describes, and the widest vectors that it takes."""
+    """The processor's name and its widest vector instructions, from a text like Linux's `/proc/cpuinfo`."""
     name = re.search(r"^model name\s*: *(.+)$", cpuinfo, re.MULTILINE)
     flags = re.search(r"^(?:flags|Features)\s*:(.*)$", cpuinfo, re.MULTILINE)
     widest = [vector for vector in VECTORS if flags and vector in flags[1].split()]
@@ -33,6 +47,6 @@ def _this_processor() -> str:
 
 
 def peak_bytes() -> int:
-    """The most memory that was taken: on a device where it can tell, else by this process."""
+    """The peak memory: of a device that can tell, else of this process."""
     of_device = jax.local_devices()[0].memory_stats() or {}
     return of_device.get("peak_bytes_in_use") or 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,91 +1,121 @@
-"""From a config to the parts of a run: the base, the adapter, the task."""
+"""A config becomes a run: its task, tokenizer, model and adapter, which fit each other. No weights are read for it."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from hut_jax.adapters.adapter import Adapter
-from hut_jax.adapters.files import check_base, load_adapter
 from hut_jax.config import ADAPTER_FIELDS
-from hut_jax.core.errors import UserError, nearest
-from hut_jax.core.scanned_layers import stacked_as
-from hut_jax.core.trees import Path, flatten, show, split, unflatten
-from hut_jax.data.batching import Batching
-from hut_jax.data.encoder_tokenizer import load_encoder_tokenizer
-from hut_jax.data.tokenizer import load_tokenizer
+from hut_jax.core.errors import UserError
+from hut_jax.core.trees import split, unflatten
 from hut_jax.data.tokenizer_base import BaseTokenizer
 from hut_jax.models.hub.pretrained import build_model, init_params, load_pretrained, missing_params
 from hut_jax.parallel.processes import put_tree
-from hut_jax.tasks import TASKS, Task
+from hut_jax.tasks import Task, TaskData, task_named
 from hut_jax.transforms import Full, make_transform
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What a run is made of, all of it checked against each other; the base's weights are not read yet."""
+class Run:
+    """What a config describes, but for the weights.
 
-    model: Any
-    shapes: Any
+    Attributes:
+        config: the run's.
+        task: what it learns.
+        tokenizer: the base's, of the kind that the task needs.
+        model: the base with the task's head.
+        shapes: of the base's parameters.
+        adapter: what trains.
+    """
+
+    config: ConfigDict
+    task: Task[Any]
     tokenizer: BaseTokenizer
+    model: Any
+    shapes: PyTree[jax.ShapeDtypeStruct]
     adapter: Adapter
-    task: Task
+
+    def load_data(self) -> TaskData:
+        """The examples to learn from and to validate with.
+
+        Raises:
+            UserError: the data is missing or malformed, or an example is longer than the model allows.
+        """
+        data = self.task.load_data(self.config.data, self.tokenizer).limit_validation(self.config.eval.max_examples)
+        if data.longest > self.model.config.n_positions:
+            raise UserError(
+                f"the longest example has {data.longest} tokens and the model takes {self.model.config.n_positions}; "
+                "lower config.data.max_length or config.data.block"
+            )
+        return data
+
+    def new_parameters(self) -> list[str]:
+        """The paths of the parameters that the checkpoint lacks, such as a new head's; all of them train.
+
+        Raises:
+            UserError: one of them does not train.
+        """
+        if self.config.init == "random":
+            return []
+        new = missing_params(self.config.model, **self.task.head)
+        trained = {site.path for site in self.adapter.sites(self.shapes) if type(site.transform) is Full}
+        for path in new:
+            if split(path) not in trained:
+                raise UserError(
+                    f"{self.config.model} has no {path}, and it does not train; "
+                    f"add its module to config.adapter.also_train, such as '^{path.split('/')[0]}'"
+                )
+        return new
 
 
-def make_parts(config: ConfigDict) -> Parts:
-    """Everything but the base's weights, the quickest to check first.
+def make_run(config: ConfigDict) -> Run:
+    """The run of a config. Neither data nor weights are read.
 
     Raises:
-        UserError: a part cannot be had, or does not fit another.
+        UserError: a part of it cannot be had, or does not fit another.
     """
-    model = build_model(config.model, **head(config), **model_options(config))
+    task = task_named(config.task)
+    model = make_model(config)
     adapter = make_adapter(config)
-    shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
-    sites = adapter.sites(shapes)  # for its errors: a pattern or a rank that does not fit
-    tokenizer = load_any_tokenizer(config, model)
+    shapes = param_shapes(model)
+    adapter.sites(shapes)  # for its errors: a pattern or a rank that does not fit
+    tokenizer = task.load_tokenizer(config.tokenizer or config.model)
     if tokenizer.vocab_size > model.config.vocab_size:
         raise UserError(
             f"the tokenizer {config.tokenizer or config.model} has {tokenizer.vocab_size:,} tokens and the model "
             f"{config.model} a vocabulary of {model.config.vocab_size:,}; give config.tokenizer the model's own"
         )
-    task = TASKS[config.task].load(config, tokenizer).judged_by(config.eval.max_examples)
-    if task.longest > model.config.n_positions:
-        raise UserError(
-            f"the longest example has {task.longest} tokens and the model takes {model.config.n_positions}; "
-            "lower config.data.max_length or config.data.block"
-        )
-    learned = {site.path for site in sites if type(site.transform) is Full}
-    for path in new_params(config):
-        if split(path) not in learned:
-            raise UserError(
-                f"{config.model} has no {path}, and it does not train; "
-                f"add its module to config.adapter.also_train, such as '^{path.split('/')[0]}'"
-            )
-    return Parts(model, shapes, tokenizer, adapter, task)
+    return Run(config, task, tokenizer, model, shapes, adapter)
 
 
-def head(config: ConfigDict) -> dict[str, Any]:
-    """The head that the task wants of the model: options of `load_pretrained` and `build_model`.
+def prepare(config: ConfigDict) -> tuple[Run, TaskData]:
+    """The run of a config and its data: everything that can be checked before weights are read.
 
     Raises:
-        UserError: there is no such task.
+        UserError: a part of the run cannot be had, or does not fit another.
     """
-    if config.task not in TASKS:
-        raise UserError(f"config.task is {config.task!r}; {nearest(config.task, TASKS)}")
-    return dict(TASKS[config.task].head)
+    run = make_run(config)
+    data = run.load_data()
+    run.new_parameters()  # for its errors
+    return run, data
 
 
-def load_any_tokenizer(config: ConfigDict, model: Any) -> BaseTokenizer:
-    """The tokenizer that the config names, of the kind that the model reads.
+def make_model(config: ConfigDict) -> Any:
+    """The base with the task's head; only its config.json is read.
 
     Raises:
-        UserError: it cannot be had, or is of another kind.
+        UserError: the model or the task cannot be had, or do not go together.
     """
-    load = load_encoder_tokenizer if model.config.model_type in ("roberta", "bert") else load_tokenizer
-    return load(config.tokenizer or config.model)
+    return build_model(config.model, **_model_options(config))
+
+
+def param_shapes(model: Any, dtype: Any = jnp.float32) -> PyTree[jax.ShapeDtypeStruct]:
+    """The shapes of a model's parameters."""
+    return jax.eval_shape(lambda: init_params(model, jax.random.key(0), dtype=dtype))
 
 
 def make_adapter(config: ConfigDict) -> Adapter:
@@ -94,9 +124,9 @@ def make_adapter(config: ConfigDict) -> Adapter:
     Raises:
         UserError: a setting or a pattern is wrong in itself.
     """
-    fields = {name: value for name, value in config.adapter.items() if name not in ("name", *ADAPTER_FIELDS)}
+    settings = {name: value for name, value in config.adapter.items() if name not in ("name", *ADAPTER_FIELDS)}
     return Adapter(
-        make_transform(config.adapter.name, **fields),
+        make_transform(config.adapter.name, **settings),
         config.adapter.targets,
         exclude=config.adapter.exclude,
         ranks=config.adapter.ranks,
@@ -105,8 +135,33 @@ def make_adapter(config: ConfigDict) -> Adapter:
     )
 
 
+def load_base(config: ConfigDict, shardings: PyTree[Any] = None) -> tuple[Any, PyTree[jax.Array]]:
+    """The base model and its parameters: pretrained, or drawn at random from the seed.
+
+    Parameters that a pretrained checkpoint lacks, such as a new head's, are zero: their values are in the adapter.
+
+    Args:
+        config: the run's.
+        shardings: where each parameter is to lie: a tree like the parameters'. Default: on one device.
+
+    Raises:
+        UserError: the model cannot be had.
+    """
+    if config.init == "pretrained":
+        return load_pretrained(
+            config.model,
+            draw=False,
+            report=lambda line: print(f"note: {line}"),
+            shardings=shardings,
+            **_model_options(config),
+        )
+    model = make_model(config)
+    params = init_params(model, jax.random.key(config.seed), dtype=model.dtype)
+    return model, params if shardings is None else put_tree(params, shardings)
+
+
 def rates(config: ConfigDict, adapter: Adapter, shapes: Any) -> Any:
-    """For each factor what its learning rate is a multiple of the run's by: a tree like the factors'.
+    """The learning-rate multiplier of each factor: a tree like the factors'.
 
     Args:
         config: with its learning rates resolved (`config.resolve`).
@@ -123,91 +178,10 @@ def rates(config: ConfigDict, adapter: Adapter, shapes: Any) -> Any:
     )
 
 
-def load_base(config: ConfigDict, shardings: Any = None) -> tuple[Any, Any]:
-    """The base model and its parameters: pretrained, or drawn at random from the seed.
-
-    What a pretrained checkpoint lacks, such as a new head, is zero: `init_factors` draws it, and it is the adapter's.
-
-    Args:
-        config: of the run.
-        shardings: where each parameter is to lie: a tree like the parameters'. Default: on one device.
-
-    Raises:
-        UserError: the model cannot be had.
-    """
-    if config.init == "pretrained":
-        options = head(config) | model_options(config)
-        return load_pretrained(
-            config.model, draw=False, report=lambda line: print(f"note: {line}"), shardings=shardings, **options
-        )
-    model = build_model(config.model, **head(config), **model_options(config))
-    params = init_params(model, jax.random.key(config.seed), dtype=model.dtype)
-    return model, params if shardings is None else put_tree(params, shardings)
-
-
-def anywhere(config: ConfigDict) -> ConfigDict:
-    """A copy that asks for nothing which only some devices have, and computes the same."""
-    config = config.copy_and_resolve_references()
-    config.train.attention = "xla"
-    return config
-
-
-def new_params(config: ConfigDict) -> list[str]:
-    """The paths of the parameters that the checkpoint lacks."""
-    return missing_params(config.model, **head(config)) if config.init == "pretrained" else []
-
-
-def init_factors(config: ConfigDict, adapter: Adapter, model: Any, params: Any) -> Any:
-    """The factors to begin with.
-
-    They are the identity, or those of the adapter `config.adapter.start`; but what the checkpoint lacks begins as the
-    model's authors drew it.
-
-    Raises:
-        UserError: the adapter to start from is another transformation, acts on other places, or on another base.
-    """
-    key = jax.random.key(config.seed)
-    factors = flatten(jax.jit(adapter.init)(key, params))
-    if config.adapter.start:
-        factors |= _started(config, adapter, params, factors)
-    new = new_params(config)
-    if new:
-        drawn = flatten(init_params(model, key))
-        factors |= {(*path, "d"): drawn[path] for path in map(split, new)}
-    return unflatten(factors)
-
-
-def _started(config: ConfigDict, adapter: Adapter, params: Any, factors: Mapping[Path, Any]) -> dict[Path, Any]:
-    """The factors of the adapter to start from, but for those of `also_train`."""
-    folder = config.adapter.start
-    check_base(folder, params, name=config.model)
-    other, started = load_adapter(folder)
-    if other.transform != adapter.transform:
-        raise UserError(f"config.adapter.start: {folder} is of {other.transform}, and this run of {adapter.transform}")
-    given = flatten(stacked_as(started, params))
-    wanted = [(*site.path, name) for site in adapter.sites(params) if not site.also for name in site.factors]
-    for path in wanted:
-        if path not in given or given[path].shape != factors[path].shape:
-            raise UserError(
-                f"config.adapter.start: {folder} has no {show(path)} as this run has it; "
-                f"{nearest(show(path), map(show, given))}"
-            )
-    return {path: given[path] for path in wanted}
-
-
-def batching(config: ConfigDict) -> Batching:
-    """The batches of training."""
-    return Batching(
-        config.train.batch_size // config.train.accumulate,
-        seed=config.seed,
-        length_multiple=config.data.length_multiple,
-        slot_multiple=config.data.slot_multiple,
-    )
-
-
-def model_options(config: ConfigDict) -> dict[str, Any]:
+def _model_options(config: ConfigDict) -> dict[str, Any]:
     """The options of `load_pretrained` and `build_model`."""
     return {
+        **task_named(config.task).head,
         "dtype": jnp.dtype(config.dtype),
         "remat": config.train.remat,
         "scan_layers": config.train.scan_layers,

@@ -1,6 +1,5 @@
 """The folder of a run: `config.json`, `metrics.jsonl`, `checkpoints/`, `adapter/`, `result.json`."""
 
-import fcntl
 import os
 import shutil
 import tempfile
@@ -8,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from ml_collections import ConfigDict
 
 from hut_jax.config import flatten_config, from_json, to_json, validate
@@ -15,7 +15,6 @@ from hut_jax.core.errors import UserError, nearest
 from hut_jax.core.files import PARTIAL
 
 CONFIG = "config.json"
-RESULT = "result.json"
 CHECKPOINTS = "checkpoints"
 ADAPTER = "adapter"
 LOCK = ".lock"
@@ -25,8 +24,8 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
     """Make sure that a run with this config may use this folder. Nothing is left behind.
 
     Raises:
-        UserError: it cannot be written, another process trains in it, or it holds a run whose config differs; the
-            message names the fields.
+        UserError: it cannot be written, another process trains in it, or it holds a run with another config; the
+            message names the fields that differ.
     """
     check_writable(workdir)
     if (workdir / LOCK).exists():
@@ -38,7 +37,7 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
     differing = [
         f"{name} is {here.get(name)!r} and was {there.get(name)!r}"
         for name in sorted(there.keys() | here.keys())
-        if there.get(name) != here.get(name) and not name.startswith("mesh.")  # a run may go on on other devices
+        if there.get(name) != here.get(name) and not name.startswith("mesh.")  # a run may resume on other devices
     ]
     if differing:
         raise UserError(
@@ -51,28 +50,28 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
 def use_workdir(workdir: Path) -> Iterator[None]:
     """Make the folder, and keep it for this process until it ends, however it ends.
 
-    The lock is the system's, so none is left after a kill. It is on a file, since network file systems have none on
-    folders.
+    The operating system holds the lock, so a killed process leaves none. It is on a file, since network file systems
+    lock no folders.
 
     Raises:
         UserError: another process trains in it.
     """
     workdir.mkdir(parents=True, exist_ok=True)
-    # What Python opens is not inherited, so no process that it starts holds it.
-    handle = os.open(workdir / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    # Not a soft lock in place of the system's: a kill leaves the file that is a soft lock.
+    lock = FileLock(workdir / LOCK, timeout=0, fallback_to_soft=False)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process trains in {workdir}; wait for it, or give another --workdir") from None
-        except OSError as error:
-            print(f"note: {workdir} cannot be locked ({error.strerror}): see to it that no other run uses it")
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"another process trains in {workdir}; wait for it, or give another --workdir") from None
+    except OSError as error:
+        print(f"note: {workdir} cannot be locked ({error.strerror}): see to it that no other run uses it")
+    try:
         # What a killed run had begun to write, here or in a folder such as `adapter`.
         for partial in [*workdir.glob(f".*{PARTIAL}"), *workdir.glob(f"*/.*{PARTIAL}")]:
             shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
         yield
     finally:
-        os.close(handle)
+        lock.release()
 
 
 def read_config(workdir: Path) -> ConfigDict:
@@ -97,7 +96,7 @@ def read_config(workdir: Path) -> ConfigDict:
 def check_writable(folder: Path, name: str = "the workdir") -> None:
     """Make sure that the folder can be written, or made. Nothing is left behind.
 
-    What there is not yet is made on trial in a temporary folder: other runs may be about to make the same parents.
+    A missing folder is made on trial within a temporary one: other runs may be about to make the same parents.
 
     Raises:
         UserError: it cannot be written.

@@ -1,14 +1,29 @@
-"""What is learned: from a batch to a loss, from predictions to metrics."""
+"""What is learned: a family of tasks a file, and all tasks by name. May import generation, metrics, data and models."""
 
-from hut_jax.tasks import e2e, glue, lm, mlm
-from hut_jax.tasks.base import Kind, Task
+from typing import Any
 
-TASKS: dict[str, Kind] = {
-    "e2e": Kind(e2e.load, {"head": "causal"}),
-    "lm": Kind(lm.load, {"head": "causal"}),
-    "mlm": Kind(mlm.load, {"head": "mlm"}),
-    **glue.KINDS,
-}
-"""Every task by the name a config gives it."""
+from hut_jax.core.errors import UserError, nearest
+from hut_jax.data.glue.tasks import GLUE_TASKS
+from hut_jax.tasks.base import Ability, GeneratesText, PredictsLabels, ScoresTexts, Task, TaskData
+from hut_jax.tasks.e2e import E2E
+from hut_jax.tasks.glue import Glue
+from hut_jax.tasks.lm import PlainText
+from hut_jax.tasks.mlm import MaskedLM
 
-__all__ = ["TASKS", "Kind", "Task"]
+_TASKS: list[Task[Any]] = [E2E(), PlainText(), MaskedLM(), *map(Glue, GLUE_TASKS.values())]
+TASKS = {task.name: task for task in _TASKS}
+"""Every task by the name that a config gives it."""
+
+
+def task_named(name: str) -> Task[Any]:
+    """The task of this name.
+
+    Raises:
+        UserError: there is none; the message has the nearest.
+    """
+    if name not in TASKS:
+        raise UserError(f"config.task is {name!r}; {nearest(name, TASKS)}")
+    return TASKS[name]
+
+
+__all__ = ["TASKS", "Ability", "GeneratesText", "PredictsLabels", "ScoresTexts", "Task", "TaskData", "task_named"]

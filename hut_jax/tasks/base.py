@@ -1,65 +1,224 @@
-"""What every task gives the training loop."""
+"""The protocol of a task, and what some tasks can do besides: generate text, score a test set, predict one.
 
-from collections.abc import Callable, Mapping
+A task is what is known before its data is read. Each family of tasks is a subclass of `Task`, in a file of its own.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
-from jaxtyping import Array
-from ml_collections import ConfigDict
+import jax
+from jaxtyping import Array, Float
 
 from hut_jax.data.batching import Examples, evenly_spread
 from hut_jax.data.tokenizer_base import BaseTokenizer
+from hut_jax.metrics.e2e.score import Evaluation
+
+Loss = Callable[..., tuple[Float[Array, ""], Float[Array, ""], Any]]
+"""`loss(apply, batch, **kwargs)`: the summed loss of a batch, the weight to divide it by, and the outputs that
+`Task.metrics` needs of the batch. `apply` is the model, and `kwargs` are its arguments `deterministic` and `rngs`."""
+
+T = TypeVar("T", bound=BaseTokenizer)
 
 
 @dataclass(frozen=True)
-class Task:
-    """Data to learn from and to be judged by, and what to do with a batch of it.
+class TaskData:
+    """The examples of a task as tokens.
 
     Attributes:
         train: the examples to learn from.
-        validation: those to pick the best factors by, in one split or several.
-        loss: `loss(apply, batch, label_smoothing=, **kwargs)`: a batch's summed loss, its weight, and what `metrics`
-            wants to know of the batch.
-        metrics: from each validation split's mean loss and outputs (`training.Judged`) to what is reported; "loss"
-            is among it.
-        headline: the metric that the best factors are picked by.
-        maximize: whether more of it is better.
-        notes: what the user should know of the data, such as how much of it was cut.
+        validation: the examples to choose the best factors by, in one split or several.
+        notes: what the user should know of the data, such as how many examples were cut.
     """
 
     train: Examples
     validation: Mapping[str, Examples]
-    loss: Callable[..., tuple[Array, Array, Any]]
-    metrics: Callable[[Mapping[str, Any]], dict[str, float]]
-    headline: str = "loss"
-    maximize: bool = False
     notes: tuple[str, ...] = ()
 
     @property
     def longest(self) -> int:
-        """Positions that the model must take at once."""
+        """The most positions that an example takes."""
         return max(int(split.inputs.max()) for split in (self.train, *self.validation.values()))
 
-    def judged_by(self, most: int) -> "Task":
-        """The same, to be judged by `most` examples of each split, evenly spread from its first on; 0: by all."""
+    def limit_validation(self, most: int) -> "TaskData":
+        """The same with at most `most` examples in each validation split, evenly spread over it; 0: with all."""
 
         def part(split: Examples) -> Examples:
             return split.take(evenly_spread(len(split), most)) if most else split
 
         return replace(self, validation={name: part(split) for name, split in self.validation.items()})
 
-    def score(self, metrics: Mapping[str, float]) -> float:
-        """The headline, turned so that more is better."""
-        return metrics[self.headline] if self.maximize else -metrics[self.headline]
+
+class Evaluated(Protocol):
+    """The evaluation of one validation split."""
+
+    @property
+    def loss(self) -> float:
+        """The mean loss."""
+
+    @property
+    def outputs(self) -> list[Any]:
+        """The outputs of the loss function, batch by batch."""
 
 
-class Kind(NamedTuple):
-    """A task before its data is read.
+class Example(NamedTuple):
+    """A batch as shapes, to count what a training step costs.
 
     Attributes:
-        load: from a config and a tokenizer to the task.
-        head: the head that the model must have, and its labels: options of `load_pretrained`.
+        inputs: the model's arguments in a forward pass.
+        batch: what the loss takes.
+        loss: the task's, whatever the tokenizer.
     """
 
-    load: Callable[[ConfigDict, BaseTokenizer], Task]
-    head: Mapping[str, Any]
+    inputs: Mapping[str, jax.ShapeDtypeStruct]
+    batch: Mapping[str, jax.ShapeDtypeStruct]
+    loss: Loss
+
+
+class Task(ABC, Generic[T]):
+    """Something to learn: its head and tokenizer, its data, loss and metrics.
+
+    Attributes:
+        name: as `config.task` gives it.
+        score_name: the metric by which the best factors are chosen.
+        maximize: whether more of it is better.
+    """
+
+    name: str
+    score_name: str = "loss"
+    maximize: bool = False
+
+    @property
+    @abstractmethod
+    def head(self) -> Mapping[str, Any]:
+        """The head that the model needs: options of `load_pretrained`."""
+
+    @abstractmethod
+    def load_tokenizer(self, source: str) -> T:
+        """The tokenizer in a folder, or of a hub name, of the kind that the task needs.
+
+        Raises:
+            UserError: there is none, or it is of another kind.
+        """
+
+    @abstractmethod
+    def load_data(self, data: Any, tokenizer: T) -> TaskData:
+        """The training and validation examples.
+
+        Args:
+            data: the section `data` of a config.
+            tokenizer: from `load_tokenizer`.
+
+        Raises:
+            UserError: the data is missing or malformed.
+        """
+
+    @abstractmethod
+    def loss(self, tokenizer: T, label_smoothing: float = 0.0) -> Loss:
+        """The loss function.
+
+        Args:
+            tokenizer: from `load_tokenizer`.
+            label_smoothing: the share of probability spread over all labels.
+
+        Raises:
+            UserError: the task has no labels to smooth.
+        """
+
+    @abstractmethod
+    def metrics(self, evaluated: Mapping[str, Evaluated]) -> dict[str, float]:
+        """What is reported of the validation splits; "loss" and `score_name` are in it."""
+
+    @abstractmethod
+    def longest(self, data: Any) -> int:
+        """The tokens of the longest example that the section `data` of a config allows."""
+
+    @abstractmethod
+    def example(self, model: Any, rows: int, length: int) -> Example:
+        """A batch of `rows` examples of `length` tokens, none of them padding, for a model with this config."""
+
+    def rank(self, metrics: Mapping[str, float]) -> float:
+        """The score, with its sign such that more is better."""
+        return metrics[self.score_name] if self.maximize else -metrics[self.score_name]
+
+
+class Ability(Task[T]):
+    """Something that only some tasks can do.
+
+    Attributes:
+        lacks: what a task does not do without the ability, as in "the task 'sst2' generates no text".
+    """
+
+    lacks: ClassVar[str]
+
+
+class GeneratesText(Ability[T]):
+    """A task whose runs continue texts."""
+
+    lacks = "generates no text"
+
+    @abstractmethod
+    def prompts(self, texts: Sequence[str], tokenizer: T) -> list[list[int]]:
+        """For each text the tokens that the model continues."""
+
+
+class ScoresTexts(GeneratesText[T]):
+    """A task with a test set of texts to generate, and metrics of them."""
+
+    lacks = "has no test set to generate texts for"
+
+    @abstractmethod
+    def load_references(self, data: Any) -> dict[str, list[str]]:
+        """The texts to continue in the test set, each with its references.
+
+        Args:
+            data: the section `data` of a config.
+
+        Raises:
+            UserError: the data is missing or malformed.
+        """
+
+    @abstractmethod
+    def score_texts(self, outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Evaluation:
+        """The scores of the generated texts, one for each group of references."""
+
+    @abstractmethod
+    def can_score_fully(self) -> bool:
+        """Whether this machine has all that the scores need."""
+
+
+class PredictsLabels(Ability[T]):
+    """A task with test splits whose labels only a test server knows."""
+
+    lacks = "has no labels to predict for a test server"
+
+    @abstractmethod
+    def load_tests(self, data: Any) -> Mapping[str, Sequence[Any]]:
+        """The records of each test split.
+
+        Args:
+            data: the section `data` of a config.
+
+        Raises:
+            UserError: the data is missing or malformed, or has no test split.
+        """
+
+    @abstractmethod
+    def encode(self, records: Sequence[Any], tokenizer: T, max_length: int) -> Examples:
+        """The records as tokens, cut to `max_length`."""
+
+    @abstractmethod
+    def predict(self, apply: Callable[..., Array], batch: Mapping[str, Array]) -> Array:
+        """A prediction for each row of a batch: `[rows]`."""
+
+    @abstractmethod
+    def write_predictions(
+        self, folder: str | Path, split: str, records: Sequence[Any], predictions: Sequence[int] | Sequence[float]
+    ) -> Path:
+        """Write the file that the test server takes for this split; returns its path.
+
+        Raises:
+            UserError: a prediction is not one of the task's, or the file cannot be written.
+        """

@@ -1,25 +1,61 @@
-"""Next-token prediction: the loss of E2E's completions and of plain text."""
+"""Next-token prediction: what E2E's descriptions and plain text have in common."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from hut_jax.data.tokenizer import Tokenizer, load_tokenizer
+from hut_jax.tasks.base import Evaluated, Example, GeneratesText, Loss
 from hut_jax.tasks.vocabulary import prediction_loss
+
+
+class CausalLM(GeneratesText[Tokenizer]):
+    """A task of a causal language model; a subclass has its data."""
+
+    @property
+    def head(self) -> Mapping[str, Any]:
+        """Logits over the vocabulary."""
+        return {"head": "causal"}
+
+    def load_tokenizer(self, source: str) -> Tokenizer:
+        """GPT-2's byte-level BPE."""
+        return load_tokenizer(source)
+
+    def loss(self, tokenizer: Tokenizer, label_smoothing: float = 0.0) -> Loss:
+        """The cross-entropy in nats, summed over the predicted tokens."""
+        return partial(causal_lm_loss, label_smoothing=label_smoothing)
+
+    def metrics(self, evaluated: Mapping[str, Evaluated]) -> dict[str, float]:
+        """The mean loss in nats a token, and the perplexity."""
+        return lm_metrics(evaluated)
+
+    def example(self, model: Any, rows: int, length: int) -> Example:
+        """A batch in which every token is predicted."""
+        inputs = lm_inputs(rows, length, predicted=length)
+        slots = inputs["logits_at"].shape
+        labels = {"labels": jax.ShapeDtypeStruct(slots, jnp.int32), "weights": jax.ShapeDtypeStruct(slots, jnp.float32)}
+        return Example(inputs, inputs | labels, causal_lm_loss)
+
+    def prompts(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
+        """The beginning of each text, as it is."""
+        return tokenizer.encode_batch(texts)
 
 
 def causal_lm_loss(
     apply: Callable[..., Array], batch: Mapping[str, Array], *, label_smoothing: float = 0.0, **kwargs: Any
 ) -> tuple[Float[Array, ""], Float[Array, ""], tuple[()]]:
-    """The summed loss of a batch, and the number of tokens that carry it; metrics want no more.
+    """The summed loss of a batch, and the number of tokens that carry it; there are no outputs.
 
     Args:
         apply: the model: see `prediction_loss`.
-        batch: as `hut_jax.data.batching` makes them.
+        batch: of sequences: see `hut_jax.data.batching`.
         label_smoothing: the share of probability spread over the vocabulary.
-        **kwargs: the model's, such as `deterministic` and `rngs`.
+        **kwargs: the model's arguments, such as `deterministic` and `rngs`.
     """
     total = prediction_loss(
         apply,
@@ -35,12 +71,20 @@ def causal_lm_loss(
 
 
 def perplexity(loss: float) -> float:
-    """`exp(loss)`, of a mean loss in nats a token."""
-    # Past 700 exp overflows; such a model's perplexity says no more than infinity does.
+    """`exp(loss)`, of a mean loss in nats a token; infinite where that overflows."""
     return math.exp(loss) if loss < 700 else math.inf
 
 
-def lm_metrics(judged: Mapping[str, Any]) -> dict[str, float]:
-    """What is reported of language models: the mean loss in nats a token, and the perplexity."""
-    loss = judged["validation"].loss
+def lm_metrics(evaluated: Mapping[str, Evaluated]) -> dict[str, float]:
+    """The metrics of a language model: the mean loss in nats a token, and the perplexity."""
+    loss = evaluated["validation"].loss
     return {"loss": loss, "perplexity": perplexity(loss)}
+
+
+def lm_inputs(rows: int, length: int, predicted: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """The arguments of a language model's forward pass, with `predicted` positions of each row, as shapes."""
+    return {
+        "input_ids": jax.ShapeDtypeStruct((rows, length), jnp.int32),
+        "attention_mask": jax.ShapeDtypeStruct((rows, length), jnp.bool_),
+        "logits_at": jax.ShapeDtypeStruct((rows * predicted,), jnp.int32),
+    }

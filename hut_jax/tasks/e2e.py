@@ -1,27 +1,46 @@
-"""E2E: describe a restaurant, given what is to be said of it (Novikova et al., arXiv 1706.09254)."""
+"""E2E: describe a restaurant in a sentence, given its attributes (Novikova et al., arXiv 1706.09254, 2017)."""
 
-from ml_collections import ConfigDict
+from collections.abc import Sequence
+from typing import Any
 
-from hut_jax.data.e2e.dataset import encode_e2e, load_e2e
-from hut_jax.data.tokenizer_base import BaseTokenizer
-from hut_jax.tasks.base import Task
-from hut_jax.tasks.causal_lm import causal_lm_loss, lm_metrics
+from hut_jax.data.e2e.dataset import encode_e2e, encode_prompts, load_e2e, references
+from hut_jax.data.tokenizer import Tokenizer
+from hut_jax.metrics.e2e import java
+from hut_jax.metrics.e2e.score import Evaluation, evaluate
+from hut_jax.tasks.base import ScoresTexts, TaskData
+from hut_jax.tasks.causal_lm import CausalLM
 
 
-def load(config: ConfigDict, tokenizer: BaseTokenizer) -> Task:
-    """The task on `config.data.dir`'s files, or on the public ones where it is empty.
+class E2E(CausalLM, ScoresTexts[Tokenizer]):
+    """Descriptions of meaning representations, on the files in `config.data.dir` or the public ones."""
 
-    Raises:
-        UserError: the data is missing or malformed.
-    """
-    records = load_e2e(
-        config.data.dir,
-        cache_dir=config.data.cache,
-        splits=("train", "validation"),
-        most={"train": config.data.max_examples},
-    )
-    encoded = {split: encode_e2e(rows, tokenizer, config.data.max_length) for split, rows in records.items()}
-    cut = sum(split.truncated for split in encoded.values())
-    notes = (f"{cut} examples were cut to config.data.max_length, {config.data.max_length} tokens",) if cut else ()
-    train, validation = (encoded[split].sequences for split in ("train", "validation"))
-    return Task(train, {"validation": validation}, causal_lm_loss, lm_metrics, notes=notes)
+    name = "e2e"
+
+    def load_data(self, data: Any, tokenizer: Tokenizer) -> TaskData:
+        """The training and validation splits."""
+        most = {"train": data.max_examples}
+        records = load_e2e(data.dir, cache_dir=data.cache, splits=("train", "validation"), most=most)
+        encoded = {split: encode_e2e(rows, tokenizer, data.max_length) for split, rows in records.items()}
+        cut = sum(split.truncated for split in encoded.values())
+        notes = (f"{cut} examples were cut to config.data.max_length, {data.max_length} tokens",) if cut else ()
+        return TaskData(encoded["train"].sequences, {"validation": encoded["validation"].sequences}, notes)
+
+    def longest(self, data: Any) -> int:
+        """As `data.max_length` says."""
+        return data.max_length
+
+    def prompts(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
+        """Each meaning representation, and the token that separates it from its description."""
+        return encode_prompts(texts, tokenizer)
+
+    def load_references(self, data: Any) -> dict[str, list[str]]:
+        """The human descriptions of each meaning representation in the test set."""
+        return references(load_e2e(data.dir, cache_dir=data.cache, splits=["test"])["test"])
+
+    def score_texts(self, outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Evaluation:
+        """The five scores of the E2E challenge."""
+        return evaluate(outputs, references)
+
+    def can_score_fully(self) -> bool:
+        """Whether Java is there, which METEOR needs."""
+        return java.is_there()

@@ -1,60 +1,136 @@
-"""GLUE: one label, or one value, for a sentence or a pair of them (Wang et al., arXiv 1804.07461, 2018)."""
+"""GLUE: one label, or one value, for a sentence or a pair of sentences (Wang et al., arXiv 1804.07461, 2018)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from ml_collections import ConfigDict
 
 from hut_jax.core.errors import UserError
-from hut_jax.data.encoder_tokenizer import EncoderTokenizer
+from hut_jax.data.encoder_tokenizer import EncoderTokenizer, load_encoder_tokenizer
 from hut_jax.data.glue.dataset import encode_glue, load_glue
-from hut_jax.data.glue.tasks import GLUE_TASKS, GlueTask
-from hut_jax.data.tokenizer_base import BaseTokenizer
+from hut_jax.data.glue.predictions import write_predictions
+from hut_jax.data.glue.tasks import GlueTask
+from hut_jax.data.glue.tsv import GlueExample
+from hut_jax.data.labelled_texts import LabelledTexts
 from hut_jax.metrics.glue import glue_scores
-from hut_jax.tasks.base import Kind, Task
+from hut_jax.tasks.base import Evaluated, Example, Loss, PredictsLabels, TaskData
 from hut_jax.tasks.vocabulary import cross_entropy
 
 
-def kind(task: GlueTask) -> Kind:
-    """The task's data and the head that it wants: a class for each label, or for regression one value."""
-    problem = "regression" if task.regression else "single_label_classification"
-    labels = task.labels or ("score",)
-    return Kind(partial(load, task), {"head": "classification", "labels": labels, "problem_type": problem})
+class Glue(PredictsLabels[EncoderTokenizer]):
+    """A task of GLUE, on the files in `config.data.dir` or TFDS'.
 
-
-def load(task: GlueTask, config: ConfigDict, tokenizer: BaseTokenizer) -> Task:
-    """The task on `config.data.dir`'s files, or on TFDS' where it is empty.
-
-    Raises:
-        UserError: the data is missing or malformed, the tokenizer is no encoder's, or labels of a regression are to
-            be smoothed.
+    Args:
+        spec: its files, columns, labels and metrics.
     """
-    if not isinstance(tokenizer, EncoderTokenizer):
-        raise UserError(f"{task.name} wants RoBERTa's or BERT's tokenizer and model; see config.model")
-    if task.regression and config.train.label_smoothing:
-        raise UserError(f"config.train.label_smoothing is for classes, and {task.name} is a regression; set it to 0")
-    data = load_glue(task, config.data.dir, cache_dir=config.data.cache, tests=False)
-    if config.data.max_examples:
-        data.splits["train"] = data.splits["train"][: config.data.max_examples]
-    encoded = {
-        split: encode_glue(task, data.splits[split], tokenizer, config.data.max_length)
-        for split in ("train", *task.validation)
-    }
-    cut = sum(split.truncated for split in encoded.values())
-    notes = (f"{cut} examples were cut to config.data.max_length, {config.data.max_length} tokens",) if cut else ()
-    return Task(
-        encoded["train"].examples,
-        {split: encoded[split].examples for split in task.validation},
-        regression_loss if task.regression else classification_loss,
-        partial(metrics, task),
-        headline="headline",
-        maximize=True,
-        notes=data.notes + notes,
-    )
+
+    score_name = "score"
+    maximize = True
+
+    def __init__(self, spec: GlueTask):
+        self.name, self.spec = spec.name, spec
+
+    @property
+    def head(self) -> Mapping[str, Any]:
+        """A class for each label, or one value for a regression."""
+        problem = "regression" if self.spec.regression else "single_label_classification"
+        return {"head": "classification", "labels": self.spec.labels or ("score",), "problem_type": problem}
+
+    def load_tokenizer(self, source: str) -> EncoderTokenizer:
+        """RoBERTa's or BERT's, which reads pairs of texts."""
+        return load_encoder_tokenizer(source)
+
+    def load_data(self, data: Any, tokenizer: EncoderTokenizer) -> TaskData:
+        """The training split and the validation splits, of which MNLI has two."""
+        records = load_glue(self.spec, data.dir, cache_dir=data.cache, tests=False)
+        if data.max_examples:
+            records.splits["train"] = records.splits["train"][: data.max_examples]
+        encoded = {
+            split: encode_glue(self.spec, records.splits[split], tokenizer, data.max_length)
+            for split in ("train", *self.spec.validation)
+        }
+        cut = sum(split.truncated for split in encoded.values())
+        notes = (f"{cut} examples were cut to config.data.max_length, {data.max_length} tokens",) if cut else ()
+        validation = {split: encoded[split].examples for split in self.spec.validation}
+        return TaskData(encoded["train"].examples, validation, records.notes + notes)
+
+    def loss(self, tokenizer: EncoderTokenizer, label_smoothing: float = 0.0) -> Loss:
+        """The cross-entropy in nats, or the squared error of a regression, summed over the examples."""
+        if not self.spec.regression:
+            return partial(classification_loss, label_smoothing=label_smoothing)
+        if label_smoothing:
+            raise UserError(
+                f"config.train.label_smoothing is for classes, and {self.name} is a regression; set it to 0"
+            )
+        return regression_loss
+
+    def metrics(self, evaluated: Mapping[str, Evaluated]) -> dict[str, float]:
+        """GLUE's own metrics and their mean, the `score`; the loss is that of the first split.
+
+        MNLI has two splits: each has its accuracy, and the score is the accuracy on both together, as the papers on
+        RoBERTa's adapters give it.
+        """
+        pairs = {split: _real(evaluated[split].outputs) for split in self.spec.validation}
+        first = self.spec.validation[0]
+        if len(pairs) == 1:
+            return {"loss": evaluated[first].loss, **glue_scores(self.spec.metrics, *pairs[first])}
+        scores = {
+            f"{split.removeprefix('validation_')}_accuracy": glue_scores(self.spec.metrics, *pair)["accuracy"]
+            for split, pair in pairs.items()
+        }
+        together = [np.concatenate(side) for side in zip(*pairs.values(), strict=True)]
+        return {
+            "loss": evaluated[first].loss,
+            **scores,
+            "score": glue_scores(self.spec.metrics, *together)["score"],
+        }
+
+    def longest(self, data: Any) -> int:
+        """As `data.max_length` says."""
+        return data.max_length
+
+    def example(self, model: Any, rows: int, length: int) -> Example:
+        """A batch of examples of one label each."""
+        ids = jax.ShapeDtypeStruct((rows, length), jnp.int32)
+        mask = jax.ShapeDtypeStruct((rows, length), jnp.bool_)
+        inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": ids}
+        labels = jax.ShapeDtypeStruct((rows,), jnp.float32 if self.spec.regression else jnp.int32)
+        weights = jax.ShapeDtypeStruct((rows,), jnp.float32)
+        loss = regression_loss if self.spec.regression else classification_loss
+        return Example(inputs, inputs | {"labels": labels, "weights": weights}, loss)
+
+    def load_tests(self, data: Any) -> Mapping[str, Sequence[GlueExample]]:
+        """The test splits that the data has; MNLI has two."""
+        records = load_glue(self.spec, data.dir, cache_dir=data.cache)
+        tests = {split: records.splits[split] for split in self.spec.submission if split in records.splits}
+        if not tests:
+            files = " or ".join(f"{self.spec.folder}/{self.spec.files[split]}" for split in self.spec.submission)
+            raise UserError(f"{data.dir} has no test file of {self.name}: {files}")
+        return tests
+
+    def encode(self, records: Sequence[GlueExample], tokenizer: EncoderTokenizer, max_length: int) -> LabelledTexts:
+        """The records as an encoder reads them."""
+        return encode_glue(self.spec, records, tokenizer, max_length).examples
+
+    def predict(self, apply: Callable[..., Array], batch: Mapping[str, Array]) -> Array:
+        """A class, or the value of a regression, for each row of a batch: `[rows]`."""
+        logits = _logits(apply, batch)
+        return logits[:, 0] if self.spec.regression else jnp.argmax(logits, axis=-1)
+
+    def write_predictions(
+        self,
+        folder: str | Path,
+        split: str,
+        records: Sequence[GlueExample],
+        predictions: Sequence[int] | Sequence[float],
+    ) -> Path:
+        """Write the file under the name that the test server wants, such as `MRPC.tsv`."""
+        return write_predictions(folder, self.spec, split, records, predictions)
 
 
 def classification_loss(
@@ -64,51 +140,27 @@ def classification_loss(
 
     Args:
         apply: the model, which takes the batch's tokens, mask and token types, and `kwargs`.
-        batch: as `hut_jax.data.labelled_texts` makes them.
+        batch: of labelled texts: see `hut_jax.data.labelled_texts`.
         label_smoothing: the share of probability spread over the classes.
-        **kwargs: the model's, such as `deterministic` and `rngs`.
+        **kwargs: the model's arguments, such as `deterministic` and `rngs`.
     """
-    logits = _logits(apply, batch, kwargs)
+    logits = _logits(apply, batch, **kwargs)
     losses = cross_entropy(logits, batch["labels"], label_smoothing)
     return _summed(losses, batch, jnp.argmax(logits, axis=-1))
 
 
 def regression_loss(
-    apply: Callable[..., Array], batch: Mapping[str, Array], *, label_smoothing: float = 0.0, **kwargs: Any
+    apply: Callable[..., Array], batch: Mapping[str, Array], **kwargs: Any
 ) -> tuple[Float[Array, ""], Float[Array, ""], dict[str, Array]]:
     """The summed squared error of a batch, the number of its examples, and their predicted values.
 
-    The arguments are those of `classification_loss`; there is nothing to smooth.
+    Its arguments are those of `classification_loss`, without the smoothing.
     """
-    values = _logits(apply, batch, kwargs)[:, 0]
+    values = _logits(apply, batch, **kwargs)[:, 0]
     return _summed((values - batch["labels"]) ** 2, batch, values)
 
 
-def metrics(task: GlueTask, judged: Mapping[str, Any]) -> dict[str, float]:
-    """GLUE's own metrics and their mean, the `headline`; the loss is that of the first split.
-
-    MNLI has two splits: each has its accuracy, and the headline is the share that is right of both together, which
-    is what the tables of RoBERTa's adapters give.
-    """
-    pairs = {split: _real(judged[split].outputs) for split in task.validation}
-    first = task.validation[0]
-    if len(pairs) == 1:
-        return {"loss": judged[first].loss, **glue_scores(task.metrics, *pairs[first])}
-    scores = {
-        f"{split.removeprefix('validation_')}_accuracy": glue_scores(task.metrics, *pair)["accuracy"]
-        for split, pair in pairs.items()
-    }
-    everything = [np.concatenate(side) for side in zip(*pairs.values(), strict=True)]
-    return {"loss": judged[first].loss, **scores, "headline": glue_scores(task.metrics, *everything)["headline"]}
-
-
-def predict(task: GlueTask, apply: Callable[..., Array], batch: Mapping[str, Array]) -> Array:
-    """A class, or for regression a value, for each row of a batch: `[rows]`."""
-    logits = _logits(apply, batch, {})
-    return logits[:, 0] if task.regression else jnp.argmax(logits, axis=-1)
-
-
-def _logits(apply: Callable[..., Array], batch: Mapping[str, Array], kwargs: Mapping[str, Any]) -> Array:
+def _logits(apply: Callable[..., Array], batch: Mapping[str, Array], **kwargs: Any) -> Array:
     types = batch["token_type_ids"]
     return apply(batch["input_ids"], batch["attention_mask"], token_type_ids=types, **kwargs)
 
@@ -120,11 +172,7 @@ def _summed(losses: Array, batch: Mapping[str, Array], predictions: Array) -> tu
 
 
 def _real(outputs: list[Mapping[str, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """Predictions and labels of the examples, without the rows that only fill a batch up."""
+    """The predictions and labels of the examples, without the rows that only fill a batch."""
     joined = {name: np.concatenate([batch[name] for batch in outputs]) for name in outputs[0]}
     real = joined["weights"] > 0
     return joined["predictions"][real], joined["labels"][real]
-
-
-KINDS = {name: kind(task) for name, task in GLUE_TASKS.items()}
-"""Every task of GLUE by its name."""

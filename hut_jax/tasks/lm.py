@@ -1,22 +1,35 @@
 """Causal language modelling on any text: pre-training from random weights, or adapting a model to the text."""
 
-from ml_collections import ConfigDict
+from typing import Any
 
 from hut_jax.core.errors import UserError
 from hut_jax.data.text.dataset import load_text
 from hut_jax.data.tokenizer_base import BaseTokenizer
-from hut_jax.tasks.base import Task
-from hut_jax.tasks.causal_lm import causal_lm_loss, lm_metrics
+from hut_jax.tasks.base import TaskData
+from hut_jax.tasks.causal_lm import CausalLM
 
 
-def load(config: ConfigDict, tokenizer: BaseTokenizer) -> Task:
-    """The task on the text `config.data.text`, in blocks of `config.data.block` tokens.
+class PlainText(CausalLM):
+    """Prediction of every token of the text `config.data.text`, in blocks of `config.data.block` tokens."""
+
+    name = "lm"
+
+    def load_data(self, data: Any, tokenizer: BaseTokenizer) -> TaskData:
+        """Blocks of the text; the last ones are for validation."""
+        return load_blocks(data, tokenizer)
+
+    def longest(self, data: Any) -> int:
+        """As `data.block` says."""
+        return data.block
+
+
+def load_blocks(data: Any, tokenizer: BaseTokenizer) -> TaskData:
+    """The blocks of the text that the section `data` of a config names.
 
     Raises:
-        UserError: no text is named, or it is missing, too short or no UTF-8.
+        UserError: no text is named, or it is missing, too short or not UTF-8.
     """
-    data = config.data
     if not data.text:
         raise UserError("config.data.text is empty; give a UTF-8 text, plain or .xz")
     splits = load_text(data.text, tokenizer, block=data.block, holdout=data.holdout, max_bytes=data.max_bytes)
-    return Task(splits.train, {"validation": splits.validation}, causal_lm_loss, lm_metrics)
+    return TaskData(splits.train, {"validation": splits.validation})

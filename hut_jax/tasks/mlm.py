@@ -1,7 +1,7 @@
 """Masked language modelling on any text (Devlin et al., arXiv 1810.04805, section 3.1; RoBERTa, arXiv 1907.11692, 4.1).
 
-Of each block's tokens 15 % are to be predicted: 8 in 10 of them are hidden behind the mask token, 1 in 10 behind a
-random token, and 1 in 10 stay. Which ones is drawn anew for each update, and for evaluation always alike.
+15 % of each block's tokens are predicted: the mask replaces 8 in 10 of them, a random token 1 in 10, and 1 in 10 stay.
+The choice is drawn anew for each step; an evaluation always draws the same.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,37 +11,59 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
-from ml_collections import ConfigDict
 
-from hut_jax.core.errors import UserError
-from hut_jax.data.encoder_tokenizer import EncoderTokenizer
-from hut_jax.data.text.dataset import load_text
-from hut_jax.data.tokenizer_base import BaseTokenizer
-from hut_jax.tasks.base import Task
-from hut_jax.tasks.causal_lm import lm_metrics
+from hut_jax.data.encoder_tokenizer import EncoderTokenizer, load_encoder_tokenizer
+from hut_jax.tasks.base import Evaluated, Example, Loss, Task, TaskData
+from hut_jax.tasks.causal_lm import lm_inputs, lm_metrics
+from hut_jax.tasks.lm import load_blocks
 from hut_jax.tasks.vocabulary import prediction_loss
 
 PREDICTED, MASKED, RANDOM = 0.15, 0.8, 0.1
 
 
-def load(config: ConfigDict, tokenizer: BaseTokenizer) -> Task:
-    """The task on the text `config.data.text`, in blocks of `config.data.block` tokens.
+class MaskedLM(Task[EncoderTokenizer]):
+    """Prediction of hidden tokens in the text `config.data.text`, in blocks of `config.data.block` tokens."""
 
-    Raises:
-        UserError: no text is named, it is missing, too short or no UTF-8, or the tokenizer has no mask.
-    """
-    data = config.data
-    if not data.text:
-        raise UserError("config.data.text is empty; give a UTF-8 text, plain or .xz")
-    if not isinstance(tokenizer, EncoderTokenizer):
-        raise UserError(
-            "masked language modelling wants RoBERTa's or BERT's tokenizer, which has a mask; see config.task"
+    name = "mlm"
+
+    @property
+    def head(self) -> Mapping[str, Any]:
+        """Logits over the vocabulary."""
+        return {"head": "mlm"}
+
+    def load_tokenizer(self, source: str) -> EncoderTokenizer:
+        """RoBERTa's or BERT's, which has a mask."""
+        return load_encoder_tokenizer(source)
+
+    def load_data(self, data: Any, tokenizer: EncoderTokenizer) -> TaskData:
+        """Blocks of the text; the last ones are for validation."""
+        return load_blocks(data, tokenizer)
+
+    def loss(self, tokenizer: EncoderTokenizer, label_smoothing: float = 0.0) -> Loss:
+        """The cross-entropy in nats, summed over the predicted tokens."""
+        return partial(
+            masked_lm_loss,
+            cls=tokenizer.cls_id,
+            sep=tokenizer.sep_id,
+            mask=tokenizer.mask_id,
+            vocab=tokenizer.vocab_size,
+            label_smoothing=label_smoothing,
         )
-    splits = load_text(data.text, tokenizer, block=data.block, holdout=data.holdout, max_bytes=data.max_bytes)
-    loss = partial(
-        masked_lm_loss, cls=tokenizer.cls_id, sep=tokenizer.sep_id, mask=tokenizer.mask_id, vocab=tokenizer.vocab_size
-    )
-    return Task(splits.train, {"validation": splits.validation}, loss, lm_metrics)
+
+    def metrics(self, evaluated: Mapping[str, Evaluated]) -> dict[str, float]:
+        """The mean loss in nats a token, and the perplexity."""
+        return lm_metrics(evaluated)
+
+    def longest(self, data: Any) -> int:
+        """As `data.block` says."""
+        return data.block
+
+    def example(self, model: Any, rows: int, length: int) -> Example:
+        """A batch of whole blocks. It has no `logits_at`: the loss draws the predicted positions."""
+        inputs = lm_inputs(rows, length, predicted=predicted_tokens(length))
+        batch = {name: leaf for name, leaf in inputs.items() if name != "logits_at"}
+        # Which tokens are the special ones changes no count.
+        return Example(inputs, batch, partial(masked_lm_loss, cls=0, sep=1, mask=2, vocab=model.vocab_size))
 
 
 def masked_lm_loss(
@@ -56,18 +78,18 @@ def masked_lm_loss(
     rngs: Mapping[str, Array] | None = None,
     **kwargs: Any,
 ) -> tuple[Float[Array, ""], Float[Array, ""], tuple[()]]:
-    """The summed loss of a batch's hidden tokens, and their number; metrics want no more.
+    """The summed loss of a batch's predicted tokens, and their number; there are no outputs.
 
     Args:
         apply: the model: see `prediction_loss`.
-        batch: whole blocks, as `hut_jax.data.batching` makes them of a text; of its labels nothing is used.
-        cls: the token that every block begins with, in place of its own first.
-        sep: the token between documents; it is never hidden.
+        batch: whole blocks of a text: see `hut_jax.data.batching`. Its labels are not used.
+        cls: the token that replaces the first of every block.
+        sep: the token between documents; it is never predicted.
         mask: the token that hides another.
         vocab: random tokens are drawn below this.
         label_smoothing: the share of probability spread over the vocabulary.
-        rngs: the model's; "dropout" also draws what is hidden. Without it that depends on the tokens alone.
-        **kwargs: the model's, such as `deterministic`.
+        rngs: the model's; "dropout" also draws the hidden tokens. Without it the draw depends on the tokens alone.
+        **kwargs: the model's arguments, such as `deterministic`.
     """
     tokens = jnp.asarray(batch["input_ids"]).at[:, 0].set(cls)
     key = jax.random.fold_in(rngs["dropout"], 1) if rngs else jax.random.fold_in(jax.random.key(0), jnp.sum(tokens))
@@ -87,24 +109,29 @@ def masked_lm_loss(
     return total, jnp.sum(weights), ()
 
 
+def predicted_tokens(length: int) -> int:
+    """The number of predicted tokens in a block."""
+    return max(1, round(PREDICTED * length))
+
+
 def hide(
     key: jax.Array, tokens: Int[Array, "b l"], free: Bool[Array, "b l"], *, mask: int, vocab: int
 ) -> tuple[Int[Array, "b l"], Int[Array, " n"], Float[Array, " n"]]:
-    """Hide some of the tokens.
+    """Choose the tokens to predict, and hide most of them.
 
     Args:
-        key: what is drawn is drawn with it.
+        key: for the draws.
         tokens: whole blocks.
-        free: which of them may be hidden.
+        free: which tokens may be chosen.
         mask: the token that hides another.
         vocab: random tokens are drawn below this.
 
     Returns:
-        The tokens as the model is to see them; the places that it must predict, counted through `b * l`, as many
-        in every row; and their weights, 0 where a row has fewer free tokens than that.
+        The tokens that the model reads; the positions that it predicts, counted through `b * l`, equally many in
+        every row; and their weights, which are 0 where a row has too few free tokens.
     """
     rows, length = tokens.shape
-    count = max(1, round(PREDICTED * length))
+    count = predicted_tokens(length)
     choose, how, other = jax.random.split(key, 3)
     scores = jnp.where(free, jax.random.uniform(choose, tokens.shape), -1.0)
     values, columns = jax.lax.top_k(scores, count)

@@ -1,1 +1,1 @@
-"""Steps, the loop, the optimizer, checkpoints and the log. Imports parallel and core, and knows no task by name."""
+"""The training step, the loop around it, the optimizer, checkpoints and the log. Imports parallel and core alone."""

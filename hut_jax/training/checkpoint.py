@@ -1,9 +1,9 @@
-"""Checkpoints of a run, through Orbax: what trains, the optimiser's state and the position in the data.
+"""Checkpoints of a run, through Orbax: the factors, the optimiser's state and the position in the data.
 
-The base is never in them: it is frozen, and its files are where they were.
+The base is never in them: it is frozen, and its files stay where they are.
 
-Each holds a digest of every array and of the rest. Orbax and the store under it notice most damage by themselves, but
-not a flipped bit in an array's numbers, and a run that goes on from one ends with wrong results and no word about it.
+Each holds a digest of every array and of the rest. Orbax and the store under it notice most damage, but not a flipped
+bit in an array: a run resumed from it would end with wrong results and no warning.
 """
 
 import hashlib
@@ -27,12 +27,12 @@ _STEP = "step"
 
 
 class Checkpoints:
-    """The checkpoints of one run, the newest few of them kept. Saving happens in the background.
+    """The checkpoints of one run. They are saved in the background.
 
     Args:
-        folder: where they are. What is found to be damaged is moved to `damaged/` beside it.
-        keep: how many.
-        report: gets a line for each damaged one.
+        folder: where they are. Damaged ones are moved to `damaged/` beside it.
+        keep: how many of the newest are kept.
+        report: called with a line for each damaged one.
     """
 
     def __init__(self, folder: Path, keep: int, report: Callable[[str], None] = print):
@@ -54,9 +54,9 @@ class Checkpoints:
         """Begin to save.
 
         Args:
-            step: the updates done.
+            step: the steps done.
             state: arrays; they are copied before this returns, and may be donated afterwards.
-            progress: what is no array and fits in JSON, such as the position in the data.
+            progress: everything else, as JSON takes it, such as the position in the data.
 
         Raises:
             UserError: this one or the one before it could not be written.
@@ -71,7 +71,7 @@ class Checkpoints:
         self._write(lambda: self._manager.save(step, args=parts))
 
     def restore_newest(self, like: PyTree) -> tuple[int, PyTree, dict[str, Any]] | None:
-        """The newest checkpoint that is whole: its step, its state and its progress; None where there is none at all.
+        """The newest whole checkpoint: its step, its state and its progress; None where there is no checkpoint.
 
         Damaged ones are moved out of the way, and reported.
 
@@ -94,21 +94,21 @@ class Checkpoints:
             for damaged, reason in reasons.items():
                 moved = self._move_away(damaged)
                 self._report(
-                    f"note: the checkpoint of update {damaged} is damaged ({reason}) and now in {moved}; "
-                    f"going on from update {step}"
+                    f"note: the checkpoint of step {damaged} is damaged ({reason}) and now in {moved}; "
+                    f"resuming from step {step}"
                 )
             self._manager.reload()
             return step, state, progress
         if reasons:
             each = "; ".join(f"{_STEP}_{step}: {reason}" for step, reason in reasons.items())
             raise UserError(
-                f"no checkpoint in {self._folder} is whole ({each}); delete that folder to begin again, "
+                f"no checkpoint in {self._folder} is whole ({each}); delete that folder to start over, "
                 "or give another --workdir"
             )
         return None
 
     def wait(self) -> None:
-        """Return when what was begun is on disk.
+        """Wait until everything is on disk.
 
         Raises:
             UserError: it could not be written.
@@ -116,12 +116,12 @@ class Checkpoints:
         self._write(self._manager.wait_until_finished)
 
     def close(self) -> None:
-        """Wait, and release what saving in the background holds."""
+        """Wait, and end the saving in the background."""
         self._manager.close()
 
     def _restore(self, step: int, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
         if several():
-            # Were only one of them to notice, it would leave the others waiting for it.
+            # If only one process noticed the damage, the others would wait for it forever.
             on_first(lambda: self._check_alone(step, like))
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         parts = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore())
@@ -171,17 +171,17 @@ class Checkpoints:
         except Exception as error:  # as many kinds as there are ways to fail
             self._manager.reload()
             whole = self.latest
-            left = "there is none before it" if whole is None else f"that of update {whole} is whole"
+            left = "there is none before it" if whole is None else f"that of step {whole} is whole"
             raise UserError(
                 f"a checkpoint could not be written to {self._folder} ({one_line(error)}); {left}, "
-                "and the same command goes on from it"
+                "and the same command resumes from it"
             ) from error
 
 
 def _checked(step: int, state: PyTree, written: dict[str, Any]) -> tuple[PyTree, dict[str, Any]]:
     """State and progress, if their step and digests are those that were written with them."""
     if written["step"] != step:
-        raise ValueError(f"it was saved as that of update {written['step']}")
+        raise ValueError(f"it was saved as that of step {written['step']}")
     if written["digests"] != {"state": _state_digest(state), "progress": _json_digest(written["progress"])}:
         raise ValueError("its contents are not what was saved")
     return state, written["progress"]
@@ -189,16 +189,16 @@ def _checked(step: int, state: PyTree, written: dict[str, Any]) -> tuple[PyTree,
 
 def _state_digest(state: PyTree[Array]) -> list[int]:
     """A digest of each leaf, in the tree's order."""
-    # One after the other: among several processes each adds up over all of them, and they must not overtake each other.
+    # One after the other: each sum runs over all processes, and the sums must not overtake each other.
     return [int(jax.device_get(_digest(leaf))) for leaf in jax.tree.leaves(state)]
 
 
-@jax.jit  # each leaf by itself: there are few shapes among many leaves
+@jax.jit  # leaf by leaf: many leaves have few shapes
 def _digest(leaf: Array) -> UInt32[Array, ""]:
-    """The sum of an array's words, each mixed with its place.
+    """The sum of an array's words, each mixed with its index.
 
-    Sums of integers come out alike on any number of devices. The mixing is one to one, so a change of one word always
-    shows. (It is MurmurHash3's finaliser.)
+    A sum of integers is the same on any number of devices. The mixing is one to one (it is MurmurHash3's finaliser), so
+    a change of one word always shows.
     """
     bits = jax.lax.bitcast_convert_type(leaf, f"uint{min(32, 8 * leaf.dtype.itemsize)}")
     words = bits.reshape(-1).astype(jnp.uint32) ^ (jnp.arange(bits.size, dtype=jnp.uint32) * jnp.uint32(0x9E3779B9))

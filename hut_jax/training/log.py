@@ -1,21 +1,23 @@
-"""A run's figures as they come: `metrics.jsonl`, one object a line, and TensorBoard's event files."""
+"""The log of a run: `metrics.jsonl`, one object a line, and TensorBoard's event files."""
 
 import contextlib
 import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from hut_jax.core.files import write_text
+from hut_jax.training.earlier import current_names
 
 
 class MetricsLog:
-    """Appends to the log of a run, which goes on without a gap or a repeated line.
+    """Appends to the log of a run. A resumed run leaves no gap and repeats no line.
 
     Args:
         workdir: of the run.
-        step: the updates done.
-        lines: of `metrics.jsonl` that were written by then. What a killed process wrote after them is taken out: the
+        step: the steps done.
+        lines: of `metrics.jsonl` that were written by then. What a killed process wrote after them is removed: the
             run will write it again.
     """
 
@@ -38,17 +40,17 @@ class MetricsLog:
         """Flush and close both."""
         self._file.close()
         if self._board_is_written():
-            with contextlib.suppress(OSError):  # what stopped the run is told; this is not to be told instead
+            with contextlib.suppress(OSError):  # this error must not hide the one that stopped the run
                 self._board.close()
 
     def _board_is_written(self) -> bool:
-        # Its events are written by a thread, which a full disk ends; its queue then fills up, and who adds to it waits.
+        # A thread writes the events. A full disk ends it; the queue then fills up, and adding to it would wait forever.
         return self._board.file_writer.event_writer._worker.is_alive()
 
 
 def _summary_writer() -> type:
-    # Here, not at the top: the import takes a while, and reading a config or --help needs none of it. It takes seconds
-    # where PyTorch is installed, which tensorboardX imports for nothing that is used here: so it is hidden meanwhile.
+    # Imported late, since it takes a while and --help does not need it. tensorboardX also imports PyTorch where it is
+    # installed, which takes seconds and is of no use here: so PyTorch is hidden meanwhile.
     hidden = "torch" not in sys.modules
     if hidden:
         sys.modules["torch"] = None  # type: ignore[assignment]
@@ -61,7 +63,7 @@ def _summary_writer() -> type:
 
 
 class NoLog:
-    """In a process that leaves the log to another."""
+    """The log of a process that leaves logging to another."""
 
     lines = 0
 
@@ -69,19 +71,25 @@ class NoLog:
         pass
 
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def close(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
-def read_metrics(workdir: Path) -> list[dict]:
-    """The lines of a run's `metrics.jsonl`."""
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+def read_metrics(workdir: Path) -> list[dict[str, Any]]:
+    """The lines of a run's `metrics.jsonl`, of earlier versions under today's names."""
+    lines = (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [current_names(json.loads(line)) for line in lines]
+
+
+def show(metrics: Mapping[str, float]) -> str:
+    """Metrics in one line."""
+    return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
 
 
 def _keep(path: Path, lines: int) -> int:
-    """Take out what comes after so many lines; returns how many there are."""
+    """Remove what comes after so many lines; returns how many there are."""
     if not path.exists():
         return 0
     kept = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True)[:lines] if line.endswith("\n")]

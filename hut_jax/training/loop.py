@@ -1,7 +1,6 @@
-"""The training loop: steps, evaluations, checkpoints and the log, from wherever a run stands to its end."""
+"""The training loop: steps, evaluations, checkpoints and the log, from a run's newest checkpoint to its end."""
 
 import math
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -12,19 +11,28 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
 from hut_jax.core.errors import Diverged, Interrupted
-from hut_jax.parallel.processes import is_first
 from hut_jax.training.checkpoint import Checkpoints
 from hut_jax.training.log import MetricsLog, NoLog
 from hut_jax.training.preemption import Stopped, stop_on_signal
+from hut_jax.training.progress import Progress, ProgressBar
 from hut_jax.training.steps import Batch, State, Steps
+from hut_jax.training.window import Window
 
 Watch = Callable[[Iterable[Batch]], Iterable[Batch]]
-"""The batches as they are, or an exception between two of them."""
+"""Passes batches on one by one, and raises `Stopped` before the next one when a stop was asked for."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long a run is, and what it does how often, counted in updates; and the batches that make an update."""
+    """How long a run is, and how often it logs, evaluates and saves, in steps.
+
+    Attributes:
+        steps: of the whole run.
+        accumulate: batches of a step.
+        log_every: steps between two lines of the log.
+        eval_every: steps between two evaluations.
+        checkpoint_every: steps between two checkpoints.
+    """
 
     steps: int
     accumulate: int
@@ -32,137 +40,165 @@ class Plan:
     eval_every: int
     checkpoint_every: int
 
+    def due(self, step: int, every: int) -> bool:
+        """Whether what is done every so many steps is done after this one; after the last step everything is."""
+        return step % every == 0 or step == self.steps
+
 
 @dataclass
 class Fit:
-    """What a finished run leaves: the last state, its evaluation, the best one with its step, and what it all took.
+    """What a finished run leaves.
 
-    `updates` are those that were made this time, after what was restored.
+    Attributes:
+        state: the last one.
+        last: the metrics of the last evaluation.
+        best: the metrics of the best one, with its step.
+        seconds: of the whole run.
+        steps: of the whole run.
+        steps_now: those done by this process, after the checkpoint that it restored.
     """
 
     state: State
     last: dict[str, float]
     best: dict[str, float]
     seconds: float
-    updates: int
+    steps: int
+    steps_now: int
 
 
-def fit(
-    steps: Steps,
-    state: State,
-    base: PyTree,
-    batches: Any,
-    *,
-    plan: Plan,
-    evaluate: Callable[[PyTree[Array], Watch], dict[str, float]],
-    score: Callable[[Mapping[str, float]], float],
-    on_best: Callable[[PyTree[Array], dict[str, float]], None],
-    checkpoints: Checkpoints,
-    log: Callable[[int, int], MetricsLog | NoLog],
-) -> Fit:
-    """Train to the end of the plan, from the newest checkpoint if there is one.
+class Trainer:
+    """Trains a run.
 
     Args:
-        steps: the compiled update.
-        state: the state to begin with, where there is no checkpoint.
+        steps: the compiled training step.
         base: the frozen parameters.
         batches: an iterator over training batches with `get_state` and `set_state`, as Grain's have.
-        plan: how long, and what how often.
-        evaluate: from factors to metrics; "loss" is among them. The batches go through its second argument, so that
-            a stop that is asked for meanwhile need not wait.
-        score: of an evaluation's metrics, the more the better.
-        on_best: called with the factors and metrics of each evaluation that is better than all before it.
-        checkpoints: where to save, and to go on from.
-        log: from the updates done, and the lines written by then, to the log that goes on from there.
-
-    Raises:
-        Diverged: the loss, its gradient or a factor is not finite.
-        Interrupted: Ctrl-C or SIGTERM; everything up to the last whole update is saved.
+        plan: how long the run is, and how often it logs, evaluates and saves.
+        evaluate: from factors to metrics; "loss" is among them. It passes its batches through the second argument.
+        rank: of an evaluation's metrics; more is better.
+        save_best: called with the factors of each evaluation that is better than all before it.
+        checkpoints: of the run.
+        open_log: from the steps done, and the lines written by then, to the log that continues from there.
     """
-    last: dict[str, float] = {}
-    best: dict[str, float] = {}
-    window = _Window([])
-    began, earlier = time.perf_counter(), 0.0
-    start, lines, owed = 0, 0, True  # owed: the evaluation at `start` is still to be done
-    restored = checkpoints.restore_newest(state)
-    if restored is not None:
-        start, state, progress = restored
-        batches.set_state(progress["data"])
-        last, best, earlier = progress["last"], progress["best"], progress["seconds"]
-        lines, owed = progress["lines"], progress["owed"]
-        window = _Window(progress["window"])
-    log_file = log(start, lines)
 
-    def seconds() -> float:
-        return earlier + time.perf_counter() - began
+    def __init__(
+        self,
+        steps: Steps,
+        base: PyTree[Array],
+        batches: Any,
+        plan: Plan,
+        *,
+        evaluate: Callable[[PyTree[Array], Watch], dict[str, float]],
+        rank: Callable[[Mapping[str, float]], float],
+        save_best: Callable[[PyTree[Array]], None],
+        checkpoints: Checkpoints,
+        open_log: Callable[[int, int], MetricsLog | NoLog],
+    ):
+        self._steps, self._base, self._batches, self._plan = steps, base, batches, plan
+        self._evaluate, self._rank, self._save_best = evaluate, rank, save_best
+        self._checkpoints, self._open_log = checkpoints, open_log
 
-    def save(step: int, *, owed: bool = False) -> None:
-        if not _all_finite(state.factors):
-            raise Diverged(f"update {step}: a factor is not finite; {_NOT_FINITE}")
-        progress = {
-            "data": batches.get_state(),
-            "window": window.values,
-            "lines": log_file.lines,
-            "last": last,
-            "best": best,
-            "seconds": seconds(),
-            "owed": owed,
-        }
-        checkpoints.save(step, state, progress)
+    def fit(self, state: State) -> Fit:
+        """Train to the end of the plan, from the newest checkpoint if there is one.
 
-    def evaluate_at(step: int) -> None:
-        nonlocal last, best
-        last = evaluate(state.factors, stopping.until_stopped)
-        if not math.isfinite(last["loss"]):
-            raise Diverged(f"update {step}: the validation loss is {last['loss']}; {_NOT_FINITE}")
-        log_file.write(step, "validation", last)
-        progress_line.write(f"update {step}: validation " + _show(last))
-        if not best or score(last) > score(best):
-            best = {"step": step, **last}
-            on_best(state.factors, best)
+        Args:
+            state: where a run without a checkpoint begins.
 
-    with _Progress(start, plan.steps) as progress_line, stop_on_signal() as stopping:
-        try:
-            step = start
-            if owed:
-                evaluate_at(step)
-            if restored is None:
-                save(step)
-            window.restart()
-            pending = None  # the last update's figures, read only once the next update is under way
-            for step in range(start + 1, plan.steps + 1):
-                group = [next(batches) for _ in range(plan.accumulate)]
-                state, metrics = steps.train(state, base, group)
-                if pending is not None:
-                    window.add(_finite(*pending))
-                pending = step, metrics
-                stop = stopping.asked_by(step)
-                evaluating = step % plan.eval_every == 0 or step == plan.steps
-                saving = step % plan.checkpoint_every == 0 or step == plan.steps or stop
-                logging = step % plan.log_every == 0 or step == plan.steps
-                if evaluating or saving or logging:
-                    window.add(_finite(*pending))
-                    pending = None
-                if logging:
-                    values = window.close()
-                    log_file.write(step, "train", values)
-                    progress_line.show(values)
-                progress_line.advance(step)
-                if evaluating:
-                    evaluate_at(step)
-                    window.restart()
-                if saving:
-                    save(step)
-                if stop:
-                    raise Interrupted(step, stopping.signal)
-        except Stopped:
-            # In an evaluation, which the run that goes on from here does first.
-            save(step, owed=True)
-            raise Interrupted(step, stopping.signal) from None
-        finally:
-            checkpoints.wait()
-            log_file.close()
-    return Fit(state, last, best, seconds(), plan.steps - start)
+        Raises:
+            Diverged: the loss, its gradient or a factor is not finite.
+            Interrupted: Ctrl-C or SIGTERM; everything up to the last whole step is saved.
+        """
+        self._began = time.perf_counter()
+        new = not self._restore(state)
+        start = self._step
+        self._log = self._open_log(start, self._progress.lines)
+        with ProgressBar(start, self._plan.steps) as self._bar, stop_on_signal() as self._stopping:
+            try:
+                if self._progress.owed:
+                    self._evaluate_now()
+                if new:
+                    self._save()
+                self._train()
+            except Stopped:
+                self._save(owed=True)  # the evaluation, which the resumed run does first
+                raise Interrupted(self._step, self._stopping.signal) from None
+            finally:
+                self._checkpoints.wait()
+                self._log.close()
+        return Fit(self._state, self._last, self._best, self._seconds(), self._step, self._step - start)
+
+    def _restore(self, state: State) -> bool:
+        """Begin from the newest checkpoint; False where there is none."""
+        restored = self._checkpoints.restore_newest(state)
+        if restored is None:
+            self._step, self._state, self._progress = 0, state, Progress.at_the_start()
+        else:
+            self._step, self._state, values = restored
+            self._progress = Progress.from_json(values)
+            self._batches.set_state(self._progress.data)
+        self._last, self._best = self._progress.last, self._progress.best
+        self._window = Window(self._progress.window)
+        return restored is not None
+
+    def _train(self) -> None:
+        plan, window = self._plan, self._window
+        window.restart_clock()
+        pending = None  # the last step's figures, read only once the next step is under way
+        while self._step < plan.steps:
+            batches = [next(self._batches) for _ in range(plan.accumulate)]
+            self._state, metrics = self._steps.train(self._state, self._base, batches)
+            self._step += 1
+            if pending is not None:
+                window.add(_finite(*pending))
+            pending = self._step, metrics
+            stop = self._stopping.asked_by(self._step)
+            logging = plan.due(self._step, plan.log_every)
+            evaluating = plan.due(self._step, plan.eval_every)
+            saving = plan.due(self._step, plan.checkpoint_every) or stop
+            if logging or evaluating or saving:
+                window.add(_finite(*pending))
+                pending = None
+            if logging:
+                values = window.close()
+                self._log.write(self._step, "train", values)
+                self._bar.show(values)
+            self._bar.advance(self._step)
+            if evaluating:
+                self._evaluate_now()
+                window.restart_clock()
+            if saving:
+                self._save()
+            if stop:
+                raise Interrupted(self._step, self._stopping.signal)
+
+    def _evaluate_now(self) -> None:
+        """Evaluate the factors, and keep them if they are the best so far."""
+        self._last = self._evaluate(self._state.factors, self._stopping.until_stopped)
+        if not math.isfinite(self._last["loss"]):
+            raise Diverged(f"step {self._step}: the validation loss is {self._last['loss']}; {_NOT_FINITE}")
+        self._log.write(self._step, "validation", self._last)
+        self._bar.show_evaluation(self._step, self._last)
+        if not self._best or self._rank(self._last) > self._rank(self._best):
+            self._best = {"step": self._step, **self._last}
+            self._save_best(self._state.factors)
+
+    def _save(self, *, owed: bool = False) -> None:
+        """Begin to save a checkpoint."""
+        if not _all_finite(self._state.factors):
+            raise Diverged(f"step {self._step}: a factor is not finite; {_NOT_FINITE}")
+        progress = Progress(
+            data=self._batches.get_state(),
+            window=self._window.values,
+            lines=self._log.lines,
+            last=self._last,
+            best=self._best,
+            seconds=self._seconds(),
+            owed=owed,
+        )
+        self._checkpoints.save(self._step, self._state, progress.to_json())
+
+    def _seconds(self) -> float:
+        return self._progress.seconds + time.perf_counter() - self._began
 
 
 _NOT_FINITE = (
@@ -177,76 +213,15 @@ def _all_finite(factors: PyTree[Array]) -> Bool[Array, ""]:
 
 
 def _finite(step: int, metrics: Mapping[str, Array]) -> dict[str, float]:
+    """The figures of a step as numbers of Python.
+
+    Raises:
+        Diverged: one of them is not finite.
+    """
     values = {name: float(value) for name, value in metrics.items()}
     if not (math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"])):
         raise Diverged(
-            f"update {step}: the loss is {values['loss']} and its gradient's norm {values['gradient_norm']}; "
+            f"step {step}: the loss is {values['loss']} and its gradient's norm {values['gradient_norm']}; "
             + _NOT_FINITE
         )
     return values
-
-
-class _Window:
-    """The means over the updates since the last line of the log; `values` is what a checkpoint keeps of it."""
-
-    def __init__(self, values: list[dict[str, float]]):
-        self.values = values
-        self.restart()
-
-    def add(self, values: dict[str, float]) -> None:
-        self.values.append(values)
-
-    def restart(self) -> None:
-        """Begin to count time here: what went before was no training, or another process's."""
-        self._counted = len(self.values)
-        self._began = time.perf_counter()
-
-    def close(self) -> dict[str, float]:
-        """The means, and what the window took; then a new window begins."""
-        seconds, values = time.perf_counter() - self._began, self.values
-        weight = sum(value["weight"] for value in values)
-        means = {
-            "loss": sum(value["loss"] * value["weight"] for value in values) / weight,
-            "gradient_norm": sum(value["gradient_norm"] for value in values) / len(values),
-            "tokens_per_second": sum(value["tokens"] for value in values[self._counted :]) / seconds,
-            "seconds_per_update": seconds / max(1, len(values) - self._counted),
-        }
-        self.values = []
-        self.restart()
-        return means
-
-
-class _Progress:
-    """One line on the terminal: updates done, time left, loss, tokens (no padding) a second."""
-
-    def __init__(self, start: int, steps: int):
-        from tqdm import tqdm
-
-        self._bar = tqdm(
-            total=steps,
-            initial=start,
-            unit="step",
-            dynamic_ncols=True,
-            mininterval=0.5 if sys.stderr.isatty() else 10,
-            disable=not is_first(),
-        )
-
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def advance(self, step: int) -> None:
-        self._bar.update(step - self._bar.n)
-
-    def show(self, values: Mapping[str, float]) -> None:
-        self._bar.set_postfix_str(f"loss {values['loss']:.3f}, {values['tokens_per_second']:,.0f} tokens/s")
-
-    def write(self, line: str) -> None:
-        if is_first():
-            self._bar.write(line)
-
-
-def _show(metrics: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())

@@ -1,20 +1,21 @@
-"""AdamW over the factors, with a warmed-up and decaying rate, and a rate of its own for factors that want one."""
+"""AdamW over the factors, with a warm-up and a decay, and a learning-rate multiplier for each factor."""
+
+from typing import Any
 
 import jax
 import optax
 from jaxtyping import PyTree
-from ml_collections import ConfigDict
 
 from hut_jax.core.errors import UserError
 
 SHORT_WARMUP = 0.06
-"""The share of a run that warms up where `train.steps` makes it shorter than its warm-up."""
+"""The warm-up's share of a run that `train.steps` makes shorter than its warm-up."""
 
 
-def warmup_updates(train: ConfigDict, steps: int) -> int:
-    """The updates over which the rate rises, in a run of `steps`.
+def warmup_steps(train: Any, steps: int) -> int:
+    """The steps over which the learning rate rises, in a run of `steps`.
 
-    `train.steps` bounds a run, and a run so bounded may be shorter than the warm-up of its recipe.
+    A run that `train.steps` bounds may be shorter than its warm-up, which is then cut.
 
     Raises:
         UserError: a run of whole epochs is shorter than its warm-up.
@@ -25,18 +26,18 @@ def warmup_updates(train: ConfigDict, steps: int) -> int:
     if train.steps:
         return round(SHORT_WARMUP * steps)
     raise UserError(
-        f"config.train.warmup is {warmup} updates and the run has {steps}; "
+        f"config.train.warmup is {warmup} steps and the run has {steps}; "
         f"make it shorter, or give a share of the run, such as {SHORT_WARMUP}"
     )
 
 
-def schedule(train: ConfigDict, steps: int) -> optax.Schedule:
-    """The learning rate by update: a linear rise over the warm-up, then `train.decay` to the last of `steps`.
+def schedule(train: Any, steps: int) -> optax.Schedule:
+    """The learning rate by step: a linear rise over the warm-up, then `train.decay` to the last of `steps`.
 
     Raises:
-        UserError: as `warmup_updates`.
+        UserError: as `warmup_steps`.
     """
-    warmup = warmup_updates(train, steps)
+    warmup = warmup_steps(train, steps)
     peak = train.learning_rate
     after = {
         "linear": optax.linear_schedule(peak, 0.0, max(1, steps - warmup)),
@@ -46,19 +47,19 @@ def schedule(train: ConfigDict, steps: int) -> optax.Schedule:
     return optax.join_schedules([optax.linear_schedule(0.0, peak, max(1, warmup)), after], [warmup])
 
 
-def make_optimizer(train: ConfigDict, steps: int, rates: PyTree[float]) -> optax.GradientTransformation:
-    """Clipping by the global norm, Adam, decoupled weight decay, and the rate.
+def make_optimizer(train: Any, steps: int, multipliers: PyTree[float]) -> optax.GradientTransformation:
+    """Clipping by the global norm, Adam, decoupled weight decay, and the learning rate.
 
     Args:
-        train: `config.train`.
-        steps: updates of the whole run.
-        rates: for each factor what to multiply the learning rate by, as `recipe.rates` has them.
+        train: the section `train` of a config, with its learning rates resolved.
+        steps: of the whole run.
+        multipliers: what to multiply the learning rate of each factor by: a tree like the factors'.
     """
     parts = [optax.clip_by_global_norm(train.clip)] if train.clip else []
     parts += [
         optax.scale_by_adam(train.beta1, train.beta2, train.eps),
         optax.add_decayed_weights(train.weight_decay),
-        optax.stateless(lambda updates, _: jax.tree.map(lambda u, rate: u * rate, updates, rates)),
+        optax.stateless(lambda updates, _: jax.tree.map(lambda u, multiplier: u * multiplier, updates, multipliers)),
         optax.scale_by_learning_rate(schedule(train, steps)),
     ]
     return optax.chain(*parts)

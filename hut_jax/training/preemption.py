@@ -1,4 +1,4 @@
-"""Asking a run to stop: Ctrl-C, and the SIGTERM that a scheduler sends before it takes the machine away."""
+"""Stopping a run: Ctrl-C, and the SIGTERM that a scheduler sends before it takes the machine away."""
 
 import signal
 import threading
@@ -16,18 +16,18 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(Exception):
-    """Raised within what may be given up half-way, such as an evaluation, once a stop was asked for."""
+    """A stop was asked for during something that may be abandoned, such as an evaluation."""
 
 
 class Stopping:
-    """Whether a signal asked for a stop, and which one."""
+    """Whether a signal asked for a stop, and which signal."""
 
     def __init__(self) -> None:
         self.asked = False
         self.signal = signal.SIGINT
 
     def asked_by(self, step: int) -> bool:
-        """Whether to stop after this update. Several processes, of which one was signalled, agree on one."""
+        """Whether to stop after this step. Where one of several processes was signalled, all agree on the step."""
         if several() and multihost_utils.reached_preemption_sync_point(step):
             self.asked, self.signal = True, signal.SIGTERM
         return self.asked
@@ -46,9 +46,9 @@ class Stopping:
 
 @contextmanager
 def stop_on_signal() -> Iterator[Stopping]:
-    """Within it the first signal only asks for a stop; a second one of its kind acts as it did before."""
+    """Let the first signal only ask for a stop; a second one of its kind acts as before."""
     stopping = Stopping()
-    # Only the main thread may handle signals. Of several processes JAX's own handler of SIGTERM tells the others.
+    # Only the main thread may handle signals. With several processes JAX's own handler of SIGTERM tells the others.
     if several() or threading.current_thread() is not threading.main_thread():
         yield stopping
         return

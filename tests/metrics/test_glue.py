@@ -136,9 +136,9 @@ def test_float32_predictions_are_scored_in_float64():
         ("stsb", {"pearson": 10 / math.sqrt(600), "spearman": 10 / math.sqrt(600)}),
     ],
 )
-def test_the_headline_is_the_mean_of_the_tasks_metrics(task, wanted):
+def test_the_score_is_the_mean_of_the_tasks_metrics(task, wanted):
     scores = glue_scores(GLUE_TASKS[task].metrics, PREDICTIONS, LABELS)
-    assert scores == pytest.approx({**wanted, "headline": sum(wanted.values()) / len(wanted)})
+    assert scores == pytest.approx({**wanted, "score": sum(wanted.values()) / len(wanted)})
     json.dumps(scores, allow_nan=False)
 
 

@@ -34,8 +34,9 @@ from hut_jax.parallel.mesh import (
 from hut_jax.tasks.causal_lm import causal_lm_loss
 from hut_jax.tasks.glue import classification_loss
 from hut_jax.train import train
+from hut_jax.training.evaluation import Evaluation
 from hut_jax.training.log import read_metrics
-from hut_jax.training.steps import Evaluation, Steps, state_shardings
+from hut_jax.training.steps import Steps, state_shardings
 from hut_jax.transforms import TRANSFORMS
 
 ROWS, LENGTH, STEPS = 8, 16, 20

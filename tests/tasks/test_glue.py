@@ -1,4 +1,4 @@
-"""GLUE from files to a headline, and what stands between."""
+"""GLUE from files to a score."""
 
 import json
 import shutil
@@ -15,11 +15,13 @@ from hut_jax.data.batching import Batching, batch_dataset
 from hut_jax.data.glue.dataset import load_glue
 from hut_jax.data.glue.tasks import GLUE_TASKS
 from hut_jax.runs import config_files
-from hut_jax.runs.run import init_factors, load_base, make_parts
-from hut_jax.tasks.glue import classification_loss, metrics, regression_loss
+from hut_jax.runs.factors import init_factors
+from hut_jax.runs.run import load_base, make_run
+from hut_jax.tasks import TASKS
+from hut_jax.tasks.glue import classification_loss, regression_loss
 from hut_jax.train import train
+from hut_jax.training.evaluation import Evaluated, Evaluation
 from hut_jax.training.log import read_metrics
-from hut_jax.training.steps import Evaluation, Judged
 
 
 def batch(labels, weights):
@@ -50,51 +52,51 @@ def test_the_losses_are_cross_entropy_and_squared_error_of_the_real_rows():
     np.testing.assert_array_equal(outputs["predictions"], [2, 0, 5])
 
 
-def judged(predictions, labels, loss=0.5):
+def evaluated(predictions, labels, loss=0.5):
     """With a row that only fills the batch up, whose prediction is wrong."""
     outputs = {
         "predictions": np.array([*predictions, 1]),
         "labels": np.array([*labels, 0]),
         "weights": np.array([1.0] * len(labels) + [0.0]),
     }
-    return Judged(loss, [outputs])
+    return Evaluated(loss, [outputs])
 
 
 def test_metrics_are_of_the_real_rows():
-    scores = metrics(GLUE_TASKS["mrpc"], {"validation": judged([1, 1, 0, 0], [1, 0, 0, 0])})
+    scores = TASKS["mrpc"].metrics({"validation": evaluated([1, 1, 0, 0], [1, 0, 0, 0])})
     assert scores["accuracy"] == 0.75
     assert scores["f1"] == pytest.approx(2 / 3)
-    assert scores["headline"] == pytest.approx((0.75 + 2 / 3) / 2)
+    assert scores["score"] == pytest.approx((0.75 + 2 / 3) / 2)
     assert scores["loss"] == 0.5
 
 
 def test_mnli_is_judged_by_both_its_splits_together():
     both = {
-        "validation_matched": judged([0, 1, 2, 0], [0, 1, 2, 0], loss=0.1),
-        "validation_mismatched": judged([0, 0], [1, 2], loss=0.9),
+        "validation_matched": evaluated([0, 1, 2, 0], [0, 1, 2, 0], loss=0.1),
+        "validation_mismatched": evaluated([0, 0], [1, 2], loss=0.9),
     }
-    scores = metrics(GLUE_TASKS["mnli"], both)
+    scores = TASKS["mnli"].metrics(both)
     assert scores == {
-        "loss": 0.1, "matched_accuracy": 1, "mismatched_accuracy": 0, "headline": pytest.approx(4 / 6)
+        "loss": 0.1, "matched_accuracy": 1, "mismatched_accuracy": 0, "score": pytest.approx(4 / 6)
     }  # fmt: skip
 
 
 @pytest.mark.slow
-def test_a_run_keeps_the_factors_of_the_best_headline(glue_config, tmp_path):
+def test_a_run_keeps_the_factors_of_the_best_score(glue_config, tmp_path):
     result = train(glue_config, tmp_path / "run")
     lines = [line for line in read_metrics(tmp_path / "run") if line["split"] == "validation"]
-    assert set(result["metrics"]) == {"loss", "matthews", "headline"}
-    best = max(lines, key=lambda line: (line["headline"], -line["step"]))
-    assert (result["best"]["step"], result["best"]["headline"]) == (best["step"], best["headline"])
+    assert set(result["metrics"]) == {"loss", "matthews", "score"}
+    best = max(lines, key=lambda line: (line["score"], -line["step"]))
+    assert (result["best"]["step"], result["best"]["score"]) == (best["step"], best["score"])
     description = json.loads((tmp_path / "run/adapter/adapter_config.json").read_text())
     assert description["also_train"] == ["^classifier"]
 
-    parts = make_parts(glue_config)
+    run = make_run(glue_config)
     model, params = load_base(glue_config)
     adapter, factors = load_adapter(tmp_path / "run/adapter", params)
-    dev = batch_dataset(parts.task.validation["validation"], Batching(4, shuffle=False, epochs=1))
-    judged = Evaluation(partial(adapter.apply, model), parts.task.loss)(params, factors, dev)
-    scores = parts.task.metrics({"validation": judged})
+    dev = batch_dataset(run.load_data().validation["validation"], Batching(4, shuffle=False, epochs=1))
+    evaluated = Evaluation(partial(adapter.apply, model), run.task.loss(run.tokenizer))(params, factors, dev)
+    scores = run.task.metrics({"validation": evaluated})
     assert scores == pytest.approx({name: best[name] for name in scores}, rel=1e-4)
 
 
@@ -103,7 +105,7 @@ def test_a_regression_has_one_output(glue_config, tmp_path):
     glue_config.task = "stsb"
     glue_config.train.steps = 4
     result = train(glue_config, tmp_path / "run")
-    assert set(result["metrics"]) == {"loss", "pearson", "spearman", "headline"}
+    assert set(result["metrics"]) == {"loss", "pearson", "spearman", "score"}
     assert load_adapter(tmp_path / "run/adapter")[1]["classifier"]["out"]["bias"]["d"].shape == (1,)
     glue_config.train.label_smoothing = 0.1
     with pytest.raises(UserError, match=r"label_smoothing is for classes, and stsb is a regression"):
@@ -117,7 +119,7 @@ def test_the_adapter_holds_the_whole_new_head_whatever_the_seed_drew(glue_config
     model, params = load_pretrained(glue_config.model, head="classification", draw=False, report=lambda line: None)
     adapter, factors = load_adapter(tmp_path / "run0/adapter", params)
     glue_config.seed = 1
-    other = init_factors(glue_config, adapter, model, params)
+    other = init_factors(make_run(glue_config), params)
     heads = [tree["classifier"]["dense"]["kernel"]["d"] for tree in (factors, other)]
     assert jnp.abs(heads[0]).max() > 0.01
     assert jnp.abs(heads[0] - heads[1]).max() > 0.01
@@ -183,6 +185,6 @@ def test_training_reads_no_test_file(glue_config, small_glue, tmp_path):
     shutil.copytree(small_glue, tmp_path / "glue")
     (tmp_path / "glue/CoLA/test.tsv").write_text("no header\n")
     glue_config.data.dir = str(tmp_path / "glue")
-    make_parts(glue_config)
+    make_run(glue_config).load_data()
     with pytest.raises(UserError, match=r"test.tsv, line 1: no column"):
         load_glue(GLUE_TASKS["cola"], tmp_path / "glue")

@@ -71,7 +71,7 @@ def test_the_loss_is_the_cross_entropy_of_what_was_hidden():
     assert float(again) == float(total)
 
 
-def test_each_update_hides_anew():
+def test_each_step_hides_anew():
     tokens = blocks(rows=2, length=40)
     batch = {"input_ids": tokens, "attention_mask": jnp.ones(tokens.shape, bool)}
     seen = []

@@ -107,9 +107,7 @@ def test_no_damage_to_a_file_is_silently_wrong(fault, tmp_path):
         assert progress == {"at": step, "loss": 0.1 * step}
         if step == 1:
             passed_over += 1
-            assert re.search(
-                r"checkpoint of update 2 is damaged \(.+\) and now in .*damaged/step_2; .*update 1$", lines[0]
-            )
+            assert re.search(r"checkpoint of step 2 is damaged \(.+\) and now in .*damaged/step_2; .*step 1$", lines[0])
             assert (folder / "damaged/step_2").is_dir()
             opened.save(2, states[2], progress)  # the place is free again
             opened.wait()
@@ -208,9 +206,7 @@ def test_a_file_that_cannot_be_written_is_one_line_and_leaves_what_is_there(chec
         checkpoints.wait()
 
     try:
-        with pytest.raises(
-            UserError, match=r"could not be written to .*; that of update 1 is whole, and the same comm"
-        ):
+        with pytest.raises(UserError, match=r"could not be written to .*; that of step 1 is whole, and the same comm"):
             save()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -1,5 +1,7 @@
 """The training step on a problem with a known answer; the loop's promises are tested through the command."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +11,9 @@ from ml_collections import ConfigDict
 
 from hut_jax.config import default_config
 from hut_jax.core.errors import UserError
-from hut_jax.training.optimizer import make_optimizer, schedule, warmup_updates
-from hut_jax.training.steps import Evaluation, Steps
+from hut_jax.training.evaluation import Evaluation
+from hut_jax.training.optimizer import make_optimizer, schedule, warmup_steps
+from hut_jax.training.steps import Steps
 
 
 def forward(base, factors, x, *, deterministic, rngs=None):
@@ -66,14 +69,14 @@ def test_dropout_and_smoothing_act_in_training_alone():
     base, factors, batch = problem()
     plain = Steps(forward, loss, optax.sgd(0.0), dropout=False)
     dropped = Steps(forward, loss, optax.sgd(0.0))
-    smoothed = Steps(forward, loss, optax.sgd(0.0), dropout=False, label_smoothing=0.25)
+    smoothed = Steps(forward, partial(loss, label_smoothing=0.25), optax.sgd(0.0), dropout=False)
     expected = Evaluation(forward, loss)(base, factors, [batch]).loss
     losses = []
     state = dropped.init(factors)
     for _ in range(2):
         state, metrics = dropped.train(state, base, [batch])
         losses.append(float(metrics["loss"]))
-    assert len({expected, *losses}) == 3  # another mask each update
+    assert len({expected, *losses}) == 3  # another mask each step
     assert float(plain.train(plain.init(factors), base, [batch])[1]["loss"]) == pytest.approx(expected)
     assert float(smoothed.train(smoothed.init(factors), base, [batch])[1]["loss"]) == pytest.approx(expected + 0.25)
 
@@ -93,7 +96,7 @@ def train_config(**fields) -> ConfigDict:
     return config
 
 
-def test_the_rate_rises_and_falls():
+def test_the_learning_rate_rises_and_falls():
     rate = schedule(train_config(learning_rate=1.0, warmup=10.0, decay="linear"), 110)
     assert [float(rate(step)) for step in (0, 5, 10, 60, 110)] == pytest.approx([0, 0.5, 1, 0.5, 0])
     share = schedule(train_config(learning_rate=1.0, warmup=0.1, decay="cosine"), 100)
@@ -103,17 +106,17 @@ def test_the_rate_rises_and_falls():
 
 
 def test_a_warmup_longer_than_the_run_is_refused():
-    with pytest.raises(UserError, match=r"warmup is 500 updates and the run has 100; .*0.06"):
+    with pytest.raises(UserError, match=r"warmup is 500 steps and the run has 100; .*0.06"):
         schedule(train_config(warmup=500.0), 100)
 
 
 def test_a_run_that_steps_bounds_warms_up_within_it():
-    assert warmup_updates(train_config(warmup=500.0, steps=100), 100) == 6
-    assert warmup_updates(train_config(warmup=50.0, steps=100), 100) == 50
+    assert warmup_steps(train_config(warmup=500.0, steps=100), 100) == 6
+    assert warmup_steps(train_config(warmup=50.0, steps=100), 100) == 50
 
 
-def test_the_update_is_adamws_with_a_rate_of_its_own_for_some_factors():
-    """Against optax's AdamW, at the rate times the factor's own."""
+def test_the_step_is_adamws_with_a_learning_rate_multiplier_for_some_factors():
+    """Against optax's AdamW, at the learning rate times the multiplier."""
     factors = {"layer": {"a": jnp.array([1.0, -2.0]), "g": jnp.array([3.0])}}
     gradients = {"layer": {"a": jnp.array([0.1, 0.2]), "g": jnp.array([-0.3])}}
     config = train_config(learning_rate=0.5, warmup=0.0, decay="constant", clip=0.0, weight_decay=0.01)

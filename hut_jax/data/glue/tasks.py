@@ -15,7 +15,7 @@ class GlueTask:
         label: the column of the label.
         labels: the names of classes 0, 1, ..., in the order of TFDS and Hugging Face; none for regression.
         named: whether files, and the test server, write a label as its name; or else as its number.
-        metrics: GLUE's own; the headline is their mean.
+        metrics: GLUE's own; the score is their mean.
         files: split -> file.
         submission: test split -> the file that the test server wants.
         header: whether the labelled files have one; without it, a column is known by its number.

@@ -1,0 +1,34 @@
+"""Adapters by one word, such as `hut:rank=8:spread=cyclic`."""
+
+from ml_collections import ConfigDict
+
+from hut_jax.config import resolve, set_transform
+from hut_jax.core.errors import UserError
+from hut_jax.runs import config_files
+from hut_jax.transforms import TRANSFORMS
+
+
+def with_adapter(config: ConfigDict, text: str) -> ConfigDict:
+    """The config with the adapter that the text names, and its learning rates.
+
+    A setting that the text does not give is the config's, if that has the same transformation; else it is the default.
+
+    Raises:
+        UserError: there is no such transformation or setting, or a value is not of its type.
+    """
+    name, *settings = text.split(":")
+    copy = config.copy_and_resolve_references()
+    if name != config.adapter.name:
+        set_transform(copy, name)
+        whole_leaves = any(TRANSFORMS[one].whole_leaves for one in (name, config.adapter.name))
+        if whole_leaves:  # patterns of layers match no parameters, and the other way round
+            copy.adapter.update({field: () for field in ("targets", "exclude", "layout")})
+        if whole_leaves or "rank" not in copy.adapter:
+            copy.adapter.ranks = ()
+    for setting in settings:
+        if "=" not in setting:
+            raise UserError(f"--adapters: {setting!r} in {text!r} is no setting; write it as in hut:rank=8")
+        if setting.startswith("name="):
+            raise UserError(f"--adapters: {text!r} names a second transformation; write it in front, as in hut:rank=8")
+    config_files.override(copy, [f"--config.adapter.{setting}" for setting in settings])
+    return resolve(copy)

@@ -1,0 +1,208 @@
+"""What an adapter costs a run: trainable parameters, FLOPs and bytes, from shapes alone."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, NamedTuple
+
+import jax
+from jaxtyping import PyTree
+from ml_collections import ConfigDict
+
+from hut_jax.adapters.adapter import Adapter, Count
+from hut_jax.adapters.site import Site
+from hut_jax.core.trees import Path
+from hut_jax.costs.flops import Flops, count_flops, xla_flops
+from hut_jax.costs.modules import Call, module_calls
+from hut_jax.runs.batches import training_batching
+from hut_jax.runs.run import make_adapter, make_model, param_shapes, rates
+from hut_jax.tasks import task_named
+from hut_jax.tasks.base import Loss
+from hut_jax.training.optimizer import make_optimizer
+from hut_jax.training.steps import Batch, State, Steps
+from hut_jax.transforms.base import Cost
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a model does in one step, as shapes.
+
+    Attributes:
+        model: of this library.
+        params: its parameters.
+        inputs: its arguments in a forward pass.
+        batches: the step's batches.
+        loss: the task's.
+    """
+
+    model: Any
+    params: PyTree[jax.ShapeDtypeStruct]
+    inputs: Batch
+    batches: Sequence[Batch]
+    loss: Loss
+
+    @cached_property
+    def frozen(self) -> Flops:
+        """The FLOPs of a forward pass without an adapter."""
+        return count_flops(self._forward, self.params, self.inputs)
+
+    @cached_property
+    def calls(self) -> Mapping[Path, Call]:
+        """The modules that a forward pass runs, by path."""
+        return module_calls(self._forward, self.params, self.inputs)
+
+    def _forward(self, params: PyTree, inputs: Batch) -> Any:
+        return self.model.apply({"params": params}, **inputs)
+
+
+def make_work(config: ConfigDict, length: int | None = None) -> Work:
+    """A step of the config's model and task. No position of it is padding.
+
+    Args:
+        config: the run's.
+        length: the tokens of an example; default: of the longest that the config and the model allow.
+
+    Raises:
+        UserError: the task or the model cannot be had.
+    """
+    config = config.copy_and_resolve_references()
+    config.train.attention = "xla"  # which any device has
+    model, task = make_model(config), task_named(config.task)
+    length = min(task.longest(config.data), model.config.n_positions) if length is None else length
+    whole = task.example(model.config, config.train.batch_size, length)
+    part = task.example(model.config, training_batching(config).batch_size, length)
+    batches = [part.batch] * config.train.accumulate
+    return Work(model, param_shapes(model, model.dtype), whole.inputs, batches, part.loss)
+
+
+@dataclass(frozen=True)
+class AdapterCost:
+    """What one adapter of a model costs.
+
+    Attributes:
+        count: the trainable parameters.
+        forward: FLOPs of the adapted model's forward pass.
+        step: FLOPs of a training step, from the batches to the new factors.
+        paper: what the adapter adds to a forward and a backward pass by its formulas; None where there are none.
+        factor_bytes: of the factors; an adapter's file has them and their names.
+        optimizer_bytes: of the optimiser's state.
+        checkpoint_bytes: of the arrays in a checkpoint, before Orbax compresses them.
+        xla: XLA's own counts of forward and step, if they were asked for.
+    """
+
+    count: Count
+    forward: Flops
+    step: Flops
+    paper: Cost | None
+    factor_bytes: int
+    optimizer_bytes: int
+    checkpoint_bytes: int
+    xla: tuple[Flops, Flops] | None
+
+
+def adapter_cost(config: ConfigDict, work: Work, *, xla: bool = False) -> AdapterCost:
+    """The cost of the config's adapter. Nothing is allocated or run; only for `xla` is anything compiled.
+
+    Args:
+        config: with its learning rates resolved.
+        work: what the model does.
+        xla: whether XLA counts too.
+
+    Raises:
+        UserError: the adapter does not fit the model.
+    """
+    params = work.params
+    adapter, steps = make_steps(config, work)
+    apply = partial(adapter.apply, work.model)
+    factors = jax.eval_shape(adapter.init, jax.random.key(0), params)
+    state: State = jax.eval_shape(steps.init, factors)
+
+    def forward(params, factors, inputs):
+        return apply(params, factors, **inputs)
+
+    a_forward = forward, params, factors, work.inputs
+    a_step = steps.train, state, params, work.batches
+    return AdapterCost(
+        count=adapter.count(params),
+        forward=count_flops(*a_forward),
+        step=count_flops(*a_step),
+        paper=paper_cost(adapter, work),
+        factor_bytes=tree_bytes(state.factors),
+        optimizer_bytes=tree_bytes(state.opt_state),
+        checkpoint_bytes=tree_bytes(state),
+        xla=(xla_flops(*a_forward), xla_flops(*a_step)) if xla else None,
+    )
+
+
+def make_steps(config: ConfigDict, work: Work) -> tuple[Adapter, Steps]:
+    """The config's adapter and its training step, on one device, at a constant learning rate: no count depends on it.
+
+    Args:
+        config: with its learning rates resolved.
+        work: what the model does.
+
+    Raises:
+        UserError: the adapter does not fit the model.
+    """
+    adapter, train = make_adapter(config), config.train.copy_and_resolve_references()
+    train.warmup, train.decay = 0.0, "constant"
+    steps = Steps(
+        partial(adapter.apply, work.model),
+        partial(work.loss, label_smoothing=train.label_smoothing),
+        make_optimizer(train, 1, rates(config, adapter, work.params)),
+        dropout=train.dropout,
+    )
+    return adapter, steps
+
+
+def paper_cost(adapter: Adapter, work: Work) -> Cost | None:
+    """The sum of the transformations' own formulas over all sites; None where one has no formula."""
+    forward = backward = 0
+    for site in adapter.sites(work.params):
+        use = _use(site, work)
+        if use is None:
+            continue
+        cost = site.transform.cost(use.n, use.d, use.k, use.leaf)
+        if cost is None:
+            return None
+        forward, backward = forward + use.layers * cost.forward, backward + use.layers * cost.backward
+    return Cost(forward, backward)
+
+
+def tree_bytes(tree: PyTree) -> int:
+    """The bytes of all its arrays."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+class _Use(NamedTuple):
+    """How a model uses a site: the arguments of `Transform.cost`, and the number of stacked layers."""
+
+    n: int
+    d: int
+    k: int
+    leaf: str
+    layers: int
+
+
+def _use(site: Site, work: Work) -> _Use | None:
+    """How the model uses a site; None where its module never ran."""
+    *module, leaf = site.path if site.layout is None else (*site.path, "kernel")
+    call = work.calls.get(tuple(module))
+    if call is None:
+        return None
+    if site.layout is not None:
+        k = math.prod(site.shape[site.layout.stacked + site.layout.inputs :])
+    else:
+        k = math.prod(call.leaves.get("bias", call.leaves[leaf][-1:]))
+    size = math.prod(call.leaves[leaf])
+    use = _Use(call.returned // k, size // k, k, leaf, math.prod(site.shape) // size)
+    config = work.model.config
+    if (
+        site.path == ("token_embedding", "embedding")
+        and config.head in ("causal", "mlm")
+        and config.tie_word_embeddings
+    ):
+        logits = work.calls[()].returned // config.vocab_size
+        return use._replace(n=logits, leaf="kernel")  # the tied head's product, beside which the lookups cost little
+    return use

@@ -1,0 +1,101 @@
+"""Where a run's arrays lie on the devices that train it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeVar
+
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, PyTree
+from ml_collections import ConfigDict
+
+from hut_jax.adapters.sharding import factor_specs
+from hut_jax.core.trees import Path
+from hut_jax.parallel.activations import run_on
+from hut_jax.parallel.mesh import (
+    TRANSFORMER,
+    batch_parts,
+    check_batch,
+    check_heads,
+    describe,
+    make_mesh,
+    own_share,
+    param_specs,
+    place_batch,
+    shardings,
+)
+from hut_jax.parallel.processes import Share
+from hut_jax.runs.batches import evaluation_batching, training_batching
+from hut_jax.runs.run import Run
+
+T = TypeVar("T")
+
+
+def mesh_for(config: ConfigDict) -> Mesh:
+    """The mesh of `config.mesh`.
+
+    Raises:
+        UserError: there are too few devices, or they cannot share out the batches.
+    """
+    mesh = make_mesh(**config.mesh)
+    check_batch("config.train.batch_size / config.train.accumulate", training_batching(config).batch_size, mesh)
+    check_batch("config.eval.batch_size", evaluation_batching(config).batch_size, mesh)
+    return mesh
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where parameters, factors and batches lie on a mesh.
+
+    Attributes:
+        mesh: the devices.
+        specs: how each parameter is split, by path.
+        factors: where each factor lies: a tree like the factors'.
+    """
+
+    mesh: Mesh
+    specs: Mapping[Path, PartitionSpec]
+    factors: PyTree[NamedSharding]
+
+    @property
+    def params(self) -> PyTree[NamedSharding]:
+        """Where each parameter lies: a tree like the parameters'."""
+        return shardings(self.mesh, self.specs)
+
+    @property
+    def whole(self) -> NamedSharding:
+        """Where an array lies that every device has whole."""
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    @property
+    def parts(self) -> int:
+        """Into how many parts a batch is split."""
+        return batch_parts(self.mesh)
+
+    @cached_property
+    def share(self) -> Share:
+        """This process's share of each batch."""
+        return own_share(self.mesh)
+
+    def batch(self, batch: PyTree[Any]) -> PyTree[Array]:
+        """This process's share of a batch, each device's examples on it."""
+        return place_batch(self.mesh, batch, share=self.share)
+
+    def run(self, function: Callable[..., T]) -> Callable[..., T]:
+        """The function, whose activations lie as the mesh says."""
+        return run_on(self.mesh, function)
+
+    def describe(self) -> str:
+        """The mesh, and how many parameters are split how."""
+        return describe(self.mesh, self.specs)
+
+
+def place(run: Run, mesh: Mesh) -> Placement:
+    """The placement of a run on a mesh.
+
+    Raises:
+        UserError: the devices cannot share out the model.
+    """
+    check_heads(run.model.config.heads, mesh)
+    specs = param_specs(run.shapes, TRANSFORMER, mesh)
+    return Placement(mesh, specs, shardings(mesh, factor_specs(run.adapter.sites(run.shapes), specs)))

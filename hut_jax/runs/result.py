@@ -1,0 +1,75 @@
+"""`result.json`: the figures of a run."""
+
+from pathlib import Path
+from typing import Any
+
+from hut_jax.adapters.files import size_on_disk
+from hut_jax.core.errors import UserError
+from hut_jax.core.files import read_json
+from hut_jax.runs.machine import describe_machine, peak_bytes
+from hut_jax.runs.run import Run
+from hut_jax.runs.workdir import ADAPTER
+from hut_jax.tasks import TaskData
+from hut_jax.training.earlier import current_names
+from hut_jax.training.loop import Fit
+
+RESULT = "result.json"
+_LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+_OF_THE_TRAINING = ("device", "platform", "versions", "peak_bytes")
+
+
+def make_result(run: Run, data: TaskData, done: Fit, fingerprint: str, workdir: Path) -> dict[str, Any]:
+    """The figures of a run that has just ended.
+
+    Args:
+        run: the run.
+        data: what it learned from.
+        done: its training.
+        fingerprint: of the base.
+        workdir: where its best factors are.
+    """
+    count = run.adapter.count(run.shapes)
+    result = {
+        "task": run.task.name,
+        "steps": done.steps,
+        "metrics": done.last,
+        "best": done.best,
+        "score_name": run.task.score_name,
+        "maximize": run.task.maximize,
+        "mean_length": float(data.train.inputs.mean()),
+        "seconds": round(done.seconds, 3),
+        "trainable": count.trainable,
+        "total": count.total,
+        "percent": count.percent,
+        "adapter_bytes": size_on_disk(workdir / ADAPTER),
+        "peak_bytes": peak_bytes(),
+        "base": {"name": run.config.model, "fingerprint": fingerprint},
+        **describe_machine(*_LIBRARIES),
+    }
+    if not done.steps_now:  # a finished run was started again: what trained it, and with how much memory, is known
+        earlier = read_kept(workdir)
+        result |= {name: earlier[name] for name in _OF_THE_TRAINING if name in earlier}
+    return result
+
+
+def read_result(workdir: Path) -> dict[str, Any] | None:
+    """The figures of the run in this folder; None where it has not ended yet.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = workdir / RESULT
+    if not path.exists():
+        return None
+    try:
+        return current_names(read_json(path))
+    except UserError as error:
+        raise UserError(f"{error}; the run's training command writes it anew") from None
+
+
+def read_kept(workdir: Path) -> dict[str, Any]:
+    """The figures of a run that had ended before, an evaluation's too; {} where there are none, or they are damaged."""
+    try:
+        return read_result(workdir) or {}
+    except UserError:
+        return {}

@@ -1,0 +1,129 @@
+"""A run after training, read back from its workdir."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from jaxtyping import Array, PyTree
+from ml_collections import ConfigDict
+
+from hut_jax.adapters.adapter import Adapter
+from hut_jax.adapters.files import load_adapter, read_description
+from hut_jax.config import flatten_config, validate
+from hut_jax.core.errors import UserError, nearest
+from hut_jax.data.tokenizer_base import BaseTokenizer
+from hut_jax.runs import config_files
+from hut_jax.runs.run import load_base
+from hut_jax.runs.workdir import ADAPTER, read_config
+from hut_jax.tasks import TASKS, Ability, Task, task_named
+from hut_jax.training.evaluation import Evaluated, Evaluation
+from hut_jax.training.steps import Batch
+
+CHANGEABLE = ("decode.", "data.dir", "data.cache", "model", "tokenizer", "dtype", "seed")
+"""The fields that may change after training: how texts are decoded, and where this machine has its files."""
+
+T = TypeVar("T", bound=Ability[Any])
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A base, an adapter with its best factors, and what they were trained for.
+
+    Attributes:
+        config: the run's.
+        task: what it has learned.
+        tokenizer: the base's.
+        model: the base with the task's head.
+        params: the base's parameters.
+        adapter: what was trained.
+        factors: the best ones.
+    """
+
+    config: ConfigDict
+    task: Task[Any]
+    tokenizer: BaseTokenizer
+    model: Any
+    params: PyTree[Array]
+    adapter: Adapter
+    factors: PyTree[Array]
+
+    def merge(self) -> PyTree[Array]:
+        """The parameters of the plain model that computes what base and adapter do.
+
+        Raises:
+            UserError: one of them is not finite.
+        """
+        return self.adapter.merge(self.params, self.factors)
+
+    def plain_evaluation(self) -> Callable[[PyTree[Array], Iterable[Batch]], Evaluated]:
+        """A function that evaluates parameters of the plain model, such as the base's or the merged ones, on batches.
+
+        It is compiled once for all of them.
+        """
+
+        def forward(params: PyTree[Array], _: Any, *args: Any, **kwargs: Any) -> Array:
+            return self.model.apply({"params": params}, *args, **kwargs)
+
+        evaluation = Evaluation(forward, self.task.loss(self.tokenizer))
+        return lambda params, batches: evaluation(params, {}, batches)
+
+
+def load_run(
+    workdir: Path, config: ConfigDict | None = None, *, scan_layers: bool | None = None, force: bool = False
+) -> TrainedRun:
+    """The trained run in a workdir, on one device. What its config asks of particular devices is left out.
+
+    Args:
+        workdir: of the run.
+        config: of the run, where `read_trained_config` has read it already.
+        scan_layers: whether the layers are one `nn.scan`; default: as in training.
+        force: take the base even if it is not the one that the adapter was trained on.
+
+    Raises:
+        UserError: there is no trained run, or a part of it cannot be had or does not fit another.
+    """
+    config = (read_trained_config(workdir) if config is None else config).copy_and_resolve_references()
+    config.train.attention = "xla"
+    config.train.scan_layers = config.train.scan_layers if scan_layers is None else scan_layers
+    task = task_named(config.task)
+    tokenizer = task.load_tokenizer(config.tokenizer or config.model)
+    model, params = load_base(config)
+    adapter, factors = load_adapter(workdir / ADAPTER, params, name=config.model, force=force)
+    return TrainedRun(config, task, tokenizer, model, params, adapter, factors)
+
+
+def read_trained_config(workdir: Path, overrides: Sequence[str] = ()) -> ConfigDict:
+    """The config of a trained run, with `--config.field=value` arguments applied.
+
+    Raises:
+        UserError: there is no run with an adapter, or an argument changes what is fixed after training.
+    """
+    config = read_config(workdir)
+    read_description(workdir / ADAPTER)  # for its errors
+    fields = [field for field in flatten_config(config) if field.startswith(CHANGEABLE)]
+    for argument in overrides:
+        name = argument.partition("=")[0]
+        field = name.removeprefix("--config.")
+        if name.startswith("--") and field == name:
+            raise UserError(f"unknown argument {name}; {nearest(name, ['--workdir', '--config.decode.beams'])}")
+        if name.startswith("--") and field not in fields:
+            raise UserError(f"config.{field} cannot be changed after training; {nearest(field, fields)}")
+    config_files.override(config, overrides)
+    validate(config)
+    return config
+
+
+def task_that(ability: type[T], workdir: Path, config: ConfigDict) -> T:
+    """The run's task, which must have an ability such as `GeneratesText`.
+
+    Raises:
+        UserError: it does not have it; the message names the tasks that do.
+    """
+    task = task_named(config.task)
+    if not isinstance(task, ability):
+        able = ", ".join(repr(name) for name, other in TASKS.items() if isinstance(other, ability))
+        raise UserError(
+            f"the run in {workdir} is of the task {task.name!r}, which {ability.lacks}; those that do: {able}"
+        )
+    return task

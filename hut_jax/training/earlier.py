@@ -1,0 +1,20 @@
+"""Runs on disk that an earlier version wrote: the names that have changed since."""
+
+from collections.abc import Mapping
+from typing import Any
+
+EARLIER = {"headline": "score", "seconds_per_update": "seconds_per_step"}
+
+
+def current_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values under today's names, in nested dicts too.
+
+    They are lines of `metrics.jsonl`, the progress in a checkpoint, or a `result.json`, in which "headline" names the
+    metric that is now named by "score_name".
+    """
+    current = {}
+    for name, value in values.items():
+        if name == "headline" and isinstance(value, str):
+            name, value = "score_name", EARLIER.get(value, value)
+        current[EARLIER.get(name, name)] = current_names(value) if isinstance(value, Mapping) else value
+    return current

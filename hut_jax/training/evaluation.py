@@ -1,0 +1,48 @@
+"""The compiled evaluation of factors."""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import NamedSharding
+from jaxtyping import Array, PyTree
+
+from hut_jax.training.steps import Batch, Forward, Loss
+
+
+class Evaluated(NamedTuple):
+    """The evaluation of a split: the mean loss, and the loss function's outputs of each batch."""
+
+    loss: float
+    outputs: list[Any]
+
+
+class Evaluation:
+    """Evaluates factors on batches, without dropout.
+
+    Args:
+        forward: the adapted model.
+        loss: of a batch, without label smoothing.
+        place: puts a batch on the devices that share it out.
+        whole: "on every device", where results are to lie, so that each process can read them.
+    """
+
+    def __init__(
+        self,
+        forward: Forward,
+        loss: Loss,
+        place: Callable[[Batch], Batch] = lambda batch: batch,
+        whole: NamedSharding | None = None,
+    ):
+        self._place = place
+        self._evaluate = jax.jit(
+            lambda base, factors, batch: loss(partial(forward, base, factors), batch, deterministic=True),
+            out_shardings=whole,
+        )
+
+    def __call__(self, base: PyTree, factors: PyTree[Array], batches: Iterable[Batch]) -> Evaluated:
+        """The batches' summed losses over their summed weights, and their outputs, fetched to the host."""
+        evaluated = [self._evaluate(base, factors, self._place(batch)) for batch in batches]
+        losses, weights, outputs = zip(*jax.device_get(evaluated), strict=True)
+        return Evaluated(sum(map(float, losses)) / sum(map(float, weights)), list(outputs))
