@@ -69,7 +69,7 @@ class Example(NamedTuple):
     Attributes:
         inputs: the model's arguments in a forward pass.
         batch: what the loss takes.
-        loss: the task's, whatever the tokenizer.
+        loss: the task's; which tokens are the special ones changes no count.
     """
 
     inputs: Mapping[str, jax.ShapeDtypeStruct]
@@ -136,8 +136,15 @@ class Task(ABC, Generic[T]):
         """The tokens of the longest example that the section `data` of a config allows."""
 
     @abstractmethod
-    def example(self, model: Any, rows: int, length: int) -> Example:
-        """A batch of `rows` examples of `length` tokens, none of them padding, for a model with this config."""
+    def example(self, model: Any, rows: int, length: int, label_smoothing: float = 0.0) -> Example:
+        """A batch without padding.
+
+        Args:
+            model: the model's config.
+            rows: the examples.
+            length: the tokens of each.
+            label_smoothing: the loss function's.
+        """
 
     def rank(self, metrics: Mapping[str, float]) -> float:
         """The score, with its sign such that more is better."""

@@ -34,12 +34,12 @@ class CausalLM(GeneratesText[Tokenizer]):
         """The mean loss in nats a token, and the perplexity."""
         return lm_metrics(evaluated)
 
-    def example(self, model: Any, rows: int, length: int) -> Example:
+    def example(self, model: Any, rows: int, length: int, label_smoothing: float = 0.0) -> Example:
         """A batch in which every token is predicted."""
         inputs = lm_inputs(rows, length, predicted=length)
         slots = inputs["logits_at"].shape
         labels = {"labels": jax.ShapeDtypeStruct(slots, jnp.int32), "weights": jax.ShapeDtypeStruct(slots, jnp.float32)}
-        return Example(inputs, inputs | labels, causal_lm_loss)
+        return Example(inputs, inputs | labels, partial(causal_lm_loss, label_smoothing=label_smoothing))
 
     def prompts(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
         """The beginning of each text, as it is."""

@@ -58,12 +58,12 @@ class MaskedLM(Task[EncoderTokenizer]):
         """As `data.block` says."""
         return data.block
 
-    def example(self, model: Any, rows: int, length: int) -> Example:
+    def example(self, model: Any, rows: int, length: int, label_smoothing: float = 0.0) -> Example:
         """A batch of whole blocks. It has no `logits_at`: the loss draws the predicted positions."""
         inputs = lm_inputs(rows, length, predicted=predicted_tokens(length))
         batch = {name: leaf for name, leaf in inputs.items() if name != "logits_at"}
-        # Which tokens are the special ones changes no count.
-        return Example(inputs, batch, partial(masked_lm_loss, cls=0, sep=1, mask=2, vocab=model.vocab_size))
+        options = {"cls": 0, "sep": 1, "mask": 2, "vocab": model.vocab_size, "label_smoothing": label_smoothing}
+        return Example(inputs, batch, partial(masked_lm_loss, **options))
 
 
 def masked_lm_loss(
