@@ -33,7 +33,7 @@ class Work:
         params: its parameters.
         inputs: its arguments in a forward pass.
         batches: the step's batches.
-        loss: the task's.
+        loss: the task's, in training.
     """
 
     model: Any
@@ -71,7 +71,7 @@ def make_work(config: ConfigDict, length: int | None = None) -> Work:
     model, task = make_model(config), task_named(config.task)
     length = min(task.longest(config.data), model.config.n_positions) if length is None else length
     whole = task.example(model.config, config.train.batch_size, length)
-    part = task.example(model.config, training_batching(config).batch_size, length)
+    part = task.example(model.config, training_batching(config).batch_size, length, config.train.label_smoothing)
     batches = [part.batch] * config.train.accumulate
     return Work(model, param_shapes(model, model.dtype), whole.inputs, batches, part.loss)
 
@@ -149,7 +149,7 @@ def make_steps(config: ConfigDict, work: Work) -> tuple[Adapter, Steps]:
     train.warmup, train.decay = 0.0, "constant"
     steps = Steps(
         partial(adapter.apply, work.model),
-        partial(work.loss, label_smoothing=train.label_smoothing),
+        work.loss,
         make_optimizer(train, 1, rates(config, adapter, work.params)),
         dropout=train.dropout,
     )

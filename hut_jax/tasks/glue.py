@@ -61,13 +61,7 @@ class Glue(PredictsLabels[EncoderTokenizer]):
 
     def loss(self, tokenizer: EncoderTokenizer, label_smoothing: float = 0.0) -> Loss:
         """The cross-entropy in nats, or the squared error of a regression, summed over the examples."""
-        if not self.spec.regression:
-            return partial(classification_loss, label_smoothing=label_smoothing)
-        if label_smoothing:
-            raise UserError(
-                f"config.train.label_smoothing is for classes, and {self.name} is a regression; set it to 0"
-            )
-        return regression_loss
+        return self._loss(label_smoothing)
 
     def metrics(self, evaluated: Mapping[str, Evaluated]) -> dict[str, float]:
         """GLUE's own metrics and their mean, the `score`; the loss is that of the first split.
@@ -94,15 +88,14 @@ class Glue(PredictsLabels[EncoderTokenizer]):
         """As `data.max_length` says."""
         return data.max_length
 
-    def example(self, model: Any, rows: int, length: int) -> Example:
+    def example(self, model: Any, rows: int, length: int, label_smoothing: float = 0.0) -> Example:
         """A batch of examples of one label each."""
         ids = jax.ShapeDtypeStruct((rows, length), jnp.int32)
         mask = jax.ShapeDtypeStruct((rows, length), jnp.bool_)
         inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": ids}
         labels = jax.ShapeDtypeStruct((rows,), jnp.float32 if self.spec.regression else jnp.int32)
         weights = jax.ShapeDtypeStruct((rows,), jnp.float32)
-        loss = regression_loss if self.spec.regression else classification_loss
-        return Example(inputs, inputs | {"labels": labels, "weights": weights}, loss)
+        return Example(inputs, inputs | {"labels": labels, "weights": weights}, self._loss(label_smoothing))
 
     def load_tests(self, data: Any) -> Mapping[str, Sequence[GlueExample]]:
         """The test splits that the data has; MNLI has two."""
@@ -131,6 +124,15 @@ class Glue(PredictsLabels[EncoderTokenizer]):
     ) -> Path:
         """Write the file under the name that the test server wants, such as `MRPC.tsv`."""
         return write_predictions(folder, self.spec, split, records, predictions)
+
+    def _loss(self, label_smoothing: float) -> Loss:
+        if not self.spec.regression:
+            return partial(classification_loss, label_smoothing=label_smoothing)
+        if label_smoothing:
+            raise UserError(
+                f"config.train.label_smoothing is for classes, and {self.name} is a regression; set it to 0"
+            )
+        return regression_loss
 
 
 def classification_loss(

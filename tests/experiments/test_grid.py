@@ -75,7 +75,7 @@ def _stopped(*_):
     ("end", "error", "reason"),
     [
         (_killed, UserError, "a process was killed, .*; the same command goes on"),
-        (_stopped, Interrupted, "SIGTERM: stopped after update 7 and saved"),
+        (_stopped, Interrupted, "SIGTERM: stopped after step 7 and saved"),
     ],
 )
 def test_a_run_that_is_stopped_stops_the_grid_with_one_line(end, error, reason, tmp_path, monkeypatch):

@@ -135,7 +135,7 @@ def test_a_signal_to_one_process_stops_all_and_another_number_of_them_goes_on(co
     run[1].send_signal(signal.SIGTERM)
     for code, _, error in end(run):
         assert code == 143
-        assert "SIGTERM: stopped after update" in error
+        assert "SIGTERM: stopped after step" in error
     newest = max((tmp_path / "several/checkpoints").iterdir(), key=lambda path: int(path.name.split("_")[1]))
     flip_a_byte(newest / "state/d")
     said = finish(config_file, tmp_path / "several", 4, *options)[0][1]
