@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from hut_jax.data.e2e.csv_files import read_records
 from hut_jax.data.e2e.dataset import encode_prompts
 from hut_jax.data.tokenizer import load_tokenizer
-from hut_jax.generation import beam_search
+from hut_jax.generation import Beam, Constraints, generate
 from hut_jax.models.hub.pretrained import load_pretrained
 
 SIZES = {"small": (768, 12, 12), "medium": (1024, 24, 16), "tiny": (64, 2, 2)}
@@ -73,8 +73,8 @@ def main():
     for batch in map(int, args.batch_sizes.split(",")):
         prompts = everything[:batch]
         turns = {
-            "ours": lambda prompts=prompts: ours(model, params, prompts, args),
-            "theirs": lambda prompts=prompts: generate(theirs, prompts, args),
+            "ours": lambda prompts=prompts: our_tokens(model, params, prompts, args),
+            "theirs": lambda prompts=prompts: their_tokens(theirs, prompts, args),
             "floor": products(params, batch * args.beams, args.new_tokens),
         }
         row = measure(turns, args.repeats) | {"batch": batch, "load": os.getloadavg()}
@@ -139,17 +139,15 @@ def measure(turns, repeats):
     }
 
 
-def ours(model, params, prompts, args):
-    """Our beam search's tokens."""
-    found = beam_search(
-        model, params, prompts, beams=args.beams, max_new_tokens=args.new_tokens, eos_id=None, length_penalty=0.9,
-        no_repeat_ngram=4, ngrams_see_prompt=True, batch_size=len(prompts),
-    )  # fmt: skip
-    return [row[0].tokens for row in found]
+def our_tokens(model, params, prompts, args):
+    """The tokens of our beam search."""
+    constraints = Constraints(args.new_tokens, None, no_repeat_ngram=4, ngrams_see_prompt=True)
+    found = generate(model, params, prompts, Beam(args.beams, 0.9), constraints, batch_size=len(prompts))
+    return [one.tokens for one in found]
 
 
-def generate(model, prompts, args):
-    """Theirs."""
+def their_tokens(model, prompts, args):
+    """The tokens of transformers' beam search."""
     longest = max(map(len, prompts))
     ids = torch.tensor([[PAD] * (longest - len(prompt)) + prompt for prompt in prompts], device=model.device)
     mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)

@@ -11,7 +11,7 @@ from hut_jax.adapters.files import size_on_disk
 from hut_jax.core import cli
 from hut_jax.data.batching import batch_dataset
 from hut_jax.data.e2e.dataset import encode_e2e, encode_prompts, load_e2e, references
-from hut_jax.generation import greedy
+from hut_jax.generation import Constraints, Greedy, generate
 from hut_jax.runs import config_files
 from hut_jax.runs.batches import evaluation_batching
 from hut_jax.runs.trained import TrainedRun, load_run
@@ -55,14 +55,12 @@ def compare(run: TrainedRun) -> None:
 
     mrs = list(texts)[:SAMPLES]
     prompts = encode_prompts(mrs, tokenizer)
-    generated = {
-        name: greedy(run.model, params, prompts, max_new_tokens=NEW_TOKENS, eos_id=tokenizer.eos_id)
-        for name, params in models.items()
-    }
+    constraints = Constraints(NEW_TOKENS, tokenizer.eos_id)
+    generated = {name: generate(run.model, params, prompts, Greedy(), constraints) for name, params in models.items()}
     for i, mr in enumerate(mrs):
         print(f"\n  to say  {mr}")
         for name in models:
-            print(f"{name:>8}  {tokenizer.decode(generated[name][i]).strip()!r}")
+            print(f"{name:>8}  {tokenizer.decode(generated[name][i].tokens).strip()!r}")
         print(f" written  {texts[mr][0]!r}")
 
 

@@ -9,7 +9,7 @@ from hut_jax import UserError, load_adapter, load_pretrained
 from hut_jax.data.e2e.dataset import encode_prompts
 from hut_jax.data.tokenizer import load_tokenizer
 from hut_jax.generate import main, read_lines
-from hut_jax.generation import beam_search
+from hut_jax.generation import Beam, Constraints, generate
 from hut_jax.train import train
 
 MRS = ["name[Alba], food[Welsh]", "name[Alba]", "name[The Mill], eatType[pub], area[riverside]"]
@@ -40,12 +40,15 @@ def test_a_text_for_each_line(run, mrs, small_config, tmp_path, capsys):
     model, params = load_pretrained(small_config.model)
     adapter, factors = load_adapter(run / "adapter", params)
     tokenizer = load_tokenizer(small_config.model)
-    found = beam_search(
-        model, adapter.merge(params, factors), encode_prompts(MRS, tokenizer), beams=3, max_new_tokens=6,
-        length_penalty=0.9, no_repeat_ngram=4, eos_id=tokenizer.eos_id,
-    )  # fmt: skip
+    found = generate(
+        model,
+        adapter.merge(params, factors),
+        encode_prompts(MRS, tokenizer),
+        Beam(3, length_penalty=0.9),
+        Constraints(6, tokenizer.eos_id, no_repeat_ngram=4),
+    )
     lines = (tmp_path / "texts.txt").read_text().splitlines()
-    assert lines == [" ".join(tokenizer.decode(row[0].tokens).split()) for row in found]
+    assert lines == [" ".join(tokenizer.decode(one.tokens).split()) for one in found]
 
     assert main([*arguments, "--config.decode.method=sample", "--config.decode.top_p=0.9"]) == 0
     assert len((tmp_path / "texts.txt").read_text().splitlines()) == 3

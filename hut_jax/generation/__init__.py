@@ -1,7 +1,9 @@
-"""Text from a causal model over a KV cache: beam search, greedy and sampling."""
+"""Text from a causal model: beam search, greedy and sampling over one cache. Imports models, and layers below."""
 
-from hut_jax.generation.beam import BeamSearch, Hypothesis, beam_search
-from hut_jax.generation.constraints import Limits
-from hut_jax.generation.sampling import Sampling, greedy, sample
+from hut_jax.generation.beam import Beam
+from hut_jax.generation.constraints import Constraints
+from hut_jax.generation.decoding import generate
+from hut_jax.generation.method import Continuation, Method
+from hut_jax.generation.sampling import Greedy, Sampling
 
-__all__ = ["BeamSearch", "Hypothesis", "Limits", "Sampling", "beam_search", "greedy", "sample"]
+__all__ = ["Beam", "Constraints", "Continuation", "Greedy", "Method", "Sampling", "generate"]

@@ -1,8 +1,8 @@
-"""What every way of decoding obeys: how long a continuation may be, what ends it, which n-grams may not come twice."""
+"""What every method of decoding obeys: the lengths, the end tokens, and the n-grams that may not repeat."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,32 +16,27 @@ _NO_TOKEN = np.iinfo(np.int32).max  # past any vocabulary's end, where a scatter
 
 
 @dataclass(frozen=True)
-class Limits:
-    """The options that beam search, greedy and sampling share.
+class Constraints:
+    """What every method of decoding obeys.
 
     Attributes:
-        max_new_tokens: how many tokens a continuation may have, an end token among them.
-        min_new_tokens: before there are so many, no end token may come.
-        no_repeat_ngram: no n-gram of this size may come twice in a continuation; 0: any may.
+        max_new_tokens: the most tokens of a continuation, its end token included.
+        eos_id: the token, or the tokens, that end a continuation; None: nothing does.
+        min_new_tokens: the tokens before the first end token is allowed.
+        no_repeat_ngram: no n-gram of this size repeats in a continuation; 0: any may.
         ngrams_see_prompt: whether the n-grams of the prompt count too, as they do in transformers' `generate`.
-        ends: the tokens that end a continuation.
+
+    Raises:
+        UserError: a number is out of range.
     """
 
     max_new_tokens: int
+    eos_id: int | Sequence[int] | None
     min_new_tokens: int = 0
     no_repeat_ngram: int = 0
     ngrams_see_prompt: bool = False
-    ends: tuple[int, ...] = ()
 
-    def check(self, config: Any) -> None:
-        """Make sure that the options fit each other and the model.
-
-        Args:
-            config: the model's.
-
-        Raises:
-            UserError: one is out of its range.
-        """
+    def __post_init__(self):
         if self.max_new_tokens < 1:
             raise UserError(f"max_new_tokens must be at least 1, not {self.max_new_tokens}")
         if not 0 <= self.min_new_tokens <= self.max_new_tokens:
@@ -51,6 +46,21 @@ class Limits:
             )
         if self.no_repeat_ngram < 0:
             raise UserError(f"no_repeat_ngram must be at least 1, or 0 for none, not {self.no_repeat_ngram}")
+        # As a tuple of different tokens, so that the constraints can be hashed and compared.
+        ends = () if self.eos_id is None else tuple(sorted(set(np.atleast_1d(self.eos_id).tolist())))
+        object.__setattr__(self, "eos_id", ends)
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The end tokens, each once."""
+        return cast(tuple[int, ...], self.eos_id)
+
+    def check(self, config: Any) -> None:
+        """Check the end tokens against the model's config.
+
+        Raises:
+            UserError: one is outside the vocabulary.
+        """
         for end in self.ends:
             if not 0 <= end < config.vocab_size:
                 raise UserError(f"end token {end} is outside the vocabulary, 0..{config.vocab_size - 1}")
@@ -62,32 +72,32 @@ class Limits:
     def history(
         self, prompts: Int[HostOrDevice, "batch length"], lengths: Int[HostOrDevice, " batch"]
     ) -> Int[Array, "batch history"]:
-        """Room for the new tokens, at the end; before them the prompts, moved next to it, if their n-grams count."""
+        """Zeros for the new tokens; before them the prompts, right-aligned, if their n-grams count."""
         batch, length = prompts.shape
         seen = jnp.zeros((batch, 0), jnp.int32)
         if self.ngrams_see_prompt:
-            place = jnp.arange(length) - (length - lengths[:, None])
-            seen = jnp.where(place < 0, _NO_TOKEN, jnp.take_along_axis(prompts, place, axis=1))
+            index = jnp.arange(length) - (length - lengths[:, None])
+            seen = jnp.where(index < 0, _NO_TOKEN, jnp.take_along_axis(prompts, index, axis=1))
         return jnp.concatenate([seen, jnp.zeros((batch, self.max_new_tokens), jnp.int32)], axis=1)
 
     def new(self, history: Int[Array, "*batch history"]) -> Int[Array, "*batch steps"]:
-        """The part of a history that is not prompt."""
+        """The new tokens of a history."""
         return history[..., history.shape[-1] - self.max_new_tokens :]
 
     def write(self, history: Int[Array, "*batch history"], step: Any, tokens: Int[Array, "*batch"]) -> Array:
-        """The history with the step's tokens written to it."""
-        place = history.shape[-1] - self.max_new_tokens + step
-        return jax.lax.dynamic_update_slice_in_dim(history, tokens[..., None], place, history.ndim - 1)
+        """The history with the tokens of this step."""
+        index = history.shape[-1] - self.max_new_tokens + step
+        return jax.lax.dynamic_update_slice_in_dim(history, tokens[..., None], index, history.ndim - 1)
 
     def forbid(
         self, scores: Float[Array, "*batch vocab"], history: Int[Array, "*batch history"], step: Any
     ) -> Float[Array, "*batch vocab"]:
-        """The scores with minus infinity for the tokens that may not come next.
+        """The scores, with minus infinity for the tokens that may not come next.
 
         Args:
             scores: of the next token, such as logits.
-            history: what came before.
-            step: how many new tokens it has.
+            history: the tokens before.
+            step: how many of them are new.
         """
         if self.no_repeat_ngram:
             seen = history.shape[-1] - self.max_new_tokens + step
@@ -98,15 +108,10 @@ class Limits:
             scores = _forbid(scores, jnp.broadcast_to(ends, (*scores.shape[:-1], len(self.ends))))
         return scores
 
-    def until_end(self, tokens: Sequence[int] | np.ndarray) -> list[int]:
+    def until_end(self, tokens: Int[HostOrDevice, " steps"] | Sequence[int]) -> list[int]:
         """The tokens before the first end token."""
-        tokens = [int(token) for token in tokens]
-        return next((tokens[:i] for i, token in enumerate(tokens) if token in self.ends), tokens)
-
-
-def ends_of(eos_id: int | Sequence[int] | None) -> tuple[int, ...]:
-    """The end tokens as a tuple, each once."""
-    return () if eos_id is None else tuple(sorted(set(np.atleast_1d(eos_id).tolist())))
+        new: list[int] = np.asarray(tokens).tolist()
+        return next((new[:i] for i, token in enumerate(new) if token in self.ends), new)
 
 
 def _forbid(scores: Array, tokens: Array) -> Array:
@@ -117,11 +122,11 @@ def _forbid(scores: Array, tokens: Array) -> Array:
 
 
 def _repeats(history: Array, seen: Any, size: int) -> Array:
-    """For each place of the history where an n-gram may begin, the token that would now repeat it, if any.
+    """For each index of the history where an n-gram may begin, the token that would now repeat it, if any.
 
     Args:
-        history: the tokens, on the last axis.
-        seen: how many of them are there already.
+        history: tokens, on the last axis.
+        seen: how many of them are written already.
         size: n.
     """
     starts = history.shape[-1] - size + 1

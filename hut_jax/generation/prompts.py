@@ -9,19 +9,19 @@ import numpy as np
 from hut_jax.core.errors import UserError
 from hut_jax.generation.model_steps import Prompts
 
-_BUCKET = 16  # prompts are padded to a multiple of this, so that few lengths are compiled
+_LENGTH_MULTIPLE = 16  # prompts are padded to a multiple of this, so that few lengths are compiled
 
 
 def check_prompts(config: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
-    """Make sure that the model can read and continue every prompt.
+    """Check that the model can read and continue every prompt.
 
     Args:
         config: the model's.
         prompts: token ids.
-        max_new_tokens: how many more there may be.
+        max_new_tokens: the most tokens that follow a prompt.
 
     Raises:
-        UserError: a prompt is empty or too long, or has a token that is not in the vocabulary.
+        UserError: a prompt is empty or too long, or has a token outside the vocabulary.
     """
     for number, prompt in enumerate(prompts, start=1):
         which = f"prompt {number} of {len(prompts)}"
@@ -48,24 +48,24 @@ def in_batches(
 ) -> list[Any]:
     """What `decode` makes of each prompt, in the order of the prompts.
 
-    Prompts of like lengths go together; the last batch is filled up, so that it is no shape of its own.
+    A batch has prompts of similar lengths. Empty rows fill the last batch, so that it has the shape of the others.
 
     Args:
         decode: from a batch to a tree of arrays, each with the batch as its first axis.
         prompts: token ids.
-        batch_size: rows of a batch, where there are as many prompts.
-        longest: the most tokens that a prompt may be padded to.
+        batch_size: rows of a batch; fewer if there are fewer prompts.
+        longest: prompts are padded to this length at most.
         sharding: of the batch's first axis over devices.
-        progress: told after each batch how many prompts it did.
+        progress: called after each batch with the number of its prompts.
 
     Raises:
-        UserError: the batch size is below 1, or no multiple of the devices.
+        UserError: the batch size is below 1, or not a multiple of the number of devices.
     """
     if batch_size < 1:
         raise UserError(f"batch_size must be at least 1, not {batch_size}")
     devices = sharding.num_devices if sharding else 1
     if batch_size % devices:
-        raise UserError(f"batch_size {batch_size} is no multiple of the {devices} devices it is spread over")
+        raise UserError(f"batch_size {batch_size} is not a multiple of the {devices} devices it is spread over")
     rows = min(batch_size, max(1, -(-len(prompts) // devices)) * devices)
     order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
     results: dict[int, Any] = {}
@@ -81,7 +81,7 @@ def in_batches(
 
 
 def _batch(prompts: Sequence[Sequence[int]], numbers: Sequence[int], rows: int, longest: int) -> Prompts:
-    length = min(-(-max(map(len, prompts)) // _BUCKET) * _BUCKET, longest)
+    length = min(-(-max(map(len, prompts)) // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE, longest)
     batch = Prompts(np.zeros((rows, length), np.int32), np.ones(rows, np.int32), np.full(rows, -1, np.int32))
     for row, (prompt, number) in enumerate(zip(prompts, numbers, strict=True)):
         batch.tokens[row, : len(prompt)] = prompt

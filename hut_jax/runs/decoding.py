@@ -6,8 +6,7 @@ from typing import Any
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from hut_jax.core.errors import UserError
-from hut_jax.generation import beam_search, greedy, sample
+from hut_jax.generation import Beam, Constraints, Greedy, Method, Sampling, generate
 from hut_jax.parallel.activations import BATCH
 from hut_jax.parallel.mesh import make_mesh
 from hut_jax.runs.trained import TrainedRun
@@ -48,34 +47,32 @@ class Decoder:
         """
         run, decode = self._run, self._run.config.decode
         prompts = self._task.prompts(texts, run.tokenizer)
-        options = {
-            "max_new_tokens": decode.max_new_tokens,
-            "min_new_tokens": decode.min_new_tokens,
-            "no_repeat_ngram": decode.no_repeat_ngram,
-            "eos_id": run.tokenizer.eos_id,
-            "batch_size": decode.batch_size,
-            "sharding": self._prompts,
-            "progress": progress,
-        }
-        if decode.method == "greedy":
-            return greedy(run.model, self._params, prompts, **options)
-        if decode.method == "sample":
-            drawing = {"temperature": decode.temperature, "top_k": decode.top_k, "top_p": decode.top_p}
-            return sample(run.model, self._params, prompts, seed=run.config.seed, **drawing, **options)
-        found = beam_search(
+        constraints = Constraints(
+            decode.max_new_tokens,
+            run.tokenizer.eos_id,
+            min_new_tokens=decode.min_new_tokens,
+            no_repeat_ngram=decode.no_repeat_ngram,
+        )
+        found = generate(
             run.model,
             self._params,
             prompts,
-            beams=decode.beams,
-            length_penalty=decode.length_penalty,
-            early_stopping=_EARLY_STOPPING[decode.early_stopping],
-            **options,
+            self._method(),
+            constraints,
+            batch_size=decode.batch_size,
+            sharding=self._prompts,
+            progress=progress,
         )
-        if not all(found):
-            raise UserError(
-                f"prompt {found.index([]) + 1} of {len(found)}: no text has a score; are the model's weights numbers?"
-            )
-        return [hypotheses[0].tokens for hypotheses in found]
+        return [continuation.tokens for continuation in found]
+
+    def _method(self) -> Method:
+        config = self._run.config
+        decode = config.decode
+        if decode.method == "greedy":
+            return Greedy()
+        if decode.method == "sample":
+            return Sampling(config.seed, decode.temperature, decode.top_k, decode.top_p)
+        return Beam(decode.beams, decode.length_penalty, _EARLY_STOPPING[decode.early_stopping])
 
     def text(self, tokens: Sequence[int]) -> str:
         """The tokens as one line of text."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from benchmarks.xla_text import count_collectives
 from hut_jax.adapters.adapter import Adapter
 from hut_jax.core.errors import UserError
-from hut_jax.generation import BeamSearch, beam, beam_search, greedy
+from hut_jax.generation import Beam, Constraints, Greedy, decoding, generate
 from hut_jax.models.gpt2 import GPT2
 from hut_jax.models.gpt2_config import GPT2Config
 from hut_jax.models.hub.pretrained import init_params
@@ -62,27 +62,30 @@ def exhaustive(params, prompt, penalty):
 @given(seed=st.integers(0, 2**31 - 1), prompt=st.lists(st.integers(0, 11), min_size=1, max_size=9))
 def test_beams_for_all_find_what_exhaustive_search_does(early_stopping, penalty, seed, prompt):
     params = random_params(seed)
-    [found] = beam_search(
-        TOY, params, [prompt], beams=BEAMS, max_new_tokens=STEPS, eos_id=END, length_penalty=penalty,
-        early_stopping=early_stopping, returned=BEAMS, apply=only_three_tokens,
-    )  # fmt: skip
-    expected = exhaustive(params, prompt, penalty)[:BEAMS]
+    method = Beam(BEAMS, penalty, early_stopping)
+    [best] = generate(TOY, params, [prompt], method, Constraints(STEPS, END), apply=only_three_tokens)
+    found, expected = [best, *best.others], exhaustive(params, prompt, penalty)[:BEAMS]
     np.testing.assert_allclose([one.score for one in found], [score for score, _ in expected], atol=1e-4)
     for one, (score, tokens) in zip(found, expected, strict=True):
         close = [other for value, other in expected if abs(value - score) < 1e-4]
         assert one.tokens in close if len(close) > 1 else one.tokens == tokens
 
 
-OPTIONS = {"max_new_tokens": 12, "eos_id": None}
+TWELVE = Constraints(max_new_tokens=12, eos_id=None)
+
+
+def tokens_of(found):
+    return [one.tokens for one in found]
 
 
 def test_one_beam_is_greedy(model, params, prompts):
-    found = beam_search(model, params, prompts, beams=1, **OPTIONS)
-    assert [row[0].tokens for row in found] == greedy(model, params, prompts, **OPTIONS)
+    found = generate(model, params, prompts, Beam(1), TWELVE)
+    assert tokens_of(found) == tokens_of(generate(model, params, prompts, Greedy(), TWELVE))
+    assert [one.others for one in found] == [()] * 3
 
 
-def test_several_are_returned_by_their_scores(model, params, prompts):
-    found = beam_search(model, params, prompts, beams=4, returned=4, length_penalty=0.5, **OPTIONS)
+def test_the_others_are_in_the_order_of_their_scores(model, params, prompts):
+    found = [[best, *best.others] for best in generate(model, params, prompts, Beam(4, 0.5), TWELVE)]
     tokens = np.zeros((12, 24), np.int32)
     for row, one in enumerate(itertools.chain(*found)):
         sequence = [*prompts[row // 4], *one.tokens]
@@ -98,15 +101,14 @@ def test_several_are_returned_by_their_scores(model, params, prompts):
 
 
 def test_the_batch_changes_nothing(model, params, prompts):
-    together = beam_search(model, params, prompts, beams=4, **OPTIONS)
-    apart = beam_search(model, params, prompts, beams=4, batch_size=2, **OPTIONS)
-    assert [row[0].tokens for row in apart] == [row[0].tokens for row in together]
+    together = generate(model, params, prompts, Beam(4), TWELVE)
+    assert tokens_of(generate(model, params, prompts, Beam(4), TWELVE, batch_size=2)) == tokens_of(together)
 
 
 def test_early_stopping_ends_at_the_first_finished(model, params, prompts):
     """With every token an end, one step finishes all that is wanted."""
-    options = {"beams": 2, "max_new_tokens": 12, "eos_id": list(range(50)), "returned": 2}
-    found = beam_search(model, params, prompts, early_stopping=True, length_penalty=0.0, **options)
+    found = generate(model, params, prompts, Beam(2, 0.0, early_stopping=True), Constraints(12, range(50)))
+    found = [[best, *best.others] for best in found]
     assert [one.tokens for row in found for one in row] == [[]] * 6
     logits = jax.jit(model.apply)({"params": params}, jnp.array([prompts[0]]))[0, -1]
     best = jax.lax.top_k(jax.nn.log_softmax(logits), 2)[0]
@@ -114,9 +116,9 @@ def test_early_stopping_ends_at_the_first_finished(model, params, prompts):
 
 
 def test_a_beam_as_wide_as_the_vocabulary(model, params, prompts):
-    found = beam_search(model, params, prompts, beams=50, returned=50, max_new_tokens=1, eos_id=0)
-    assert [len(row) for row in found] == [50] * 3
-    assert math.isclose(sum(math.exp(one.score) for one in found[1]), 1, rel_tol=1e-4)
+    found = generate(model, params, prompts, Beam(50), Constraints(1, 0))
+    assert [len(best.others) for best in found] == [49] * 3
+    assert math.isclose(sum(math.exp(one.score) for one in [found[1], *found[1].others]), 1, rel_tol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +126,6 @@ def test_a_beam_as_wide_as_the_vocabulary(model, params, prompts):
     [
         ({"beams": 51}, r"51 beams are more than the vocabulary has tokens, 50"),
         ({"beams": 0}, r"beams must be at least 1, not 0"),
-        ({"returned": 3}, r"returned must be at least 1 and at most beams, 2, not 3"),
         ({"length_penalty": math.inf}, r"length_penalty must be finite"),
         ({"length_penalty": -150.0}, r"length_penalty -150.0: 3 tokens .* between -68.3 and 68.3"),
         ({"early_stopping": 1}, r"early_stopping must be True, False or 'never', not 1"),
@@ -133,19 +134,24 @@ def test_a_beam_as_wide_as_the_vocabulary(model, params, prompts):
     ],
 )
 def test_errors(model, params, options, message):
+    def search(beams=2, max_new_tokens=3, **options):
+        generate(model, params, [[1]], Beam(beams, **options), Constraints(max_new_tokens, None))
+
     with pytest.raises(UserError, match=message) as error:
-        beam_search(model, params, [[1]], **({"beams": 2, "max_new_tokens": 3, "eos_id": None} | options))
+        search(**options)
     assert "\n" not in str(error.value)
 
 
 def test_a_length_of_prompt_is_compiled_once(model, params):
-    options = {"beams": 3, "max_new_tokens": 5, "eos_id": None, "batch_size": 2}
-    before = beam._decode._cache_size()
+    def search(*lengths):
+        generate(model, params, [[1] * length for length in lengths], Beam(3), Constraints(5, [7]), batch_size=2)
+
+    before = decoding._decode._cache_size()
     for lengths in ((3, 5), (16, 1), (9, 9), (2, 2)):
-        beam_search(model, params, [[1] * length for length in lengths], **options)
-    assert beam._decode._cache_size() == before + 1
-    beam_search(model, params, [[1] * 17, [1]], **options)
-    assert beam._decode._cache_size() == before + 2
+        search(*lengths)
+    assert decoding._decode._cache_size() == before + 1
+    search(17, 1)
+    assert decoding._decode._cache_size() == before + 2
 
 
 def test_an_adapter_unmerged_writes_what_it_does_merged(model, params, prompts):
@@ -159,34 +165,45 @@ def test_an_adapter_unmerged_writes_what_it_does_merged(model, params, prompts):
     def apply(given, *args, **kwargs):
         return adapter.apply(model, *given, *args, **kwargs)
 
-    options = {"beams": 4, "max_new_tokens": 8, "eos_id": None}
-    merged = beam_search(model, adapter.merge(params, factors), prompts, **options)
-    unmerged = beam_search(model, (params, factors), prompts, apply=apply, **options)
-    assert [one[0].tokens for one in unmerged] == [one[0].tokens for one in merged]
-    assert [one[0].score for one in unmerged] == pytest.approx([one[0].score for one in merged], abs=1e-4)
+    options = Beam(4), Constraints(8, None)
+    merged = generate(model, adapter.merge(params, factors), prompts, *options)
+    unmerged = generate(model, (params, factors), prompts, *options, apply=apply)
+    assert tokens_of(unmerged) == tokens_of(merged)
+    assert [one.score for one in unmerged] == pytest.approx([one.score for one in merged], abs=1e-4)
 
 
 def test_the_options_are_values():
-    assert hash(BeamSearch(4)) == hash(BeamSearch(4))
-    assert BeamSearch(4) == BeamSearch(4) != BeamSearch(5)
+    assert hash(Beam(4)) == hash(Beam(4))
+    assert Beam(4) == Beam(4) != Beam(5)
+
+
+def test_where_nothing_is_found_the_prompt_is_named():
+    """No token may come twice, and there are 12 tokens."""
+    params, beams = random_params(0), Beam(2)
+    [found] = generate(TOY, params, [[1]], beams, Constraints(12, None, no_repeat_ngram=1))
+    assert sorted(found.tokens) == list(range(12))
+    with pytest.raises(UserError, match="prompt 1 of 1: no continuation has a score"):
+        generate(TOY, params, [[1]], beams, Constraints(13, None, no_repeat_ngram=1))
 
 
 def test_devices_share_out_a_batch_and_say_nothing_to_each_other(model, params, prompts, monkeypatch):
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), "data")
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-    options = {"beams": 3, "max_new_tokens": 12, "eos_id": 7, "no_repeat_ngram": 2, "returned": 2}
-    alone = beam_search(model, params, prompts, **options)
+    options = Beam(3), Constraints(12, 7, no_repeat_ngram=2)
+    alone = generate(model, params, prompts, *options)
     compiled = []
 
     def record(*args):
         compiled.append(decode.lower(*args).compile().as_text())
         return decode(*args)
 
-    decode = beam._decode
-    monkeypatch.setattr(beam, "_decode", record)
-    shared = beam_search(model, params, prompts, batch_size=4, sharding=sharding, **options)
-    assert [[h.tokens for h in row] for row in shared] == [[h.tokens for h in row] for row in alone]
-    for one, other in zip(itertools.chain(*shared), itertools.chain(*alone), strict=True):
-        assert one.score == pytest.approx(other.score, abs=1e-5)
+    decode = decoding._decode
+    monkeypatch.setattr(decoding, "_decode", record)
+    shared = generate(model, params, prompts, *options, batch_size=4, sharding=sharding)
+    for one, other in zip(shared, alone, strict=True):
+        assert tokens_of([one, *one.others]) == tokens_of([other, *other.others])
+        assert [one.score, *(each.score for each in one.others)] == pytest.approx(
+            [other.score, *(each.score for each in other.others)], abs=1e-5
+        )
     assert "num_partitions=2" in compiled[0]
     assert count_collectives(compiled[0]) == {}

@@ -9,17 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hut_jax.generation import Limits
-from hut_jax.generation.constraints import ends_of
+from hut_jax.generation import Constraints
 
 VOCAB, PROMPT, STEPS = 4, 5, 9
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def forbidden(limits, prompts, lengths, new, step):
-    history = limits.history(prompts, lengths)
+def forbidden(constraints, prompts, lengths, new, step):
+    history = constraints.history(prompts, lengths)
     history = history.at[:, history.shape[1] - STEPS :].set(new)
-    return jnp.isneginf(limits.forbid(jnp.zeros((len(prompts), VOCAB)), history, step))
+    return jnp.isneginf(constraints.forbid(jnp.zeros((len(prompts), VOCAB)), history, step))
 
 
 def repeats(tokens, size):
@@ -36,26 +35,28 @@ def test_no_ngram_comes_twice(size, sees_prompt, data):
     token = st.integers(0, VOCAB - 1)
     prompt = data.draw(st.lists(token, min_size=1, max_size=PROMPT))
     new = data.draw(st.lists(token, max_size=STEPS - 1))
-    limits = Limits(STEPS, no_repeat_ngram=size, ngrams_see_prompt=sees_prompt)
+    constraints = Constraints(STEPS, None, no_repeat_ngram=size, ngrams_see_prompt=sees_prompt)
     padded = [prompt + [0] * (PROMPT - len(prompt))]
     rest = [new + [0] * (STEPS - len(new))]  # zeros that are not written yet must not count
     args = np.array(padded, np.int32), np.array([len(prompt)], np.int32), np.array(rest, np.int32), len(new)
-    [found] = np.asarray(forbidden(limits, *args))
+    [found] = np.asarray(forbidden(constraints, *args))
     seen = (prompt if sees_prompt else []) + new
     assert set(np.flatnonzero(found)) == (repeats(seen, size) if len(seen) >= size - 1 else set())
 
 
 @pytest.mark.parametrize(("step", "expected"), [(0, {1, 3}), (2, {1, 3}), (3, set())])
 def test_no_end_before_the_minimum(step, expected):
-    limits = Limits(STEPS, min_new_tokens=3, ends=(1, 3))
+    constraints = Constraints(STEPS, (1, 3), min_new_tokens=3)
     zeros = np.zeros((1, STEPS), np.int32)
-    [found] = np.asarray(forbidden(limits, zeros, np.array([1]), zeros, step))
+    [found] = np.asarray(forbidden(constraints, zeros, np.array([1]), zeros, step))
     assert set(np.flatnonzero(found)) == expected
 
 
 def test_end_tokens_are_given_as_one_or_several_or_none():
-    assert ends_of(None) == ()
-    assert ends_of(7) == ends_of(np.int64(7)) == (7,)
-    assert ends_of([9, 7, 9]) == (7, 9)
-    assert Limits(3, ends=(7, 9)).until_end([1, 9, 7]) == [1]
-    assert Limits(3).until_end(np.array([1, 9, 7])) == [1, 9, 7]
+    assert Constraints(3, None).ends == ()
+    assert Constraints(3, 7).ends == Constraints(3, np.int64(7)).ends == (7,)
+    assert Constraints(3, [9, 7, 9]).ends == (7, 9)
+    assert Constraints(3, [9, 7]) == Constraints(3, (7, 9)) != Constraints(3, 7)
+    assert hash(Constraints(3, [9, 7])) == hash(Constraints(3, (7, 9)))
+    assert Constraints(3, (7, 9)).until_end([1, 9, 7]) == [1]
+    assert Constraints(3, None).until_end(np.array([1, 9, 7])) == [1, 9, 7]

@@ -9,8 +9,18 @@ from scipy.stats import chisquare
 from hut_jax import HUT, Adapter
 from hut_jax.core.errors import UserError
 from hut_jax.core.scanned_layers import stack_layers
-from hut_jax.generation import Sampling, greedy, sample
+from hut_jax.generation import Constraints, Greedy, Sampling, decoding, generate
 from hut_jax.models.gpt2 import GPT2
+
+TWELVE = Constraints(max_new_tokens=12, eos_id=None)
+
+
+def greedy(model, params, prompts, constraints=TWELVE, **options):
+    return [one.tokens for one in generate(model, params, prompts, Greedy(), constraints, **options)]
+
+
+def sample(model, params, prompts, method, constraints=TWELVE, **options):
+    return [one.tokens for one in generate(model, params, prompts, method, constraints, **options)]
 
 
 @pytest.fixture(scope="module")
@@ -29,29 +39,29 @@ def expected(model, params, prompts):
 
 
 def test_equals_generation_without_a_cache(model, params, prompts, expected):
-    assert greedy(model, params, prompts, max_new_tokens=12, eos_id=None) == expected
+    assert greedy(model, params, prompts) == expected
     scanned = GPT2(model.config, scan_layers=True)
-    assert greedy(scanned, stack_layers(params), prompts, max_new_tokens=12, eos_id=None) == expected
+    assert greedy(scanned, stack_layers(params), prompts) == expected
 
 
 def test_each_row_stops_at_its_own_end(model, params, prompts, expected):
     end = expected[0][3]
     cut = [row[: row.index(end)] if end in row else row for row in expected]
     assert {len(row) for row in cut} != {12}
-    assert greedy(model, params, prompts, max_new_tokens=12, eos_id=end) == cut
+    assert greedy(model, params, prompts, Constraints(12, end)) == cut
     first = {row[0] for row in expected}
-    assert greedy(model, params, prompts, max_new_tokens=12, eos_id=sorted(first)) == [[], [], []]
+    assert greedy(model, params, prompts, Constraints(12, sorted(first))) == [[], [], []]
 
 
 def test_one_new_token_and_no_prompts(model, params, prompts, expected):
-    one = greedy(model, params, prompts, max_new_tokens=1, eos_id=None)
+    one = greedy(model, params, prompts, Constraints(1, None))
     assert one == [row[:1] for row in expected]
-    assert greedy(model, params, [], max_new_tokens=3, eos_id=None) == []
+    assert greedy(model, params, [], Constraints(3, None)) == []
 
 
 def test_a_prompt_may_fill_the_model(model, params):
     prompt = list(range(1, 46))
-    [new] = greedy(model, params, [prompt], max_new_tokens=3, eos_id=None)
+    [new] = greedy(model, params, [prompt], Constraints(3, None))
     logits = jax.jit(model.apply)({"params": params}, jnp.array([prompt + new]))
     assert new == jnp.argmax(logits[0, 44:47], axis=-1).tolist()
 
@@ -65,8 +75,8 @@ def test_another_apply(model, params, prompts, expected):
         return logits + shift * 1e3, cache
 
     zero, shift = jnp.zeros(50), jnp.zeros(50).at[7].set(1)
-    assert greedy(model, (params, zero), prompts, max_new_tokens=12, eos_id=None, apply=apply) == expected
-    assert greedy(model, (params, shift), prompts, max_new_tokens=2, eos_id=None, apply=apply) == [[7, 7]] * 3
+    assert greedy(model, (params, zero), prompts, apply=apply) == expected
+    assert greedy(model, (params, shift), prompts, Constraints(2, None), apply=apply) == [[7, 7]] * 3
 
 
 @pytest.mark.parametrize(
@@ -81,21 +91,20 @@ def test_another_apply(model, params, prompts, expected):
 )
 def test_errors(model, params, prompts, count, message):
     with pytest.raises(UserError, match=message) as error:
-        greedy(model, params, prompts, max_new_tokens=count, eos_id=None)
+        greedy(model, params, prompts, Constraints(count, None))
     assert "\n" not in str(error.value)
 
 
 def test_the_batch_size_changes_nothing(model, params, prompts, expected):
     seen = []
-    new = greedy(model, params, prompts, max_new_tokens=12, eos_id=None, batch_size=2, progress=seen.append)
+    new = greedy(model, params, prompts, batch_size=2, progress=seen.append)
     assert new == expected
     assert seen == [2, 1]
 
 
 def test_an_end_token_may_be_put_off(model, params, prompts, expected):
-    options = {"max_new_tokens": 12, "eos_id": expected[0][0]}
-    assert greedy(model, params, prompts, **options)[0] == []
-    later = greedy(model, params, prompts, min_new_tokens=6, **options)
+    assert greedy(model, params, prompts, Constraints(12, expected[0][0]))[0] == []
+    later = greedy(model, params, prompts, Constraints(12, expected[0][0], min_new_tokens=6))
     assert all(len(row) >= 6 for row in later)
     assert all(expected[0][0] not in row for row in later)
 
@@ -109,32 +118,32 @@ def test_an_adapter_unmerged_writes_what_it_does_merged(model, params, prompts, 
     def apply(given, *args, **kwargs):
         return adapter.apply(model, *given, *args, **kwargs)
 
-    options = {"max_new_tokens": 12, "eos_id": None}
-    merged = greedy(model, adapter.merge(params, factors), prompts, **options)
-    assert greedy(model, (params, factors), prompts, apply=apply, **options) == merged != expected
+    merged = greedy(model, adapter.merge(params, factors), prompts)
+    assert greedy(model, (params, factors), prompts, apply=apply) == merged != expected
 
 
 def test_a_batch_spread_over_devices(model, params, prompts, expected):
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), "data")
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-    options = {"max_new_tokens": 12, "eos_id": None, "sharding": sharding}
-    assert greedy(model, params, prompts, batch_size=4, **options) == expected
-    with pytest.raises(UserError, match="batch_size 3 is no multiple of the 2 devices"):
-        greedy(model, params, prompts, batch_size=3, **options)
+    assert greedy(model, params, prompts, batch_size=4, sharding=sharding) == expected
+    with pytest.raises(UserError, match="batch_size 3 is not a multiple of the 2 devices"):
+        greedy(model, params, prompts, batch_size=3, sharding=sharding)
 
 
 def test_a_seed_draws_the_same_tokens_whatever_the_batch(model, params, prompts, expected):
-    options = {"max_new_tokens": 12, "eos_id": None, "temperature": 1.5}
-    first = sample(model, params, prompts, seed=1, **options)
-    assert sample(model, params, prompts, seed=1, batch_size=2, **options) == first
-    assert sample(model, params, prompts, seed=2, **options) != first != expected
-    again = sample(model, params, [*prompts[:2], prompts[0]], seed=1, **options)
+    method = Sampling(1, temperature=1.5)
+    first = sample(model, params, prompts, method)
+    assert sample(model, params, prompts, method, batch_size=2) == first
+    compiled = decoding._decode._cache_size()
+    assert sample(model, params, prompts, Sampling(2, temperature=1.5)) != first != expected
+    assert decoding._decode._cache_size() == compiled  # another seed, the same program
+    again = sample(model, params, [*prompts[:2], prompts[0]], method)
     assert again[:2] == first[:2]
     assert again[2] != first[0]  # the same prompt at another place is another draw
 
 
 def test_the_top_token_alone_is_greedy(model, params, prompts, expected):
-    assert sample(model, params, prompts, max_new_tokens=12, eos_id=None, seed=0, top_k=1) == expected
+    assert sample(model, params, prompts, Sampling(0, top_k=1)) == expected
 
 
 @pytest.mark.parametrize(
@@ -155,14 +164,14 @@ def test_draws_have_the_distribution_that_the_options_say(options, kept):
     expected /= expected.sum()
     draws = 4000
     logits = jnp.broadcast_to(jnp.log(jnp.asarray(probabilities, jnp.float32)), (draws, 6))
-    tokens = jax.jit(Sampling(**options).draw)(jax.random.split(jax.random.key(0), draws), logits)
+    tokens = jax.jit(Sampling(0, **options).pick)(jax.random.split(jax.random.key(0), draws), logits)
     counts = np.bincount(np.asarray(tokens), minlength=6)
     assert not counts[expected == 0].any()
     assert chisquare(counts[expected > 0], draws * expected[expected > 0]).pvalue > 1e-3
 
 
 def test_every_seed_of_32_bits_draws(model, params):
-    assert sample(model, params, [[1]], max_new_tokens=2, eos_id=None, seed=2**32 - 1)
+    assert sample(model, params, [[1]], Sampling(2**32 - 1), Constraints(2, None))
 
 
 @pytest.mark.parametrize(
@@ -171,7 +180,8 @@ def test_every_seed_of_32_bits_draws(model, params):
         ({"temperature": 0.0}, r"temperature must be at least 1e-06, not 0.0"),
         ({"temperature": 1e-38}, r"temperature must be at least 1e-06, not 1e-38"),
         ({"temperature": float("nan")}, r"temperature must be at least"),
-        ({"top_k": 51}, r"top_k must be between 1 and the vocabulary, 50"),
+        ({"top_k": 51}, r"top_k 51 is more than the vocabulary has tokens, 50"),
+        ({"top_k": -1}, r"top_k must be at least 1, or 0 for all, not -1"),
         ({"top_p": 0.0}, r"top_p must be above 0 and at most 1"),
         ({"min_new_tokens": 4}, r"min_new_tokens must be .* at most max_new_tokens, 3, not 4"),
         ({"no_repeat_ngram": -1}, r"no_repeat_ngram must be"),
@@ -181,5 +191,9 @@ def test_every_seed_of_32_bits_draws(model, params):
     ],
 )
 def test_options_out_of_range(model, params, options, message):
+    def draw(seed=0, temperature=1.0, top_k=0, top_p=1.0, batch_size=16, eos_id=None, **constraints):
+        method = Sampling(seed, temperature, top_k, top_p)
+        sample(model, params, [[1]], method, Constraints(3, eos_id, **constraints), batch_size=batch_size)
+
     with pytest.raises(UserError, match=message):
-        sample(model, params, [[1]], **({"max_new_tokens": 3, "eos_id": None, "seed": 0} | options))
+        draw(**options)

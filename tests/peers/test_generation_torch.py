@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hut_jax.generation import beam_search, greedy
+from hut_jax.generation import Beam, Constraints, Greedy, generate
 from hut_jax.models.hub.pretrained import load_pretrained
 
 pytestmark = pytest.mark.peers
@@ -41,7 +41,7 @@ def peers():
     return pytest.importorskip("torch"), pytest.importorskip("transformers")
 
 
-def generate(peers, model, prompts, options, *, see_prompt):
+def their_tokens(peers, model, prompts, options, *, see_prompt):
     """Their continuations without end tokens, and the scores of beam search: `num_return_sequences` a prompt."""
     torch, transformers = peers
     longest = max(map(len, prompts))
@@ -89,29 +89,27 @@ def test_the_tokens_and_scores_are_transformers(peers, tmp_path, case, see_promp
     lengths = sorted(set(map(len, prompts))) if see_prompt else [0]
     batches = [[prompt for prompt in prompts if len(prompt) == length or not see_prompt] for length in lengths]
     rows, scores = zip(
-        *(generate(peers, theirs, batch, options, see_prompt=see_prompt) for batch in batches), strict=True
+        *(their_tokens(peers, theirs, batch, options, see_prompt=see_prompt) for batch in batches), strict=True
     )
     expected = [row for part in rows for row in part]
 
-    mine = {
-        "eos_id": options.get("eos_token_id", END),
-        "max_new_tokens": options.get("max_new_tokens", 14),
-        "min_new_tokens": options.get("min_new_tokens", 0),
-        "no_repeat_ngram": options.get("no_repeat_ngram_size", 0),
-        "ngrams_see_prompt": see_prompt,
-        "batch_size": 50,
-    }
+    constraints = Constraints(
+        options.get("max_new_tokens", 14),
+        options.get("eos_token_id", END),
+        min_new_tokens=options.get("min_new_tokens", 0),
+        no_repeat_ngram=options.get("no_repeat_ngram_size", 0),
+        ngrams_see_prompt=see_prompt,
+    )
     if options["num_beams"] == 1:
-        assert greedy(model, params, prompts, **mine) == expected
+        found = generate(model, params, prompts, Greedy(), constraints, batch_size=50)
+        assert [one.tokens for one in found] == expected
         return
+    method = Beam(options["num_beams"], options["length_penalty"], options.get("early_stopping", False))
     returned = options.get("num_return_sequences", 1)
-    found = beam_search(
-        model, params, prompts, beams=options["num_beams"], length_penalty=options["length_penalty"],
-        early_stopping=options.get("early_stopping", False), returned=returned, **mine,
-    )  # fmt: skip
-    assert [len(row) for row in found] == [returned] * PROMPTS
-    assert [hypothesis.tokens for row in found for hypothesis in row] == expected
-    mine_scores = [hypothesis.score for row in found for hypothesis in row]
-    np.testing.assert_allclose(mine_scores, np.concatenate(scores), atol=1e-4)
+    found = generate(model, params, prompts, method, constraints, batch_size=50)
+    best = [[one, *one.others][:returned] for one in found]
+    assert [len(row) for row in best] == [returned] * PROMPTS
+    assert [one.tokens for row in best for one in row] == expected
+    np.testing.assert_allclose([one.score for row in best for one in row], np.concatenate(scores), atol=1e-4)
     lengths = {len(tokens) for tokens in expected}
     assert len(lengths) > 1  # some ended, some were cut
