@@ -15,7 +15,7 @@ Batch = dict[str, np.ndarray]
 
 
 class Examples(Protocol):
-    """What batches are made of: `sequences.Sequences`, or `labelled.LabelledTexts`; they say what a batch holds."""
+    """What batches are made of: `Sequences`, or `LabelledTexts`; these say what a batch holds."""
 
     @property
     def inputs(self) -> Int64[np.ndarray, " n"]:

@@ -1,4 +1,4 @@
-"""Texts as tokens, each with one label for the whole: what a classification or regression head learns from."""
+"""Texts as tokens, each text or pair with one label, for classification and regression."""
 
 from collections.abc import Sequence
 
@@ -11,26 +11,26 @@ from hut_jax.parallel.processes import ALL, Share
 
 
 class LabelledTexts:
-    """Examples of tokens, token types and a label, to be made batches of by `hut_jax.data.batching`.
+    """Examples of tokens, token types and a label, for `hut_jax.data.batching`.
 
     A batch is a dict of arrays, with B rows of L positions:
 
         input_ids       [B, L] int32             the tokens, then `pad_id`
         attention_mask  [B, L] bool              which positions hold a token
-        token_type_ids  [B, L] int32             which text of a pair a token is of, then zeros
-        labels          [B]    int32 or float32  a class, or for regression the value
+        token_type_ids  [B, L] int32             which text of a pair a token belongs to, then zeros
+        labels          [B]    int32 or float32  the class, or for regression the value
         weights         [B]    float32           1 for an example, 0 for an empty row
 
-    An empty row, which fills up a last batch, holds one valid position and the label 0.
+    Empty rows fill the last batch. They have one valid position and the label 0.
 
     Args:
         ids: the tokens of each example, at least one.
         types: their token types.
-        labels: one an example; whole numbers make classes, others a regression.
-        pad_id: the token that fills up a row. RoBERTa counts its positions by it.
+        labels: one for each example; integers are classes, floats are values of a regression.
+        pad_id: the token that fills a row. RoBERTa derives its positions from it.
 
     Raises:
-        UserError: there is not one list of types as long as its tokens, and one label, for each example.
+        UserError: an example has no tokens, no label, or other than one type for each token.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class LabelledTexts:
 
     @property
     def slots(self) -> Int64[np.ndarray, " n"]:
-        """Labels of each example: one."""
+        """The number of labels of each example, which is 1."""
         return np.ones(len(self), np.int64)
 
     def __len__(self) -> int:
@@ -63,18 +63,18 @@ class LabelledTexts:
         return self._ids[index]
 
     def take(self, rows: Int64[np.ndarray, " rows"]) -> "LabelledTexts":
-        """Some of the examples, in the order of `rows`."""
+        """The examples with these indices, in this order."""
         ids, types = ([kept[row] for row in rows] for kept in (self._ids, self._types))
         return LabelledTexts(ids, types, self.labels[rows], self.pad_id)
 
     def slots_of_batch(self, used: int, batch_size: int, slot_multiple: int) -> int:
-        """One label slot a row, whatever the other arguments."""
+        """One label slot for each row, whatever the other arguments."""
         return batch_size
 
     def assemble(
         self, rows: Int64[np.ndarray, " rows"], batch_size: int, length: int, slots: int, share: Share = ALL
     ) -> Batch:
-        """The batch of these examples, or a share of it: see the class."""
+        """The batch of these examples, or a share of it, as the class describes it."""
         first, last = share.span(batch_size)
         rows = rows[first:last]
         input_ids = np.full((last - first, length), self.pad_id, np.int32)

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hut_jax.core.errors import UserError
+from hut_jax.core.files import read_text
 
-# The official names, which every folder of this layout uses.
+# The official names.
 FILES = {"train": "trainset.csv", "validation": "devset.csv", "test": "testset_w_refs.csv"}
 
 
 class Record(NamedTuple):
-    """A meaning representation, such as `name[Alba], food[Welsh]`, and one text that says it."""
+    """A meaning representation, such as `name[Alba], food[Welsh]`, and a text that expresses it."""
 
     mr: str
     ref: str
@@ -37,18 +38,12 @@ def find_files(folder: str | os.PathLike[str]) -> dict[str, Path]:
 
 
 def read_records(path: str | os.PathLike[str]) -> list[Record]:
-    """The rows of one file in its order: its columns `mr` and `ref`, as written. A BOM and CRLF are allowed.
+    """The rows of one file in order: the columns `mr` and `ref`, unchanged. A BOM and CRLF are allowed.
 
     Raises:
         UserError: the file cannot be read, is not UTF-8, lacks a column, holds no row, or a row is malformed.
     """
-    try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}, line {line}: not UTF-8 ({error.reason})") from error
+    text = read_text(path, "utf-8-sig")
     rows = csv.reader(io.StringIO(text, newline=""), strict=True)
     records = []
     header: list[str] | None = None

@@ -1,10 +1,8 @@
-"""The E2E NLG data: records of a meaning representation and a text, prepared once by TFDS, and as tokens."""
+"""The E2E NLG data: records of a meaning representation and a text, prepared by TFDS, and their tokens."""
 
 import hashlib
 import os
 import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -14,12 +12,12 @@ from hut_jax.core.errors import UserError, one_line
 from hut_jax.data.batching import evenly_spread
 from hut_jax.data.e2e.csv_files import FILES, Record, find_files, read_records
 from hut_jax.data.sequences import Sequences
-from hut_jax.data.tfds import quiet
+from hut_jax.data.tfds import check_reachable, quiet, read_rows
 from hut_jax.data.tokenizer_base import BaseTokenizer
 
 
 class EncodedE2E(NamedTuple):
-    """Examples as tokens, and how many of them were cut to `max_length`."""
+    """Examples as tokens, and the number of them that were cut to `max_length`."""
 
     sequences: Sequences
     truncated: int
@@ -32,18 +30,17 @@ def load_e2e(
     splits: Iterable[str] = FILES,
     most: Mapping[str, int] = MappingProxyType({}),
 ) -> dict[str, list[Record]]:
-    """The splits `train`, `validation` and `test`, or some of them, each in its file's order.
+    """The splits `train`, `validation` and `test`, or some of them, each in the order of its file.
 
-    TFDS prepares a folder's files once for each content they have, so that a changed file is never answered from an
-    older copy. Its progress bars are switched off.
+    TFDS prepares a folder's files once. When their contents change it prepares them again.
 
     Args:
-        data_dir: a folder holding `trainset.csv`, `devset.csv` and `testset_w_refs.csv`, each with columns `mr` and
-            `ref`; None or empty downloads the official ones.
-        cache_dir: where the prepared data is kept; None or empty is TFDS' own folder (`TFDS_DATA_DIR`, or else
+        data_dir: a folder with `trainset.csv`, `devset.csv` and `testset_w_refs.csv`, each with columns `mr` and `ref`;
+            None or empty downloads the official files.
+        cache_dir: the folder of the prepared data; None or empty is TFDS' own folder (`TFDS_DATA_DIR`, or else
             `~/tensorflow_datasets`).
-        splits: those that are read.
-        most: of a split no more than so many records, evenly spread; 0, and where it says nothing: all.
+        splits: the splits to read.
+        most: the largest number of records of a split, which are then evenly spread over it; 0 or no entry: all.
 
     Raises:
         UserError: a file is missing or malformed, the download fails, or the cache cannot be written or read. Files
@@ -67,14 +64,14 @@ def load_e2e(
                 for path in (paths or {}).values():
                     read_records(path)
                 _prepare(builder, cache)
-                builder = Builder(**settings)  # finds what was prepared, whoever did it
+                builder = Builder(**settings)  # finds what was prepared, by this process or another
     except OSError as error:
         raise UserError(f"cannot use the cache {cache}: {one_line(error)}") from error
     return {split: _read_split(builder, split, most.get(split, 0)) for split in splits}
 
 
 def references(records: Sequence[Record]) -> dict[str, list[str]]:
-    """The texts of each meaning representation, both in order of first occurrence."""
+    """The texts of each meaning representation, in the order of first occurrence."""
     grouped: dict[str, list[str]] = {}
     for record in records:
         grouped.setdefault(record.mr, []).append(record.ref)
@@ -82,15 +79,16 @@ def references(records: Sequence[Record]) -> dict[str, list[str]]:
 
 
 def encode_prompts(mrs: Sequence[str], tokenizer: BaseTokenizer) -> list[list[int]]:
-    """What the model is given to complete: BPE(MR), then `<|endoftext|>`."""
+    """The prompts that the model completes: BPE(MR), then `<|endoftext|>`."""
     return [[*ids, tokenizer.eos_id] for ids in tokenizer.encode_batch(mrs)]
 
 
 def encode_e2e(records: Sequence[Record], tokenizer: BaseTokenizer, max_length: int) -> EncodedE2E:
-    """Each record as BPE(MR), `<|endoftext|>`, BPE(" " + text), `<|endoftext|>`, with loss on what follows the first.
+    """Each record as BPE(MR), `<|endoftext|>`, BPE(" " + text), `<|endoftext|>`.
 
-    A sequence of more than `max_length` tokens loses its end, the last `<|endoftext|>` with it, so that the model
-    does not learn to stop in mid-sentence. `truncated` counts them.
+    The tokens after the first `<|endoftext|>` are predicted. A sequence of more than `max_length` tokens is cut. It then
+    has no final `<|endoftext|>`, so that the model does not learn to stop in mid-sentence. `truncated` counts such
+    sequences.
 
     Raises:
         UserError: there is no record, or `max_length` leaves one without a token of its text.
@@ -133,14 +131,14 @@ def _prepare(builder: Any, cache: Path) -> None:
 
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=cache):
-        pass  # an error here says that the cache cannot be written, before TFDS starts
+        pass  # fails before TFDS starts if the cache cannot be written
     try:
         if builder.builder_config.folder is None:
-            _look_for(f"{URL}{FILES['train']}")
+            check_reachable(f"{URL}{FILES['train']}")
         builder.download_and_prepare()
     except (OSError, DownloadError, NonMatchingChecksumError) as error:
         if builder.is_prepared():
-            return  # another process was at it too, and was first
+            return  # another process prepared it at the same time
         if builder.builder_config.folder is not None:
             raise
         raise UserError(
@@ -148,23 +146,6 @@ def _prepare(builder: Any, cache: Path) -> None:
         ) from error
 
 
-def _look_for(url: str) -> None:
-    """An OSError within seconds where there is no network, which TFDS tries to reach for minutes."""
-    try:
-        urllib.request.urlopen(url, timeout=20).close()
-    except urllib.error.HTTPError as error:
-        error.close()  # it holds the connection open
-        raise
-
-
 def _read_split(builder: Any, split: str, most: int) -> list[Record]:
     wanted = evenly_spread(builder.info.splits[split].num_examples, most)
-    try:
-        source = builder.as_data_source(split=split)
-        rows = source.__getitems__(wanted.tolist())  # many times faster than one by one
-    except Exception as error:  # TFDS and array_record raise many kinds where a file is damaged
-        raise UserError(
-            f"the prepared {split} split in {builder.data_dir} cannot be read ({one_line(error)}); "
-            "delete that folder, and it is prepared again"
-        ) from error
-    return [Record(row["mr"].decode(), row["ref"].decode()) for row in rows]
+    return [Record(row["mr"].decode(), row["ref"].decode()) for row in read_rows(builder, split, wanted.tolist())]

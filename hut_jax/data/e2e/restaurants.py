@@ -1,4 +1,4 @@
-"""Made-up restaurants in the form of E2E: what to learn from where the real data is not to be had.
+"""Made-up restaurants in the form of E2E, to learn from where the real data is not at hand.
 
 python -m hut_jax.data.e2e.restaurants --output DIR
 """
@@ -33,7 +33,7 @@ AREAS = {
     "hillside": ("on the",),
     "university quarter": ("in the",),
 }
-# A value -> adjectives that stand before the noun, and what can follow "it".
+# A value -> adjectives before the noun, and predicates after "it".
 _Ways = dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
 
 PRICES: _Ways = {
@@ -82,11 +82,11 @@ def write_restaurants(
 ) -> None:
     """Write `trainset.csv`, `devset.csv` and `testset_w_refs.csv`, which `load_e2e` reads.
 
-    The counts are of meaning representations, which no two splits share. Each has three texts for training, four
-    elsewhere, all different. The same arguments give the same files.
+    The counts are of meaning representations. No two splits share one. Each has three texts for training and four
+    otherwise, all different. The same arguments give the same files.
 
     Raises:
-        UserError: a count is below 1 or past what the grammar has room for, or the folder cannot be written.
+        UserError: a count is below 1, all are more than the grammar can give, or the folder cannot be written.
     """
     counts = {"train": train, "validation": validation, "test": test}
     for split, count in counts.items():
@@ -110,7 +110,7 @@ def write_restaurants(
 
 
 def describe(random: Random, meaning: dict[str, str]) -> str:
-    """One text that says all of a meaning representation, given as slot -> value, and nothing else."""
+    """A text that expresses a meaning representation (slot -> value), all of it and nothing else."""
     noun = meaning.get("eatType", random.choice(("place", "spot", "venue")))
     before: list[str] = []
     after: list[str] = []
@@ -166,7 +166,7 @@ def _sentences(random: Random, name: str, phrase: str, after: list[str], clauses
         first = (f"{name} is {phrase}{rest}", f"There is {phrase} called {name}{rest}", f"{name}, {phrase}{rest}")[
             opening
         ]
-        if opening == 2:  # a subject in search of its verb
+        if opening == 2:  # a subject without its verb
             if not clauses:
                 return f"Try {first}."
             first = f"{first}, {clauses.pop(0)}"

@@ -1,4 +1,4 @@
-"""GLUE: the splits of a task, from its TSV folder or from TFDS, and as tokens with labels."""
+"""GLUE: the splits of a task, from a folder of TSV files or from TFDS, and their tokens with labels."""
 
 import os
 from collections.abc import Sequence
@@ -13,19 +13,19 @@ from hut_jax.data.glue.tfds import read_tfds
 from hut_jax.data.glue.tsv import GlueExample, find_files, read_split
 from hut_jax.data.labelled_texts import LabelledTexts
 
-# What an example has for a label where it has none, as TFDS writes it.
+# The label of an example without one, as in TFDS.
 NO_LABEL = -1
 
 
 class GlueData(NamedTuple):
-    """The examples of each split, and what the user should know of them."""
+    """The examples of each split, and notes for the user."""
 
     splits: dict[str, list[GlueExample]]
     notes: tuple[str, ...]
 
 
 class EncodedGlue(NamedTuple):
-    """Examples as tokens, and how many of them were cut to `max_length`."""
+    """Examples as tokens, and the number of them that were cut to `max_length`."""
 
     examples: LabelledTexts
     truncated: int
@@ -49,14 +49,14 @@ def load_glue(
     cache_dir: str | os.PathLike[str] | None = None,
     tests: bool = True,
 ) -> GlueData:
-    """The splits of a task, each in its file's order; test splits only where there are files of them.
+    """The splits of a task, each in the order of its file. Test splits are read only if their files are there.
 
     Args:
-        task: which one.
-        data_dir: the folder that holds `CoLA/`, `SST-2/` and so on, or the task's own; None or empty takes TFDS'
-            `glue/<task>`, downloaded where it is not prepared yet.
-        cache_dir: TFDS' folder for what it prepares; None or empty is its own default.
-        tests: whether to read the files of the test splits.
+        task: the task.
+        data_dir: the folder that holds `CoLA/`, `SST-2/` and so on, or the task's own folder; None or empty takes
+            TFDS' `glue/<task>`, which is downloaded if it is not prepared yet.
+        cache_dir: TFDS' folder for prepared data; None or empty is its own default.
+        tests: whether to read the test splits.
 
     Raises:
         UserError: a file is missing or malformed, or TFDS cannot give the data.
@@ -76,9 +76,9 @@ def load_glue(
 def encode_glue(
     task: GlueTask, examples: Sequence[GlueExample], tokenizer: EncoderTokenizer, max_length: int
 ) -> EncodedGlue:
-    """The examples as an encoder reads them, cut to `max_length` tokens from the end of the longer text first.
+    """The examples as an encoder reads them.
 
-    An example of a test split has `NO_LABEL`.
+    Those of more than `max_length` tokens are cut, the longer text first. An example of a test split has `NO_LABEL`.
 
     Raises:
         UserError: there is no example, or `max_length` has no room for a token of each text.

@@ -1,4 +1,4 @@
-"""Predictions as files of the GLUE test server: `index<TAB>prediction`, one row an example of the test file."""
+"""Predictions as files for the GLUE test server: rows of `index<TAB>prediction`, one for each test example."""
 
 import math
 import os
@@ -18,23 +18,23 @@ def write_predictions(
     examples: Sequence[GlueExample],
     predictions: Sequence[int] | Sequence[float],
 ) -> Path:
-    """Write the file that the test server wants for a test split, under the name that it wants.
+    """Write the file that the test server expects for a test split, under the name that it expects.
 
-    MNLI's, QNLI's and RTE's classes are written as names, the others' as numbers. STS-B's values are clipped to
-    0 to 5.
+    The classes of MNLI, QNLI and RTE are written as names, those of the other tasks as numbers. Values of STS-B are
+    clipped to 0 to 5.
 
     Args:
-        folder: where the file goes; it is made where it is not there.
-        task: which one.
-        split: a test split of the task: MNLI has two.
-        examples: the split's, for the rows' numbers.
-        predictions: a class or a value for each of them, in their order.
+        folder: of the file; it is made if it is missing.
+        task: the task.
+        split: a test split of the task. MNLI has two.
+        examples: of the split, for the rows' numbers.
+        predictions: a class or a value for each example, in the same order.
 
     Returns:
         The file's path.
 
     Raises:
-        UserError: the split is no test split, there are not as many predictions as examples, a prediction is none of
+        UserError: the split is no test split, there are not as many predictions as examples, a prediction is not one of
             the task's, or the file cannot be written.
     """
     if split not in task.submission:

@@ -1,4 +1,4 @@
-"""GLUE's official TSV files: rows of texts and a label, or an error that names the line."""
+"""GLUE's official TSV files: rows of texts and a label, read with errors that name the line."""
 
 import math
 import os
@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hut_jax.core.errors import UserError, nearest
+from hut_jax.core.files import read_text
 from hut_jax.data.glue.tasks import GLUE_TASKS, GlueTask
 
-# CoLA's labelled files have no header: source, label, the author's mark, sentence.
+# CoLA's labelled files have no header. Their columns: source, label, the author's mark, sentence.
 _COLA_COLUMNS = ("source", "label", "mark", "sentence")
 
 
 class GlueExample(NamedTuple):
-    """One text or two, the label (a class, a value, or None in a test split), and the row's number in its file."""
+    """One or two texts, their label (a class, a value, or None in a test split), and the row's number in its file."""
 
     texts: tuple[str, ...]
     label: int | float | None
@@ -22,19 +23,19 @@ class GlueExample(NamedTuple):
 
 
 class GlueSplit(NamedTuple):
-    """The examples of a file in its order, and how many broken rows were left out."""
+    """The examples of a file in order, and the number of broken rows that were left out."""
 
     examples: list[GlueExample]
     dropped: int
 
 
 def find_files(task: GlueTask, folder: str | os.PathLike[str]) -> dict[str, Path]:
-    """The files of the task's splits; those of test splits may be missing.
+    """The files of the task's splits. Those of test splits may be missing.
 
     Args:
-        task: which one.
-        folder: what holds the folders `CoLA`, `SST-2` and so on, or the task's own one of these. Case, hyphens and
-            underscores of their names do not matter, nor does it if they are called as TFDS calls the tasks.
+        task: the task.
+        folder: the folder that holds `CoLA`, `SST-2` and so on, or the task's own folder. Case, hyphens and underscores
+            of their names do not matter, so that TFDS' names of the tasks are accepted too.
 
     Raises:
         UserError: there is no such folder, it has none for the task, or that lacks a file.
@@ -58,7 +59,7 @@ def find_files(task: GlueTask, folder: str | os.PathLike[str]) -> dict[str, Path
 
 
 def folder_of(task: GlueTask, folder: Path) -> Path | None:
-    """The task's folder within `folder`, or `folder` itself where it is the task's; None where there is neither."""
+    """The task's folder within `folder`, or `folder` itself if it is the task's; None if neither is there."""
     inside = sorted(path for path in folder.iterdir() if path.is_dir() and _plain(path.name) == task.name)
     if inside:
         return inside[0]
@@ -68,16 +69,17 @@ def folder_of(task: GlueTask, folder: Path) -> Path | None:
 def read_split(task: GlueTask, split: str, path: str | os.PathLike[str]) -> GlueSplit:
     """The rows of one file.
 
-    Fields lie between tabs, and a quotation mark is text, be there one or two: MRPC's and RTE's sentences hold single
-    ones. A BOM, the line ends of any system and empty lines are allowed. Texts stay as written; of a pair, one may be
-    empty. A row must have as many fields as the header. QQP's official files alone hold rows that were cut in two by
-    a line break within a question: there, as TFDS does, rows of too few fields and those without a label are left out
-    and counted, and what is past the header's columns is ignored. No row of a test split is left out, as the test
-    server wants a prediction for each.
+    Fields are separated by tabs. Quotation marks are text, since sentences of MRPC and RTE hold unpaired ones. A BOM,
+    the line ends of any system and empty lines are allowed. Texts are not changed; one of a pair may be empty.
+
+    A row must have as many fields as the header. Only QQP's official files hold broken rows, which a line break within
+    a question cut in two. There rows with too few fields or without a label are left out and counted, and fields past
+    the header's columns are ignored, as in TFDS. No row of a test split is left out, since the test server expects a
+    prediction for each.
 
     Args:
-        task: which one.
-        split: a key of `task.files`; a test split has no labels, and its rows' numbers are those written in it.
+        task: the task.
+        split: a key of `task.files`. A test split has no labels, and its rows are numbered in the file.
         path: the file.
 
     Raises:
@@ -115,14 +117,7 @@ def read_split(task: GlueTask, split: str, path: str | os.PathLike[str]) -> Glue
 
 
 def _read_lines(path: str | os.PathLike[str]) -> list[str]:
-    try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}, line {line}: not UTF-8 ({error.reason})") from error
-    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return read_text(path, "utf-8-sig").replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
 def _find_columns(path: str | os.PathLike[str], header: list[str], wanted: list[str]) -> Mapping[str, int]:

@@ -1,4 +1,4 @@
-"""Plain text -> blocks of tokens for causal language modelling."""
+"""Plain text as blocks of tokens, for causal language modelling."""
 
 import itertools
 import os
@@ -12,7 +12,7 @@ from hut_jax.data.sequences import Sequences
 from hut_jax.data.text.files import read_pieces
 from hut_jax.data.tokenizer_base import BaseTokenizer
 
-_PIECES_AT_ONCE = 64  # two million characters: enough to share between cores, little to hold
+_PIECES_AT_ONCE = 64  # two million characters: enough to keep all cores busy, little to hold in memory
 
 
 class TextSplits(NamedTuple):
@@ -27,15 +27,15 @@ def load_text(
 ) -> TextSplits:
     """Blocks of `block` predicted tokens, each of `block + 1` tokens that overlap the next one by one.
 
-    Documents, separated in the file by a line `<|endoftext|>`, follow one another with that token after each. What
-    is left over at the end, too short for a block, is dropped. Every token of a block but its first is predicted.
+    In the file a line `<|endoftext|>` separates two documents; in the blocks that token follows each document. A rest
+    at the end that is too short for a block is dropped. All tokens of a block but the first are predicted.
 
     Args:
         path: a UTF-8 text, plain or `.xz`.
         tokenizer: encodes it.
-        block: predicted tokens of a sequence, at least 1.
-        holdout: the share of blocks, at the text's end, kept for validation; above 0, at least one block.
-        max_bytes: read no more than this much text; 0 reads all.
+        block: how many tokens of a block are predicted, at least 1.
+        holdout: the share of the blocks, from the end of the text, for validation. Above 0 it is at least one block.
+        max_bytes: the largest number of bytes to read; 0 reads all.
 
     Raises:
         UserError: the file cannot be read, `block` or `holdout` is out of range, or the text is too short.

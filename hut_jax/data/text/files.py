@@ -1,4 +1,4 @@
-"""UTF-8 text files, plain or .xz, read in pieces that a tokenizer can encode apart."""
+"""UTF-8 text files, plain or .xz, read in pieces that a tokenizer can encode separately."""
 
 import codecs
 import lzma
@@ -10,22 +10,22 @@ from typing import IO
 from hut_jax.core.errors import UserError
 
 SEPARATOR = "<|endoftext|>"
-_LONGEST_LINE = 1 << 16  # bytes; a longer line comes in parts
+_LONGEST_LINE = 1 << 16  # bytes; a longer line is read in parts
 
-# GPT-2's BPE never joins a character with white space after it, so a text may be cut there and nowhere else.
+# GPT-2's BPE never joins a character with white space that follows, so a text may be cut there and nowhere else.
 _SAFE_CUT = re.compile(r".*\S(?=[ \t\r\n])", re.DOTALL)
 
 
 def read_pieces(path: str | os.PathLike[str], *, max_bytes: int = 0, size: int = 1 << 15) -> Iterator[str | None]:
     """The text in pieces of about `size` characters, with `None` after the last piece of each document.
 
-    Documents are separated by lines holding `<|endoftext|>` alone; those lines, and the newline before them, belong
-    to no document. Encoding the pieces one by one gives the tokens of the document encoded whole.
+    Documents are separated by lines that hold only `<|endoftext|>`. Such a line, and the newline before it, belong to
+    no document. Encoding the pieces one by one gives the same tokens as encoding the whole document.
 
     Args:
-        path: a UTF-8 text, decompressed on the way where the name ends in `.xz`.
+        path: a UTF-8 text, which is decompressed if its name ends in `.xz`.
         max_bytes: read whole lines up to this many bytes of text; 0 reads all.
-        size: characters of a piece, about; a text without white space may come in longer ones.
+        size: about how many characters a piece has; pieces without white space may be longer.
 
     Raises:
         UserError: the file is missing, is not UTF-8 (with the line), or is a corrupt .xz.

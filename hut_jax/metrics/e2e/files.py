@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hut_jax.core.errors import UserError, nearest
-from hut_jax.core.files import lines_of
+from hut_jax.core.files import lines_of, read_text
 
 # How names of columns begin, in lower case and with spaces between words.
 _MRS = ("mr", "src", "source", "da", "meaning", "dial act", "dialog act", "dialogue act")
@@ -146,13 +146,7 @@ def _is_table(path: str | os.PathLike[str]) -> bool:
 
 def _lines(path: str | os.PathLike[str]) -> list[str]:
     """The file's lines without white space around them."""
-    try:
-        text = Path(path).read_bytes().decode()
-    except OSError as error:
-        raise UserError(f"cannot read {Path(path)}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}, line {line}: not UTF-8 ({error.reason})") from error
+    text = read_text(path)
     if not text:
         raise UserError(f"{path} is empty; one text a line is wanted, or a table named .tsv or .csv")
     return [line.strip() for line in lines_of(text)]

@@ -25,7 +25,7 @@ def download(tmp_path, monkeypatch):
     for name, text in FILES.items():
         (folder / "CoLA" / name).write_text(text, encoding="utf-8")
     monkeypatch.setattr(tfds.download.DownloadManager, "download_and_extract", lambda self, url: str(folder))
-    monkeypatch.setattr("hut_jax.data.glue.tfds._look_for", lambda url: None)
+    monkeypatch.setattr("hut_jax.data.glue.tfds.check_reachable", lambda url: None)
     return folder
 
 
@@ -77,7 +77,7 @@ def test_what_tfds_cannot_give_is_told_in_one_line(download, tmp_path, monkeypat
     import tensorflow_datasets.text.glue as builders
 
     with monkeypatch.context() as patch:
-        patch.setattr("hut_jax.data.glue.tfds._look_for", unreachable)
+        patch.setattr("hut_jax.data.glue.tfds.check_reachable", unreachable)
         with pytest.raises(
             UserError, match=r"glue/rte \(no route there\); give a folder that holds RTE/ with its TSV f"
         ):

@@ -1,4 +1,4 @@
-"""The E2E NLG dataset from its CSV files, downloaded or in a folder."""
+"""The E2E NLG dataset as a TFDS builder, from CSV files that are downloaded or in a folder."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -15,13 +15,13 @@ URL = "https://raw.githubusercontent.com/tuetschek/e2e-dataset/master/"
 
 @dataclasses.dataclass(eq=False)
 class E2EConfig(tfds.core.BuilderConfig):
-    """Which files: those of `folder`, or the public download where it is None."""
+    """The files: those in `folder`, or the public download if it is None."""
 
     folder: str | None = None
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
-    """Meaning representations of restaurants and texts that say them; one example a row, in the files' order."""
+    """Meaning representations of restaurants and texts that express them, one example for each row, in order."""
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "The files of the E2E NLG Challenge."}
