@@ -86,9 +86,9 @@ def encode_prompts(mrs: Sequence[str], tokenizer: BaseTokenizer) -> list[list[in
 def encode_e2e(records: Sequence[Record], tokenizer: BaseTokenizer, max_length: int) -> EncodedE2E:
     """Each record as BPE(MR), `<|endoftext|>`, BPE(" " + text), `<|endoftext|>`.
 
-    The tokens after the first `<|endoftext|>` are predicted. A sequence of more than `max_length` tokens is cut. It then
-    has no final `<|endoftext|>`, so that the model does not learn to stop in mid-sentence. `truncated` counts such
-    sequences.
+    The tokens after the first `<|endoftext|>` are predicted. A sequence of more than `max_length` tokens is cut.
+    It then has no final `<|endoftext|>`, so that the model does not learn to stop in mid-sentence. `truncated` counts
+    such sequences.
 
     Raises:
         UserError: there is no record, or `max_length` leaves one without a token of its text.

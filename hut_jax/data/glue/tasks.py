@@ -6,23 +6,24 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, eq=False)
 class GlueTask:
-    """What is known of one task before its data is read.
+    """One task's names, columns, labels and metrics.
 
     Attributes:
-        name: as TFDS and this project call it.
-        folder: as the official download calls its folder.
-        texts: the columns of the text, or of the two texts, and what TFDS calls them.
+        name: in TFDS and in this project.
+        folder: the name of its folder in the official download.
+        texts: the column of the text, or the columns of both texts -> their names in TFDS.
         label: the column of the label.
         labels: the names of classes 0, 1, ..., in the order of TFDS and Hugging Face; none for regression.
-        named: whether files, and the test server, write a label as its name; or else as its number.
-        metrics: GLUE's own; the score is their mean.
+        named: whether files and the test server write a label as its name, and not as its number.
+        metrics: those of GLUE. The score is their mean.
         files: split -> file.
-        submission: test split -> the file that the test server wants.
-        header: whether the labelled files have one; without it, a column is known by its number.
-        index: the test files' column that numbers the rows.
+        submission: test split -> the file that the test server expects; default: the split `test`, and the folder's
+            name.
+        header: whether the labelled files have a header line.
+        index: the column of the test files that numbers the rows.
         broken_lines: whether the official files hold rows that were cut by line breaks within a text.
-        low: the least value of a regression's label.
-        high: the greatest.
+        low: the smallest label of a regression.
+        high: the largest.
     """
 
     name: str
@@ -42,65 +43,49 @@ class GlueTask:
     low: float = 0.0
     high: float = 5.0
 
+    def __post_init__(self):
+        if not self.submission:
+            object.__setattr__(self, "submission", {"test": f"{self.folder}.tsv"})
+
     @property
     def regression(self) -> bool:
-        """Whether the label is a number to come close to."""
+        """Whether the label is a number."""
         return not self.labels
 
     @property
     def validation(self) -> tuple[str, ...]:
-        """The splits to judge by: one, or for MNLI the matched one and the mismatched one."""
+        """The splits that are evaluated: one, or for MNLI the matched and the mismatched one."""
         return tuple(split for split in self.files if split.startswith("validation"))
 
 
 _SENTENCE = {"sentence": "sentence"}
 _SENTENCES = {"sentence1": "sentence1", "sentence2": "sentence2"}
+_STRINGS = {"#1 String": "sentence1", "#2 String": "sentence2"}
+_QUESTIONS = {"question1": "question1", "question2": "question2"}
+_PREMISE = {"sentence1": "premise", "sentence2": "hypothesis"}
+_QUESTION = {"question": "question", "sentence": "sentence"}
 _ENTAILMENT = ("entailment", "not_entailment")
+_ACCEPTABLE = ("unacceptable", "acceptable")
+_EQUIVALENT = ("not_equivalent", "equivalent")
+_DUPLICATE = ("not_duplicate", "duplicate")
+_BOTH = ("accuracy", "f1")
 
 _TASKS = (
     # Whether a sentence is grammatical. The labelled files have columns for source, label, the author's mark, sentence.
-    GlueTask(
-        "cola",
-        "CoLA",
-        _SENTENCE,
-        labels=("unacceptable", "acceptable"),
-        metrics=("matthews",),
-        submission={"test": "CoLA.tsv"},
-        header=False,
-    ),
-    # Whether a film review praises.
-    GlueTask("sst2", "SST-2", _SENTENCE, labels=("negative", "positive"), submission={"test": "SST-2.tsv"}),
-    # Whether one sentence says what the other does.
-    GlueTask(
-        "mrpc",
-        "MRPC",
-        {"#1 String": "sentence1", "#2 String": "sentence2"},
-        label="Quality",
-        labels=("not_equivalent", "equivalent"),
-        metrics=("accuracy", "f1"),
-        submission={"test": "MRPC.tsv"},
-    ),
-    # How alike two sentences are, from 0 to 5.
-    GlueTask(
-        "stsb", "STS-B", _SENTENCES, label="score", metrics=("pearson", "spearman"), submission={"test": "STS-B.tsv"}
-    ),
+    GlueTask("cola", "CoLA", _SENTENCE, labels=_ACCEPTABLE, metrics=("matthews",), header=False),
+    # Whether a film review is positive.
+    GlueTask("sst2", "SST-2", _SENTENCE, labels=("negative", "positive")),
+    # Whether two sentences mean the same.
+    GlueTask("mrpc", "MRPC", _STRINGS, label="Quality", labels=_EQUIVALENT, metrics=_BOTH),
+    # How similar two sentences are, from 0 to 5.
+    GlueTask("stsb", "STS-B", _SENTENCES, label="score", metrics=("pearson", "spearman")),
     # Whether two questions ask the same.
-    GlueTask(
-        "qqp",
-        "QQP",
-        {"question1": "question1", "question2": "question2"},
-        label="is_duplicate",
-        labels=("not_duplicate", "duplicate"),
-        metrics=("accuracy", "f1"),
-        submission={"test": "QQP.tsv"},
-        index="id",
-        broken_lines=True,
-    ),
+    GlueTask("qqp", "QQP", _QUESTIONS, "is_duplicate", labels=_DUPLICATE, metrics=_BOTH, index="id", broken_lines=True),
     # Whether the first sentence entails the second: matched, on the genres of the training data, and mismatched.
     GlueTask(
         "mnli",
         "MNLI",
-        {"sentence1": "premise", "sentence2": "hypothesis"},
+        _PREMISE,
         label="gold_label",
         labels=("entailment", "neutral", "contradiction"),
         named=True,
@@ -114,18 +99,12 @@ _TASKS = (
         submission={"test_matched": "MNLI-m.tsv", "test_mismatched": "MNLI-mm.tsv"},
     ),
     # Whether a sentence answers a question.
-    GlueTask(
-        "qnli",
-        "QNLI",
-        {"question": "question", "sentence": "sentence"},
-        labels=_ENTAILMENT,
-        named=True,
-        submission={"test": "QNLI.tsv"},
-    ),
+    GlueTask("qnli", "QNLI", _QUESTION, labels=_ENTAILMENT, named=True),
     # Whether the first text entails the second.
-    GlueTask("rte", "RTE", _SENTENCES, labels=_ENTAILMENT, named=True, submission={"test": "RTE.tsv"}),
-    # The same, of a text and its copy with a pronoun resolved.
-    GlueTask("wnli", "WNLI", _SENTENCES, labels=("not_entailment", "entailment"), submission={"test": "WNLI.tsv"}),
+    GlueTask("rte", "RTE", _SENTENCES, labels=_ENTAILMENT, named=True),
+    # The same, of a text and a copy in which a pronoun is resolved.
+    GlueTask("wnli", "WNLI", _SENTENCES, labels=("not_entailment", "entailment")),
 )
 
 GLUE_TASKS = {task.name: task for task in _TASKS}
+"""Every task by its name."""
