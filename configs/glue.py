@@ -93,7 +93,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.train.dropout = True  # the model's own
 
     config.log.every = 50
-    config.eval.every = 500  # updates between two validations; the best factors are picked by the task's headline
+    config.eval.every = 500  # steps between two validations; the task's score chooses the best factors
     config.eval.batch_size = 64
     config.checkpoint.every = 500
     return config

@@ -111,7 +111,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             iter(batches.to_iter_dataset()),
             plan,
             evaluate=make_evaluate(run, data, placement, forward, params),
-            rank=run.task.rank,
+            signed_score=run.task.signed_score,
             save_best=save_best,
             checkpoints=checkpoints,
             open_log=partial(MetricsLog, workdir) if processes.is_first() else NoLog,

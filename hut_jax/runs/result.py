@@ -10,7 +10,7 @@ from hut_jax.runs.machine import describe_machine, peak_bytes
 from hut_jax.runs.run import Run
 from hut_jax.runs.workdir import ADAPTER
 from hut_jax.tasks import TaskData
-from hut_jax.training.earlier import current_names
+from hut_jax.training.earlier_names import current_names
 from hut_jax.training.loop import Fit
 
 RESULT = "result.json"

@@ -146,8 +146,8 @@ class Task(ABC, Generic[T]):
             label_smoothing: the loss function's.
         """
 
-    def rank(self, metrics: Mapping[str, float]) -> float:
-        """The score, with its sign such that more is better."""
+    def signed_score(self, metrics: Mapping[str, float]) -> float:
+        """The score with the sign that makes more better."""
         return metrics[self.score_name] if self.maximize else -metrics[self.score_name]
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from hut_jax.data.tokenizer import Tokenizer, load_tokenizer
 from hut_jax.tasks.base import Evaluated, Example, GeneratesText, Loss
-from hut_jax.tasks.vocabulary import prediction_loss
+from hut_jax.tasks.cross_entropy import prediction_loss
 
 
 class CausalLM(GeneratesText[Tokenizer]):
@@ -61,7 +61,7 @@ def causal_lm_loss(
         apply,
         batch["input_ids"],
         batch["attention_mask"],
-        places=batch["logits_at"],
+        positions=batch["logits_at"],
         labels=batch["labels"],
         weights=batch["weights"],
         label_smoothing=label_smoothing,

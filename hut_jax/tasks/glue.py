@@ -19,7 +19,7 @@ from hut_jax.data.glue.tsv import GlueExample
 from hut_jax.data.labelled_texts import LabelledTexts
 from hut_jax.metrics.glue import glue_scores
 from hut_jax.tasks.base import Evaluated, Example, Loss, PredictsLabels, TaskData
-from hut_jax.tasks.vocabulary import cross_entropy
+from hut_jax.tasks.cross_entropy import cross_entropy
 
 
 class Glue(PredictsLabels[EncoderTokenizer]):

@@ -15,8 +15,8 @@ from jaxtyping import Array, Bool, Float, Int
 from hut_jax.data.encoder_tokenizer import EncoderTokenizer, load_encoder_tokenizer
 from hut_jax.tasks.base import Evaluated, Example, Loss, Task, TaskData
 from hut_jax.tasks.causal_lm import lm_inputs, lm_metrics
+from hut_jax.tasks.cross_entropy import prediction_loss
 from hut_jax.tasks.lm import load_blocks
-from hut_jax.tasks.vocabulary import prediction_loss
 
 PREDICTED, MASKED, RANDOM = 0.15, 0.8, 0.1
 
@@ -94,13 +94,13 @@ def masked_lm_loss(
     tokens = jnp.asarray(batch["input_ids"]).at[:, 0].set(cls)
     key = jax.random.fold_in(rngs["dropout"], 1) if rngs else jax.random.fold_in(jax.random.key(0), jnp.sum(tokens))
     free = jnp.asarray(batch["attention_mask"], bool) & (tokens != cls) & (tokens != sep)
-    shown, places, weights = hide(key, tokens, free, mask=mask, vocab=vocab)
+    shown, positions, weights = hide(key, tokens, free, mask=mask, vocab=vocab)
     total = prediction_loss(
         apply,
         shown,
         batch["attention_mask"],
-        places=places,
-        labels=tokens.reshape(-1)[places],
+        positions=positions,
+        labels=tokens.reshape(-1)[positions],
         weights=weights,
         label_smoothing=label_smoothing,
         rngs=rngs,

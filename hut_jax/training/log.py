@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hut_jax.core.files import write_text
-from hut_jax.training.earlier import current_names
+from hut_jax.training.earlier_names import current_names
 
 
 class MetricsLog:

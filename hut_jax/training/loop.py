@@ -75,7 +75,7 @@ class Trainer:
         batches: an iterator over training batches with `get_state` and `set_state`, as Grain's have.
         plan: how long the run is, and how often it logs, evaluates and saves.
         evaluate: from factors to metrics; "loss" is among them. It passes its batches through the second argument.
-        rank: of an evaluation's metrics; more is better.
+        signed_score: of an evaluation's metrics; more is better.
         save_best: called with the factors of each evaluation that is better than all before it.
         checkpoints: of the run.
         open_log: from the steps done, and the lines written by then, to the log that continues from there.
@@ -89,13 +89,13 @@ class Trainer:
         plan: Plan,
         *,
         evaluate: Callable[[PyTree[Array], Watch], dict[str, float]],
-        rank: Callable[[Mapping[str, float]], float],
+        signed_score: Callable[[Mapping[str, float]], float],
         save_best: Callable[[PyTree[Array]], None],
         checkpoints: Checkpoints,
         open_log: Callable[[int, int], MetricsLog | NoLog],
     ):
         self._steps, self._base, self._batches, self._plan = steps, base, batches, plan
-        self._evaluate, self._rank, self._save_best = evaluate, rank, save_best
+        self._evaluate, self._signed_score, self._save_best = evaluate, signed_score, save_best
         self._checkpoints, self._open_log = checkpoints, open_log
 
     def fit(self, state: State) -> Fit:
@@ -178,7 +178,7 @@ class Trainer:
             raise Diverged(f"step {self._step}: the validation loss is {self._last['loss']}; {_NOT_FINITE}")
         self._log.write(self._step, "validation", self._last)
         self._bar.show_evaluation(self._step, self._last)
-        if not self._best or self._rank(self._last) > self._rank(self._best):
+        if not self._best or self._signed_score(self._last) > self._signed_score(self._best):
             self._best = {"step": self._step, **self._last}
             self._save_best(self._state.factors)
 

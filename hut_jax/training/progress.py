@@ -8,7 +8,7 @@ from typing import Any
 from tqdm import tqdm
 
 from hut_jax.parallel.processes import is_first
-from hut_jax.training.earlier import current_names
+from hut_jax.training.earlier_names import current_names
 from hut_jax.training.log import show
 
 

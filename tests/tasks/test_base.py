@@ -48,9 +48,9 @@ def test_the_abilities_of_each_task():
     assert TASKS.keys() == able(GeneratesText) | able(PredictsLabels) | {"mlm"}
 
 
-def test_a_score_ranks_with_its_sign():
-    assert task_named("cola").rank({"score": 0.5}) > task_named("cola").rank({"score": 0.4})
-    assert task_named("e2e").rank({"loss": 0.5}) < task_named("e2e").rank({"loss": 0.4})
+def test_more_of_a_signed_score_is_better():
+    assert task_named("cola").signed_score({"score": 0.5}) > task_named("cola").signed_score({"score": 0.4})
+    assert task_named("e2e").signed_score({"loss": 0.5}) < task_named("e2e").signed_score({"loss": 0.4})
 
 
 def test_a_misspelt_task_is_answered_with_the_nearest():

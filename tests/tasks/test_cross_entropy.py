@@ -17,7 +17,7 @@ from hut_jax.models.roberta import Roberta
 from hut_jax.models.roberta_config import RobertaConfig
 from hut_jax.parallel.activations import run_on
 from hut_jax.parallel.mesh import TRANSFORMER, make_mesh, param_specs, place_batch, shardings
-from hut_jax.tasks.vocabulary import cross_entropy, prediction_loss
+from hut_jax.tasks.cross_entropy import cross_entropy, prediction_loss
 
 VOCAB = 211
 SIZES = {"vocab_size": VOCAB, "n_positions": 32, "n_embd": 16, "n_layer": 1, "n_head": 2}
@@ -37,14 +37,14 @@ ADAPTERS = {
 }
 
 
-def work(seed=0, places=37):
-    """Tokens, and places in them whose labels count more or less."""
+def work(seed=0, count=37):
+    """Tokens, and positions in them whose labels have weights."""
     draw = np.random.default_rng(seed)
     tokens = draw.integers(3, VOCAB, (4, 16))
     return (jnp.asarray(tokens), jnp.ones(tokens.shape, bool)), {
-        "places": jnp.asarray(draw.integers(0, tokens.size, places)),
-        "labels": jnp.asarray(draw.integers(0, VOCAB, places)),
-        "weights": jnp.asarray(draw.random(places), jnp.float32),
+        "positions": jnp.asarray(draw.integers(0, tokens.size, count)),
+        "labels": jnp.asarray(draw.integers(0, VOCAB, count)),
+        "weights": jnp.asarray(draw.random(count), jnp.float32),
     }
 
 
@@ -62,7 +62,7 @@ def losses(model, adapter, label_smoothing=0.0, **options):
         )
 
     def whole(factors):
-        logits = apply(factors, *arguments, logits_at=rest["places"], **options)
+        logits = apply(factors, *arguments, logits_at=rest["positions"], **options)
         return jnp.sum(cross_entropy(logits, rest["labels"], label_smoothing) * rest["weights"])
 
     return chunked, whole, factors
@@ -104,7 +104,7 @@ def test_all_logits_are_never_there_at_once():
     params = init_params(model, jax.random.key(0))
     factors = adapter.init(jax.random.key(1), params)
     ids = jnp.zeros((32, 32), int)
-    rest = {"places": jnp.arange(1024), "labels": jnp.arange(1024), "weights": jnp.ones(1024)}
+    rest = {"positions": jnp.arange(1024), "labels": jnp.arange(1024), "weights": jnp.ones(1024)}
 
     def loss(factors, params, chunk):
         return prediction_loss(partial(adapter.apply, model, params, factors), ids, None, **rest, chunk=chunk)
@@ -136,12 +136,12 @@ def test_devices_share_out_each_chunk(shape):
     factors = adapter.init(jax.random.key(1), params)
     draw = np.random.default_rng(0)
     batch = {
-        "ids": draw.integers(0, 1000, (16, 32)), "mask": np.ones((16, 32), bool), "places": np.arange(512),
+        "ids": draw.integers(0, 1000, (16, 32)), "mask": np.ones((16, 32), bool), "positions": np.arange(512),
         "labels": draw.integers(0, 1000, 512), "weights": np.ones(512, np.float32),
     }  # fmt: skip
 
     def loss(forward, factors, params, batch):
-        rest = {name: batch[name] for name in ("places", "labels", "weights")}
+        rest = {name: batch[name] for name in ("positions", "labels", "weights")}
         return prediction_loss(partial(forward, params, factors), batch["ids"], batch["mask"], **rest, chunk=16)
 
     alone = jax.value_and_grad(partial(loss, partial(adapter.apply, model)))(factors, params, batch)

@@ -1,4 +1,4 @@
-"""The cross-entropy over a vocabulary, in chunks: all logits together are the largest array of a training step."""
+"""The cross-entropy over a vocabulary, in chunks: all logits at once would be the largest array of a training step."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -11,8 +11,8 @@ from jaxtyping import Array, Float, Int, PyTree
 from hut_jax.parallel.activations import batch_parts, shared_out
 
 CHUNK = 256
-"""Positions at once, for each part of a batch that devices share out. Of fewer the products with the vocabulary's
-table take longer (on a CPU 64 a fifth more)."""
+"""Positions in a chunk, for each part of a batch that devices share out. With fewer, the products with the vocabulary's
+table take longer: with 64 a fifth longer on a CPU."""
 
 
 def cross_entropy(
@@ -35,7 +35,7 @@ def prediction_loss(
     input_ids: Int[Array, "batch length"],
     attention_mask: Array,
     *,
-    places: Int[Array, " n"],
+    positions: Int[Array, " n"],
     labels: Int[Array, " n"],
     weights: Float[Array, " n"],
     label_smoothing: float = 0.0,
@@ -43,35 +43,35 @@ def prediction_loss(
     rngs: Mapping[str, Array] | None = None,
     **kwargs: Any,
 ) -> Float[Array, ""]:
-    """The weighted sum of the cross-entropies, in nats, of what a model predicts at some positions.
+    """The weighted sum of the cross-entropies, in nats, of a model's predictions at some positions.
 
-    Where the positions are too many for one chunk, the model's methods "hidden" and "logits" are called one by one.
+    Where one chunk does not hold all positions, the model's method "hidden" is called once and "logits" for each chunk.
 
     Args:
         apply: the model.
         input_ids: token ids.
         attention_mask: as the model takes it.
-        places: indices into the flattened `batch * length` positions.
-        labels: what is right there.
-        weights: of each.
+        positions: indices into the flattened `batch * length` positions.
+        labels: the right token at each of them.
+        weights: of each of them.
         label_smoothing: the share of probability spread over the vocabulary.
-        chunk: of so many positions there are logits at a time, for each part of a shared batch.
+        chunk: the positions whose logits exist at the same time, for each part of a shared batch.
         rngs: the model's.
-        **kwargs: the model's, such as `deterministic`.
+        **kwargs: the model's other arguments, such as `deterministic`.
     """
     own: dict[str, Any] = {} if rngs is None else {"rngs": rngs}
-    whole = partial(apply, input_ids, attention_mask, logits_at=places, **own, **kwargs)
+    whole = partial(apply, input_ids, attention_mask, logits_at=positions, **own, **kwargs)
     parts = batch_parts()
-    chunks = -(-len(places) // (parts * chunk))
+    chunks = -(-len(positions) // (parts * chunk))
     if chunks <= 1:
         return jnp.sum(cross_entropy(whole(), labels, label_smoothing) * weights)
-    jax.eval_shape(whole)  # for its errors: called whole, an adapter finds out what of it is never used
+    jax.eval_shape(whole)  # for its errors: only a call of the whole model tells which sites it never uses
 
     hidden = apply(input_ids, attention_mask, method="hidden", **own, **kwargs)
-    hidden = hidden.reshape(-1, hidden.shape[-1])[places]
+    hidden = hidden.reshape(-1, hidden.shape[-1])[positions]
 
     def logits(part: Array, index: Array) -> Array:
-        # Without keys of their own chunks would share what is dropped.
+        # Each chunk has its own key, or all chunks would drop the same.
         keys = {} if rngs is None else {"rngs": {name: jax.random.fold_in(key, index) for name, key in rngs.items()}}
         return apply(part, method="logits", **keys, **kwargs)
 
@@ -83,9 +83,9 @@ def prediction_loss(
 
 
 def _cut(leaf: Array, chunks: int, parts: int) -> Array:
-    """In `chunks` equal pieces, filled up with zeros: of every run of `chunks` neighbours one goes to each.
+    """Cut into `chunks` equal pieces, padded with zeros. Piece i takes element i of every run of `chunks` neighbours.
 
-    So where devices share out the positions into `parts`, each has its share of every piece.
+    So where devices share out the positions into `parts`, each device has its share of every piece.
     """
     size = parts * -(-len(leaf) // (chunks * parts))
     filled = jnp.pad(leaf, [(0, size * chunks - len(leaf))] + [(0, 0)] * (leaf.ndim - 1))
@@ -97,12 +97,12 @@ def _sum_over_chunks(
 ) -> Array:
     """The sum of `total(logits, hidden, *rest)` over the chunks.
 
-    The gradient by `hidden` is found together with the sum, while a chunk's logits are there: they are neither kept
-    nor computed again, and what is kept for the backward pass has the size of `hidden`. Where the head trains as well,
-    as in full fine-tuning, its gradient is larger than the logits, and all of them are there at once; so they are
-    where any parameter trains in full, since the head is then given all of them.
+    The gradient of `hidden` is computed together with the sum, while a chunk's logits exist: the logits are neither
+    kept nor computed again, and the backward pass keeps an array of the size of `hidden`. Where a parameter trains in
+    full, all logits are computed at once instead: the head is then given all parameters that train, and its own
+    gradient, if it trains, is larger than the logits.
     """
-    # What the head closes over and may have a gradient becomes an argument.
+    # Whatever the head closes over, and may have a gradient, becomes an argument.
     head, closed = jax.closure_convert(logits, hidden[0], rest[-1][0])
 
     def one(closed: list[Array], hidden: Array, rest: tuple) -> Array:
