@@ -44,6 +44,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from hut_jax.config import freeze
 from hut_jax.data.batching import batch_dataset
 from hut_jax.data.e2e.csv_files import FILES, read_records
 from hut_jax.data.e2e.dataset import encode_e2e
@@ -147,7 +148,7 @@ def config_of(args, folder):
     config.adapter.targets = (TARGETS[args.targets][0],)
     config.train.batch_size, config.train.dropout = args.batch_size, not args.no_dropout
     config.train.label_smoothing = 0.0
-    return with_adapter(config, f"lora:rank={RANK}:alpha={ALPHA}")
+    return with_adapter(freeze(config), f"lora:rank={RANK}:alpha={ALPHA}")
 
 
 def examples_of(args, config):

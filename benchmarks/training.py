@@ -35,7 +35,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from hut_jax.config import resolve
+from hut_jax.config import freeze, with_fields
 from hut_jax.costs.flops import count_flops
 from hut_jax.models.attention import ATTENTION
 from hut_jax.models.hub.pretrained import init_params
@@ -134,12 +134,10 @@ def config_of(args, name):
     config.model, config.dtype, config.train.batch_size = folder_of(args.model), args.dtype, args.batch
     config.train.remat, config.train.attention, config.train.scan_layers = args.remat, args.attention, args.scan_layers
     config.adapter.also_train = ()
-    config = with_adapter(config, "bitfit" if name == FROZEN else name)
+    own = with_adapter(freeze(config), "bitfit" if name == FROZEN else name)
     if name == FROZEN:
-        config.adapter.targets = ("^layer(s|_0)/attention/value/bias$",)
-    elif name.split(":")[0] in RANKED:
-        config.adapter.targets = (TARGETS[args.targets],)
-    return resolve(config)
+        return with_fields(own, {"adapter.targets": ("^layer(s|_0)/attention/value/bias$",)})
+    return with_fields(own, {"adapter.targets": (TARGETS[args.targets],)}) if name.split(":")[0] in RANKED else own
 
 
 @functools.cache

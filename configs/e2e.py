@@ -19,8 +19,7 @@ from hut_jax.config import default_config, set_transform
 
 def get_config() -> ConfigDict:
     """The config; any field can be set on the command line, as in `--config.train.steps=100`."""
-    config = default_config()
-    config.task = "e2e"  # restaurant descriptions from what is to be said of them
+    config = default_config("e2e")  # restaurant descriptions from what is to be said of them
     config.model = "gpt2-medium"  # a hub name or a folder; any GPT-2
     config.tokenizer = ""  # empty: the model's own
     config.dtype = "float32"  # of the base and its computation; or "bfloat16", in half the bytes. Factors are fp32

@@ -70,8 +70,7 @@ def get_config(argument: str = "") -> ConfigDict:
         raise UserError(f"no recipe for the size {size!r}; {nearest(size, SIZES)}")
     recipe = SIZES[size][task]
 
-    config = default_config()
-    config.task = task
+    config = default_config(task)
     config.model = f"roberta-{size}"  # a hub name or a folder; any RoBERTa or BERT
     config.seed = 0  # the paper reports the median of five
 

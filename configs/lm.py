@@ -27,8 +27,7 @@ from hut_jax.config import default_config, set_transform
 
 def get_config() -> ConfigDict:
     """The config; `config.data.text` must be given."""
-    config = default_config()
-    config.task = "lm"
+    config = default_config("lm")
     config.model = "assets/tiny"
     config.init = "random"
 

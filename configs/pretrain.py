@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
+from hut_jax.config import set_task
 from hut_jax.core.errors import UserError, nearest
 from hut_jax.runs import config_files
 
@@ -54,7 +55,7 @@ def get_config(name: str = "") -> ConfigDict:
         raise UserError(f"no base {name!r}; {nearest(name, BASES)}")
     base = BASES[name]
     config = config_files.load_config_file(str(HERE / "lm.py"))
-    config.task = base.task
+    set_task(config, base.task)
     config.model = str(HERE / "bases" / name)
     config.data.block = base.block
     config.data.max_bytes = base.max_bytes

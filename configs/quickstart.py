@@ -20,8 +20,7 @@ from hut_jax.config import default_config, set_transform
 
 def get_config() -> ConfigDict:
     """The config; it differs from configs/e2e.py in size alone."""
-    config = default_config()
-    config.task = "e2e"
+    config = default_config("e2e")
     config.model = "assets/tiny"
     config.data.dir = "assets/restaurants"
     config.data.cache = "runs/tfds"  # beside the runs, so that a clone that is deleted leaves nothing behind

@@ -17,12 +17,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict
 from scipy.stats import rankdata
 
 from experiments.grid import run_missing
 from experiments.record import RECORD, read_record
-from hut_jax.config import set_transform, validate
+from hut_jax.config import RunConfig, freeze, set_transform
 from hut_jax.core.errors import UserError
 from hut_jax.core.files import write_json
 from hut_jax.runs import config_files
@@ -118,7 +117,7 @@ def best_rate(workdir: Path, task: str, name: str) -> float:
     return min(rates, key=lambda rate: ranks[rate])
 
 
-def make_config(name: str, data: str) -> ConfigDict:
+def make_config(name: str, data: str) -> RunConfig:
     """The config of a run, from its name.
 
     Raises:
@@ -141,8 +140,7 @@ def make_config(name: str, data: str) -> ConfigDict:
     config.data.max_examples = EXAMPLES.get(task, 0)
     config.train.learning_rate = float(rate)
     config.eval.every = 150
-    validate(config)
-    return config
+    return freeze(config)
 
 
 def results(workdir: Path) -> list[dict[str, Any]]:

@@ -10,11 +10,10 @@ from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from experiments.record import RECORD, Record, fields_of, make_record, read_record, write_record
-from hut_jax.config import default_config, resolve, set_transform
+from hut_jax.config import RunConfig, default_config, set_transform
 from hut_jax.core.compilation import keep_compiled
 from hut_jax.core.errors import Diverged, UserError
 from hut_jax.runs.workdir import check_workdir
@@ -44,7 +43,7 @@ class Share(NamedTuple):
 
 
 def run_missing(
-    runs: Mapping[str, ConfigDict],
+    runs: Mapping[str, RunConfig],
     workdir: Path,
     *,
     jobs: int = 1,
@@ -76,7 +75,7 @@ def run_missing(
         raise UserError(f"--jobs={jobs}: at least one run at a time is wanted")
     missing = {name: config for name, config in runs.items() if not _stands(workdir / name, config, text, base)}
     for name, config in missing.items():
-        check_workdir(workdir / name, resolve(config))
+        check_workdir(workdir / name, config)
     diverged = set()
     if missing:
         # Processes that are started, not forked: JAX has threads.
@@ -102,7 +101,7 @@ def run_missing(
     return {name: read_record(workdir / name) for name in runs if name not in diverged}
 
 
-def _stands(folder: Path, config: ConfigDict, text: str, base: str) -> bool:
+def _stands(folder: Path, config: RunConfig, text: str, base: str) -> bool:
     if not (folder / RECORD).exists():
         return False
     try:
@@ -111,10 +110,10 @@ def _stands(folder: Path, config: ConfigDict, text: str, base: str) -> bool:
         print(f"note: {error}; it is made again")
         return False
     # A field that the record's version did not have is at its default there.
-    known = default_config()
+    known = default_config(config.task)
     set_transform(known, config.adapter.name)
     was = fields_of(known) | record.config
-    now = fields_of(resolve(config))
+    now = fields_of(config)
     differing = [
         f"{field} is {now[field]!r} and was {was[field]!r}"
         for field in sorted(now)
@@ -174,7 +173,7 @@ def _spare_memory() -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
-def _run(name: str, config: ConfigDict, workdir: Path, text: str) -> None:
+def _run(name: str, config: RunConfig, workdir: Path, text: str) -> None:
     share = _shares.get()
     _take(share)  # before JAX starts: it looks at the machine once
     try:

@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 from ml_collections import ConfigDict
 
 from experiments.forgetting import losses
-from hut_jax.config import flatten_config, resolve
+from hut_jax.config import RunConfig, flatten_config
 from hut_jax.core.errors import UserError
 from hut_jax.core.files import write_json
 from hut_jax.runs.costs import adapter_cost, make_work
@@ -105,7 +105,7 @@ def read_record(folder: Path) -> Record:
     return record
 
 
-def make_record(name: str, config: ConfigDict, folder: Path, result: dict[str, Any], text: str = "") -> Record:
+def make_record(name: str, config: RunConfig, folder: Path, result: dict[str, Any], text: str = "") -> Record:
     """The record of a run that has just ended in this process.
 
     Args:
@@ -115,7 +115,6 @@ def make_record(name: str, config: ConfigDict, folder: Path, result: dict[str, A
         result: what training gave.
         text: a UTF-8 text, plain or .xz, to measure the forgetting of a causal language model on; "" measures none.
     """
-    config = resolve(config)
     multiple = config.data.length_multiple
     length = multiple * -(-round(result["mean_length"]) // multiple)
     metrics = read_metrics(folder)
@@ -148,8 +147,8 @@ PATHS = ("model", "tokenizer", "data.dir", "data.cache", "data.text", "adapter.s
 """Fields of the config that name files, or a model on the hub."""
 
 
-def fields_of(config: ConfigDict) -> dict[str, Any]:
-    """A resolved config as a record holds it."""
+def fields_of(config: RunConfig | ConfigDict) -> dict[str, Any]:
+    """A config as a record holds it."""
     fields = {field: portable(value) if field in PATHS else value for field, value in flatten_config(config).items()}
     return json.loads(json.dumps(fields))
 

@@ -7,20 +7,18 @@ from functools import partial
 from pathlib import Path
 
 import jax
-from ml_collections import ConfigDict
 
 from experiments.forgetting import held_out
 from experiments.grid import elsewhere, run_missing
 from experiments.record import RECORD, Record, read_record
 from experiments.report import Cell, at_best_rates, cell, pareto_picture, rank_picture, rate, rates_table, table
 from hut_jax.adapters.fingerprint import fingerprint
-from hut_jax.config import to_json, validate
+from hut_jax.config import RunConfig, to_json, with_fields
 from hut_jax.core.errors import UserError
 from hut_jax.core.files import write_text
 from hut_jax.runs.adapter_names import with_adapter
 from hut_jax.runs.run import load_base, make_adapter, prepare
 from hut_jax.runs.workdir import check_writable
-from hut_jax.transforms import TRANSFORMS
 
 HEAD = "head"
 """Trains what `config.adapter.also_train` names, such as a new head, and nothing else."""
@@ -41,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser, workdir: str) -> None:
     parser.add_argument("--report", action="store_true", help="run nothing")
 
 
-def study(config: ConfigDict, tuned_as: Mapping[str, str], args: argparse.Namespace) -> None:
+def study(config: RunConfig, tuned_as: Mapping[str, str], args: argparse.Namespace) -> None:
     """Run what is missing and report.
 
     Args:
@@ -75,8 +73,8 @@ def study(config: ConfigDict, tuned_as: Mapping[str, str], args: argparse.Namesp
 
 
 def configs_of(
-    config: ConfigDict, adapters: Sequence[str], rates: Sequence[float], seeds: Sequence[int]
-) -> list[ConfigDict]:
+    config: RunConfig, adapters: Sequence[str], rates: Sequence[float], seeds: Sequence[int]
+) -> list[RunConfig]:
     """A config for each adapter, of those that it may run with.
 
     Raises:
@@ -98,7 +96,7 @@ def default_jobs(gpus: Sequence[str], platform: str) -> int:
     return len(gpus) or (min(2, len(os.sched_getaffinity(0))) if platform == "cpu" else 1)
 
 
-def check(configs: Sequence[ConfigDict], text: str) -> tuple[str, str]:
+def check(configs: Sequence[RunConfig], text: str) -> tuple[str, str]:
     """Try what can be tried before anything runs: whether base, data and text are there and each adapter fits.
 
     Args:
@@ -137,23 +135,22 @@ def read_study(workdir: Path) -> list[Record]:
     return records
 
 
-def make_run(config: ConfigDict, adapter: str, rate: float, seed: int) -> tuple[str, ConfigDict]:
+def make_run(config: RunConfig, adapter: str, rate: float, seed: int) -> tuple[str, RunConfig]:
     """A run's name and its config.
 
     Raises:
         UserError: there is no such adapter, or it does not go with the config.
     """
     if adapter == HEAD:
-        own = with_adapter(config, "full")
-        own.adapter.targets, own.adapter.also_train = own.adapter.also_train, ()
-        if not own.adapter.targets:
+        if not config.adapter.also_train:
             raise UserError("head: config.adapter.also_train names no module that could train alone")
+        alone = {"adapter.targets": config.adapter.also_train, "adapter.also_train": ()}
+        own = with_fields(with_adapter(config, "full"), alone)
         usual = own.train.also_train_learning_rate
     else:
         own = with_adapter(config, adapter)
-        usual = TRANSFORMS[own.adapter.name].learning_rate
-    own.train.learning_rate, own.seed = rate * usual, seed
-    validate(own)
+        usual = own.adapter.transform.learning_rate
+    own = with_fields(own, {"train.learning_rate": rate * usual, "seed": seed})
     return run_name(adapter, rate, seed), own
 
 

@@ -1,106 +1,115 @@
-"""The fields of a run: their defaults, their meaning and what they may be. A config file overrides them."""
+"""A run's config: what users write is an ml_collections ConfigDict, what the code reads is a frozen `RunConfig`.
+
+Each section belongs to the layer that reads it and holds the defaults, meaning and range of its fields. `freeze` is the
+door between the two forms; `thaw` leads back.
+"""
 
 import json
-import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, is_dataclass
+from typing import Any, Literal
 
 from ml_collections import ConfigDict
+from pydantic import Field
 
+from hut_jax.adapters import config as adapters
+from hut_jax.adapters.config import AdapterConfig
 from hut_jax.core.errors import UserError, nearest
-from hut_jax.generation.sampling import COLDEST
-from hut_jax.models.attention import ATTENTION
-from hut_jax.models.layers import REMAT
-from hut_jax.transforms import TRANSFORMS, transform_fields
+from hut_jax.core.sections import build, defaults, fields_of, section
+from hut_jax.generation.config import DecodeConfig
+from hut_jax.parallel.config import MeshConfig
+from hut_jax.tasks import TASKS, GeneratesText, task_named
+from hut_jax.training.config import CheckpointConfig, EvalConfig, LogConfig, TrainConfig
 
-# What config.adapter holds beside the settings of the transformation that it names.
-ADAPTER_FIELDS = ("targets", "exclude", "ranks", "layout", "also_train", "start")
+VERSION = 2
+"""Of the form of config.json. In the first every task had the fields of all tasks."""
 
 
-def default_config() -> ConfigDict:
-    """Every field with its default. It is locked: a misspelt field is an error where it is set."""
-    config = ConfigDict()
-    config.task = "e2e"  # what is learned: see hut_jax/tasks
-    config.model = ""  # the base: a hub name, or a folder in Hugging Face's layout
-    config.init = "pretrained"  # or "random": only the base's config.json is read, and the weights are drawn
-    config.tokenizer = ""  # a hub name or a folder; empty: the base's own
-    config.dtype = "float32"  # of the base and of what is computed with it; or "bfloat16". Factors are fp32
-    config.seed = 0  # for factors, order of the data, dropout and random initialisation
+@section
+class RunConfig:
+    """A run: what is learned, on which base, with which adapter, and how.
 
-    config.data = ConfigDict()
-    config.data.dir = ""  # the folder of the task's files; empty: the public download, where there is one
-    config.data.cache = ""  # where prepared data is kept; empty: TFDS' own folder
-    config.data.max_length = 512  # tokens of an example; longer ones are cut, and counted
-    config.data.length_multiple = 16  # batches are padded to a multiple of this many tokens: more, fewer compilations
-    config.data.slot_multiple = 8  # and to a multiple of this many predicted tokens an example
-    config.data.max_examples = 0  # learn from no more: GLUE from the first, E2E from so many evenly spread; 0: all
-    config.data.text = ""  # language modelling: a UTF-8 text, plain or .xz
-    config.data.max_bytes = 0  # language modelling: read no more of it than this; 0: all
-    config.data.block = 256  # language modelling: tokens of a training example
-    config.data.holdout = 0.01  # language modelling: the share of blocks kept for validation
+    Its learning rates are never 0: where a config leaves them to the transformation, they are the transformation's.
+    """
 
-    config.adapter = ConfigDict()
-    config.adapter.name = ""  # the transformation; set_transform also adds its settings
-    config.adapter.targets = ()  # patterns of paths; none: the transformation's own default, by the model's family
-    config.adapter.exclude = ()  # patterns of paths to leave alone
-    config.adapter.ranks = ()  # (pattern, rank) pairs where the rank is not adapter.rank
-    config.adapter.layout = ()  # (pattern, axes) pairs for kernels whose axes are in doubt, as in "lio"
-    config.adapter.also_train = ()  # patterns of modules that train in full beside the factors, such as a new head
-    config.adapter.start = ""  # an adapter's folder to start from; what also_train names starts anew
+    task: str = Field(description=f"what is learned: {', '.join(TASKS)}")
+    model: str = Field(default="", description="the base: a hub name, or a folder in Hugging Face's layout")
+    init: Literal["pretrained", "random"] = Field(
+        default="pretrained", description="'random' reads only the base's config.json and draws its weights"
+    )
+    tokenizer: str = Field(default="", description="a hub name or a folder; empty: the base's own")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="of the base and what is computed with it; factors are float32"
+    )
+    seed: int = Field(default=0, ge=0, lt=2**32, description="of factors, the data's order, dropout and random weights")
+    data: Any = Field(description="the task's data: TASKS[task].data_section")
+    adapter: AdapterConfig = AdapterConfig()
+    train: TrainConfig = TrainConfig()
+    log: LogConfig = LogConfig()
+    eval: EvalConfig = EvalConfig()
+    decode: Any = Field(default=None, description="a DecodeConfig where the task generates text, else None")
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    mesh: MeshConfig = MeshConfig()
 
-    config.train = ConfigDict()
-    config.train.epochs = 5.0  # passes over the training data
-    config.train.steps = 0  # updates; where above 0, it counts and epochs do not
-    config.train.batch_size = 8  # examples of an update
-    config.train.accumulate = 1  # an update's examples come in this many batches, to save memory
-    config.train.learning_rate = 0.0  # the peak; 0: the transformation's own
-    config.train.also_train_learning_rate = 0.0  # the peak for adapter.also_train; 0: that of full fine-tuning
-    config.train.warmup = 500.0  # updates over which the rate rises to its peak; below 1, a share of all updates
-    config.train.decay = "linear"  # then "linear" to zero, "cosine" to zero, or "constant"
-    config.train.weight_decay = 0.01  # AdamW's; factors are deviations, so it pulls towards the base
-    config.train.clip = 1.0  # the largest norm of the gradient; 0: any
-    config.train.label_smoothing = 0.0  # the share of probability spread over the vocabulary
-    config.train.beta1 = 0.9  # AdamW's
-    config.train.beta2 = 0.999  # AdamW's
-    config.train.eps = 1e-6  # AdamW's
-    config.train.dropout = True  # whether the model's own dropout acts in training
-    config.train.remat = "dots"  # computed again in the backward pass: all but products; or "none"; or "full", all
-    config.train.attention = "xla"  # or "cudnn", fused: on NVIDIA GPUs, in bfloat16; it drops no attention weights
-    config.train.scan_layers = False  # one compiled layer for all, so that the compiler has less to do
+    def __post_init__(self):
+        sections = sections_of(self.task)
+        for name in ("data", "decode"):
+            wanted = sections.get(name, type(None))
+            if type(getattr(self, name)) is not wanted:
+                raise UserError(f"config.{name} must be a {wanted.__name__}, as config.task is {self.task!r}")
+        if not self.model:
+            raise UserError("config.model is empty; give a hub name such as gpt2-medium, or a folder")
+        object.__setattr__(self, "train", self.train.resolved(self.adapter.transform))
 
-    config.log = ConfigDict()
-    config.log.every = 50  # updates between two lines of metrics.jsonl
 
-    config.eval = ConfigDict()
-    config.eval.every = 1000  # updates between two evaluations; there is one at the start and one at the end
-    config.eval.batch_size = 32  # examples of an evaluation batch
-    config.eval.max_examples = 0  # judge by no more than so many of a validation split, evenly spread; 0: by all
+SECTIONS: dict[str, type] = {
+    "train": TrainConfig,
+    "log": LogConfig,
+    "eval": EvalConfig,
+    "checkpoint": CheckpointConfig,
+    "mesh": MeshConfig,
+}
+"""The sections that every run has alike."""
 
-    config.decode = ConfigDict()  # how hut_jax.evaluate and hut_jax.generate write; the LoRA paper's for E2E
-    config.decode.method = "beam"  # or "greedy", or "sample"
-    config.decode.max_new_tokens = 64  # of an output, its end token among them
-    config.decode.min_new_tokens = 0  # before there are so many, no end token may come
-    config.decode.no_repeat_ngram = 4  # no n-gram of this size comes twice in an output; 0: any may
-    config.decode.beams = 10  # beam: continuations kept at each step
-    config.decode.length_penalty = 0.9  # beam: the paper's, table 11; its repository's README has 0.8
-    config.decode.early_stopping = "false"  # beam: transformers' False, or "true", or "never"
-    config.decode.temperature = 1.0  # sample: what the logits are divided by; the seed is config.seed
-    config.decode.top_k = 0  # sample: draw from so many of the likeliest; 0: from all
-    config.decode.top_p = 1.0  # sample: draw from the fewest of the likeliest that have this probability
-    config.decode.batch_size = 16  # prompts decoded at once
 
-    config.checkpoint = ConfigDict()
-    config.checkpoint.every = 1000  # updates between two checkpoints; there is one at the end
-    config.checkpoint.keep = 2  # the newest that are kept
+def sections_of(task: str) -> dict[str, type]:
+    """The sections of a run of this task by name, but for that of the adapter.
 
-    config.mesh = ConfigDict()  # how many devices share out what (docs/running.md); -1: all that the others leave
-    config.mesh.data = -1  # batches
-    config.mesh.fsdp = 1  # batches and parameters
-    config.mesh.tensor = 1  # the products of each layer
+    Raises:
+        UserError: there is no such task.
+    """
+    own = {"data": task_named(task).data_section}
+    decode = {"decode": DecodeConfig} if isinstance(task_named(task), GeneratesText) else {}
+    return own | decode | SECTIONS
 
-    set_transform(config, "hut")
+
+def default_config(task: str = "e2e") -> ConfigDict:
+    """Every field of a run of this task with its default. It is locked: a misspelt field is an error where it is set.
+
+    Raises:
+        UserError: there is no such task.
+    """
+    config = ConfigDict(_defaults(task))
     config.lock()
     return config
+
+
+def set_task(config: ConfigDict, task: str) -> None:
+    """Make `config` one of this task: the section `data` is the task's, and `decode` is there if it generates text.
+
+    A section that both tasks have keeps its values; a new one has its defaults.
+
+    Raises:
+        UserError: there is no such task.
+    """
+    old, new = sections_of(config.task), sections_of(task)
+    with config.unlocked():
+        for name in old.keys() - new.keys():
+            del config[name]
+        for name, kind in new.items():
+            if old.get(name) is not kind:
+                config[name] = ConfigDict(defaults(kind))
+        config.task = task
 
 
 def set_transform(config: ConfigDict, name: str, **settings: Any) -> None:
@@ -109,137 +118,154 @@ def set_transform(config: ConfigDict, name: str, **settings: Any) -> None:
     Raises:
         UserError: there is no such transformation, or it has no such setting.
     """
-    fields = transform_fields(name, **settings)
+    fields = adapters.default_fields(name, **settings)
+    own = {field: config.adapter[field] for field in adapters.OWN_FIELDS}
     with config.unlocked():
-        for field in [*config.adapter]:
-            if field != "name" and field not in ADAPTER_FIELDS:
-                del config.adapter[field]
-        config.adapter.name = name
-        config.adapter.update(fields)
+        config.adapter = ConfigDict(fields | own)
 
 
-_POSITIVE = (lambda value: value > 0, "above 0")
-_AT_LEAST_1 = (lambda value: value >= 1, "at least 1")
-_NOT_NEGATIVE = (lambda value: value >= 0, "0 or more")
-_SHARE = (lambda value: 0 <= value < 1, "at least 0 and below 1")
-
-_RANGES = {
-    "seed": (lambda value: 0 <= value < 2**32, "at least 0 and below 2**32"),
-    "data.max_length": _AT_LEAST_1,
-    "data.length_multiple": _AT_LEAST_1,
-    "data.slot_multiple": _AT_LEAST_1,
-    "data.max_bytes": _NOT_NEGATIVE,
-    "data.max_examples": _NOT_NEGATIVE,
-    "data.block": _AT_LEAST_1,
-    "data.holdout": (lambda value: 0 < value < 1, "between 0 and 1"),
-    "train.epochs": (lambda value: 0 < value <= 1e6, "above 0 and at most a million"),
-    "train.steps": (lambda value: 0 <= value < 2**31, "at least 0 and below 2**31"),
-    "train.batch_size": _AT_LEAST_1,
-    "train.accumulate": _AT_LEAST_1,
-    "train.learning_rate": _NOT_NEGATIVE,
-    "train.also_train_learning_rate": _NOT_NEGATIVE,
-    "train.warmup": _NOT_NEGATIVE,
-    "train.weight_decay": _NOT_NEGATIVE,
-    "train.clip": _NOT_NEGATIVE,
-    "train.label_smoothing": _SHARE,
-    "train.beta1": _SHARE,
-    "train.beta2": _SHARE,
-    "train.eps": _POSITIVE,
-    "log.every": _AT_LEAST_1,
-    "eval.every": _AT_LEAST_1,
-    "eval.batch_size": _AT_LEAST_1,
-    "eval.max_examples": _NOT_NEGATIVE,
-    "decode.max_new_tokens": _AT_LEAST_1,
-    "decode.min_new_tokens": _NOT_NEGATIVE,
-    "decode.no_repeat_ngram": _NOT_NEGATIVE,
-    "decode.beams": _AT_LEAST_1,
-    "decode.temperature": (lambda value: value >= COLDEST, f"at least {COLDEST:g}"),
-    "decode.top_k": _NOT_NEGATIVE,
-    "decode.top_p": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
-    "decode.batch_size": _AT_LEAST_1,
-    "checkpoint.every": _AT_LEAST_1,
-    "checkpoint.keep": _AT_LEAST_1,
-}
-
-_CHOICES = {
-    "init": ("pretrained", "random"),
-    "dtype": ("float32", "bfloat16"),
-    "train.remat": tuple(REMAT),
-    "train.attention": ATTENTION,
-    "train.decay": ("linear", "cosine", "constant"),
-    "decode.method": ("beam", "greedy", "sample"),
-    "decode.early_stopping": ("false", "true", "never"),
-}
-
-
-def validate(config: ConfigDict) -> None:
-    """Every check that needs the config alone.
+def freeze(config: ConfigDict | Mapping[str, Any]) -> RunConfig:
+    """Check a config and make it a `RunConfig`, in which the learning rates have their values.
 
     Raises:
-        UserError: a field is unknown or missing, or its value is out of its range; the message names both.
+        UserError: a field is unknown or missing, has the wrong type, or is out of its range.
     """
-    given = flatten_config(config)
-    known = default_config()
-    set_transform(known, config.adapter.name)
-    fields = flatten_config(known)
-    for field in given.keys() - fields.keys():
-        raise UserError(f"unknown config field config.{field}; {nearest(field, fields)}")
-    for field in fields.keys() - given.keys():
-        raise UserError(f"config.{field} is missing; its default is {fields[field]!r}")
-    for field, choices in _CHOICES.items():
-        if given[field] not in choices:
-            raise UserError(f"config.{field} is {given[field]!r}; {nearest(str(given[field]), choices)}")
-    for field, value in given.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"config.{field} is {value}; it must be finite")
-    for field, (fits, phrase) in _RANGES.items():
-        if not fits(given[field]):
-            raise UserError(f"config.{field} is {given[field]!r}; it must be {phrase}")
-    if not config.model:
-        raise UserError("config.model is empty; give a hub name such as gpt2-medium, or a folder")
-    if config.train.batch_size % config.train.accumulate:
-        raise UserError(
-            f"config.train.accumulate is {config.train.accumulate}; "
-            f"it must divide config.train.batch_size, {config.train.batch_size}"
-        )
+    fields = _tuples(config.to_dict() if isinstance(config, ConfigDict) else config)
+    given = flatten_config(fields)
+    if "task" not in given:
+        raise UserError(f"config.task is missing; valid: {', '.join(map(repr, TASKS))}")
+    task = str(given["task"])
+    known = flatten_config(_defaults(task, str(given.get("adapter.name", adapters.DEFAULT))))
+    for field in sorted(given.keys() - known.keys()):
+        hint = f"; set the task by set_task(config, {task!r})" if tasks_with(field) else ""
+        raise UserError(unknown(field, task, known) + hint)
+    for field in sorted(known.keys() - given.keys()):
+        raise UserError(f"config.{field} is missing; its default is {known[field]!r}")
+    made: dict[str, Any] = {
+        name: build(kind, fields[name], f"config.{name}") for name, kind in sections_of(task).items()
+    }
+    made["adapter"] = adapters.from_fields(fields["adapter"])
+    return build(RunConfig, fields | made, "config")
 
 
-def resolve(config: ConfigDict) -> ConfigDict:
-    """A copy in which what was left to the transformation has its value: the learning rates."""
-    config = config.copy_and_resolve_references()
-    own = {"learning_rate": TRANSFORMS[config.adapter.name], "also_train_learning_rate": TRANSFORMS["full"]}
-    for field, transform in own.items():
-        config.train[field] = config.train[field] or transform.learning_rate
-    return config
+def thaw(config: RunConfig) -> ConfigDict:
+    """The inverse of `freeze`: a locked ConfigDict with the same values."""
+    thawed = ConfigDict(to_fields(config))
+    thawed.lock()
+    return thawed
 
 
-def flatten_config(config: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[str, Any]:
+def with_fields(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
+    """The config with other values in some fields, which are named as in {"train.batch_size": 4}.
+
+    Raises:
+        UserError: as `freeze`.
+    """
+    changed = thaw(config)
+    changed.update_from_flattened_dict(changes)
+    return freeze(changed)
+
+
+def to_fields(config: RunConfig) -> dict[str, Any]:
+    """The config as nested dicts, as a ConfigDict holds it."""
+
+    def fields(value: Any) -> Any:
+        if isinstance(value, AdapterConfig):
+            return value.to_fields()
+        return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+
+    values = {name: getattr(config, name) for name in fields_of(RunConfig)}
+    return {name: fields(value) for name, value in values.items() if value is not None}
+
+
+def flatten_config(config: RunConfig | ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
     """The fields by their dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, ConfigDict | Mapping):
-            flat.update(flatten_config(value, f"{prefix}{name}."))
-        else:
-            flat[prefix + name] = value
-    return flat
+    return dict(_flat(to_fields(config) if isinstance(config, RunConfig) else config))
 
 
-def to_json(config: ConfigDict) -> str:
+def to_json(config: RunConfig) -> str:
     """The config as text, to be kept with a run."""
-    return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
+    return json.dumps({"version": VERSION, **to_fields(config)}, indent=2, sort_keys=True) + "\n"
 
 
-def from_json(text: str) -> ConfigDict:
-    """The inverse of `to_json`.
+def from_json(text: str) -> RunConfig:
+    """The inverse of `to_json`, for texts of earlier versions too.
 
     Raises:
-        json.JSONDecodeError: the text is no JSON.
+        UserError: it is not a config of this version or an earlier one.
+        ValueError: it is not a JSON object.
     """
-    return ConfigDict(_tuples(json.loads(text)))
+    fields = json.loads(text)
+    if not isinstance(fields, dict):
+        raise ValueError("it is not a JSON object")
+    return freeze(_upgraded(fields))
+
+
+def _upgraded(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a config.json in the form of this version."""
+    version = fields.get("version", 1)
+    if version not in (1, VERSION):
+        raise UserError(f"its version is {version!r}, and this hut_jax reads 1 to {VERSION}")
+    fields = {name: value for name, value in fields.items() if name != "version"}
+    task, data = str(fields.get("task")), fields.get("data")
+    if version == 1 and task in TASKS and isinstance(data, dict):
+        sections = sections_of(task)
+        # What this task never read.
+        others = {field for other in TASKS.values() for field in fields_of(other.data_section)} - {
+            *fields_of(sections["data"])
+        }
+        fields["data"] = {field: value for field, value in data.items() if field not in others}
+        if "decode" not in sections:
+            fields.pop("decode", None)
+    return fields
+
+
+def unknown(field: str, task: str, known: Iterable[str]) -> str:
+    """What to tell a user whose config has no field of this dotted name.
+
+    Args:
+        field: the name, without "config.".
+        task: the config's.
+        known: the fields that it has.
+    """
+    having = tasks_with(field)
+    if having:
+        several = "the tasks" if len(having) > 1 else "the task"
+        return f"config.{field} is a field of {several} {', '.join(map(repr, having))}; config.task is {task!r}"
+    return f"unknown config field config.{repr(field)[1:-1]}; {nearest(field, known)}"  # on one line, whatever it holds
+
+
+def tasks_with(field: str) -> list[str]:
+    """The tasks that have a field of this dotted name in a section that not all tasks have."""
+    name, _, rest = field.partition(".")
+    if name not in ("data", "decode"):
+        return []
+    return [task for task in TASKS if rest in _fields(task, name)]
+
+
+def _fields(task: str, section: str) -> Iterable[str]:
+    sections = sections_of(task)
+    return fields_of(sections[section]) if section in sections else ()
+
+
+def _defaults(task: str, transform: str = adapters.DEFAULT) -> dict[str, Any]:
+    """Every field of a run of this task with an adapter of this transformation, as nested dicts."""
+    sections = {name: defaults(kind) for name, kind in sections_of(task).items()}
+    sections["adapter"] = adapters.default_fields(transform)
+    own = {name: value for name, value in defaults(RunConfig).items() if name not in (*sections, "decode")}
+    return own | {"task": task} | sections
+
+
+def _flat(fields: Mapping[str, Any] | ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in fields.items():
+        if isinstance(value, ConfigDict | Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 def _tuples(value: Any) -> Any:
-    """Lists, which is what JSON makes of tuples, back to tuples."""
-    if isinstance(value, dict):
+    """Lists, which JSON makes of tuples, as tuples again."""
+    if isinstance(value, Mapping):
         return {name: _tuples(item) for name, item in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value

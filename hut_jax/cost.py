@@ -7,7 +7,7 @@ factors, optimiser state and checkpoint. docs/cost.md explains the columns.
 
 from collections.abc import Mapping, Sequence
 
-from hut_jax.config import validate
+from hut_jax.config import with_fields
 from hut_jax.core import cli
 from hut_jax.core.errors import UserError
 from hut_jax.costs.flops import Flops
@@ -34,8 +34,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--xla", action="store_true", help="compile, and show XLA's own count beside ours")
     args, config = config_files.parse_with_config(parser, argv)
     if args.batch is not None:
-        config.train.batch_size = args.batch
-        validate(config)
+        config = with_fields(config, {"train.batch_size": args.batch})
     if args.length is not None and args.length < 1:
         raise UserError(f"--length is {args.length}; it must be at least 1")
     if args.xla and config.train.scan_layers:

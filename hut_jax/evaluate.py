@@ -9,13 +9,14 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from hut_jax.adapters.files import WEIGHTS_FILE
+from hut_jax.config import RunConfig
 from hut_jax.core import cli
 from hut_jax.core.files import write_json, write_text
 from hut_jax.core.version import VERSION
@@ -68,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
 
 def evaluate(
     workdir: Path,
-    config: ConfigDict,
+    config: RunConfig,
     task: ScoresTexts[Any],
     references: References,
     source: Mapping[str, Any],
@@ -94,7 +95,7 @@ def evaluate(
     evaluation = score(task, outputs, references) | {
         "outputs": len(generated),
         "cut_off": sum(len(tokens) >= config.decode.max_new_tokens for tokens in generated),
-        "decode": config.decode.to_dict(),
+        "decode": asdict(config.decode),
         "decode_seconds": round(seconds, 3),
         **describe_machine("jax", "jaxlib", "flax", "numpy"),
         "source": source,
@@ -118,7 +119,7 @@ def score(task: ScoresTexts[Any], outputs: Sequence[str], references: References
     }
 
 
-def source_of(workdir: Path, config: ConfigDict, references: References) -> dict[str, Any]:
+def source_of(workdir: Path, config: RunConfig, references: References) -> dict[str, Any]:
     """Everything that outputs and scores follow from."""
     return {
         "adapter": _digest((workdir / ADAPTER / WEIGHTS_FILE).read_bytes()),
@@ -127,7 +128,7 @@ def source_of(workdir: Path, config: ConfigDict, references: References) -> dict
         "tokenizer": config.tokenizer,
         "dtype": config.dtype,
         "seed": config.seed,
-        "decode": config.decode.to_dict(),
+        "decode": asdict(config.decode),
         "version": VERSION,
     }
 

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from jaxtyping import Array, PyTree
-from ml_collections import ConfigDict
 
 from hut_jax.adapters.files import CONFIG_FILE, check_base, save_adapter
 from hut_jax.adapters.fingerprint import fingerprint
-from hut_jax.config import resolve, to_json
+from hut_jax.config import RunConfig, to_json
 from hut_jax.core import cli
 from hut_jax.core.files import write_json, write_text
 from hut_jax.data.batching import Batches, batch_dataset
@@ -55,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+def train(config: RunConfig, workdir: Path) -> dict[str, Any]:
     """The run that the config describes, from its start or from its last checkpoint.
 
     Returns:
@@ -66,7 +65,6 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         Diverged: a loss, a gradient or a factor is not finite.
         Interrupted: Ctrl-C or SIGTERM; the run was saved.
     """
-    config = resolve(config)
     processes.on_first(lambda: check_workdir(workdir, config))
     mesh = mesh_for(config)
     with processes.first_alone("data"):
@@ -97,7 +95,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
     def save_best(factors: PyTree[Array]) -> None:
         whole = processes.fetch(factors)
-        names = {"base_name": config.model, "base_fingerprint": base}
+        names: dict[str, Any] = {"base_name": config.model, "base_fingerprint": base}
         processes.on_first(lambda: save_adapter(workdir / ADAPTER, run.adapter, whole, **names))
 
     with ExitStack() as stack:
@@ -122,7 +120,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     return result
 
 
-def make_plan(config: ConfigDict, examples: int) -> Plan:
+def make_plan(config: RunConfig, examples: int) -> Plan:
     """How long the run is, and how often it logs, evaluates and saves.
 
     Args:

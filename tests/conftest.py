@@ -130,8 +130,7 @@ def glue_config(small_encoder, small_glue):
     """A run of eight steps on the made-up CoLA."""
     from hut_jax.config import default_config
 
-    config = default_config()
-    config.task = "cola"
+    config = default_config("cola")
     config.model = str(small_encoder)
     config.data.dir = str(small_glue)
     config.data.length_multiple = 64  # one shape to compile
@@ -146,13 +145,12 @@ def glue_config(small_encoder, small_glue):
 @pytest.fixture
 def config_file(small_config, tmp_path):
     """The small run as a config file."""
-    from hut_jax.config import to_json
+    from hut_jax.config import freeze, to_json
 
-    (tmp_path / "config.json").write_text(to_json(small_config))
+    (tmp_path / "config.json").write_text(to_json(freeze(small_config)))
     file = tmp_path / "small.py"
     file.write_text(
-        "from pathlib import Path\nfrom hut_jax.config import default_config, from_json\n"
-        "def get_config():\n    config = default_config()\n"
-        "    config.update(from_json(Path(__file__).with_name('config.json').read_text()))\n    return config\n"
+        "from pathlib import Path\nfrom hut_jax.config import from_json, thaw\n"
+        "def get_config():\n    return thaw(from_json(Path(__file__).with_name('config.json').read_text()))\n"
     )
     return file

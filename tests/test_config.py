@@ -1,32 +1,196 @@
+"""The door between what users write and what the code reads: defaults, ranges, choices, and config.json of old."""
+
+import json
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hut_jax import HUT, Full, LoRA
-from hut_jax.config import default_config, from_json, resolve, set_transform, to_json, validate
+from hut_jax.config import (
+    RunConfig,
+    default_config,
+    flatten_config,
+    freeze,
+    from_json,
+    set_task,
+    set_transform,
+    thaw,
+    to_json,
+    with_fields,
+)
 from hut_jax.core.errors import UserError
+from hut_jax.core.sections import fields_of, meaning
+from hut_jax.models.attention import ATTENTION
+from hut_jax.models.layers import REMAT
 from hut_jax.runs import config_files
+from hut_jax.tasks import TASKS
+from hut_jax.training.config import TrainConfig
+from hut_jax.transforms import TRANSFORMS
 
-CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
+ROOT = Path(__file__).parent.parent
+CONFIGS = {
+    "e2e": "configs/e2e.py",
+    "e2e_books": "configs/e2e_books.py:gpt2",
+    "glue": "configs/glue.py:cola",
+    "glue_brief": None,  # what other configs share
+    "lm": "configs/lm.py",
+    "minilm": "configs/minilm.py:cola",
+    "pretrain": "configs/pretrain.py:roberta",
+    "quickstart": "configs/quickstart.py",
+    "roberta_books": "configs/roberta_books.py:cola",
+}
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_config_file_is_valid(path):
-    validate(config_files.load_config_file(f"{path}:cola" if path.stem == "glue" else str(path)))
+def config_of(task="e2e"):
+    """A valid config of the task, all of whose fields have their defaults."""
+    config = default_config(task)
+    config.model = "gpt2"
+    return config
 
 
-def test_a_config_is_the_same_after_json():
-    config = default_config()
+def test_every_config_file_is_valid(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert {path.stem for path in Path("configs").glob("*.py")} == CONFIGS.keys()
+    for spec in filter(None, CONFIGS.values()):
+        freeze(config_files.load_config_file(spec))
+
+
+# There and back ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_config_is_the_same_after_json_and_thawed(task):
+    config = config_of(task)
     config.adapter.ranks = (("mlp/", 4), ("attention/", 8))
-    again = from_json(to_json(config))
-    assert again.to_dict() == config.to_dict()
-    assert again.adapter.ranks == (("mlp/", 4), ("attention/", 8))
+    run = freeze(config)
+    assert from_json(to_json(run)) == run == freeze(thaw(run))
+    assert run.adapter.ranks == (("mlp/", 4), ("attention/", 8))
+
+
+def values_of(name, info):
+    """Values that a field may have."""
+    low, high = {"beta1": (0, 0.99), "holdout": (0.01, 0.99)}.get(name, (1, 50))
+    if get_args(info.annotation) and info.annotation not in (str, int, float, bool):
+        return st.sampled_from(get_args(info.annotation)) if isinstance(info.default, str) else st.just(info.default)
+    return {
+        int: st.integers(1, 50),
+        float: st.floats(low, high).map(lambda value: min(value, 0.5) if "smooth" in name or "beta" in name else value),
+        str: st.text(),
+        bool: st.booleans(),
+    }[info.annotation]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.data())
+def test_any_valid_config_is_the_same_after_json(data):
+    config = config_of(data.draw(st.sampled_from([*TASKS])))
+    set_transform(config, data.draw(st.sampled_from([*TRANSFORMS])))
+    for name, kind in {"train": TrainConfig, "data": TASKS[config.task].data_section}.items():
+        for field, info in fields_of(kind).items():
+            if field != "accumulate" and data.draw(st.booleans()):
+                config[name][field] = data.draw(values_of(field, info))
+    run = freeze(config)
+    assert from_json(to_json(run)) == run == freeze(thaw(run))
+    learned = run.train.learning_rate, run.train.also_train_learning_rate
+    assert flatten_config(run) == flatten_config(config) | dict(
+        zip(("train.learning_rate", "train.also_train_learning_rate"), learned, strict=True)
+    )
+
+
+def test_a_run_config_cannot_be_changed():
+    run = freeze(config_of())
+    with pytest.raises(AttributeError):
+        run.train.steps = 3
+    changed = with_fields(run, {"train.steps": 3, "adapter.rank": 4})
+    assert (changed.train.steps, changed.adapter.transform) == (3, HUT(rank=4))
+    assert run == freeze(config_of())
+    with pytest.raises(UserError, match=r"config.train.batch_size is 0"):
+        with_fields(run, {"train.batch_size": 0})
+
+
+# The config.json of four runs as version 0.1 wrote it, when every task had the fields of all tasks.
+VERSION_0_1 = json.loads((ROOT / "tests/goldens/version_0_1/configs.json").read_text())
+
+
+@pytest.mark.parametrize("name", VERSION_0_1)
+def test_a_config_of_version_0_1_loads_without_other_tasks_fields(name):
+    old, run = flatten_config(VERSION_0_1[name]), from_json(json.dumps(VERSION_0_1[name]))
+    kept = flatten_config(json.loads(to_json(run)))
+    assert kept.pop("version") == 2
+    assert kept.items() == {field: old[field] for field in kept}.items()
+    assert {field.partition(".")[0] for field in old.keys() - kept} == {
+        "e2e": {"data"},
+        "lm": {"data"},
+        "mlm": {"data", "decode"},
+        "mrpc": {"data", "decode"},
+    }[name]
+    assert {field for field in kept if field.startswith("data.")} == {f"data.{field}" for field in fields_of(run.data)}
+
+
+@pytest.mark.parametrize("name", VERSION_0_1)
+def test_the_configs_still_say_what_they_said_in_version_0_1(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    spec, arguments = {
+        "e2e": ("configs/quickstart.py", []),
+        "mrpc": ("configs/glue.py:mrpc", ["--config.adapter.name=lora", "--config.mesh.data=2"]),
+        "lm": ("configs/lm.py", ["--config.data.text=books.txt"]),
+        "mlm": ("configs/lm.py", ["--config.task=mlm", "--config.data.text=books.txt"]),
+    }[name]
+    config = config_files.load_config_file(spec)
+    config_files.override(config, arguments)
+    assert freeze(config) == from_json(json.dumps(VERSION_0_1[name]))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"version": 3}', "its version is 3, and this hut_jax reads 1 to 2"),
+        ("{}", "config.task is missing"),
+        ('{"task": ["e2e"]}', "config.task is"),
+        ('{"task": "e2e", "data": 3}', "config.data"),
+        ('{"task": "mrpc", "data": {}, "adapter": {"name": {}}}', "is missing"),
+        ("[1]", "not a JSON object"),
+        ("{", "Expecting"),
+    ],
+)
+def test_what_is_no_config_is_one_line(text, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        from_json(text)
+    assert "\n" not in str(caught.value)
+
+
+junk = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@settings(deadline=None)
+@given(st.sampled_from([*flatten_config(config_of())]), junk)
+def test_a_field_of_any_wrong_value_is_a_users_mistake(field, value):
+    fields = thaw(freeze(config_of())).to_dict()
+    *sections, last = field.split(".")
+    inner = fields[sections[0]] if sections else fields
+    inner[last] = value
+    try:
+        assert isinstance(freeze(fields), RunConfig)
+    except UserError as error:
+        assert "\n" not in str(error)  # noqa: PT017 - an error is one of the two outcomes
+
+
+# Tasks and transformations ----------------------------------------------------------------------------------------
 
 
 def test_another_transformation_brings_its_own_settings_and_no_others():
     config = default_config()
+    config.adapter.targets = ("query$",)
     set_transform(config, "full")
     assert set(config.adapter) == {"name", "targets", "exclude", "ranks", "layout", "also_train", "start"}
+    assert config.adapter.targets == ("query$",)
     set_transform(config, "hut", rank=4)
     assert (config.adapter.rank, config.adapter.spread) == (4, "block")
     with pytest.raises(UserError, match="full has no setting 'rank'"):
@@ -41,15 +205,46 @@ def test_a_misspelt_transformation_is_answered_with_the_nearest():
         set_transform(config, "dora", ranks=2)
 
 
-def test_rates_that_are_left_to_the_transformation_are_its_own():
-    config = default_config()
-    assert resolve(config).train.learning_rate == HUT.learning_rate
+def test_another_task_brings_its_own_sections_and_keeps_those_that_are_the_same():
+    config = default_config("lm")
+    config.data.block = 32
+    set_task(config, "mlm")
+    assert (config.task, config.data.block, "decode" in config) == ("mlm", 32, False)
+    set_task(config, "rte")
+    assert set(config.data) == {"dir", "cache", "max_length", "max_examples", "length_multiple"}
+    set_task(config, "e2e")
+    assert (config.data.slot_multiple, config.decode.beams) == (8, 10)
+    with pytest.raises(AttributeError, match="blokc"):
+        config.data.blokc = 3
+    with pytest.raises(UserError, match=r"config.task is 'e2'; did you mean 'e2e'"):
+        set_task(config, "e2")
+    with pytest.raises(UserError, match=r"config.task is 'e2'; did you mean 'e2e'"):
+        default_config("e2")
+
+
+def test_a_field_of_another_task_names_the_tasks_that_have_it():
+    config = config_of()
+    config.task = "mlm"
+    message = (
+        r"config.data.cache is a field of the tasks 'e2e', 'cola', .*; config.task is 'mlm'; .*set_task\(config, 'mlm'"
+    )
+    with pytest.raises(UserError, match=message):
+        freeze(config)
+
+
+def test_learning_rates_that_are_left_to_the_transformation_are_its_own():
+    config = config_of()
+    assert freeze(config).train.learning_rate == HUT.learning_rate
     set_transform(config, "lora")
-    assert resolve(config).train.learning_rate == LoRA.learning_rate
-    assert resolve(config).train.also_train_learning_rate == Full.learning_rate
+    run = freeze(config)
+    assert run.train.learning_rate == LoRA.learning_rate
+    assert run.train.also_train_learning_rate == Full.learning_rate
     assert config.train.learning_rate == 0
-    config.train.learning_rate = 0.5
-    assert resolve(config).train.learning_rate == 0.5
+    assert with_fields(run, {"train.learning_rate": 0.5}).train.learning_rate == 0.5
+    assert replace(run, train=TrainConfig()) == run
+
+
+# Values -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_misspelt_field_is_refused_where_it_is_set():
@@ -57,22 +252,157 @@ def test_a_misspelt_field_is_refused_where_it_is_set():
         default_config().train.stps = 3
 
 
+SHARE = "at least 0 and below 1"
+
+OUT_OF_RANGE = [
+    ("seed", -1, "at least 0 and below 4,294,967,296"),
+    ("seed", 2**32, "at least 0 and below 4,294,967,296"),
+    ("data.max_length", 0, "at least 1"),
+    ("data.length_multiple", 0, "at least 1"),
+    ("data.slot_multiple", 0, "at least 1"),
+    ("data.max_examples", -1, "0 or more"),
+    ("data.max_bytes", -1, "0 or more"),
+    ("data.block", 0, "at least 1"),
+    ("data.holdout", 0.0, "above 0 and below 1"),
+    ("data.holdout", 1.0, "above 0 and below 1"),
+    ("train.epochs", 0.0, "above 0 and at most 1,000,000"),
+    ("train.epochs", 1e7, "above 0 and at most 1,000,000"),
+    ("train.steps", -1, "at least 0 and below 2,147,483,648"),
+    ("train.steps", 2**31, "at least 0 and below 2,147,483,648"),
+    ("train.batch_size", 0, "at least 1"),
+    ("train.accumulate", 0, "at least 1"),
+    ("train.learning_rate", -1.0, "0 or more"),
+    ("train.also_train_learning_rate", -1.0, "0 or more"),
+    ("train.warmup", -1.0, "0 or more"),
+    ("train.weight_decay", -1.0, "0 or more"),
+    ("train.clip", -1.0, "0 or more"),
+    ("train.label_smoothing", 1.0, SHARE),
+    ("train.label_smoothing", -0.1, SHARE),
+    ("train.beta1", 1.0, SHARE),
+    ("train.beta2", -0.1, SHARE),
+    ("train.eps", 0.0, "above 0"),
+    ("log.every", 0, "at least 1"),
+    ("eval.every", 0, "at least 1"),
+    ("eval.batch_size", 0, "at least 1"),
+    ("eval.max_examples", -1, "0 or more"),
+    ("decode.max_new_tokens", 0, "at least 1"),
+    ("decode.min_new_tokens", -1, "0 or more"),
+    ("decode.no_repeat_ngram", -1, "0 or more"),
+    ("decode.beams", 0, "at least 1"),
+    ("decode.temperature", 0.0, "at least 1e-06"),
+    ("decode.top_k", -1, "0 or more"),
+    ("decode.top_p", 0.0, "above 0 and at most 1"),
+    ("decode.top_p", 1.1, "above 0 and at most 1"),
+    ("decode.batch_size", 0, "at least 1"),
+    ("checkpoint.every", 0, "at least 1"),
+    ("checkpoint.keep", 0, "at least 1"),
+]
+
+
+def refused(field, value):
+    """What is said of a field with this value."""
+    tasks = [task for task in ("e2e", "lm", "mrpc") if field in flatten_config(default_config(task))]
+    said = set()
+    for task in tasks:
+        config = config_of(task).to_dict()
+        *sections, last = field.split(".")
+        inner = config[sections[0]] if sections else config
+        inner[last] = value
+        with pytest.raises(UserError) as caught:
+            freeze(config)
+        said.add(str(caught.value))
+    (message,) = said
+    return message
+
+
+@pytest.mark.parametrize(("field", "value", "wanted"), OUT_OF_RANGE)
+def test_a_value_out_of_its_range_is_refused(field, value, wanted):
+    assert refused(field, value) == f"config.{field} is {value!r}; it must be {wanted}"
+
+
+@pytest.mark.parametrize(
+    ("field", "choices"),
+    [
+        ("init", ("pretrained", "random")),
+        ("dtype", ("float32", "bfloat16")),
+        ("train.remat", tuple(REMAT)),
+        ("train.attention", ATTENTION),
+        ("train.decay", ("linear", "cosine", "constant")),
+        ("decode.method", ("beam", "greedy", "sample")),
+        ("decode.early_stopping", ("false", "true", "never")),
+    ],
+)
+def test_a_choice_is_one_of_its_values(field, choices):
+    for choice in choices:
+        freeze(thaw(with_fields(freeze(config_of()), {field: choice})))
+    assert refused(field, choices[0] + "l").startswith(f"config.{field} is '{choices[0]}l'; did you mean ")
+    assert repr(choices[0]) in refused(field, choices[0] + "l")
+    assert refused(field, "zzzz") == f"config.{field} is 'zzzz'; valid: {', '.join(map(repr, sorted(choices)))}"
+
+
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("train.batch_size", 0, r"config.train.batch_size is 0; it must be at least 1"),
-        ("train.label_smoothing", 1.0, r"must be at least 0 and below 1"),
-        ("train.decay", "lineal", r"config.train.decay is 'lineal'; did you mean 'linear'"),
-        ("dtype", "float16", r"config.dtype is 'float16'; did you mean .*'bfloat16'"),
-        ("train.accumulate", 3, r"accumulate is 3; it must divide config.train.batch_size, 8"),
-        ("model", "", r"config.model is empty"),
-        ("eval.max_examples", -1, r"config.eval.max_examples is -1; it must be 0 or more"),
-        ("data.holdout", 0.0, r"config.data.holdout is 0.0; it must be between 0 and 1"),
+        ("train.decay", "liner", "config.train.decay is 'liner'; did you mean 'linear', 'cosine'?"),
+        ("train.learning_rate", float("inf"), "config.train.learning_rate is inf; it must be finite"),
+        ("decode.length_penalty", float("nan"), "config.decode.length_penalty is nan; it must be finite"),
+        ("train.steps", 2.5, "config.train.steps is 2.5; it must be a whole number"),
+        ("train.steps", True, "config.train.steps is True; it must be a whole number"),
+        ("train.steps", "3", "config.train.steps is '3'; it must be a whole number"),
+        ("train.warmup", "0.1", "config.train.warmup is '0.1'; it must be a number"),
+        ("train.dropout", 1, "config.train.dropout is 1; it must be True or False"),
+        ("tokenizer", None, "config.tokenizer is None; it must be a text"),
+        ("adapter.targets", "query", "config.adapter.targets is 'query'; it must be a tuple of texts"),
+        (
+            "adapter.ranks",
+            (3,),
+            "config.adapter.ranks is (3,); it must be pairs of a text and a whole number, such as (('mlp/', 4),)",
+        ),
+        (
+            "adapter.layout",
+            ("lio",),
+            "config.adapter.layout is ('lio',); it must be pairs of a text and a text, such as (('^layers/', 'lio'),)",
+        ),
+        ("adapter.rank", 0, "HUT: rank must be a whole number of at least 1, not 0"),
+        ("adapter.scale", 1, "hut: scale must be a bool such as True, not 1"),
+        ("adapter.name", "hot", "unknown transformation 'hot'; did you mean 'hut'?"),
+        ("train.accumulate", 3, "config.train.accumulate is 3; it must divide config.train.batch_size, 8"),
+        ("model", "", "config.model is empty; give a hub name such as gpt2-medium, or a folder"),
+        ("task", "e2", "config.task is 'e2'; did you mean 'e2e'?"),
+        (
+            "train.stps",
+            3,
+            "unknown config field config.train.stps; did you mean 'train.steps', 'train.eps', 'train.epochs'?",
+        ),
     ],
 )
-def test_a_value_out_of_its_range_is_refused(field, value, message):
-    config = default_config()
-    config.model = "gpt2"
-    config.update_from_flattened_dict({field: value})
-    with pytest.raises(UserError, match=message):
-        validate(config)
+def test_what_is_wrong_with_a_value_is_one_line(field, value, message):
+    config = config_of().to_dict()
+    *sections, last = field.split(".")
+    (config[sections[0]] if sections else config)[last] = value
+    with pytest.raises(UserError) as caught:
+        freeze(config)
+    assert str(caught.value) == message
+
+
+def test_a_missing_field_is_named_with_its_default():
+    config = config_of().to_dict()
+    del config["decode"]["beams"]
+    with pytest.raises(UserError, match=r"config.decode.beams is missing; its default is 10"):
+        freeze(config)
+
+
+def test_an_int_is_a_float_where_a_float_is_wanted():
+    config = config_of().to_dict()
+    config["train"]["warmup"] = 100
+    assert isinstance(freeze(config).train.warmup, float)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_field_is_documented(task):
+    run = freeze(config_of(task))
+    for section in (run, run.data, run.train, run.eval, run.decode or run.log):
+        for name, info in fields_of(type(section)).items():
+            assert info.description or name in ("adapter", "train", "log", "eval", "checkpoint", "mesh"), name
+    assert meaning(fields_of(TrainConfig)["batch_size"]) == "examples of a step (at least 1)"
+    assert meaning(fields_of(TrainConfig)["decay"]).endswith("('linear', 'cosine' or 'constant')")

@@ -12,7 +12,7 @@ import pytest
 
 from hut_jax import Adapter, UserError, cost, save_adapter
 from hut_jax.adapters.files import size_on_disk
-from hut_jax.config import default_config
+from hut_jax.config import default_config, freeze, set_transform, with_fields
 from hut_jax.costs.flops import count_flops
 from hut_jax.data.batching import Batches, Batching
 from hut_jax.data.labelled_texts import LabelledTexts
@@ -161,12 +161,12 @@ def work_of(tmp_path):
         sizes = {"n_embd": width} if family == "gpt2" else {"hidden_size": width, "intermediate_size": 4 * width}
         values = {"gpt2": GPT2, "roberta": ROBERTA}[family] | sizes
         (tmp_path / family / "config.json").write_text(json.dumps(values))
-        config = default_config()
+        config = default_config(task or {"gpt2": "e2e", "roberta": "rte"}[family])
         config.model = str(tmp_path / family)
         config.train.batch_size = 4
         config.train.update(train)
-        config.task = task or {"gpt2": "e2e", "roberta": "rte"}[family]
-        return config, make_work(config, 64)
+        frozen = freeze(config)
+        return frozen, make_work(frozen, 64)
 
     return make
 
@@ -195,7 +195,7 @@ def test_every_step_with_dropout_is_counted_as_xla_counts_it(work_of, family, ad
 def test_on_paper_and_counted_a_model_differs_from_the_frozen_one_alike(work_of):
     config, work = work_of("gpt2", 256, batch_size=32)
     # The formulas hold of a layer in the middle, whose input has a gradient: so something below the first must train.
-    config.adapter.also_train = ("position_embedding",)
+    config = with_fields(config, {"adapter.also_train": ("position_embedding",)})
     names = ("hut:rank=1", "hut:rank=8", "lora", "hira", "full")
     costs = {name: adapter_cost(with_adapter(config, name), work) for name in names}
     for name, one in costs.items():
@@ -344,15 +344,16 @@ def test_the_command_sets_xlas_count_beside_its_own(config_file, capsys):
 
 
 def test_adapters_take_the_configs_settings_where_they_are_theirs():
-    config = default_config()
-    config.adapter.rank = 4
-    config.adapter.targets = ("mlp/up$",)
-    config.adapter.ranks = (("layer_0", 2),)
+    given = default_config()
+    given.model = "gpt2"
+    set_transform(given, "hut", rank=4)
+    given.adapter.update({"targets": ("mlp/up$",), "ranks": (("layer_0", 2),)})
+    config = freeze(given)
     assert make_adapter(with_adapter(config, "hut:spread=cyclic")).transform == HUT(rank=4, spread="cyclic")
     assert make_adapter(with_adapter(config, "lora")) == Adapter(LoRA(), "mlp/up$", ranks={"layer_0": 2})
     assert make_adapter(with_adapter(config, "ssf:shift=False")) == Adapter(SSF(shift=False), "mlp/up$")
     assert make_adapter(with_adapter(config, "bitfit")) == Adapter(BitFit())
-    assert (config.adapter.name, config.adapter.rank) == ("hut", 4)
+    assert config.adapter.transform == HUT(rank=4)
 
 
 @pytest.mark.parametrize(

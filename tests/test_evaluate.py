@@ -5,6 +5,7 @@ import json
 import pytest
 
 from hut_jax import UserError, evaluate
+from hut_jax.config import freeze, from_json, set_task, thaw, to_json
 from hut_jax.data.e2e.dataset import load_e2e, references
 from hut_jax.metrics.e2e import score as e2e
 from hut_jax.train import train
@@ -14,7 +15,7 @@ from hut_jax.train import train
 def run(small_config, tmp_path, monkeypatch):
     small_config.train.update({"steps": 1, "warmup": 0.0, "learning_rate": 0.1})
     small_config.decode.update({"beams": 3, "max_new_tokens": 6})
-    train(small_config, tmp_path / "run")
+    train(freeze(small_config), tmp_path / "run")
     monkeypatch.setattr(e2e.java, "tokenize", without_java)
     return tmp_path / "run"
 
@@ -91,8 +92,9 @@ def test_an_evaluation_that_fails_leaves_nothing(run, monkeypatch):
 
 
 def test_only_e2e_has_a_test_set_to_generate_texts_for(run):
-    config = json.loads((run / "config.json").read_text())
-    (run / "config.json").write_text(json.dumps(config | {"task": "lm"}))
+    config = thaw(from_json((run / "config.json").read_text()))
+    set_task(config, "lm")
+    (run / "config.json").write_text(to_json(freeze(config)))
     with pytest.raises(
         UserError, match=r"of the task 'lm', which has no test set to generate texts for; those that do: 'e2e'"
     ):

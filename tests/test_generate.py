@@ -1,11 +1,11 @@
 """The generate command: a line in, a line out, and whatever is wrong told in one line with nothing written."""
 
-import json
 import os
 
 import pytest
 
 from hut_jax import UserError, load_adapter, load_pretrained
+from hut_jax.config import freeze, from_json, set_task, thaw, to_json
 from hut_jax.data.e2e.dataset import encode_prompts
 from hut_jax.data.tokenizer import load_tokenizer
 from hut_jax.generate import main, read_lines
@@ -19,7 +19,7 @@ MRS = ["name[Alba], food[Welsh]", "name[Alba]", "name[The Mill], eatType[pub], a
 def run(small_config, tmp_path):
     small_config.train.update({"steps": 1, "warmup": 0.0, "learning_rate": 0.1})
     small_config.decode.update({"beams": 3, "max_new_tokens": 6})
-    train(small_config, tmp_path / "run")
+    train(freeze(small_config), tmp_path / "run")
     return tmp_path / "run"
 
 
@@ -99,7 +99,8 @@ def test_files_and_runs_that_are_not_there(run, mrs, tmp_path):
 
 
 def test_a_run_of_a_task_that_generates_no_text_is_refused(run, mrs, tmp_path):
-    config = json.loads((run / "config.json").read_text())
-    (run / "config.json").write_text(json.dumps(config | {"task": "sst2"}))
+    config = thaw(from_json((run / "config.json").read_text()))
+    set_task(config, "sst2")
+    (run / "config.json").write_text(to_json(freeze(config)))
     with pytest.raises(UserError, match=r"of the task 'sst2', which generates no text; those that do: 'e2e', 'lm'"):
         main([f"--workdir={run}", f"--input={mrs}", f"--output={tmp_path / 'texts.txt'}"])

@@ -6,7 +6,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from hut_jax import UserError, load_adapter, load_pretrained, merge
-from hut_jax.config import set_transform
+from hut_jax.config import freeze, set_transform
 from hut_jax.data.tokenizer import load_tokenizer
 from hut_jax.train import train
 from hut_jax.transforms import TRANSFORMS
@@ -21,7 +21,7 @@ def test_the_merged_checkpoint_computes_what_the_adapter_does(name, small_config
     """The whole life of an adapter of every kind: configured by name, trained, saved, merged, loaded."""
     set_transform(small_config, name)
     small_config.train.update({"steps": 3, "warmup": 0.0, "decay": "constant", "learning_rate": 0.05, "dropout": False})
-    train(small_config, tmp_path / "run")
+    train(freeze(small_config), tmp_path / "run")
     assert merge.main([f"--workdir={tmp_path / 'run'}", f"--output={tmp_path / 'merged'}"]) == 0
     assert f"the model is in {tmp_path / 'merged'}" in capsys.readouterr().out
 
@@ -41,14 +41,14 @@ def test_the_merged_checkpoint_computes_what_the_adapter_does(name, small_config
 @pytest.fixture
 def run(small_config, tmp_path):
     small_config.train.update({"steps": 1, "warmup": 0.0, "learning_rate": 0.1})
-    train(small_config, tmp_path / "run")
+    train(freeze(small_config), tmp_path / "run")
     return tmp_path / "run"
 
 
 @pytest.mark.slow
 def test_a_scanned_run_merges_as_any_other(small_config, tmp_path):
     small_config.train.update({"steps": 1, "warmup": 0.0, "learning_rate": 0.1, "scan_layers": True})
-    train(small_config, tmp_path / "run")
+    train(freeze(small_config), tmp_path / "run")
     merge.main([f"--workdir={tmp_path / 'run'}", f"--output={tmp_path / 'merged'}"])
     model, params = load_pretrained(small_config.model)
     adapter, factors = load_adapter(tmp_path / "run/adapter", params)

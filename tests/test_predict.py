@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hut_jax import UserError, load_adapter, load_pretrained, predict
+from hut_jax.config import freeze
 from hut_jax.data.encoder_tokenizer import load_encoder_tokenizer
 from hut_jax.train import train
 
@@ -19,7 +20,7 @@ def test_each_test_example_gets_the_class_that_the_adapted_model_gives_it_alone(
     glue_config.task = "rte"
     glue_config.data.dir = str(data)
     glue_config.eval.batch_size = 4
-    train(glue_config, tmp_path / "run")
+    train(freeze(glue_config), tmp_path / "run")
     assert predict.main([f"--workdir={tmp_path / 'run'}", f"--output={tmp_path / 'out'}"]) == 0
 
     model, params = load_pretrained(glue_config.model, head="classification", draw=False, report=lambda line: None)
@@ -35,7 +36,7 @@ def test_each_test_example_gets_the_class_that_the_adapted_model_gives_it_alone(
 
 def test_data_without_a_test_file_and_runs_of_other_tasks_are_refused(glue_config, tmp_path):
     glue_config.train.steps = 1
-    train(glue_config, tmp_path / "run")
+    train(freeze(glue_config), tmp_path / "run")
     with pytest.raises(UserError, match=r"has no test file of cola: CoLA/test.tsv"):
         predict.main([f"--workdir={tmp_path / 'run'}", f"--output={tmp_path / 'out'}"])
     config = (tmp_path / "run/config.json").read_text()

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 from hut_jax.adapters.files import load_adapter
 from hut_jax.adapters.fingerprint import fingerprint
-from hut_jax.config import to_json
+from hut_jax.config import freeze, set_task, set_transform, to_json
 from hut_jax.core import cli
 from hut_jax.core.errors import Diverged, Interrupted, UserError
 from hut_jax.core.files import write_json
@@ -46,7 +46,7 @@ def same(a, b):
 
 def test_a_run_from_end_to_end(small_config, tmp_path):
     base = {path.name: path.read_bytes() for path in Path(small_config.model).iterdir()}
-    result = train(small_config, tmp_path / "run")
+    result = train(freeze(small_config), tmp_path / "run")
     run = tmp_path / "run"
 
     assert {path.name for path in run.iterdir()} == {
@@ -74,7 +74,7 @@ def test_a_run_from_end_to_end(small_config, tmp_path):
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(small_config, tmp_path):
     for name, seed in (("one", 0), ("two", 0), ("three", 1)):
         small_config.seed = seed
-        train(small_config, tmp_path / name)
+        train(freeze(small_config), tmp_path / name)
     assert same(factors_of(tmp_path / "one"), factors_of(tmp_path / "two"))
     assert losses_of(tmp_path / "one") == losses_of(tmp_path / "two")
     assert not same(factors_of(tmp_path / "one"), factors_of(tmp_path / "three"))
@@ -84,7 +84,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(small_config, tm
 def test_accumulation_takes_its_parts_from_the_data(small_config, tmp_path):
     """Twice as many batches of half the size: 48 examples are two epochs in 12 steps either way."""
     small_config.train.accumulate = 2
-    train(small_config, tmp_path / "run")
+    train(freeze(small_config), tmp_path / "run")
     progress = (tmp_path / "run/checkpoints/step_12/progress/metadata").read_text()
     assert json.loads(progress)["progress"]["data"]["next_index"] == 24
 
@@ -92,37 +92,37 @@ def test_accumulation_takes_its_parts_from_the_data(small_config, tmp_path):
 def test_a_base_whose_weights_changed_is_refused(small_config, tmp_path):
     small_config.model = str(in_a_copy(small_config.model, tmp_path, lambda folder: None))
     small_config.train.steps = 2
-    train(small_config, tmp_path / "run")
+    train(freeze(small_config), tmp_path / "run")
     tensors = load_file(Path(small_config.model) / "model.safetensors")
     tensors["transformer.wpe.weight"] = tensors["transformer.wpe.weight"] + 1
     save_file(tensors, Path(small_config.model) / "model.safetensors")
     with pytest.raises(UserError, match="has other weights"):
-        train(small_config, tmp_path / "run")
+        train(freeze(small_config), tmp_path / "run")
 
 
 def test_attention_that_the_machine_cannot_have_is_refused_and_leaves_nothing(small_config, tmp_path):
     small_config.train.attention = "cudnn"
     with pytest.raises(UserError, match=r"attention 'cudnn' runs on NVIDIA GPUs, and JAX runs on cpu here"):
-        train(small_config, tmp_path / "run")
+        train(freeze(small_config), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_a_damaged_config_is_one_line(small_config, tmp_path):
     small_config.train.steps = 2
-    train(small_config, tmp_path / "run")
+    train(freeze(small_config), tmp_path / "run")
     for text, message in (("[1]", "no config of a run"), ("{", "no config of a run"), ("null", "no config of a run")):
         (tmp_path / "run/config.json").write_text(text)
         with pytest.raises(UserError, match=message):
-            train(small_config, tmp_path / "run")
+            train(freeze(small_config), tmp_path / "run")
 
 
 def test_a_run_passes_over_a_damaged_checkpoint_and_ends_with_the_same_bits(small_config, tmp_path, capsys):
-    train(small_config, tmp_path / "run")
+    train(freeze(small_config), tmp_path / "run")
     factors, lines = factors_of(tmp_path / "run"), losses_of(tmp_path / "run")
     (tmp_path / "run/result.json").unlink()
     for path in (tmp_path / "run/checkpoints/step_12/progress").rglob("*"):
         path.write_text("")
-    train(small_config, tmp_path / "run")
+    train(freeze(small_config), tmp_path / "run")
     assert "the checkpoint of step 12 is damaged" in capsys.readouterr().out
     assert same(factors_of(tmp_path / "run"), factors)
     assert losses_of(tmp_path / "run") == lines
@@ -169,7 +169,7 @@ class Command:
     ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
 )
 def test_a_signal_saves_and_the_same_command_ends_with_the_same_bits(number, code, config_file, small_config, tmp_path):
-    train(small_config, tmp_path / "unbroken")
+    train(freeze(small_config), tmp_path / "unbroken")
     command = Command(config_file, tmp_path / "broken")
     got, error = command.stopped_by(number)
     assert got == code
@@ -184,7 +184,7 @@ def test_a_signal_saves_and_the_same_command_ends_with_the_same_bits(number, cod
 @pytest.mark.slow
 def test_a_stop_within_an_evaluation_does_not_wait_for_it(small_config, tmp_path, monkeypatch):
     """The evaluation is abandoned, and the resumed run does it first."""
-    train(small_config, tmp_path / "unbroken")
+    train(freeze(small_config), tmp_path / "unbroken")
     judge = Evaluation.__call__
     calls = []
 
@@ -201,10 +201,10 @@ def test_a_stop_within_an_evaluation_does_not_wait_for_it(small_config, tmp_path
     small_config.eval.batch_size = 2  # so that there is a next batch at which to stop
     monkeypatch.setattr(Evaluation, "__call__", interrupted_in_the_second)
     with pytest.raises(Interrupted, match="SIGTERM: stopped after step 6 and saved"):
-        train(small_config, tmp_path / "broken")
+        train(freeze(small_config), tmp_path / "broken")
     assert [line["step"] for line in read_metrics(tmp_path / "broken") if line["split"] == "validation"] == [0]
     monkeypatch.setattr(Evaluation, "__call__", judge)
-    train(small_config, tmp_path / "broken")
+    train(freeze(small_config), tmp_path / "broken")
     assert same(factors_of(tmp_path / "broken"), factors_of(tmp_path / "unbroken"))
     steps = [(line["step"], line["split"]) for line in read_metrics(tmp_path / "unbroken")]
     assert [(line["step"], line["split"]) for line in read_metrics(tmp_path / "broken")] == steps
@@ -212,9 +212,9 @@ def test_a_stop_within_an_evaluation_does_not_wait_for_it(small_config, tmp_path
 
 def test_a_second_run_in_the_same_workdir_is_refused(small_config, tmp_path):
     with use_workdir(tmp_path / "run"), pytest.raises(UserError, match=r"another process trains in .*run; wait for it"):
-        train(small_config, tmp_path / "run")
+        train(freeze(small_config), tmp_path / "run")
     assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
-    train(small_config, tmp_path / "run")
+    train(freeze(small_config), tmp_path / "run")
 
 
 def test_what_a_killed_run_had_begun_to_write_is_taken_away(small_config, tmp_path):
@@ -223,7 +223,7 @@ def test_what_a_killed_run_had_begun_to_write_is_taken_away(small_config, tmp_pa
     (tmp_path / "run/.adapter-x.partial").mkdir()
     (tmp_path / "run/.result.json.partial").write_text("{")
     (tmp_path / "run/adapter/.adapter_model.safetensors.1.partial").write_text("half")
-    train(small_config, tmp_path / "run")
+    train(freeze(small_config), tmp_path / "run")
     assert [path.name for path in (tmp_path / "run").glob(".*")] == [".lock"]
     assert not list((tmp_path / "run/adapter").glob(".*"))
 
@@ -247,13 +247,13 @@ def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(last, small_co
     monkeypatch.setattr(Checkpoints, "save", save_and_fill_up)
     try:
         with pytest.raises(UserError, match=rf"{last} could not be written to .*run/{last}"):
-            train(small_config, tmp_path / "run")
+            train(freeze(small_config), tmp_path / "run")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     monkeypatch.setattr(Checkpoints, "save", save)
     assert sorted(path.name for path in (tmp_path / "run/checkpoints").glob("step_?")) == ["step_0", "step_3"]
     gc.collect()
-    train(small_config, tmp_path / "run")
+    train(freeze(small_config), tmp_path / "run")
     assert (tmp_path / "run/result.json").exists()
 
 
@@ -263,8 +263,8 @@ def test_kills_at_random_instants_change_no_bit(config_file, small_config, tmp_p
     kills = int(os.environ.get("HUT_JAX_KILLS", "10"))
     # Far more steps than it can do between the kills, so that all of them hit the one run.
     small_config.train.steps, small_config.checkpoint.every, small_config.eval.every = 100 * kills, 10, 50 * kills
-    config_file.with_name("config.json").write_text(to_json(small_config))
-    train(small_config, tmp_path / "unbroken")
+    config_file.with_name("config.json").write_text(to_json(freeze(small_config)))
+    train(freeze(small_config), tmp_path / "unbroken")
     command = Command(config_file, tmp_path / "broken")
     random, starting, reached = np.random.default_rng(0), 0.0, []
     for kill in range(kills):
@@ -290,10 +290,10 @@ def test_kills_at_random_instants_change_no_bit(config_file, small_config, tmp_p
 
 
 def test_a_finished_run_begun_again_changes_nothing(small_config, tmp_path):
-    first = train(small_config, tmp_path / "run")
+    first = train(freeze(small_config), tmp_path / "run")
     write_json(tmp_path / "run/result.json", first | {"test": {"bleu": 0.5}, "peak_bytes": 5})  # as `evaluate` adds
     before = factors_of(tmp_path / "run")
-    again = train(small_config, tmp_path / "run")
+    again = train(freeze(small_config), tmp_path / "run")
     assert again["metrics"] == first["metrics"]
     assert again["peak_bytes"] == 5  # of when it trained
     assert first["peak_bytes"] > 50e6
@@ -306,11 +306,11 @@ def test_a_finished_run_begun_again_changes_nothing(small_config, tmp_path):
 def test_another_config_in_the_same_workdir_is_refused(small_config, tmp_path):
     small_config.train.steps = 2
     small_config.train.warmup = 0.0
-    train(small_config, tmp_path / "run")
+    train(freeze(small_config), tmp_path / "run")
     small_config.train.learning_rate = 0.5
     small_config.adapter.rank = 4
     with pytest.raises(UserError, match=r"adapter.rank is 4 and was 2; train.learning_rate is 0.5 and was 0.02"):
-        train(small_config, tmp_path / "run")
+        train(freeze(small_config), tmp_path / "run")
 
 
 def test_a_last_step_that_breaks_the_model_stops_the_run(small_config, tmp_path):
@@ -319,7 +319,7 @@ def test_a_last_step_that_breaks_the_model_stops_the_run(small_config, tmp_path)
     small_config.train.warmup = 0.0
     small_config.train.decay = "constant"
     with pytest.raises(Diverged, match=r"step 1: the validation loss is nan; .*config.train.learning_rate"):
-        train(small_config, tmp_path / "run")
+        train(freeze(small_config), tmp_path / "run")
     assert not (tmp_path / "run" / "result.json").exists()
 
 
@@ -328,24 +328,22 @@ def test_a_loss_that_is_not_finite_stops_the_run(small_config, tmp_path):
     small_config.train.warmup = 0.0
     small_config.train.clip = 0.0
     with pytest.raises(UserError, match=r"step \d+: the loss is (nan|inf).*config.train.learning_rate"):
-        train(small_config, tmp_path / "run")
+        train(freeze(small_config), tmp_path / "run")
     assert all(np.isfinite(leaf).all() for leaf in factors_of(tmp_path / "run").values())
     assert not (tmp_path / "run" / "result.json").exists()
 
 
 @pytest.mark.slow
 def test_language_modelling_from_random_weights(small_config, small_model, tmp_path):
-    from hut_jax.config import set_transform
-
     text = tmp_path / "text.txt"
     text.write_text("the cat sat on the mat and the dog sat on the cat.\n" * 200)
-    small_config.task = "lm"
+    set_task(small_config, "lm")
     small_config.init = "random"
     small_config.data.text = str(text)
     small_config.data.block = 32
     small_config.data.holdout = 0.1
     set_transform(small_config, "full")
-    result = train(small_config, tmp_path / "run")
+    result = train(freeze(small_config), tmp_path / "run")
     assert result["trainable"] == result["total"]
     assert result["metrics"]["loss"] < 7.0 < read_metrics(tmp_path / "run")[0]["loss"]  # ln 2048 is 7.6
 
@@ -392,7 +390,7 @@ BAD_INPUT = [
         ["--config.train.steps=0", "--config.train.epochs=1", "--config.train.warmup=7"],
         "warmup is 7 steps and the run has 6",
     ),
-    ("ranks that are no pairs", ["--config.adapter.ranks=(3,)"], "are no pairs of a pattern and a value"),
+    ("ranks that are no pairs", ["--config.adapter.ranks=(3,)"], "must be pairs of a text and a whole number"),
     ("a rate that is not finite", ["--config.train.learning_rate=inf"], "learning_rate is inf; it must be finite"),
     ("a seed out of range", ["--config.seed=-1"], "config.seed is -1; it must be at least 0"),
     ("a workdir that is a file", ["--workdir={file}"], "workdir .* cannot be written: Not a directory"),

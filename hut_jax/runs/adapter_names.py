@@ -1,14 +1,12 @@
 """Adapters by one word, such as `hut:rank=8:spread=cyclic`."""
 
-from ml_collections import ConfigDict
-
-from hut_jax.config import resolve, set_transform
+from hut_jax.config import RunConfig, freeze, set_transform, thaw
 from hut_jax.core.errors import UserError
 from hut_jax.runs import config_files
 from hut_jax.transforms import TRANSFORMS
 
 
-def with_adapter(config: ConfigDict, text: str) -> ConfigDict:
+def with_adapter(config: RunConfig, text: str) -> RunConfig:
     """The config with the adapter that the text names, and its learning rates.
 
     A setting that the text does not give is the config's, if that has the same transformation; else it is the default.
@@ -17,9 +15,10 @@ def with_adapter(config: ConfigDict, text: str) -> ConfigDict:
         UserError: there is no such transformation or setting, or a value is not of its type.
     """
     name, *settings = text.split(":")
-    copy = config.copy_and_resolve_references()
+    copy = thaw(config)
     if name != config.adapter.name:
         set_transform(copy, name)
+        copy.train.learning_rate = 0.0  # the new transformation's own
         whole_leaves = any(TRANSFORMS[one].whole_leaves for one in (name, config.adapter.name))
         if whole_leaves:  # patterns of layers match no parameters, and the other way round
             copy.adapter.update({field: () for field in ("targets", "exclude", "layout")})
@@ -31,4 +30,4 @@ def with_adapter(config: ConfigDict, text: str) -> ConfigDict:
         if setting.startswith("name="):
             raise UserError(f"--adapters: {text!r} names a second transformation; write it in front, as in hut:rank=8")
     config_files.override(copy, [f"--config.adapter.{setting}" for setting in settings])
-    return resolve(copy)
+    return freeze(copy)

@@ -1,27 +1,41 @@
 """Config files with overrides from the command line."""
 
 import argparse
+import inspect
 import re
 import runpy
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from hut_jax.config import flatten_config, set_transform, validate
+from hut_jax.adapters.config import AdapterConfig
+from hut_jax.config import RunConfig, flatten_config, freeze, sections_of, set_task, set_transform, thaw, unknown
 from hut_jax.core.cli import Parser
 from hut_jax.core.errors import UserError, nearest
+from hut_jax.core.sections import attributes, fields_of, meaning
+from hut_jax.transforms import TRANSFORMS
+
+HELP_COLUMN = 44
+HELP_WIDTH = 120
 
 
 def parse_with_config(
     parser: Parser, argv: Sequence[str], default: str | None = None
-) -> tuple[argparse.Namespace, ConfigDict]:
+) -> tuple[argparse.Namespace, RunConfig]:
     """The arguments, and the config of `--config=FILE` with every `--config.field=value` applied.
 
     `FILE` defines `get_config()`; `FILE:TEXT` calls `get_config("TEXT")`. Naming another transformation
-    (`--config.adapter.name=full`) brings that transformation's settings and rate with it. `default` is the file
-    where none is given; without it one must be.
+    (`--config.adapter.name=full`) brings that transformation's settings and learning rate with it, and naming another
+    task the sections of that task. With `--help` the fields of the config are listed.
+
+    Args:
+        parser: with the command's own options.
+        argv: the command line.
+        default: the config file where none is given; without it one must be.
 
     Raises:
         UserError: an argument or field is unknown, a value has the wrong type, or the config is invalid.
@@ -31,9 +45,11 @@ def parse_with_config(
         required=default is None,
         default=default,
         metavar="FILE",
-        help=f"the config file, such as {default or 'configs/e2e.py'}",
+        help=f"the config file, such as {default or 'configs/e2e.py'}; with --help its fields are listed",
     )
     parser.epilog = "any field of the config can be set: --config.train.steps=100"
+    if {"--help", "-h"} & {*argv}:
+        parser.epilog = _epilog(argv, default) or parser.epilog
     args, overrides = parser.parse_known_args(argv)
     for argument in overrides:
         if argument.startswith("--") and not argument.startswith("--config."):
@@ -41,8 +57,7 @@ def parse_with_config(
             raise UserError(f"unknown argument {argument.split('=')[0]}; {nearest(argument.split('=')[0], options)}")
     config = load_config_file(args.config)
     override(config, overrides)
-    validate(config)
-    return args, config
+    return args, freeze(config)
 
 
 def load_config_file(spec: str) -> ConfigDict:
@@ -59,7 +74,7 @@ def load_config_file(spec: str) -> ConfigDict:
         config = get_config(argument) if argument else get_config()
     except UserError:
         raise
-    except Exception as error:  # whatever a config file does wrong is its writer's mistake, and told in one line
+    except Exception as error:  # whatever a config file does wrong is its writer's mistake, told in one line
         # ml_collections' own message for a misspelt field lists every other one before the nearest.
         text = re.sub(r'Other fields present: "\{.*\}"', "", str(error).strip("'\"").replace("\\n", " "))
         text = " ".join(text.split())
@@ -75,16 +90,16 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> None:
     Raises:
         UserError: there is no such field, or the value is not of its type.
     """
-    names = [argument.removeprefix("--config.").partition("=")[0] for argument in arguments if argument[:2] == "--"]
-    for argument in arguments:
-        field, _, value = argument.partition("=")
-        if field == "--config.adapter.name" and value != config.adapter.name:
-            set_transform(config, value)
-            config.train.learning_rate = 0.0  # its own: the file's was meant for the other
+    given = dict(_fields(arguments))
+    if given.get("task", config.task) != config.task:
+        set_task(config, given["task"])
+    if given.get("adapter.name", config.adapter.name) != config.adapter.name:
+        set_transform(config, given["adapter.name"])
+        config.train.learning_rate = 0.0  # the new transformation's own; the file's was meant for the other
     fields = flatten_config(config)
-    for name in names:
+    for name in given:
         if name not in fields:
-            raise UserError(f"unknown config field config.{name}; {nearest(name, fields)}")
+            raise UserError(unknown(name, config.task, fields))
     argv = ["", *arguments]
     values = flags.FlagValues()
     try:
@@ -94,6 +109,62 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> None:
         raise UserError(" ".join(str(error).replace("flag --", "").split())) from None
     if rest:
         raise UserError(f"argument {rest[0]!r} belongs to no option; fields are set as --config.field=value")
+
+
+def overridden(config: RunConfig, arguments: Sequence[str]) -> RunConfig:
+    """The config with `--config.field=value` arguments applied.
+
+    Raises:
+        UserError: there is no such field, the value is not of its type, or out of its range.
+    """
+    changed = thaw(config)
+    override(changed, arguments)
+    return freeze(changed)
+
+
+def list_fields(config: ConfigDict) -> str:
+    """The fields of the config with their values and meanings, a paragraph a section."""
+    sections: dict[str, type] = {**sections_of(config.task), "adapter": AdapterConfig}
+    own = {name: meaning(info) for name, info in fields_of(RunConfig).items() if name in {*config} - {*sections}}
+    paragraphs = [_paragraph("config: a run", "", own, config)]
+    for name in [name for name in fields_of(RunConfig) if name in sections]:
+        meanings = {field: meaning(info) for field, info in fields_of(sections[name]).items()}
+        if name == "adapter":
+            settings = attributes(TRANSFORMS[config.adapter.name])
+            meanings = {"name": meanings.pop("transform")} | settings | meanings
+        doc = inspect.cleandoc(sections[name].__doc__ or "").partition("\n")[0].rstrip(".")
+        paragraphs.append(_paragraph(f"config.{name}: {doc[0].lower()}{doc[1:]}", f"{name}.", meanings, config[name]))
+    return "\n\n".join(paragraphs)
+
+
+def _paragraph(title: str, prefix: str, meanings: Mapping[str, str], values: ConfigDict) -> str:
+    lines = [title]
+    for name, text in meanings.items():
+        left = f"  --config.{prefix}{name}={values[name]}"
+        begin = f"{left:<{HELP_COLUMN}}" if len(left) <= HELP_COLUMN - 2 else f"{left}\n{' ' * HELP_COLUMN}"
+        wrapped = textwrap.wrap(text, HELP_WIDTH - HELP_COLUMN)
+        lines.append(begin + f"\n{' ' * HELP_COLUMN}".join(wrapped))
+    return "\n".join(lines)
+
+
+def _epilog(argv: Sequence[str], default: str | None) -> str:
+    """The fields of the config that the command line names, if it names one."""
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--config", default=default)
+    args, rest = finder.parse_known_args(argv)
+    if args.config is None:
+        return ""
+    config = load_config_file(args.config)
+    override(config, [f"--config.{name}={value}" for name, value in _fields(rest)])
+    return list_fields(config)
+
+
+def _fields(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The dotted names in `--config.field=value` or `--config.field value` arguments, with their values."""
+    for argument, after in pairwise([*arguments, ""]):
+        if argument.startswith("--config."):
+            name, equals, value = argument.removeprefix("--config.").partition("=")
+            yield name, value if equals else after
 
 
 def _configs_beside(path: str) -> str:

@@ -2,16 +2,16 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import jax
 from jaxtyping import PyTree
-from ml_collections import ConfigDict
 
 from hut_jax.adapters.adapter import Adapter, Count
 from hut_jax.adapters.site import Site
+from hut_jax.config import RunConfig, with_fields
 from hut_jax.core.trees import Path
 from hut_jax.costs.flops import Flops, count_flops, xla_flops
 from hut_jax.costs.modules import Call, module_calls
@@ -56,7 +56,7 @@ class Work:
         return self.model.apply({"params": params}, **inputs)
 
 
-def make_work(config: ConfigDict, length: int | None = None) -> Work:
+def make_work(config: RunConfig, length: int | None = None) -> Work:
     """A step of the config's model and task. No position of it is padding.
 
     Args:
@@ -66,8 +66,7 @@ def make_work(config: ConfigDict, length: int | None = None) -> Work:
     Raises:
         UserError: the task or the model cannot be had.
     """
-    config = config.copy_and_resolve_references()
-    config.train.attention = "xla"  # which any device has
+    config = with_fields(config, {"train.attention": "xla"})  # which any device has
     model, task = make_model(config), task_named(config.task)
     length = min(task.longest(config.data), model.config.n_positions) if length is None else length
     whole = task.example(model.config, config.train.batch_size, length)
@@ -101,11 +100,11 @@ class AdapterCost:
     xla: tuple[Flops, Flops] | None
 
 
-def adapter_cost(config: ConfigDict, work: Work, *, xla: bool = False) -> AdapterCost:
+def adapter_cost(config: RunConfig, work: Work, *, xla: bool = False) -> AdapterCost:
     """The cost of the config's adapter. Nothing is allocated or run; only for `xla` is anything compiled.
 
     Args:
-        config: with its learning rates resolved.
+        config: the run's.
         work: what the model does.
         xla: whether XLA counts too.
 
@@ -135,18 +134,17 @@ def adapter_cost(config: ConfigDict, work: Work, *, xla: bool = False) -> Adapte
     )
 
 
-def make_steps(config: ConfigDict, work: Work) -> tuple[Adapter, Steps]:
+def make_steps(config: RunConfig, work: Work) -> tuple[Adapter, Steps]:
     """The config's adapter and its training step, on one device, at a constant learning rate: no count depends on it.
 
     Args:
-        config: with its learning rates resolved.
+        config: the run's.
         work: what the model does.
 
     Raises:
         UserError: the adapter does not fit the model.
     """
-    adapter, train = make_adapter(config), config.train.copy_and_resolve_references()
-    train.warmup, train.decay = 0.0, "constant"
+    adapter, train = make_adapter(config), replace(config.train, warmup=0.0, decay="constant")
     steps = Steps(
         partial(adapter.apply, work.model),
         work.loss,

@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
-from ml_collections import ConfigDict
 
 from hut_jax.adapters.sharding import factor_specs
+from hut_jax.config import RunConfig
 from hut_jax.core.trees import Path
 from hut_jax.parallel.activations import run_on
 from hut_jax.parallel.mesh import (
@@ -31,13 +31,13 @@ from hut_jax.runs.run import Run
 T = TypeVar("T")
 
 
-def mesh_for(config: ConfigDict) -> Mesh:
+def mesh_for(config: RunConfig) -> Mesh:
     """The mesh of `config.mesh`.
 
     Raises:
         UserError: there are too few devices, or they cannot share out the batches.
     """
-    mesh = make_mesh(**config.mesh)
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     check_batch("config.train.batch_size / config.train.accumulate", training_batching(config).batch_size, mesh)
     check_batch("config.eval.batch_size", evaluation_batching(config).batch_size, mesh)
     return mesh

@@ -6,17 +6,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
-from ml_collections import ConfigDict
 
 from hut_jax.adapters.adapter import Adapter
-from hut_jax.config import ADAPTER_FIELDS
+from hut_jax.config import RunConfig
 from hut_jax.core.errors import UserError
 from hut_jax.core.trees import split, unflatten
 from hut_jax.data.tokenizer_base import BaseTokenizer
 from hut_jax.models.hub.pretrained import build_model, init_params, load_pretrained, missing_params
 from hut_jax.parallel.processes import put_tree
 from hut_jax.tasks import Task, TaskData, task_named
-from hut_jax.transforms import Full, make_transform
+from hut_jax.transforms import Full
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Run:
         adapter: what trains.
     """
 
-    config: ConfigDict
+    config: RunConfig
     task: Task[Any]
     tokenizer: BaseTokenizer
     model: Any
@@ -72,7 +71,7 @@ class Run:
         return new
 
 
-def make_run(config: ConfigDict) -> Run:
+def make_run(config: RunConfig) -> Run:
     """The run of a config. Neither data nor weights are read.
 
     Raises:
@@ -92,7 +91,7 @@ def make_run(config: ConfigDict) -> Run:
     return Run(config, task, tokenizer, model, shapes, adapter)
 
 
-def prepare(config: ConfigDict) -> tuple[Run, TaskData]:
+def prepare(config: RunConfig) -> tuple[Run, TaskData]:
     """The run of a config and its data: everything that can be checked before weights are read.
 
     Raises:
@@ -104,7 +103,7 @@ def prepare(config: ConfigDict) -> tuple[Run, TaskData]:
     return run, data
 
 
-def make_model(config: ConfigDict) -> Any:
+def make_model(config: RunConfig) -> Any:
     """The base with the task's head; only its config.json is read.
 
     Raises:
@@ -118,15 +117,14 @@ def param_shapes(model: Any, dtype: Any = jnp.float32) -> PyTree[jax.ShapeDtypeS
     return jax.eval_shape(lambda: init_params(model, jax.random.key(0), dtype=dtype))
 
 
-def make_adapter(config: ConfigDict) -> Adapter:
+def make_adapter(config: RunConfig) -> Adapter:
     """The adapter of `config.adapter`.
 
     Raises:
-        UserError: a setting or a pattern is wrong in itself.
+        UserError: a pattern is no regular expression, or ranks are given to a transformation without one.
     """
-    settings = {name: value for name, value in config.adapter.items() if name not in ("name", *ADAPTER_FIELDS)}
     return Adapter(
-        make_transform(config.adapter.name, **settings),
+        config.adapter.transform,
         config.adapter.targets,
         exclude=config.adapter.exclude,
         ranks=config.adapter.ranks,
@@ -135,7 +133,7 @@ def make_adapter(config: ConfigDict) -> Adapter:
     )
 
 
-def load_base(config: ConfigDict, shardings: PyTree[Any] = None) -> tuple[Any, PyTree[jax.Array]]:
+def load_base(config: RunConfig, shardings: PyTree[Any] = None) -> tuple[Any, PyTree[jax.Array]]:
     """The base model and its parameters: pretrained, or drawn at random from the seed.
 
     Parameters that a pretrained checkpoint lacks, such as a new head's, are zero: their values are in the adapter.
@@ -160,7 +158,7 @@ def load_base(config: ConfigDict, shardings: PyTree[Any] = None) -> tuple[Any, P
     return model, params if shardings is None else put_tree(params, shardings)
 
 
-def rates(config: ConfigDict, adapter: Adapter, shapes: Any) -> Any:
+def rates(config: RunConfig, adapter: Adapter, shapes: Any) -> Any:
     """The learning-rate multiplier of each factor: a tree like the factors'.
 
     Args:
@@ -178,7 +176,7 @@ def rates(config: ConfigDict, adapter: Adapter, shapes: Any) -> Any:
     )
 
 
-def _model_options(config: ConfigDict) -> dict[str, Any]:
+def _model_options(config: RunConfig) -> dict[str, Any]:
     """The options of `load_pretrained` and `build_model`."""
     return {
         **task_named(config.task).head,

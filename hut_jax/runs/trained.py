@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from jaxtyping import Array, PyTree
-from ml_collections import ConfigDict
 
 from hut_jax.adapters.adapter import Adapter
 from hut_jax.adapters.files import load_adapter, read_description
-from hut_jax.config import flatten_config, validate
+from hut_jax.config import RunConfig, flatten_config, with_fields
 from hut_jax.core.errors import UserError, nearest
 from hut_jax.data.tokenizer_base import BaseTokenizer
 from hut_jax.runs import config_files
@@ -40,7 +39,7 @@ class TrainedRun:
         factors: the best ones.
     """
 
-    config: ConfigDict
+    config: RunConfig
     task: Task[Any]
     tokenizer: BaseTokenizer
     model: Any
@@ -70,7 +69,7 @@ class TrainedRun:
 
 
 def load_run(
-    workdir: Path, config: ConfigDict | None = None, *, scan_layers: bool | None = None, force: bool = False
+    workdir: Path, config: RunConfig | None = None, *, scan_layers: bool | None = None, force: bool = False
 ) -> TrainedRun:
     """The trained run in a workdir, on one device. What its config asks of particular devices is left out.
 
@@ -83,9 +82,9 @@ def load_run(
     Raises:
         UserError: there is no trained run, or a part of it cannot be had or does not fit another.
     """
-    config = (read_trained_config(workdir) if config is None else config).copy_and_resolve_references()
-    config.train.attention = "xla"
-    config.train.scan_layers = config.train.scan_layers if scan_layers is None else scan_layers
+    config = read_trained_config(workdir) if config is None else config
+    scan_layers = config.train.scan_layers if scan_layers is None else scan_layers
+    config = with_fields(config, {"train.attention": "xla", "train.scan_layers": scan_layers})
     task = task_named(config.task)
     tokenizer = task.load_tokenizer(config.tokenizer or config.model)
     model, params = load_base(config)
@@ -93,7 +92,7 @@ def load_run(
     return TrainedRun(config, task, tokenizer, model, params, adapter, factors)
 
 
-def read_trained_config(workdir: Path, overrides: Sequence[str] = ()) -> ConfigDict:
+def read_trained_config(workdir: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """The config of a trained run, with `--config.field=value` arguments applied.
 
     Raises:
@@ -109,12 +108,10 @@ def read_trained_config(workdir: Path, overrides: Sequence[str] = ()) -> ConfigD
             raise UserError(f"unknown argument {name}; {nearest(name, ['--workdir', '--config.decode.beams'])}")
         if name.startswith("--") and field not in fields:
             raise UserError(f"config.{field} cannot be changed after training; {nearest(field, fields)}")
-    config_files.override(config, overrides)
-    validate(config)
-    return config
+    return config_files.overridden(config, overrides)
 
 
-def task_that(ability: type[T], workdir: Path, config: ConfigDict) -> T:
+def task_that(ability: type[T], workdir: Path, config: RunConfig) -> T:
     """The run's task, which must have an ability such as `GeneratesText`.
 
     Raises:

@@ -8,9 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from ml_collections import ConfigDict
 
-from hut_jax.config import flatten_config, from_json, to_json, validate
+from hut_jax.config import RunConfig, flatten_config, from_json
 from hut_jax.core.errors import UserError, nearest
 from hut_jax.core.files import PARTIAL
 
@@ -20,7 +19,7 @@ ADAPTER = "adapter"
 LOCK = ".lock"
 
 
-def check_workdir(workdir: Path, config: ConfigDict) -> None:
+def check_workdir(workdir: Path, config: RunConfig) -> None:
     """Make sure that a run with this config may use this folder. Nothing is left behind.
 
     Raises:
@@ -33,7 +32,7 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
             pass
     if not (workdir / CONFIG).exists():
         return
-    there, here = flatten_config(read_config(workdir)), flatten_config(from_json(to_json(config)))
+    there, here = flatten_config(read_config(workdir)), flatten_config(config)
     differing = [
         f"{name} is {here.get(name)!r} and was {there.get(name)!r}"
         for name in sorted(there.keys() | here.keys())
@@ -74,7 +73,7 @@ def use_workdir(workdir: Path) -> Iterator[None]:
         lock.release()
 
 
-def read_config(workdir: Path) -> ConfigDict:
+def read_config(workdir: Path) -> RunConfig:
     """The config of the run in this folder.
 
     Raises:
@@ -82,9 +81,7 @@ def read_config(workdir: Path) -> ConfigDict:
     """
     path = workdir / CONFIG
     try:
-        config = from_json(path.read_text(encoding="utf-8"))
-        validate(config)
-        return config
+        return from_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"no run in {workdir}: it has no {CONFIG}; {_runs_beside(workdir)}") from None
     except UserError as error:

@@ -84,11 +84,13 @@ class Task(ABC, Generic[T]):
         name: as `config.task` gives it.
         score_name: the metric by which the best factors are chosen.
         maximize: whether more of it is better.
+        data_section: the class of the section `data` in a config.
     """
 
     name: str
     score_name: str = "loss"
     maximize: bool = False
+    data_section: ClassVar[type]
 
     @property
     @abstractmethod

@@ -1,7 +1,6 @@
 """E2E: describe a restaurant in a sentence, given its attributes (Novikova et al., arXiv 1706.09254, 2017)."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from hut_jax.data.e2e.dataset import encode_e2e, encode_prompts, load_e2e, references
 from hut_jax.data.tokenizer import Tokenizer
@@ -9,14 +8,16 @@ from hut_jax.metrics.e2e import java
 from hut_jax.metrics.e2e.score import Evaluation, evaluate
 from hut_jax.tasks.base import ScoresTexts, TaskData
 from hut_jax.tasks.causal_lm import CausalLM
+from hut_jax.tasks.config import E2EData
 
 
 class E2E(CausalLM, ScoresTexts[Tokenizer]):
     """Descriptions of meaning representations, on the files in `config.data.dir` or the public ones."""
 
     name = "e2e"
+    data_section = E2EData
 
-    def load_data(self, data: Any, tokenizer: Tokenizer) -> TaskData:
+    def load_data(self, data: E2EData, tokenizer: Tokenizer) -> TaskData:
         """The training and validation splits."""
         most = {"train": data.max_examples}
         records = load_e2e(data.dir, cache_dir=data.cache, splits=("train", "validation"), most=most)
@@ -25,7 +26,7 @@ class E2E(CausalLM, ScoresTexts[Tokenizer]):
         notes = (f"{cut} examples were cut to config.data.max_length, {data.max_length} tokens",) if cut else ()
         return TaskData(encoded["train"].sequences, {"validation": encoded["validation"].sequences}, notes)
 
-    def longest(self, data: Any) -> int:
+    def longest(self, data: E2EData) -> int:
         """As `data.max_length` says."""
         return data.max_length
 
@@ -33,7 +34,7 @@ class E2E(CausalLM, ScoresTexts[Tokenizer]):
         """Each meaning representation, and the token that separates it from its description."""
         return encode_prompts(texts, tokenizer)
 
-    def load_references(self, data: Any) -> dict[str, list[str]]:
+    def load_references(self, data: E2EData) -> dict[str, list[str]]:
         """The human descriptions of each meaning representation in the test set."""
         return references(load_e2e(data.dir, cache_dir=data.cache, splits=["test"])["test"])
 

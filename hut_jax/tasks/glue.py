@@ -19,6 +19,7 @@ from hut_jax.data.glue.tsv import GlueExample
 from hut_jax.data.labelled_texts import LabelledTexts
 from hut_jax.metrics.glue import glue_scores
 from hut_jax.tasks.base import Evaluated, Example, Loss, PredictsLabels, TaskData
+from hut_jax.tasks.config import GlueData
 from hut_jax.tasks.cross_entropy import cross_entropy
 
 
@@ -31,6 +32,7 @@ class Glue(PredictsLabels[EncoderTokenizer]):
 
     score_name = "score"
     maximize = True
+    data_section = GlueData
 
     def __init__(self, spec: GlueTask):
         self.name, self.spec = spec.name, spec
@@ -45,7 +47,7 @@ class Glue(PredictsLabels[EncoderTokenizer]):
         """RoBERTa's or BERT's, which reads pairs of texts."""
         return load_encoder_tokenizer(source)
 
-    def load_data(self, data: Any, tokenizer: EncoderTokenizer) -> TaskData:
+    def load_data(self, data: GlueData, tokenizer: EncoderTokenizer) -> TaskData:
         """The training split and the validation splits, of which MNLI has two."""
         records = load_glue(self.spec, data.dir, cache_dir=data.cache, tests=False)
         if data.max_examples:
@@ -84,7 +86,7 @@ class Glue(PredictsLabels[EncoderTokenizer]):
             "score": glue_scores(self.spec.metrics, *together)["score"],
         }
 
-    def longest(self, data: Any) -> int:
+    def longest(self, data: GlueData) -> int:
         """As `data.max_length` says."""
         return data.max_length
 
@@ -97,7 +99,7 @@ class Glue(PredictsLabels[EncoderTokenizer]):
         weights = jax.ShapeDtypeStruct((rows,), jnp.float32)
         return Example(inputs, inputs | {"labels": labels, "weights": weights}, self._loss(label_smoothing))
 
-    def load_tests(self, data: Any) -> Mapping[str, Sequence[GlueExample]]:
+    def load_tests(self, data: GlueData) -> Mapping[str, Sequence[GlueExample]]:
         """The test splits that the data has; MNLI has two."""
         records = load_glue(self.spec, data.dir, cache_dir=data.cache)
         tests = {split: records.splits[split] for split in self.spec.submission if split in records.splits}

@@ -1,29 +1,29 @@
 """Causal language modelling on any text: pre-training from random weights, or adapting a model to the text."""
 
-from typing import Any
-
 from hut_jax.core.errors import UserError
 from hut_jax.data.text.dataset import load_text
 from hut_jax.data.tokenizer_base import BaseTokenizer
 from hut_jax.tasks.base import TaskData
 from hut_jax.tasks.causal_lm import CausalLM
+from hut_jax.tasks.config import TextData
 
 
 class PlainText(CausalLM):
     """Prediction of every token of the text `config.data.text`, in blocks of `config.data.block` tokens."""
 
     name = "lm"
+    data_section = TextData
 
-    def load_data(self, data: Any, tokenizer: BaseTokenizer) -> TaskData:
+    def load_data(self, data: TextData, tokenizer: BaseTokenizer) -> TaskData:
         """Blocks of the text; the last ones are for validation."""
         return load_blocks(data, tokenizer)
 
-    def longest(self, data: Any) -> int:
+    def longest(self, data: TextData) -> int:
         """As `data.block` says."""
         return data.block
 
 
-def load_blocks(data: Any, tokenizer: BaseTokenizer) -> TaskData:
+def load_blocks(data: TextData, tokenizer: BaseTokenizer) -> TaskData:
     """The blocks of the text that the section `data` of a config names.
 
     Raises:

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from hut_jax.data.encoder_tokenizer import EncoderTokenizer, load_encoder_tokenizer
 from hut_jax.tasks.base import Evaluated, Example, Loss, Task, TaskData
 from hut_jax.tasks.causal_lm import lm_inputs, lm_metrics
+from hut_jax.tasks.config import TextData
 from hut_jax.tasks.cross_entropy import prediction_loss
 from hut_jax.tasks.lm import load_blocks
 
@@ -25,6 +26,7 @@ class MaskedLM(Task[EncoderTokenizer]):
     """Prediction of hidden tokens in the text `config.data.text`, in blocks of `config.data.block` tokens."""
 
     name = "mlm"
+    data_section = TextData
 
     @property
     def head(self) -> Mapping[str, Any]:
@@ -35,7 +37,7 @@ class MaskedLM(Task[EncoderTokenizer]):
         """RoBERTa's or BERT's, which has a mask."""
         return load_encoder_tokenizer(source)
 
-    def load_data(self, data: Any, tokenizer: EncoderTokenizer) -> TaskData:
+    def load_data(self, data: TextData, tokenizer: EncoderTokenizer) -> TaskData:
         """Blocks of the text; the last ones are for validation."""
         return load_blocks(data, tokenizer)
 
@@ -54,7 +56,7 @@ class MaskedLM(Task[EncoderTokenizer]):
         """The mean loss in nats a token, and the perplexity."""
         return lm_metrics(evaluated)
 
-    def longest(self, data: Any) -> int:
+    def longest(self, data: TextData) -> int:
         """As `data.block` says."""
         return data.block
 

@@ -1,18 +1,17 @@
 """AdamW over the factors, with a warm-up and a decay, and a learning-rate multiplier for each factor."""
 
-from typing import Any
-
 import jax
 import optax
 from jaxtyping import PyTree
 
 from hut_jax.core.errors import UserError
+from hut_jax.training.config import TrainConfig
 
 SHORT_WARMUP = 0.06
 """The warm-up's share of a run that `train.steps` makes shorter than its warm-up."""
 
 
-def warmup_steps(train: Any, steps: int) -> int:
+def warmup_steps(train: TrainConfig, steps: int) -> int:
     """The steps over which the learning rate rises, in a run of `steps`.
 
     A run that `train.steps` bounds may be shorter than its warm-up, which is then cut.
@@ -31,7 +30,7 @@ def warmup_steps(train: Any, steps: int) -> int:
     )
 
 
-def schedule(train: Any, steps: int) -> optax.Schedule:
+def schedule(train: TrainConfig, steps: int) -> optax.Schedule:
     """The learning rate by step: a linear rise over the warm-up, then `train.decay` to the last of `steps`.
 
     Raises:
@@ -47,7 +46,7 @@ def schedule(train: Any, steps: int) -> optax.Schedule:
     return optax.join_schedules([optax.linear_schedule(0.0, peak, max(1, warmup)), after], [warmup])
 
 
-def make_optimizer(train: Any, steps: int, multipliers: PyTree[float]) -> optax.GradientTransformation:
+def make_optimizer(train: TrainConfig, steps: int, multipliers: PyTree[float]) -> optax.GradientTransformation:
     """Clipping by the global norm, Adam, decoupled weight decay, and the learning rate.
 
     Args:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hut_jax import HUT, Adapter, Full, UserError, load_adapter, load_pretrained, save_adapter, save_pretrained
-from hut_jax.config import default_config, resolve, set_transform
+from hut_jax.config import default_config, freeze, set_transform, with_fields
 from hut_jax.models.gpt2 import GPT2
 from hut_jax.models.gpt2_config import GPT2Config
 from hut_jax.models.hub.pretrained import init_params
@@ -121,14 +121,15 @@ def test_they_are_saved_and_loaded_with_the_factors(tmp_path):
 
 
 def test_they_have_a_rate_of_their_own():
-    config = default_config()
-    set_transform(config, "hut", rank=2)
-    config.adapter.also_train = ("lm_head",)
+    given = default_config()
+    given.model = "any"
+    set_transform(given, "hut", rank=2)
+    given.adapter.also_train = ("lm_head",)
     _, params = model(tied=False)
-    config = resolve(config)
+    config = freeze(given)
     assert config.train.learning_rate == HUT.learning_rate
     assert config.train.also_train_learning_rate == Full.learning_rate
-    config.train.also_train_learning_rate = 0.02 * config.train.learning_rate
+    config = with_fields(config, {"train.also_train_learning_rate": 0.02 * config.train.learning_rate})
     tree = rates(config, make_adapter(config), params)
     assert tree["lm_head"]["kernel"] == {"d": pytest.approx(0.02)}
     assert tree["layer_0"]["attention"]["query"] == {"a": 1, "b": 1, "g": 0.1, "s": 0.1}
@@ -137,7 +138,7 @@ def test_they_have_a_rate_of_their_own():
 @pytest.mark.slow
 def test_a_run_trains_them_and_goes_on_with_them(small_config, tmp_path):
     small_config.adapter.also_train = ("final_norm", "token_embedding")
-    result = train(small_config, tmp_path / "run")
+    result = train(freeze(small_config), tmp_path / "run")
     _, factors = load_adapter(tmp_path / "run" / "adapter")
     for leaf in (factors["token_embedding"]["embedding"]["d"], factors["final_norm"]["scale"]["d"]):
         assert jnp.abs(leaf).max() > 0
@@ -150,10 +151,10 @@ def test_a_run_that_was_stopped_goes_on_with_them(small_config, tmp_path):
     small_config.train.update({"steps": 6, "decay": "constant"})
     small_config.checkpoint.every = 2
     for name in ("whole", "broken"):
-        train(small_config, tmp_path / name)
+        train(freeze(small_config), tmp_path / name)
     # The last checkpoint goes, and the run goes on from the one before.
     shutil.rmtree(tmp_path / "broken" / "checkpoints" / "step_6")
     (tmp_path / "broken" / "result.json").unlink()
-    train(small_config, tmp_path / "broken")
+    train(freeze(small_config), tmp_path / "broken")
     one, two = (load_adapter(tmp_path / name / "adapter")[1] for name in ("whole", "broken"))
     jax.tree.map(np.testing.assert_array_equal, one, two)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from hut_jax import UserError
-from hut_jax.config import validate
+from hut_jax.config import freeze
 from hut_jax.models.hub.pretrained import build_model, load_config
 from hut_jax.runs import config_files
 
@@ -15,7 +15,7 @@ from hut_jax.runs import config_files
 )
 def test_a_base_has_the_real_models_vocabulary_and_takes_its_blocks(name, head):
     config = config_files.load_config_file(f"configs/pretrain.py:{name}")
-    validate(config)
+    freeze(config)
     model = load_config(config.model)
     assert model.vocab_size == {"causal": 50257, "mlm": 50265}[head]
     assert model.n_positions >= config.data.block
@@ -31,7 +31,7 @@ def test_a_base_that_there_is_not_is_one_line():
 @pytest.mark.parametrize(("base", "steps"), [("gpt2", 600), ("gpt2_50m", 400)])
 def test_e2e_is_the_papers_recipe_for_less_time(base, steps):
     config = config_files.load_config_file(f"configs/e2e_books.py:{base}")
-    validate(config)
+    freeze(config)
     assert config.train.epochs * config.data.max_examples == steps * config.train.batch_size
     assert config.train.label_smoothing == config_files.load_config_file("configs/e2e.py").train.label_smoothing == 0.1
     assert load_config(f"configs/bases/{base}").n_positions >= 142  # E2E's longest

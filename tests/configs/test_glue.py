@@ -3,7 +3,7 @@
 import pytest
 
 from hut_jax import UserError
-from hut_jax.config import validate
+from hut_jax.config import freeze
 from hut_jax.models.hub.pretrained import load_config
 from hut_jax.runs import config_files
 
@@ -18,7 +18,7 @@ def test_it_is_the_tasks_config_with_the_encoder_in_place_of_roberta():
 
 def test_the_roberta_made_here_has_the_same_task():
     config, other = (config_files.load_config_file(f"configs/{base}.py:sst2") for base in ("roberta_books", "minilm"))
-    validate(config)
+    freeze(config)
     assert config.model == "runs/bases/roberta/merged"
     config.model = other.model
     assert config == other

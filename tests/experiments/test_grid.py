@@ -10,30 +10,27 @@ from experiments import grid
 from experiments.grid import Share, elsewhere, run_missing, shares
 from experiments.record import fields_of, write_record
 from hut_jax import UserError
-from hut_jax.config import resolve, to_json
+from hut_jax.config import freeze, to_json, with_fields
 from hut_jax.core.errors import Interrupted
 from hut_jax.runs import config_files
 
 
 def test_a_record_stands_as_long_as_its_config_computes_the_same(make, tmp_path):
-    config = config_files.load_config_file("configs/glue.py:mrpc")
-    fields = fields_of(resolve(config))
+    config = freeze(config_files.load_config_file("configs/glue.py:mrpc"))
+    fields = fields_of(config)
     del fields["eval.max_examples"]  # as an earlier version had it
     record = make(config=fields)
     (tmp_path / "one").mkdir()
     write_record(tmp_path / "one", record)
-    config.data.dir, config.train.remat = "/elsewhere", "full"
+    config = with_fields(config, {"data.dir": "/elsewhere", "train.remat": "full"})
     assert run_missing({"one": config}, tmp_path) == {"one": record}
-    config.eval.max_examples = 7
     with pytest.raises(UserError, match=r"one holds .*: eval.max_examples is 7 and was 0; give another --workdir"):
-        run_missing({"one": config}, tmp_path)
-    config.eval.max_examples = 0
-    config.train.learning_rate, config.adapter.rank = 0.5, 4
+        run_missing({"one": with_fields(config, {"eval.max_examples": 7})}, tmp_path)
+    other = with_fields(config, {"train.learning_rate": 0.5, "adapter.rank": 4})
     with pytest.raises(
         UserError, match=r"one holds .*: adapter.rank is 4 and was 8; train.learning_rate is 0.5 and was"
     ):
-        run_missing({"one": config}, tmp_path)
-    config.train.learning_rate, config.adapter.rank = fields["train.learning_rate"], 8
+        run_missing({"one": other}, tmp_path)
     with pytest.raises(UserError, match="one holds a run of another base, with other weights; give another --workdir"):
         run_missing({"one": config}, tmp_path, base="another")
     assert run_missing({"one": config}, tmp_path, base=record.base["fingerprint"]) == {"one": record}
@@ -44,20 +41,18 @@ def test_a_record_stands_as_long_as_its_config_computes_the_same(make, tmp_path)
 def test_a_path_is_the_same_from_any_folder(make, tmp_path):
     config = config_files.load_config_file("configs/glue.py:mrpc")
     config.model, config.adapter.targets = "/there/roberta/merged", ("encoder/layer_0/query$",)
-    record = make(config=fields_of(resolve(config)))
+    record = make(config=fields_of(freeze(config)))
     assert record.config["adapter.targets"] == ["encoder/layer_0/query$"]
     (tmp_path / "one").mkdir()
     write_record(tmp_path / "one", record)
     config.model = "runs/roberta/merged"
-    assert run_missing({"one": config}, tmp_path) == {"one": record}
+    assert run_missing({"one": freeze(config)}, tmp_path) == {"one": record}
 
 
 def test_what_was_begun_with_another_config_is_told_before_anything_runs(tmp_path):
-    config = config_files.load_config_file("configs/glue.py:mrpc")
+    config = freeze(config_files.load_config_file("configs/glue.py:mrpc"))
     (tmp_path / "two").mkdir()
-    begun = config.copy_and_resolve_references()
-    begun.train.batch_size = 4
-    (tmp_path / "two/config.json").write_text(to_json(resolve(begun)))
+    (tmp_path / "two/config.json").write_text(to_json(with_fields(config, {"train.batch_size": 4})))
     with pytest.raises(UserError, match=r"two holds a run with another config: train.batch_size is 16 and was 4"):
         run_missing({"one": config, "two": config}, tmp_path)
     assert not (tmp_path / "one").exists()
@@ -81,7 +76,7 @@ def _stopped(*_):
 def test_a_run_that_is_stopped_stops_the_grid_with_one_line(end, error, reason, tmp_path, monkeypatch):
     monkeypatch.setattr(grid, "_run", end)
     with pytest.raises(error, match=reason):
-        run_missing({"one": config_files.load_config_file("configs/glue.py:mrpc")}, tmp_path)
+        run_missing({"one": freeze(config_files.load_config_file("configs/glue.py:mrpc"))}, tmp_path)
 
 
 def test_jobs_share_out_cores_and_gpus():

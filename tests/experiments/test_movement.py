@@ -9,6 +9,7 @@ import pytest
 from experiments.movement import effective_rank, main, moved, short_names
 from hut_jax import HUT, UserError
 from hut_jax.adapters.adapter import Adapter
+from hut_jax.config import freeze
 from hut_jax.train import train
 
 
@@ -32,7 +33,7 @@ def test_the_rank_holds_most_of_the_norm():
 
 def test_tables_and_pictures_of_a_run(small_config, tmp_path, capsys):
     small_config.train.update({"steps": 2, "warmup": 0.0, "scan_layers": True})
-    train(small_config, tmp_path / "run")
+    train(freeze(small_config), tmp_path / "run")
     capsys.readouterr()
     main([str(tmp_path / "run"), f"--output={tmp_path / 'out'}"])
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| layer_")]
@@ -64,7 +65,7 @@ def test_a_folder_without_a_run_is_told(tmp_path):
 
 def test_a_new_head_which_began_at_zero_is_left_out(glue_config, tmp_path, capsys):
     glue_config.train.steps = 2
-    train(glue_config, tmp_path / "run")
+    train(freeze(glue_config), tmp_path / "run")
     capsys.readouterr()
     main([str(tmp_path / "run")])
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]

@@ -6,6 +6,7 @@ import pytest
 from experiments.record import write_record
 from experiments.study import best_rates, check, configs_of, default_jobs, make_run, read_study
 from hut_jax import UserError, fingerprint
+from hut_jax.config import freeze
 from hut_jax.runs import config_files
 from hut_jax.runs.run import load_base, make_adapter
 from hut_jax.transforms import LoRA
@@ -13,7 +14,7 @@ from hut_jax.transforms import LoRA
 
 @pytest.fixture
 def config():
-    return config_files.load_config_file("configs/glue.py:mrpc")
+    return freeze(config_files.load_config_file("configs/glue.py:mrpc"))
 
 
 def test_a_run_has_its_adapter_seed_and_multiple_of_the_adapters_own_rate(config):
@@ -31,7 +32,7 @@ def test_the_head_alone_trains_what_would_train_beside_an_adapter(config):
     assert (own.adapter.name, own.adapter.targets, own.adapter.also_train) == ("full", config.adapter.also_train, ())
     assert own.train.learning_rate == 2 * config.train.also_train_learning_rate
     with pytest.raises(UserError, match="also_train names no module"):
-        make_run(config_files.load_config_file("configs/quickstart.py"), "head", 1.0, 0)
+        make_run(freeze(config_files.load_config_file("configs/quickstart.py")), "head", 1.0, 0)
 
 
 def test_what_is_no_adapter_is_refused(config):
@@ -63,12 +64,12 @@ def test_two_runs_at_a_time_on_a_processor(monkeypatch):
 
 def test_what_would_stop_a_run_is_told_before_any(small_config, glue_config, tmp_path):
     def configs(*adapters):
-        return [make_run(small_config, adapter, 1.0, 0)[1] for adapter in adapters]
+        return [make_run(freeze(small_config), adapter, 1.0, 0)[1] for adapter in adapters]
 
     text = tmp_path / "text.txt"
     text.write_text("there was a diner by the river and it was good to eat there. " * 100)
     base, platform = check(configs("hut:rank=1", "lora:rank=2"), str(text))
-    assert (base, platform) == (fingerprint(load_base(small_config)[1]), jax.default_backend())
+    assert (base, platform) == (fingerprint(load_base(freeze(small_config))[1]), jax.default_backend())
     with pytest.raises(UserError, match="rank 7"):
         check(configs("hut:rank=1", "hut:rank=7"), "")
     with pytest.raises(UserError, match=r"missing\.txt"):
@@ -77,10 +78,10 @@ def test_what_would_stop_a_run_is_told_before_any(small_config, glue_config, tmp
     with pytest.raises(UserError, match=r"the text gives . tokens"):
         check(configs("hut:rank=1"), str(text))
     with pytest.raises(UserError, match="--text: forgetting is a causal language model's, and 'cola' has none"):
-        check([glue_config], str(text))
+        check([freeze(glue_config)], str(text))
     glue_config.data.dir = str(tmp_path / "nowhere")
     with pytest.raises(UserError, match="nowhere"):
-        check([glue_config], "")
+        check([freeze(glue_config)], "")
 
 
 def test_one_adapter_by_two_names_and_a_seed_that_is_none_are_refused(config, make, tmp_path):

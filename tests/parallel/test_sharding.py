@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 from benchmarks.xla_text import count_collectives
 from hut_jax import HUT, Adapter, Full, LoRA
 from hut_jax.adapters.sharding import factor_specs
+from hut_jax.config import freeze
 from hut_jax.core.errors import Interrupted, UserError
 from hut_jax.models.gpt2 import GPT2
 from hut_jax.models.gpt2_config import GPT2Config
@@ -290,7 +291,7 @@ def test_what_does_not_divide_is_one_line():
 def test_a_run_goes_on_on_another_mesh(small_config, tmp_path, monkeypatch, capsys):
     """Stopped on one device, ended on eight."""
     small_config.log.every = 1
-    train(small_config, tmp_path / "unbroken")
+    train(freeze(small_config), tmp_path / "unbroken")
     judge = Evaluation.__call__
 
     def stopped(self, base, factors, batches):
@@ -300,11 +301,11 @@ def test_a_run_goes_on_on_another_mesh(small_config, tmp_path, monkeypatch, caps
 
     monkeypatch.setattr(Evaluation, "__call__", stopped)
     with pytest.raises(Interrupted):
-        train(small_config, tmp_path / "run")
+        train(freeze(small_config), tmp_path / "run")
     monkeypatch.setattr(Evaluation, "__call__", judge)
     small_config.mesh.update({"data": -1, "fsdp": 2, "tensor": 2})
     capsys.readouterr()
-    train(small_config, tmp_path / "run")
+    train(freeze(small_config), tmp_path / "run")
     assert "mesh data 2 x fsdp 2 x tensor 2; parameters: " in capsys.readouterr().out
     found, wanted = ([line["loss"] for line in read_metrics(tmp_path / name)] for name in ("run", "unbroken"))
     np.testing.assert_allclose(found, wanted, atol=1e-4)

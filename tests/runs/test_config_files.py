@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from hut_jax import HUT, Full
 from hut_jax.core import cli
 from hut_jax.core.errors import UserError
 from hut_jax.runs import config_files
@@ -39,7 +40,7 @@ def test_fields_are_set_with_their_types():
     )
     assert (config.train.steps, config.seed) == (7, 5)
     assert isinstance(config.train.learning_rate, float)
-    assert config.adapter.scale is False
+    assert config.adapter.transform == HUT(scale=False)
     assert config.adapter.targets == ("mlp/up", "query")
     assert config.adapter.ranks == (("mlp", 4),)
     assert config.adapter.exclude == ("layer_0",)
@@ -47,13 +48,43 @@ def test_fields_are_set_with_their_types():
 
 def test_another_transformation_can_be_named():
     _, config = parse(QUICKSTART, "--config.adapter.name=full")
-    assert config.adapter.name == "full"
-    assert "rank" not in config.adapter
-    assert config.train.learning_rate == 0  # its own, and not what the file has for HUT
+    assert config.adapter.transform == Full()
+    assert config.train.learning_rate == Full.learning_rate  # and not what the file has for HUT
     _, config = parse(QUICKSTART, "--config.train.learning_rate=0.5", "--config.adapter.name=full")
     assert config.train.learning_rate == 0.5
     _, config = parse(QUICKSTART, "--config.adapter.name=hut")
     assert config.train.learning_rate == config_files.load_config_file("configs/quickstart.py").train.learning_rate > 0
+
+
+def test_another_task_can_be_named():
+    arguments = ["--config.data.block=32", "--config.data.text=a.txt"]
+    _, config = parse("--config=configs/lm.py", "--config.task=mlm", *arguments)
+    assert (config.task, config.data.block, config.data.holdout, config.decode) == ("mlm", 32, 0.002, None)
+    _, config = parse("--config=configs/glue.py:mrpc", "--config.task", "rte")
+    assert (config.task, config.data.max_length) == ("rte", 512)
+    _, config = parse(QUICKSTART, "--config.task=lm", *arguments)
+    assert (config.data.text, config.data.length_multiple, config.decode.beams) == ("a.txt", 16, 10)
+
+
+def test_help_lists_the_fields_of_the_config_with_values_and_meanings(capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse("--config=configs/glue.py:mrpc", "--config.train.steps=7", "--config.seed", "5", "--help")
+    assert ended.value.code == 0
+    output = " ".join(capsys.readouterr().out.split())
+    for line in (
+        "config.train: how the factors are learned",
+        "--config.train.steps=7 steps of the run",
+        "--config.seed=5 of factors",
+        "--config.data.max_length=512 tokens of an example",
+        "--config.adapter.name=hut the transformation: hut, lora",
+        "--config.adapter.rank=8 r; must divide both sides",
+        "('linear', 'cosine' or 'constant')",
+    ):
+        assert line in output
+    assert "config.decode" not in output
+    with pytest.raises(SystemExit):
+        parse("--help")
+    assert "--config.train.steps=100" in capsys.readouterr().out
 
 
 def test_a_config_file_may_take_an_argument(tmp_path):
@@ -72,6 +103,16 @@ def test_a_config_file_may_take_an_argument(tmp_path):
         (["--config=configs/e2.py"], r"no config file 'configs/e2.py'; did you mean 'configs/e2e.py'"),
         ([QUICKSTART, "--config.train.stps=3"], r"unknown config field config.train.stps; did you mean 'train.steps'"),
         ([QUICKSTART, "--config.train.steps=x"], "config.train.steps=x"),
+        ([QUICKSTART, "--config.train.steps=-1"], "config.train.steps is -1; it must be at least 0"),
+        ([QUICKSTART, "--config.task=e2"], "config.task is 'e2'; did you mean 'e2e'"),
+        (
+            [QUICKSTART, "--config.data.text=a.txt"],
+            "config.data.text is a field of the tasks 'lm', 'mlm'; config.task is 'e2e'",
+        ),
+        (
+            ["--config=configs/glue.py:mrpc", "--config.decode.beams=4"],
+            "config.decode.beams is a field of the tasks 'e2e', 'lm'; config.task is 'mrpc'",
+        ),
         ([QUICKSTART, "--config.adapter.rank=2.5"], "config.adapter.rank=2.5"),
         ([QUICKSTART, "--config.adapter.name=hot"], "unknown transformation 'hot'; did you mean 'hut'"),
         ([QUICKSTART, "--wrkdir=x"], "unknown argument --wrkdir; did you mean '--workdir'"),

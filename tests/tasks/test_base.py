@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from hut_jax.config import freeze
 from hut_jax.core.errors import UserError
 from hut_jax.data.labelled_texts import LabelledTexts
 from hut_jax.data.sequences import Sequences
@@ -15,7 +16,7 @@ LABELLED = LabelledTexts([[i, 7] for i in range(5)], [[0, 1]] * 5, np.arange(5, 
 
 def test_the_config_says_by_how_many(small_config):
     small_config.eval.max_examples = 3
-    assert len(make_run(small_config).load_data().validation["validation"]) == 3
+    assert len(make_run(freeze(small_config)).load_data().validation["validation"]) == 3
 
 
 def validation(most: int) -> dict:

@@ -11,6 +11,7 @@ import pytest
 
 from hut_jax import UserError, load_adapter, load_pretrained, merge, save_adapter
 from hut_jax.adapters.files import read_description
+from hut_jax.config import freeze, set_task
 from hut_jax.data.batching import Batching, batch_dataset
 from hut_jax.data.glue.dataset import load_glue
 from hut_jax.data.glue.tasks import GLUE_TASKS
@@ -83,7 +84,7 @@ def test_mnli_is_judged_by_both_its_splits_together():
 
 @pytest.mark.slow
 def test_a_run_keeps_the_factors_of_the_best_score(glue_config, tmp_path):
-    result = train(glue_config, tmp_path / "run")
+    result = train(freeze(glue_config), tmp_path / "run")
     lines = [line for line in read_metrics(tmp_path / "run") if line["split"] == "validation"]
     assert set(result["metrics"]) == {"loss", "matthews", "score"}
     best = max(lines, key=lambda line: (line["score"], -line["step"]))
@@ -91,8 +92,8 @@ def test_a_run_keeps_the_factors_of_the_best_score(glue_config, tmp_path):
     description = json.loads((tmp_path / "run/adapter/adapter_config.json").read_text())
     assert description["also_train"] == ["^classifier"]
 
-    run = make_run(glue_config)
-    model, params = load_base(glue_config)
+    run = make_run(freeze(glue_config))
+    model, params = load_base(freeze(glue_config))
     adapter, factors = load_adapter(tmp_path / "run/adapter", params)
     dev = batch_dataset(run.load_data().validation["validation"], Batching(4, shuffle=False, epochs=1))
     evaluated = Evaluation(partial(adapter.apply, model), run.task.loss(run.tokenizer))(params, factors, dev)
@@ -104,22 +105,22 @@ def test_a_run_keeps_the_factors_of_the_best_score(glue_config, tmp_path):
 def test_a_regression_has_one_output(glue_config, tmp_path):
     glue_config.task = "stsb"
     glue_config.train.steps = 4
-    result = train(glue_config, tmp_path / "run")
+    result = train(freeze(glue_config), tmp_path / "run")
     assert set(result["metrics"]) == {"loss", "pearson", "spearman", "score"}
     assert load_adapter(tmp_path / "run/adapter")[1]["classifier"]["out"]["bias"]["d"].shape == (1,)
     glue_config.train.label_smoothing = 0.1
     with pytest.raises(UserError, match=r"label_smoothing is for classes, and stsb is a regression"):
-        train(glue_config, tmp_path / "smoothed")
+        train(freeze(glue_config), tmp_path / "smoothed")
 
 
 def test_the_adapter_holds_the_whole_new_head_whatever_the_seed_drew(glue_config, tmp_path):
     """Its base has zeros there, so that the base's fingerprint is that of the checkpoint alone."""
     glue_config.train.steps = 2
-    train(glue_config, tmp_path / "run0")
+    train(freeze(glue_config), tmp_path / "run0")
     model, params = load_pretrained(glue_config.model, head="classification", draw=False, report=lambda line: None)
     adapter, factors = load_adapter(tmp_path / "run0/adapter", params)
     glue_config.seed = 1
-    other = init_factors(make_run(glue_config), params)
+    other = init_factors(make_run(freeze(glue_config)), params)
     heads = [tree["classifier"]["dense"]["kernel"]["d"] for tree in (factors, other)]
     assert jnp.abs(heads[0]).max() > 0.01
     assert jnp.abs(heads[0] - heads[1]).max() > 0.01
@@ -135,7 +136,7 @@ def test_the_adapter_holds_the_whole_new_head_whatever_the_seed_drew(glue_config
 @pytest.mark.slow
 def test_a_run_may_start_from_another_tasks_adapter_with_a_new_head(glue_config, tmp_path):
     glue_config.train.steps = 1
-    train(glue_config, tmp_path / "cola")
+    train(freeze(glue_config), tmp_path / "cola")
     adapter, factors = load_adapter(tmp_path / "cola/adapter")
     factors = jax.tree.map(lambda leaf: leaf + 0.1, factors)
     base = read_description(tmp_path / "cola/adapter")["base"]["fingerprint"]
@@ -143,13 +144,13 @@ def test_a_run_may_start_from_another_tasks_adapter_with_a_new_head(glue_config,
     glue_config.task = "stsb"
     glue_config.adapter.start = str(tmp_path / "cola/adapter")
     glue_config.train.update({"steps": 1, "learning_rate": 1e-9, "also_train_learning_rate": 1e-9})
-    train(glue_config, tmp_path / "stsb")
+    train(freeze(glue_config), tmp_path / "stsb")
     _, second = load_adapter(tmp_path / "stsb/adapter")
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), factors["layer_0"], second["layer_0"])
     assert second["classifier"]["out"]["kernel"]["d"].shape == (16, 1)
     glue_config.adapter.rank = 4
     with pytest.raises(UserError, match=r"config.adapter.start: .* is of HUT\(rank=2.*and this run of HUT\(rank=4"):
-        train(glue_config, tmp_path / "other")
+        train(freeze(glue_config), tmp_path / "other")
 
 
 @pytest.mark.parametrize(
@@ -158,14 +159,19 @@ def test_a_run_may_start_from_another_tasks_adapter_with_a_new_head(glue_config,
         ({"adapter.also_train": ()}, r"has no classifier/dense/kernel, and it does not train; .*'\^classifier'"),
         ({"task": "mrpc"}, r"has no folder MRPC for the task mrpc; it holds cola, stsb, rte"),
         ({"task": "colla"}, r"config.task is 'colla'; did you mean 'cola'"),
-        ({"task": "e2e"}, r"roberta has no head 'causal'"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_the_work_starts(change, message, glue_config, tmp_path):
     glue_config.update_from_flattened_dict(change)
     with pytest.raises(UserError, match=message):
-        train(glue_config, tmp_path / "run")
+        train(freeze(glue_config), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_model_that_has_not_the_tasks_head_is_refused(glue_config, tmp_path):
+    set_task(glue_config, "e2e")
+    with pytest.raises(UserError, match=r"roberta has no head 'causal'"):
+        train(freeze(glue_config), tmp_path / "run")
 
 
 def test_the_config_takes_a_task_and_a_size():
@@ -185,6 +191,6 @@ def test_training_reads_no_test_file(glue_config, small_glue, tmp_path):
     shutil.copytree(small_glue, tmp_path / "glue")
     (tmp_path / "glue/CoLA/test.tsv").write_text("no header\n")
     glue_config.data.dir = str(tmp_path / "glue")
-    make_run(glue_config).load_data()
+    make_run(freeze(glue_config)).load_data()
     with pytest.raises(UserError, match=r"test.tsv, line 1: no column"):
         load_glue(GLUE_TASKS["cola"], tmp_path / "glue")

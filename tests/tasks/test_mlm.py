@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hut_jax.config import default_config, set_transform
+from hut_jax.config import default_config, freeze, set_transform
 from hut_jax.core.errors import UserError
 from hut_jax.models.hub.pretrained import load_pretrained
 from hut_jax.tasks.mlm import hide, masked_lm_loss
@@ -90,8 +90,7 @@ def test_each_step_hides_anew():
 def mlm_config(small_encoder, tmp_path):
     text = " ".join(f"the {colour} bird sang to the {colour} cat" for colour in ("red", "blue", "green") * 60)
     (tmp_path / "birds.txt").write_text(text)
-    config = default_config()
-    config.task = "mlm"
+    config = default_config("mlm")
     config.model = str(small_encoder)
     config.data.update({"text": str(tmp_path / "birds.txt"), "block": 32, "holdout": 0.1})
     config.train.update({"steps": 20, "warmup": 0.0, "batch_size": 8})
@@ -104,7 +103,7 @@ def test_it_pre_trains_a_base_from_random_weights(mlm_config, tmp_path):
     mlm_config.init = "random"
     set_transform(mlm_config, "full")
     mlm_config.train.learning_rate = 1e-2
-    result = train(mlm_config, tmp_path / "run")
+    result = train(freeze(mlm_config), tmp_path / "run")
     before = read_metrics(tmp_path / "run")[0]["loss"]
     assert before == pytest.approx(np.log(2053), abs=0.1)  # the vocabulary's size: nothing is known yet
     assert result["metrics"]["loss"] < before - 1
@@ -114,7 +113,7 @@ def test_it_pre_trains_a_base_from_random_weights(mlm_config, tmp_path):
 def test_an_adapter_adapts_a_base_whose_head_is_new(mlm_config, tmp_path):
     mlm_config.adapter.update({"rank": 2, "also_train": ("^mlm",)})
     mlm_config.train.update({"learning_rate": 0.05, "also_train_learning_rate": 1e-2})
-    result = train(mlm_config, tmp_path / "run")
+    result = train(freeze(mlm_config), tmp_path / "run")
     assert result["metrics"]["loss"] < read_metrics(tmp_path / "run")[0]["loss"] - 0.3
     assert load_pretrained(mlm_config.model, head="mlm", draw=False, report=print)[0].config.head == "mlm"
 
@@ -124,7 +123,7 @@ def test_a_text_must_be_named_and_the_tokenizer_be_an_encoders(mlm_config, small
     mlm_config.adapter.rank = 2
     mlm_config.data.text = ""
     with pytest.raises(UserError, match=r"config\.data\.text is empty"):
-        train(mlm_config, tmp_path / "run")
+        train(freeze(mlm_config), tmp_path / "run")
     mlm_config.model = str(small_model)
     with pytest.raises(UserError, match="gpt2 has no head 'mlm'; valid: 'causal'"):
-        train(mlm_config, tmp_path / "run")
+        train(freeze(mlm_config), tmp_path / "run")

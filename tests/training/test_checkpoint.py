@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hut_jax import HUT, Adapter
-from hut_jax.config import default_config
 from hut_jax.core.errors import UserError
 from hut_jax.training.checkpoint import Checkpoints, _state_digest
+from hut_jax.training.config import TrainConfig
 from hut_jax.training.optimizer import make_optimizer
 from hut_jax.training.steps import Steps
 
@@ -225,7 +225,7 @@ def test_a_large_model_needs_under_12_mb_of_checkpoint(checkpoints, tmp_path):
         return jnp.asarray(random.standard_normal(leaf.shape), leaf.dtype)
 
     factors = jax.tree.map(noise, shapes)
-    optimizer = make_optimizer(default_config().train, 1000, jax.tree.map(lambda _: 1.0, factors))
+    optimizer = make_optimizer(TrainConfig(learning_rate=2e-2), 1000, jax.tree.map(lambda _: 1.0, factors))
     state = Steps(None, None, optimizer).init(factors)
     state = state.replace(opt_state=jax.tree.map(noise, state.opt_state))
     checkpoints.save(1, state, {"data": {}, "best": {}})

@@ -7,10 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from ml_collections import ConfigDict
 
-from hut_jax.config import default_config
 from hut_jax.core.errors import UserError
+from hut_jax.training.config import TrainConfig
 from hut_jax.training.evaluation import Evaluation
 from hut_jax.training.optimizer import make_optimizer, schedule, warmup_steps
 from hut_jax.training.steps import Steps
@@ -90,36 +89,30 @@ def test_evaluation_weighs_batches_by_their_weight():
     np.testing.assert_allclose(np.concatenate(apart.outputs), whole.outputs[0], rtol=1e-5)
 
 
-def train_config(**fields) -> ConfigDict:
-    config = default_config().train
-    config.update(fields)
-    return config
-
-
 def test_the_learning_rate_rises_and_falls():
-    rate = schedule(train_config(learning_rate=1.0, warmup=10.0, decay="linear"), 110)
+    rate = schedule(TrainConfig(learning_rate=1.0, warmup=10.0, decay="linear"), 110)
     assert [float(rate(step)) for step in (0, 5, 10, 60, 110)] == pytest.approx([0, 0.5, 1, 0.5, 0])
-    share = schedule(train_config(learning_rate=1.0, warmup=0.1, decay="cosine"), 100)
+    share = schedule(TrainConfig(learning_rate=1.0, warmup=0.1, decay="cosine"), 100)
     assert [float(share(step)) for step in (10, 55, 100)] == pytest.approx([1, 0.5, 0], abs=1e-6)
-    constant = schedule(train_config(learning_rate=1.0, warmup=0.0, decay="constant"), 5)
+    constant = schedule(TrainConfig(learning_rate=1.0, warmup=0.0, decay="constant"), 5)
     assert float(constant(3)) == 1
 
 
 def test_a_warmup_longer_than_the_run_is_refused():
     with pytest.raises(UserError, match=r"warmup is 500 steps and the run has 100; .*0.06"):
-        schedule(train_config(warmup=500.0), 100)
+        schedule(TrainConfig(warmup=500.0), 100)
 
 
 def test_a_run_that_steps_bounds_warms_up_within_it():
-    assert warmup_steps(train_config(warmup=500.0, steps=100), 100) == 6
-    assert warmup_steps(train_config(warmup=50.0, steps=100), 100) == 50
+    assert warmup_steps(TrainConfig(warmup=500.0, steps=100), 100) == 6
+    assert warmup_steps(TrainConfig(warmup=50.0, steps=100), 100) == 50
 
 
 def test_the_step_is_adamws_with_a_learning_rate_multiplier_for_some_factors():
     """Against optax's AdamW, at the learning rate times the multiplier."""
     factors = {"layer": {"a": jnp.array([1.0, -2.0]), "g": jnp.array([3.0])}}
     gradients = {"layer": {"a": jnp.array([0.1, 0.2]), "g": jnp.array([-0.3])}}
-    config = train_config(learning_rate=0.5, warmup=0.0, decay="constant", clip=0.0, weight_decay=0.01)
+    config = TrainConfig(learning_rate=0.5, warmup=0.0, decay="constant", clip=0.0, weight_decay=0.01)
     ours = make_optimizer(config, 10, {"layer": {"a": 1.0, "g": 0.1}})
     got, _ = ours.update(gradients, ours.init(factors), factors)
     for name, rate in (("a", 0.5), ("g", 0.05)):
@@ -132,7 +125,7 @@ def test_the_step_is_adamws_with_a_learning_rate_multiplier_for_some_factors():
 
 def test_clipping_is_by_the_global_norm():
     factors = {"a": jnp.zeros(2), "b": jnp.zeros(1)}
-    config = train_config(learning_rate=1.0, warmup=0.0, decay="constant", clip=1.0, weight_decay=0.0)
+    config = TrainConfig(learning_rate=1.0, warmup=0.0, decay="constant", clip=1.0, weight_decay=0.0)
     optimizer = make_optimizer(config, 10, {"a": 1.0, "b": 1.0})
     large = {"a": jnp.array([30.0, 0.0]), "b": jnp.array([40.0])}
     small = jax.tree.map(lambda leaf: leaf / 50, large)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hut_jax import Adapter, LoRA, LoRAPlus, UserError
-from hut_jax.config import default_config, resolve, set_transform
+from hut_jax.config import default_config, freeze, set_transform
 from hut_jax.runs.run import make_adapter, rates
 from hut_jax.training.optimizer import make_optimizer
 
@@ -99,11 +99,13 @@ def test_dropout_without_an_rng_is_refused():
 def test_b_of_lora_plus_learns_faster_by_the_ratio():
     config = default_config()
     set_transform(config, "lora_plus", rank=2, ratio=8.0)
+    config.model = "any"
     config.adapter.targets = ("hidden",)
     config.train.update({"learning_rate": 0.5, "warmup": 0.0, "decay": "constant", "clip": 0.0, "weight_decay": 0.0})
-    adapter = make_adapter(config)
+    run = freeze(config)
+    adapter = make_adapter(run)
     assert adapter.transform == LoRAPlus(rank=2, ratio=8.0)
-    optimizer = make_optimizer(config.train, 10, rates(resolve(config), adapter, PARAMS))
+    optimizer = make_optimizer(run.train, 10, rates(run, adapter, PARAMS))
     factors = adapter.init(jax.random.key(0), PARAMS)
     updates, _ = optimizer.update(jax.tree.map(jnp.ones_like, factors), optimizer.init(factors), factors)
     # Adam's first update has the size of the rate, whatever the gradient's.

@@ -1,0 +1,78 @@
+"""The section `config.adapter`: the adapter's own fields, and beside them the settings of its transformation."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from pydantic import Field, InstanceOf
+
+from hut_jax.core.sections import build, defaults, fields_of, section
+from hut_jax.transforms import HUT, TRANSFORMS, Transform, make_transform, transform_fields
+
+
+@section
+class AdapterConfig:
+    """What trains: a transformation, and the sites it acts on."""
+
+    transform: InstanceOf[Transform] = Field(default=HUT(), description=f"the transformation: {', '.join(TRANSFORMS)}")
+    targets: tuple[str, ...] = Field(
+        default=(), description="patterns of the sites' paths; none: the transformation's own, by the model's family"
+    )
+    exclude: tuple[str, ...] = Field(default=(), description="patterns of paths to leave alone")
+    ranks: tuple[tuple[str, int], ...] = Field(
+        default=(),
+        examples=[(("mlp/", 4),)],
+        description="(pattern, rank) pairs for sites whose rank is not adapter.rank",
+    )
+    layout: tuple[tuple[str, str], ...] = Field(
+        default=(),
+        examples=[(("^layers/", "lio"),)],
+        description="(pattern, axes) pairs for kernels whose axes are in doubt: l layers, i input, o output",
+    )
+    also_train: tuple[str, ...] = Field(
+        default=(), description="patterns of modules that train in full beside the factors, such as a new head"
+    )
+    start: str = Field(
+        default="",
+        description="the folder of an adapter to start from; what also_train names starts afresh all the same",
+    )
+
+    @property
+    def name(self) -> str:
+        """The transformation's."""
+        return self.transform.name
+
+    def to_fields(self) -> dict[str, Any]:
+        """The section as a config holds it: the transformation's settings beside the section's own fields."""
+        own = {name: getattr(self, name) for name in OWN_FIELDS}
+        return {"name": self.name, **asdict(self.transform), **own}
+
+
+OWN_FIELDS = tuple(name for name in fields_of(AdapterConfig) if name != "transform")
+"""The fields that an adapter of any transformation has."""
+
+
+DEFAULT = defaults(AdapterConfig)["transform"].name
+"""The transformation of a config that names none."""
+
+
+def default_fields(name: str = DEFAULT, **settings: Any) -> dict[str, Any]:
+    """The fields of `config.adapter` for the transformation `name`: defaults, and these settings over them.
+
+    Raises:
+        UserError: there is no such transformation, or it has no such setting.
+    """
+    own = defaults(AdapterConfig)
+    return {"name": name, **transform_fields(name, **settings), **{field: own[field] for field in OWN_FIELDS}}
+
+
+def from_fields(fields: Mapping[str, Any]) -> AdapterConfig:
+    """The inverse of `AdapterConfig.to_fields`.
+
+    Raises:
+        UserError: a field is unknown, or its value is wrong.
+    """
+    own = {name: value for name, value in fields.items() if name in OWN_FIELDS}
+    settings = {name: value for name, value in fields.items() if name not in ("name", *OWN_FIELDS)}
+    transform = make_transform(fields["name"], **settings)
+    return build(AdapterConfig, {"transform": transform, **own}, "config.adapter")

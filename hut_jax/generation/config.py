@@ -1,0 +1,39 @@
+"""The section `config.decode`."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from hut_jax.core.sections import section
+from hut_jax.generation.sampling import COLDEST
+
+
+@section
+class DecodeConfig:
+    """How hut_jax.evaluate and hut_jax.generate write text. The defaults are the LoRA paper's for E2E."""
+
+    method: Literal["beam", "greedy", "sample"] = Field(default="beam", description="how the next token is chosen")
+    max_new_tokens: int = Field(default=64, ge=1, description="the most tokens of an output, its end token included")
+    min_new_tokens: int = Field(default=0, ge=0, description="tokens before the first end token is allowed")
+    no_repeat_ngram: int = Field(default=4, ge=0, description="no n-gram of this size repeats in an output; 0: any may")
+    beams: int = Field(default=10, ge=1, description="beam search: hypotheses kept at each step")
+    length_penalty: float = Field(
+        default=0.9,
+        description="beam search: the exponent of the length; 0.9 in the paper's table 11, 0.8 in its code's README",
+    )
+    early_stopping: Literal["false", "true", "never"] = Field(
+        default="false", description="beam search: when a search ends, by transformers' names"
+    )
+    temperature: float = Field(
+        default=1.0, ge=COLDEST, description="sampling: divides the logits; the seed is config.seed"
+    )
+    top_k: int = Field(
+        default=0, ge=0, description="sampling: draw from this many of the likeliest tokens; 0: from all"
+    )
+    top_p: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="sampling: draw from the fewest likeliest tokens whose probabilities reach this sum",
+    )
+    batch_size: int = Field(default=16, ge=1, description="prompts decoded at once")

@@ -1,0 +1,95 @@
+"""The sections `config.train`, `config.log`, `config.eval` and `config.checkpoint`."""
+
+from dataclasses import replace
+from typing import Literal
+
+from pydantic import Field
+
+from hut_jax.core.errors import UserError
+from hut_jax.core.sections import section
+from hut_jax.transforms import Full, Transform
+
+
+@section
+class TrainConfig:
+    """How the factors are learned."""
+
+    epochs: float = Field(default=5.0, gt=0, le=1_000_000, description="passes over the training data")
+    steps: int = Field(default=0, ge=0, lt=2**31, description="steps of the run; above 0 it counts instead of epochs")
+    batch_size: int = Field(default=8, ge=1, description="examples of a step")
+    accumulate: int = Field(
+        default=1, ge=1, description="batches that a step's examples are split into, to save memory"
+    )
+    learning_rate: float = Field(default=0.0, ge=0, description="the peak learning rate; 0: the transformation's own")
+    also_train_learning_rate: float = Field(
+        default=0.0, ge=0, description="the peak learning rate of adapter.also_train; 0: that of full fine-tuning"
+    )
+    warmup: float = Field(
+        default=500.0,
+        ge=0,
+        description="steps over which the learning rate rises to its peak; below 1, a share of all steps",
+    )
+    decay: Literal["linear", "cosine", "constant"] = Field(
+        default="linear", description="how the learning rate falls to zero after the warm-up, or that it stays"
+    )
+    weight_decay: float = Field(
+        default=0.01, ge=0, description="AdamW's; factors are deviations, so it pulls towards the base"
+    )
+    clip: float = Field(default=1.0, ge=0, description="the largest norm of the gradient; 0: any")
+    label_smoothing: float = Field(
+        default=0.0, ge=0, lt=1, description="the share of probability spread over all classes"
+    )
+    beta1: float = Field(default=0.9, ge=0, lt=1, description="AdamW's decay of the gradient's mean")
+    beta2: float = Field(default=0.999, ge=0, lt=1, description="AdamW's decay of the squared gradient's mean")
+    eps: float = Field(default=1e-6, gt=0, description="AdamW's term that keeps the division finite")
+    dropout: bool = Field(default=True, description="whether the model's own dropout acts in training")
+    remat: Literal["none", "dots", "full"] = Field(
+        default="dots", description="what the backward pass computes again: nothing, all but products, or everything"
+    )
+    attention: Literal["xla", "cudnn"] = Field(
+        default="xla", description="'cudnn' is fused: on NVIDIA GPUs, in bfloat16, without dropout of attention weights"
+    )
+    scan_layers: bool = Field(default=False, description="compile one layer for all, so that compiling takes less time")
+
+    def __post_init__(self):
+        if self.batch_size % self.accumulate:
+            raise UserError(
+                f"config.train.accumulate is {self.accumulate}; "
+                f"it must divide config.train.batch_size, {self.batch_size}"
+            )
+
+    def resolved(self, transform: Transform) -> "TrainConfig":
+        """The same, with the transformation's own learning rates where the config leaves them to it."""
+        return replace(
+            self,
+            learning_rate=self.learning_rate or transform.learning_rate,
+            also_train_learning_rate=self.also_train_learning_rate or Full.learning_rate,
+        )
+
+
+@section
+class LogConfig:
+    """What is logged."""
+
+    every: int = Field(default=50, ge=1, description="steps between two lines of metrics.jsonl")
+
+
+@section
+class EvalConfig:
+    """How the factors are validated."""
+
+    every: int = Field(
+        default=1000, ge=1, description="steps between two validations; there is one at the start and one at the end"
+    )
+    batch_size: int = Field(default=32, ge=1, description="examples of a validation batch")
+    max_examples: int = Field(
+        default=0, ge=0, description="the most examples of each validation split, evenly spread over it; 0: all"
+    )
+
+
+@section
+class CheckpointConfig:
+    """What a killed run can resume from."""
+
+    every: int = Field(default=1000, ge=1, description="steps between two checkpoints; there is one at the end")
+    keep: int = Field(default=2, ge=1, description="how many checkpoints are kept, the newest")
