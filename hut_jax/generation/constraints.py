@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from hut_jax.core.errors import UserError
-from hut_jax.models.layers import HostOrDevice
+from hut_jax.models.shapes import HostOrDevice
 
 _NO_TOKEN = np.iinfo(np.int32).max  # past any vocabulary's end, where a scatter drops it; -1 would be the last token
 

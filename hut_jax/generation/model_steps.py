@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from hut_jax.models.beam_cache import BeamCache
-from hut_jax.models.layers import HostOrDevice
+from hut_jax.models.shapes import HostOrDevice
 
 
 class Prompts(NamedTuple):

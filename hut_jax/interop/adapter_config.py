@@ -1,4 +1,4 @@
-"""PEFT's adapter_config.json: its fields, of the right kinds, and none that is not understood."""
+"""PEFT's adapter_config.json: its fields, each checked, and none that is not understood."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -10,7 +10,7 @@ MERGE_THERE = "merge it in PEFT, merge_and_unload(), and load the merged model"
 
 _LARGEST = 3e38  # in fp32; and NaN is not below it
 
-# What changes nothing once the tensors are known, or is read for every method.
+# Fields that change nothing once the tensors are known, or that are read for every method.
 _COMMON = {
     "auto_mapping",
     "base_model_name_or_path",
@@ -29,20 +29,20 @@ _COMMON = {
 
 
 class Fields:
-    """The fields, each checked when it is asked for; null stands for the default."""
+    """The fields, each checked when it is read; null stands for the default."""
 
     def __init__(self, values: Mapping[str, Any]):
         self._values = values
 
     def only(self, known: Collection[str]) -> None:
-        """Make sure that no other field says anything.
+        """Check that no field is set but these.
 
         Raises:
-            UserError: one does.
+            UserError: another one is.
         """
         for name, value in self._values.items():
             if name not in _COMMON and name not in known and value:
-                raise UserError(f"{name!r} is set, and this library has nothing like it; {MERGE_THERE}")
+                raise UserError(f"{name!r} is set, which this library does not support; {MERGE_THERE}")
 
     def text(self, name: str) -> str | None:
         """A string, or None."""
@@ -53,7 +53,7 @@ class Fields:
         return self._get(name, False, lambda value: isinstance(value, bool), "true or false")
 
     def number(self, name: str, default: float) -> float:
-        """A number that fp32 can hold."""
+        """A number that fits in fp32."""
         return float(self._get(name, default, _number, "a number"))
 
     def names(self, name: str) -> list[str]:
@@ -66,18 +66,18 @@ class Fields:
         )
 
     def one_of(self, name: str, valid: Collection[Any], default: Any, otherwise: str) -> Any:
-        """One of these values; `otherwise` ends the error's message."""
+        """One of these values. `otherwise` ends the error's message."""
         value = self._values.get(name)
         if value is not None and not any(type(value) is type(one) and value == one for one in valid):
             raise UserError(f"{name!r} is {value!r}: {otherwise}")
         return default if value is None else value
 
     def rank(self, module: str, default: int) -> int:
-        """The rank at a module of theirs: `rank_pattern`'s, or else `r`."""
+        """The rank of a module of theirs, by `rank_pattern` or else `r`."""
         return self._at(module, "rank_pattern", "r", default, _whole, "a whole number of at least 1")
 
     def alpha(self, module: str, name: str, default: float) -> float:
-        """The numerator of the scaling at a module of theirs: `alpha_pattern`'s, or else the field `name`."""
+        """The numerator of a module's scaling, by `alpha_pattern` or else the field `name`."""
         return float(self._at(module, "alpha_pattern", name, default, _number, "a number"))
 
     def _at(self, module: str, patterns: str, name: str, default: Any, holds: Any, words: str) -> Any:
@@ -87,7 +87,7 @@ class Fields:
             if not holds(special):
                 raise UserError(f"{patterns!r}: {pattern!r} must be {words}, not {special!r}")
             try:
-                # As PEFT searches: the pattern is the end of the name, and begins where a part of it does.
+                # As in PEFT: the pattern matches the end of the name, from the start of one of its parts.
                 if re.match(rf"(.*\.)?({pattern})$", module):
                     return special
             except (re.error, OverflowError, RecursionError) as error:

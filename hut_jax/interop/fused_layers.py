@@ -1,7 +1,8 @@
-"""GPT-2's fused `c_attn` and our query, key and value: low-rank factors of one layer, and of several beside each other.
+"""Low-rank factors of GPT-2's fused `c_attn`, and of our separate query, key and value.
 
-Fused to apart, A is shared and B is cut by outputs. Apart to fused, A's are put side by side and B's become the blocks
-of a diagonal; where all A's are equal, one is enough. Either way there and back is what was given.
+To separate a fused layer, A is shared and B is split by outputs. To join separate layers, their A's are placed side by
+side and their B's become the blocks of a diagonal; equal A's are kept once. Separating and joining again, or joining
+and separating, gives back the factors.
 """
 
 from collections.abc import Mapping
@@ -13,11 +14,11 @@ from hut_jax.interop.method import Arrays
 
 
 def separated(layer: Layer, factors: Arrays) -> dict[str, Arrays]:
-    """Each of our layers' own factors, by path.
+    """The factors of each of our layers, by path.
 
     Args:
         layer: the module.
-        factors: its, as ours: those whose names begin with a are `[d, r]`, all others have the outputs last.
+        factors: of the module, by our names: those that begin with a are `[d, r]`, all others have the outputs last.
     """
     apart = {
         path: {name: factor if name.startswith("a") else factor[..., columns] for name, factor in factors.items()}
@@ -27,24 +28,24 @@ def separated(layer: Layer, factors: Arrays) -> dict[str, Arrays]:
 
 
 def _untangled(apart: dict[str, Arrays]) -> dict[str, Arrays]:
-    """Without layers that do nothing beside one that acts, and without the zeros of a block diagonal."""
+    """The factors without layers that change nothing beside one that does, and without a block diagonal's zeros."""
     acting = {path: own for path, own in apart.items() if own["b"].any() or ("g" in own and own["g"].any())}
     if not acting:
-        return apart  # nothing has trained yet: all of them are to
+        return apart  # not trained yet: all layers are kept
     used = {path: own["b"].any(axis=1) for path, own in acting.items()}
-    rows = np.stack(list(used.values()))  # one for each layer, a column for each rank
+    rows = np.stack(list(used.values()))  # [layers, rank]
     if rows.sum(axis=0).max() > 1 or not rows.any(axis=1).all():
         return acting
     return {path: own | {"a": own["a"][:, used[path]], "b": own["b"][used[path]]} for path, own in acting.items()}
 
 
 def joined(layer: Layer, own: Mapping[str, Arrays], scales: Mapping[str, float]) -> tuple[Arrays, float]:
-    """One a and b for the module, and what their product is multiplied by.
+    """One a and b for the module, and the scaling of their product.
 
     Args:
         layer: the module.
-        own: our layers' factors by path; those of some may be missing.
-        scales: what the product of each is multiplied by.
+        own: our layers' factors, by path. Some layers may have none.
+        scales: the scaling of each layer's product.
     """
     paths = [path for path in layer.paths if path in own]
     first, scale = own[paths[0]]["a"], scales[paths[0]]

@@ -14,7 +14,7 @@ from hut_jax.transforms import IA3, LayerNorm, Transform
 
 
 class Scales(Method):
-    """IA3. Theirs are factors, `[k, 1]` for outputs and `[1, d]` for inputs; ours are deviations from 1."""
+    """IA3. PEFT's are factors, `[k, 1]` for outputs and `[1, d]` for inputs; ours are deviations from 1."""
 
     peft_type = "IA3"
     known = frozenset({"feedforward_modules", "init_ia3_weights", "fan_in_fan_out"})
@@ -24,7 +24,7 @@ class Scales(Method):
         return {"l": "ia3_l"}
 
     def read(self, module: str, given: Arrays, layers: Layers, fields: Fields) -> list[Part]:
-        """The shape says which side is scaled; `feedforward_modules` only names the modules of one of them."""
+        """The shape tells whether inputs or outputs are scaled; `feedforward_modules` is not needed for it."""
         layer = layers.dense(module)
         sides = {(layer.outputs, 1): "output", (1, layer.inputs): "input"}
         shape = given["l"].shape
@@ -37,11 +37,11 @@ class Scales(Method):
         if sides[shape] == "input":
             return [Part(path, {"l": deviations}, side="input") for path in layer.paths]
         parts = [Part(path, {"l": deviations[columns]}, side="output") for path, columns in layer.columns()]
-        # Of a fused module's layers those that do nothing beside one that acts were no targets.
+        # Layers of a fused module that change nothing beside one that does were no targets.
         return [part for part in parts if part.factors["l"].any()] or parts
 
     def transform(self, parts: Sequence[Part], fields: Fields) -> tuple[Transform, dict[str, int]]:
-        """IA3 whose own pattern of feed-forward layers is kept where it says the same."""
+        """IA3, with its own pattern of feed-forward layers if it fits all parts."""
         usual = IA3()
         if all(usual.at(part.path).side == part.side for part in parts):
             return usual, {}
@@ -79,7 +79,7 @@ class Scales(Method):
 
 
 class Norms(Method):
-    """LayerNorm tuning. Theirs are whole norms; ours are deviations from the base's."""
+    """LayerNorm tuning. PEFT's are whole norms; ours are deviations from the base's."""
 
     peft_type = "LN_TUNING"
     optional = frozenset({"bias"})
@@ -100,15 +100,15 @@ class Norms(Method):
         return parts
 
     def transform(self, parts: Sequence[Part], fields: Fields) -> tuple[Transform, dict[str, int]]:
-        """LayerNorm."""
+        """LayerNorm, which has no ranks."""
         return LayerNorm(), {}
 
     def target(self, path: str, layers: Layers) -> str:
-        """The norm's."""
+        """The norm's module."""
         return layers.norm_at(path.rpartition("/")[0])
 
     def write(self, module: str, own: Mapping[str, Own], layers: Layers) -> Written:
-        """Both of a norm's tensors; one that did not train is the base's."""
+        """Both tensors of the norm. One that was not trained is the base's."""
         tensors = {}
         for leaf, path in layers.norm(module).items():
             tensors[f"ln_tuning_layers.{leaf}"] = layers.parameter(path).astype(np.float32)
@@ -117,5 +117,5 @@ class Norms(Method):
         return Written(tensors)
 
     def describe(self, transform: Transform, written: Mapping[str, Written]) -> dict[str, Any]:
-        """It has none."""
+        """No fields."""
         return {}

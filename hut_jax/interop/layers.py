@@ -1,4 +1,4 @@
-"""A model's layers and parameters under both names: transformers' modules and tensors, and our paths."""
+"""A model's layers and parameters by both names: transformers' modules and tensors, and our paths."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -15,12 +15,12 @@ _OURS_OF_NORM = {"weight": "scale", "bias": "bias"}
 
 
 class Layer(NamedTuple):
-    """One dense module of theirs, and our layers that it is.
+    """A dense module of theirs and the layers of ours that it computes.
 
     Attributes:
-        name: the module's, as transformers has it: `transformer.h.0.attn.c_attn`.
-        paths: ours. Several: theirs computes their outputs side by side, in this order, from the same inputs.
-        kernels: ours, `[d, k]` each.
+        name: of the module in transformers, such as `transformer.h.0.attn.c_attn`.
+        paths: of our layers. With several, the module computes their outputs side by side, in this order.
+        kernels: of our layers, `[d, k]` each.
         linear: whether it is torch's Linear, which keeps `[out, in]`, and not GPT-2's Conv1D.
     """
 
@@ -31,16 +31,16 @@ class Layer(NamedTuple):
 
     @property
     def inputs(self) -> int:
-        """How many inputs it has."""
+        """The number of its inputs."""
         return self.kernels[0].shape[0]
 
     @property
     def outputs(self) -> int:
-        """How many outputs it has, of all of our layers together."""
+        """The number of its outputs, those of all our layers together."""
         return sum(kernel.shape[1] for kernel in self.kernels)
 
     def columns(self) -> Iterator[tuple[str, slice]]:
-        """Our layers' paths, and which of the module's outputs are theirs."""
+        """The path of each of our layers, and its slice of the module's outputs."""
         start = 0
         for path, kernel in zip(self.paths, self.kernels, strict=True):
             yield path, slice(start, start + kernel.shape[1])
@@ -48,19 +48,19 @@ class Layer(NamedTuple):
 
 
 class Layers:
-    """A model's layers. Stacked layers (`scan_layers`) are seen apart, as `layer_{i}/...`.
+    """A model's layers. Stacked layers (`scan_layers`) appear separately, as `layer_{i}/...`.
 
     Attributes:
-        tensors: transformers' name -> where the tensor is with us.
-        equal: names of tensors that are not in `tensors`, since each is another one -> the other's name.
+        tensors: transformers' name -> the tensor.
+        equal: names that are not in `tensors`, since they name a tensor that has another name there -> that name.
         tied: those of `equal` that config.json ties.
     """
 
     def __init__(self, model: nn.Module, params: Mapping[str, Any]):
-        """Finds the layers.
+        """Find the layers.
 
         Raises:
-            UserError: the model is of no known family, or `params` are not its parameters.
+            UserError: the model's config does not name its tensors, or `params` are not its parameters.
         """
         config = getattr(model, "config", None)
         if not isinstance(config, NamesTensors):
@@ -82,7 +82,7 @@ class Layers:
         self._modules = {path: layer for layer in self._dense.values() for path in layer.paths}
 
     def dense(self, module: str) -> Layer:
-        """The dense layer that they call so, with the body's prefix or without.
+        """Their dense layer of this name, with the body's prefix or without.
 
         Raises:
             UserError: there is none.
@@ -94,11 +94,11 @@ class Layers:
         return layer
 
     def dense_at(self, path: str) -> Layer:
-        """The module of theirs that our dense layer at this path is, or is in."""
+        """The module of theirs that computes our dense layer at this path."""
         return self._modules[path]
 
     def norm(self, module: str) -> dict[str, str]:
-        """Of the norm that they call so: their parameters' names -> our parameters' paths.
+        """The parameters of their norm of this name: their names -> our paths.
 
         Raises:
             UserError: there is none.
@@ -111,12 +111,12 @@ class Layers:
         return {theirs: f"{ours}/{leaf}" for theirs, leaf in _OURS_OF_NORM.items()}
 
     def norm_at(self, path: str) -> str:
-        """The module of theirs that our norm at this path is."""
+        """The name of their module for our norm at this path."""
         names = {self.tensors[name].paths[0]: name for name in self._norm_weights()}
         return names[f"{path}/scale"].removesuffix(".weight")
 
     def name(self, given: str) -> str | None:
-        """A tensor's name as transformers writes it, given with the body's prefix or without; None: there is none."""
+        """A tensor's full name, given with the body's prefix or without; None if there is no such tensor."""
         names = {self._names.bare(name): name for name in (*self.tensors, *self.equal)}
         return names.get(self._names.bare(given))
 
@@ -125,14 +125,14 @@ class Layers:
         return np.asarray(self._flat[path])
 
     def value(self, name: str) -> np.ndarray:
-        """The tensor of this name, as transformers has it."""
+        """The tensor of this name, laid out as in transformers."""
         tensor = self.tensors[self.equal.get(name, name)]
         pieces = [self.parameter(path) for path in tensor.paths]
         whole = np.concatenate(pieces, axis=-1) if len(pieces) > 1 else pieces[0]
         return whole.T if tensor.transpose else whole
 
     def split(self, name: str, whole: np.ndarray) -> dict[str, np.ndarray]:
-        """What a tensor of theirs is with us, by path."""
+        """A tensor of theirs as our parameters, by path."""
         tensor = self.tensors[name]
         whole = whole.T if tensor.transpose else whole
         return dict(zip(tensor.paths, np.split(whole, len(tensor.paths), axis=-1), strict=True))

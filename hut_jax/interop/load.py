@@ -1,4 +1,4 @@
-"""Reading an adapter that PEFT wrote."""
+"""Read an adapter that PEFT wrote."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,25 +22,25 @@ from hut_jax.interop.methods import METHODS
 from hut_jax.interop.modules_to_save import read_whole
 
 PREFIX = "base_model.model."
-"""What the names of PEFT's tensors begin with."""
+"""The beginning of the names of PEFT's tensors."""
 
 
 def load_peft(folder: str | Path, model: nn.Module, params: Mapping[str, Any]) -> tuple[Adapter, PyTree[Array]]:
-    """An adapter that Hugging Face PEFT wrote, as ours. Nothing is unpickled or run.
+    """Read an adapter that Hugging Face PEFT wrote. Nothing is unpickled or run.
 
-    LoRA (with rsLoRA and DoRA), IA3, HiRA, LoHa and LayerNorm tuning are read, and modules trained in full beside them
-    (`modules_to_save`, here `also_train`). Targets and ranks are those of the tensors in the file. Dropout on LoRA's
-    path is taken over; that of HiRA and LoHa, which acts in training alone, has no like here and is left out.
+    Supported are LoRA (with rsLoRA and DoRA), IA3, HiRA, LoHa and LayerNorm tuning, with modules that were trained in
+    full (`modules_to_save`, here `also_train`). Targets and ranks are those of the tensors in the file. LoRA's dropout
+    is kept. The dropout of HiRA and LoHa, which only acts in training, is left out, since ours have none.
 
     Args:
         folder: with `adapter_config.json` and `adapter_model.safetensors`.
         model: GPT-2, RoBERTa or BERT, as from `load_pretrained`.
-        params: its parameters, those that the adapter was trained on. Deviations are from them: a head that PEFT
-            saved whole fits these parameters alone.
+        params: the parameters on which the adapter was trained. A module that PEFT saved whole becomes a deviation
+            from them, and so fits these parameters only.
 
     Raises:
-        UserError: the folder holds no such adapter, a file is damaged or not one of this model, or it asks for what
-            our transformations cannot compute.
+        UserError: the folder holds no such adapter, a file is damaged or belongs to another model, or the adapter needs
+            what our transformations cannot compute.
     """
     where, weights = Path(folder) / CONFIG_FILE, Path(folder) / WEIGHTS_FILE
     values = read_description(folder)
@@ -53,7 +53,7 @@ def load_peft(folder: str | Path, model: nn.Module, params: Mapping[str, Any]) -
         )
     tensors, layers = read_tensors(weights), Layers(model, params)
     try:
-        with np.errstate(all="ignore"):  # what is not finite in the end is refused
+        with np.errstate(all="ignore"):  # factors that are not finite are refused
             return _adapter(Fields(values), tensors, layers, model, params)
     except UserError as error:
         raise UserError(f"{folder}: {error}") from None
@@ -99,7 +99,7 @@ def _method(fields: Fields) -> Method:
 def _by_module(
     tensors: Mapping[str, np.ndarray], method: Method, fields: Fields
 ) -> tuple[dict[str, Arrays], dict[str, np.ndarray]]:
-    """The method's own tensors, in fp32, by module and our name; and all others by theirs, without the prefix."""
+    """The method's tensors, in fp32, by module and our name; and all others by their names without the prefix."""
     endings = method.endings(fields)
     own: dict[str, Arrays] = {}
     rest = {}
@@ -118,7 +118,7 @@ def _by_module(
         )
     for module, given in own.items():
         for ours in endings.keys() - given.keys() - method.optional:
-            raise UserError(f"{WEIGHTS_FILE} has no {module}.{endings[ours]}, and other tensors of that module")
+            raise UserError(f"{WEIGHTS_FILE} has no {module}.{endings[ours]}, but other tensors of that module")
     return own, rest
 
 

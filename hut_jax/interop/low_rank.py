@@ -1,7 +1,7 @@
 """LoRA, DoRA, HiRA and LoHa in PEFT's files.
 
-Their matrices are ours transposed: `lora_A: [r, d]` is our `a: [d, r]`, `lora_B: [k, r]` our `b: [r, k]`. A scaling
-that differs from layer to layer becomes part of b, since here alpha is one for all.
+Their matrices are ours transposed: `lora_A: [r, d]` is our `a: [d, r]`, `lora_B: [k, r]` our `b: [r, k]`. Our alpha is
+one for all layers, so a scaling that differs between layers is multiplied into b.
 """
 
 import math
@@ -24,13 +24,13 @@ _INITS = (True, False, "gaussian", "eva", "orthogonal", "mica")  # those that le
 
 
 class LowRank(Method):
-    """Products of thin matrices; in our names those that begin with a have the inputs, those with b the outputs."""
+    """Products of thin matrices. By our names, those that begin with a have the inputs, those with b the outputs."""
 
     matrices: ClassVar[dict[str, str]]
-    """Our names of a module's matrices -> how theirs end."""
+    """A module's matrices: our name -> the end of PEFT's name."""
 
     last: ClassVar[str] = "b"
-    """The factor that takes a scaling up."""
+    """The factor into which a scaling is multiplied."""
 
     def endings(self, fields: Fields) -> dict[str, str]:
         """As `Method.endings`."""
@@ -50,23 +50,23 @@ class LowRank(Method):
         return [Part(path, factors, scale) for path, factors in self.ours(layer, given).items()]
 
     def ours(self, layer: Layer, given: Arrays) -> dict[str, Arrays]:
-        """A module's factors here, by path."""
+        """The factors of our layers in a module, by path."""
         return separated(layer, {name: tensor.T for name, tensor in given.items()})
 
     def rank(self, module: str, given: Arrays, fields: Fields) -> int:
-        """The module's rank, as the fields have it."""
+        """The module's rank, from the fields."""
         return fields.rank(module, 8)
 
     def scale(self, module: str, rank: int, fields: Fields) -> float:
-        """What theirs multiplies the product by."""
+        """The scaling of the product in PEFT."""
         return 1.0
 
     def divisor(self, rank: int, rs: bool) -> float:
-        """What alpha is divided by to give the scaling."""
+        """The divisor that turns alpha into the scaling."""
         return math.sqrt(rank) if rs else rank
 
     def settle(self, parts: Sequence[Part], fields: Fields) -> list[Part]:
-        """The parts under one alpha, the most frequent; where another was meant, the last factor is scaled."""
+        """The parts with one alpha, the most frequent. Where it differs, the factor `last` is scaled instead."""
         rs = fields.flag("use_rslora")
         divisors = [self.divisor(_rank(part), rs) for part in parts]
         alphas = [_tidy(part.scale * divisor) for part, divisor in zip(parts, divisors, strict=True)]
@@ -112,15 +112,15 @@ class LowRank(Method):
 
 
 class LORA(LowRank):
-    """LoRA, rsLoRA and DoRA, which are fields of one method there."""
+    """LoRA, rsLoRA and DoRA, which are one method in PEFT."""
 
     peft_type = "LORA"
     known = frozenset(
         {
             *("r", "rank_pattern", "lora_alpha", "alpha_pattern", "lora_dropout", "use_rslora", "use_dora", "bias"),
             *("init_lora_weights", "fan_in_fan_out", "runtime_config"),
-            *("megatron_core", "qalora_group_size"),  # defaults that say nothing without what they are for
-            *("eva_config", "corda_config", "lora_ga_config"),  # of initialisations, which `init_lora_weights` names
+            *("megatron_core", "qalora_group_size"),  # have defaults, and no effect unless other fields are set
+            *("eva_config", "corda_config", "lora_ga_config"),  # of initialisations that `init_lora_weights` names
         }
     )
 
@@ -131,7 +131,7 @@ class LORA(LowRank):
         return self.matrices | ({"m": MAGNITUDES} if fields.flag("use_dora") else {})
 
     def check(self, fields: Fields) -> None:
-        """With the initialisation, which may have changed the base."""
+        """Check also the initialisation, which may have changed the base."""
         super().check(fields)
         fields.one_of("bias", ("none",), "none", f"biases train only in our bitfit, alone; {MERGE_THERE}")
         fields.one_of(
@@ -143,17 +143,17 @@ class LORA(LowRank):
         )
 
     def ours(self, layer: Layer, given: Arrays) -> dict[str, Arrays]:
-        """With the magnitudes of DoRA as deviations from the kernel's own norms."""
+        """With the magnitudes of DoRA, as deviations from the norms of the kernel."""
         factors = {name: given[name].T for name in ("a", "b")}
         if "m" in given:
             norms = _norms(layer)
-            # Where PEFT still has the norm as it was, the deviation is zero and not the rounding of m.
+            # Where the norm is unchanged, the deviation is exactly zero, not m's rounding error.
             unchanged = given["m"] == norms.astype(np.float32)
             factors["g"] = np.where(unchanged, 0, given["m"] / norms - 1).astype(np.float32)
         return separated(layer, factors)
 
     def scale(self, module: str, rank: int, fields: Fields) -> float:
-        """`lora_alpha` over r, or over its root."""
+        """`lora_alpha` divided by r or by its square root."""
         return fields.alpha(module, "lora_alpha", 8) / self.divisor(rank, fields.flag("use_rslora"))
 
     def make(self, rank: int, alpha: float, fields: Fields) -> Transform:
@@ -162,7 +162,7 @@ class LORA(LowRank):
         return made(rank, alpha, rs=fields.flag("use_rslora"), dropout=fields.number("lora_dropout", 0.0))
 
     def write(self, module: str, own: Mapping[str, Own], layers: Layers) -> Written:
-        """With the magnitudes of DoRA; those of a fused module's other layers are the norms of their kernels."""
+        """With the magnitudes of DoRA. Layers of a fused module without factors keep the norms of their kernels."""
         written = super().write(module, own, layers)
         if not isinstance(next(iter(own.values())).transform, DoRA):
             return written
@@ -196,11 +196,11 @@ class HIRA(LowRank):
     matrices: ClassVar[dict[str, str]] = {"a": "hira_A", "b": "hira_B"}
 
     def rank(self, module: str, given: Arrays, fields: Fields) -> int:
-        """The matrices' own: PEFT 0.21 has a `rank_pattern` for HiRA and goes by `r` alone, and no scaling asks."""
+        """The rank of the matrices. PEFT 0.21 ignores HiRA's `rank_pattern`, and there is no scaling that needs `r`."""
         return given["a"].shape[0] if given["a"].ndim == 2 else fields.rank(module, 32)
 
     def settle(self, parts: Sequence[Part], fields: Fields) -> list[Part]:
-        """As they are: HiRA has no scaling."""
+        """The parts unchanged, since HiRA has no scaling."""
         return list(parts)
 
     def make(self, rank: int, alpha: float, fields: Fields) -> Transform:
@@ -208,7 +208,7 @@ class HIRA(LowRank):
         return HiRA(rank)
 
     def even(self, written: Mapping[str, Written]) -> dict[str, Written]:
-        """All of the largest rank, with zeros, since PEFT's HiRA has one rank for all modules."""
+        """All modules padded with zeros to the largest rank, since PEFT's HiRA has one rank for all."""
         most = max(one.rank for one in written.values())
         evened = {}
         for module, one in written.items():
@@ -224,7 +224,7 @@ class HIRA(LowRank):
 
 
 class LOHA(LowRank):
-    """LoHa, which PEFT has for Linear alone."""
+    """LoHa, which PEFT has for Linear only."""
 
     peft_type = "LOHA"
     known = frozenset(
@@ -243,7 +243,7 @@ class LOHA(LowRank):
     last = "b2"
 
     def scale(self, module: str, rank: int, fields: Fields) -> float:
-        """`alpha` over r."""
+        """`alpha` divided by r."""
         return fields.alpha(module, "alpha", 8) / rank
 
     def ours(self, layer: Layer, given: Arrays) -> dict[str, Arrays]:
@@ -288,12 +288,12 @@ def _most(values: Sequence[Any]) -> Any:
 
 
 def _tidy(value: float) -> float:
-    """Without the last few digits, which going from alpha to the scaling and back leaves behind."""
+    """The value without its last digits, which are rounding errors of going from alpha to the scaling and back."""
     return float(f"{value:.12g}")
 
 
 def _with_pattern(name: str, patterns: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """A field of the most frequent value, and its exceptions by module."""
+    """A field with the most frequent value, and the exceptions by module."""
     whole = {module: int(value) if value == int(value) else value for module, value in values.items()}
     most = _most(list(whole.values()))
     return {name: most, patterns: {module: value for module, value in whole.items() if value != most}}

@@ -1,4 +1,4 @@
-"""What one of PEFT's methods must know to become a transformation here, and the other way."""
+"""The interface of a PEFT method: from its tensors to our factors, and back."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -14,13 +14,13 @@ Arrays = dict[str, np.ndarray]
 
 
 class Part(NamedTuple):
-    """What was read for one of our layers or parameters.
+    """The factors that were read for one of our layers or parameters.
 
     Attributes:
-        path: the layer's, or the parameter's.
-        factors: ours.
-        scale: what theirs multiplies the product of the low-rank factors by.
-        side: for IA3, which activations are scaled.
+        path: of the layer or parameter.
+        factors: by our names.
+        scale: the scaling of the product of low-rank factors.
+        side: for IA3, whether inputs or outputs are scaled.
     """
 
     path: str
@@ -30,20 +30,20 @@ class Part(NamedTuple):
 
 
 class Own(NamedTuple):
-    """What is to be written for one of our layers or parameters."""
+    """The factors to write for one of our layers or parameters."""
 
     transform: Transform
     factors: Arrays
 
 
 class Written(NamedTuple):
-    """What is written for one of their modules.
+    """The tensors to write for one of their modules.
 
     Attributes:
-        tensors: how a tensor's name ends -> the tensor.
+        tensors: the end of a tensor's name -> the tensor.
         rank: of the low-rank factors.
         alpha: the numerator of their scaling.
-        side: for IA3, which activations are scaled.
+        side: for IA3, whether inputs or outputs are scaled.
         linear: whether the module is torch's Linear.
     """
 
@@ -57,28 +57,28 @@ class Written(NamedTuple):
 class Method:
     """One of PEFT's methods.
 
-    Its errors speak of the module or the field; the caller says in which file.
+    Its errors name the module or the field; the caller adds the file.
     """
 
     peft_type: ClassVar[str]
-    """PEFT's name of it."""
+    """PEFT's name of the method."""
 
     known: ClassVar[frozenset[str]] = frozenset()
-    """The fields of its own that are read here, or whose value changes no output."""
+    """The method's fields that are read here, or whose value changes no output."""
 
     optional: ClassVar[frozenset[str]] = frozenset()
-    """Those of a module's tensors that may be missing."""
+    """The tensors of a module that may be missing, by our names."""
 
     def check(self, fields: Fields) -> None:
-        """Make sure that no field asks for what is not understood.
+        """Check that all fields are understood.
 
         Raises:
-            UserError: one does.
+            UserError: one is not.
         """
         fields.only(self.known)
 
     def endings(self, fields: Fields) -> dict[str, str]:
-        """Of a module's tensors: what we call them -> how their names end, behind the module's."""
+        """The tensors of a module: our name -> the end of PEFT's name, after the module's."""
         raise NotImplementedError
 
     def read(self, module: str, given: Arrays, layers: Layers, fields: Fields) -> list[Part]:
@@ -86,9 +86,9 @@ class Method:
 
         Args:
             module: its name in the file.
-            given: its tensors, by the names of `endings`.
-            layers: the model's.
-            fields: the adapter's.
+            given: its tensors, by our names.
+            layers: of the model.
+            fields: of the adapter.
 
         Raises:
             UserError: the model has no such module, or the tensors are not of its shape.
@@ -96,15 +96,15 @@ class Method:
         raise NotImplementedError
 
     def settle(self, parts: Sequence[Part], fields: Fields) -> list[Part]:
-        """The parts with what one transformation must have alike made alike."""
+        """The parts, changed so that one transformation fits all of them."""
         return list(parts)
 
     def transform(self, parts: Sequence[Part], fields: Fields) -> tuple[Transform, dict[str, int]]:
-        """The transformation whose factors these are, and ranks that differ from its own, by pattern."""
+        """The transformation of these factors, and the ranks that differ from its own, by pattern."""
         raise NotImplementedError
 
     def target(self, path: str, layers: Layers) -> str:
-        """The module of theirs to which our layer or parameter at this path belongs."""
+        """The module of theirs that has our layer or parameter at this path."""
         return layers.dense_at(path).name
 
     def write(self, module: str, own: Mapping[str, Own], layers: Layers) -> Written:
@@ -112,23 +112,23 @@ class Method:
 
         Args:
             module: its name.
-            own: ours, by path; some of a fused module's layers may be missing.
-            layers: the model's.
+            own: our factors, by path. Some layers of a fused module may have none.
+            layers: of the model.
 
         Raises:
-            UserError: PEFT's module cannot compute what ours do.
+            UserError: PEFT's module cannot compute what our layers do.
         """
         raise NotImplementedError
 
     def even(self, written: Mapping[str, Written]) -> dict[str, Written]:
-        """The modules with what PEFT must have alike in all of them made alike."""
+        """The modules, changed so that one PEFT config fits all of them."""
         return dict(written)
 
     def describe(self, transform: Transform, written: Mapping[str, Written]) -> dict[str, Any]:
-        """The method's own fields, where these modules are written."""
+        """The method's fields for these modules."""
         raise NotImplementedError
 
 
 def exactly(paths: Sequence[str]) -> list[str]:
-    """Patterns that match these paths and no other."""
+    """Patterns that match these paths only."""
     return [f"^{re.escape(path)}$" for path in paths]

@@ -1,4 +1,4 @@
-"""Which of PEFT's methods are which of our transformations."""
+"""PEFT's methods, by their names and by the names of our transformations."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,7 @@ from hut_jax.interop.low_rank import HIRA, LOHA, LORA
 from hut_jax.interop.method import Method
 
 METHODS: Mapping[str, Method] = {method.peft_type: method for method in (LORA(), HIRA(), LOHA(), Scales(), Norms())}
-"""By PEFT's name."""
+"""Every method by PEFT's name."""
 
 OF_TRANSFORM: Mapping[str, Method] = {
     "lora": METHODS["LORA"],
@@ -18,4 +18,4 @@ OF_TRANSFORM: Mapping[str, Method] = {
     "ia3": METHODS["IA3"],
     "layernorm": METHODS["LN_TUNING"],
 }
-"""By our transformation's name."""
+"""The method of each of our transformations, by its name."""

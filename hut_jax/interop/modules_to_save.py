@@ -1,4 +1,4 @@
-"""PEFT's `modules_to_save` and our `also_train`: modules that train in full. Theirs are whole, ours are deviations."""
+"""Modules that train in full: PEFT's `modules_to_save`, which are whole, and our `also_train`, which are deviations."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,20 +10,20 @@ from hut_jax.interop.layers import Layers
 from hut_jax.interop.method import Arrays, Part
 
 CLASSIFIER = "classifier"
-"""The head of sequence classification, which PEFT always saves, and as one."""
+"""The head of sequence classification, which PEFT always saves, and always whole."""
 
 
 def read_whole(given: Mapping[str, np.ndarray], entries: Sequence[str], layers: Layers) -> list[Part]:
-    """Our parameters' deviations, of all modules that `modules_to_save` names.
+    """The deviations of our parameters in all modules that `modules_to_save` names.
 
     Args:
         given: tensors by the names in the file, without PEFT's prefix.
         entries: `modules_to_save`.
-        layers: the model's.
+        layers: of the model.
 
     Raises:
-        UserError: a tensor is none of the model's, of another shape or missing, or the modules train in a way that a
-            tie in the model does not allow.
+        UserError: a tensor is not one of the model's, has another shape or is missing, or two tensors differ that the
+            model ties.
     """
     tensors: Arrays = {}
     for key, tensor in given.items():
@@ -46,7 +46,7 @@ def read_whole(given: Mapping[str, np.ndarray], entries: Sequence[str], layers: 
             tensors.setdefault(other, tensors[name])
     for name in layers.tensors:
         if _saved(name, entries) and name not in tensors:
-            raise UserError(f"modules_to_save names {name!r}, and the file does not have it")
+            raise UserError(f"modules_to_save names {name!r}, but the file does not have it")
     for name, other in layers.tied.items():
         if name in tensors or other in tensors:
             first, second = (tensors[one] if one in tensors else layers.value(one) for one in (name, other))
@@ -66,12 +66,12 @@ def read_whole(given: Mapping[str, np.ndarray], entries: Sequence[str], layers: 
 def write_whole(deviations: Mapping[str, np.ndarray], layers: Layers) -> tuple[list[str], Arrays]:
     """The modules to save, and all of their tensors by name.
 
-    PEFT reads whole modules: what else belongs to one of them is written as the base has it. What is tied to a tensor
-    that trained is written too, since the tie ends where PEFT copies a module.
+    PEFT reads whole modules, so a module's untrained tensors are written with the base's values. Tensors that are tied
+    to a trained one are written too, since PEFT's copy of a module is no longer tied.
 
     Args:
-        deviations: what trained, by our parameters' paths.
-        layers: the model's.
+        deviations: of the trained parameters, by path.
+        layers: of the model.
     """
 
     def trained(name: str) -> bool:
@@ -103,13 +103,13 @@ def _whole(name: str, deviations: Mapping[str, np.ndarray], layers: Layers) -> n
 
 
 def _saved(name: str, entries: Sequence[str]) -> bool:
-    """Whether PEFT saves the tensor as part of a module: one whose name ends so, be it amid a part of the name."""
+    """Whether PEFT saves the tensor: a module that holds it has a name that ends with one of the entries."""
     parts = name.split(".")[:-1]
     modules = [".".join(parts[: i + 1]) for i in range(len(parts))]
     return any(module.endswith(entry) for module in modules for entry in entries)
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether the numbers are, in the coarser of the two dtypes."""
+    """Whether the values are equal in the coarser of the two dtypes."""
     coarser = min(a.dtype, b.dtype, key=lambda dtype: dtype.itemsize)
     return np.array_equal(a.astype(coarser), b.astype(coarser))

@@ -1,4 +1,4 @@
-"""Writing an adapter of ours as one that PEFT reads."""
+"""Write an adapter so that PEFT can read it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,27 +31,26 @@ def save_peft(
     params: Mapping[str, Any],
     base_name: str | None = None,
 ) -> None:
-    """Write the adapter as Hugging Face PEFT reads it, all of it or nothing; an adapter that is there is replaced.
+    """Write the adapter so that Hugging Face PEFT can read it, all of it or nothing. An existing adapter is replaced.
 
-    LoRA, LoRA+, DoRA, HiRA, LoHa, IA3 and LayerNorm tuning have their like in PEFT. What `also_train` names becomes
-    `modules_to_save`, whole modules with the base's numbers where nothing trained.
+    PEFT has LoRA, LoRA+ (as LoRA), DoRA, HiRA, LoHa, IA3 and LayerNorm tuning. The parameters that `also_train` names
+    become `modules_to_save`: whole modules, with the base's values where nothing was trained.
 
     Args:
-        folder: made where it is missing.
-        adapter: what the factors belong to.
-        factors: what trained.
+        folder: of the two files; it is made if it is missing.
+        adapter: the adapter.
+        factors: its factors.
         model: GPT-2, RoBERTa or BERT, as from `load_pretrained`.
         params: the base's parameters.
         base_name: the base's name or folder, by which PEFT's own loaders find it.
 
     Raises:
-        UserError: PEFT has nothing like the transformation, or not on these layers, or the factors are not this
-            adapter's.
+        UserError: PEFT does not have the transformation, or not on these layers, or the factors are not this adapter's.
     """
     merged = "export the merged model instead, python -m hut_jax.merge"
     method = OF_TRANSFORM.get(adapter.transform.name)
     if method is None:
-        raise UserError(f"PEFT has nothing like {adapter.transform.name}; {merged}")
+        raise UserError(f"PEFT has no {adapter.transform.name}; {merged}")
     layers = Layers(model, params)
     depth = cast(Any, model).config.n_layer
     flat = {show(path): np.asarray(leaf, np.float32) for path, leaf in flatten(unstack_layers(factors)).items()}
@@ -68,7 +67,7 @@ def save_peft(
     written = {}
     for module, given in own.items():
         if inside(module, whole):
-            raise UserError(f"{module} has factors, and PEFT saves it whole with modules_to_save={whole}; {merged}")
+            raise UserError(f"{module} has factors, but PEFT saves it whole with modules_to_save={whole}; {merged}")
         try:
             written[module] = method.write(module, given, layers)
         except UserError as error:
@@ -78,7 +77,7 @@ def save_peft(
         tensors |= {f"{module}.{ending}": tensor for ending, tensor in one.tensors.items()}
     task = _TASKS[cast(Any, model).config.head]
     if task == "SEQ_CLS" and CLASSIFIER not in whole:
-        task = None  # for this task PEFT wants to find the whole head in the file
+        task = None  # for this task PEFT expects the whole head in the file
     description = {
         "peft_type": method.peft_type,
         "task_type": task,
@@ -93,7 +92,7 @@ def save_peft(
 
 
 def _apart(site: Site, depth: int) -> list[str]:
-    """The paths of a site's layers: one, or with stacked layers as many as the model has."""
+    """The paths of a site's layers: one, or for stacked layers one for each."""
     if site.path[0] != "layers":
         return [show(site.path)]
     return [show((f"layer_{i}", *site.path[1:])) for i in range(depth)]

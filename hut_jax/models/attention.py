@@ -12,7 +12,8 @@ from jaxtyping import Array, Bool, Float
 from hut_jax.core.errors import UserError, nearest
 from hut_jax.models.beam_cache import LayerBeams
 from hut_jax.models.dropout import Dropout
-from hut_jax.models.layers import Heads, Hidden, Keys, dense
+from hut_jax.models.layers import dense
+from hut_jax.models.shapes import Heads, Hidden, Keys
 from hut_jax.parallel.activations import shared_out
 
 ATTENTION = ("xla", "cudnn")

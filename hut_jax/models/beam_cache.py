@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from hut_jax.models.layers import Heads
+from hut_jax.models.shapes import Heads
 
 BLOCK = 16  # steps whose keys are held together; a block that no beam has reached yet is skipped
 

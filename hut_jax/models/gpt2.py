@@ -26,19 +26,8 @@ from hut_jax.models.beam_cache import BeamCache
 from hut_jax.models.cache import Cache
 from hut_jax.models.dropout import Dropout
 from hut_jax.models.gpt2_config import GPT2Config
-from hut_jax.models.layers import (
-    MLP,
-    Hidden,
-    Indices,
-    Mask,
-    PerToken,
-    Tokens,
-    at_positions,
-    dense,
-    fp32_dot,
-    layer_norm,
-    tied_logits,
-)
+from hut_jax.models.layers import MLP, at_positions, dense, fp32_dot, layer_norm, tied_logits
+from hut_jax.models.shapes import Hidden, Indices, Mask, PerToken, Tokens
 from hut_jax.models.transformer import Transformer
 from hut_jax.parallel.activations import shared_out
 

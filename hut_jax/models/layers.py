@@ -1,4 +1,4 @@
-"""The layers that the models share: dense, norm, feed-forward network; with names for shapes, and recomputation."""
+"""The layers that the models share: dense, norm, feed-forward network, and how a layer is recomputed."""
 
 import functools
 from collections.abc import Callable
@@ -7,10 +7,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
 from hut_jax.core.errors import UserError, nearest
+from hut_jax.models.shapes import Hidden, Indices
 from hut_jax.parallel.activations import shared_out
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -22,15 +22,6 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "swish": nn.silu,
     "tanh": nn.tanh,
 }
-
-HostOrDevice = Array | np.ndarray
-Tokens = Int[HostOrDevice, "batch length"]
-Mask = Bool[HostOrDevice, "batch keys"] | Int[HostOrDevice, "batch keys"]
-PerToken = Int[HostOrDevice, "#batch length"]
-Indices = Int[HostOrDevice, " n"]
-Hidden = Float[Array, "batch length width"]
-Heads = Float[Array, "batch length heads head_width"]
-Keys = Float[Array, "batch keys heads head_width"]
 
 REMAT: dict[str, Callable | None] = {
     "none": None,

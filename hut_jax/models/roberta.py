@@ -25,21 +25,9 @@ from jaxtyping import Array, Bool, Float, Int
 from hut_jax.core.errors import UserError
 from hut_jax.models.attention import Attention
 from hut_jax.models.dropout import Dropout
-from hut_jax.models.layers import (
-    ACTIVATIONS,
-    MLP,
-    Hidden,
-    Indices,
-    Mask,
-    PerToken,
-    Tokens,
-    at_positions,
-    dense,
-    fp32_dot,
-    layer_norm,
-    tied_logits,
-)
+from hut_jax.models.layers import ACTIVATIONS, MLP, at_positions, dense, fp32_dot, layer_norm, tied_logits
 from hut_jax.models.roberta_config import RobertaConfig
+from hut_jax.models.shapes import Hidden, Indices, Mask, PerToken, Tokens
 from hut_jax.models.transformer import Transformer
 from hut_jax.parallel.activations import shared_out
 

@@ -307,8 +307,8 @@ def test_stacked_layers_must_be_adapted_alike(gpt2, write):
         (LORA | {"use_dora": 1}, "'use_dora' must be true or false, not 1"),
         (LORA | {"bias": "all"}, "'bias' is 'all': biases train only in our bitfit"),
         (LORA | {"init_lora_weights": "olora"}, "'init_lora_weights' is 'olora': this initialisation changes the base"),
-        (LORA | {"layer_replication": [[0, 2]]}, "'layer_replication' is set, and this library has nothing like it"),
-        (LORA | {"of_the_future": True}, "'of_the_future' is set, and this library has nothing like it; merge it in"),
+        (LORA | {"layer_replication": [[0, 2]]}, "'layer_replication' is set, which this library does not support"),
+        (LORA | {"of_the_future": True}, "'of_the_future' is set, which this library does not support; merge it in"),
         (
             LORA | {"rank_pattern": {"c_attn": 0}},
             "'rank_pattern': 'c_attn' must be a whole number of at least 1, not 0",
@@ -318,9 +318,9 @@ def test_stacked_layers_must_be_adapted_alike(gpt2, write):
         (LORA | {"modules_to_save": "lm_head"}, "'modules_to_save' must be a list of strings, not 'lm_head'"),
         (
             LORA | {"modules_to_save": ["ln_f"]},
-            "modules_to_save names 'transformer.ln_f.weight', and the file does not",
+            "modules_to_save names 'transformer.ln_f.weight', but the file does not",
         ),
-        (LORA | {"use_dora": True}, "has no transformer.h.0.attn.c_attn.lora_magnitude_vector, and other tensors of"),
+        (LORA | {"use_dora": True}, "has no transformer.h.0.attn.c_attn.lora_magnitude_vector, but other tensors of"),
         ({"peft_type": "IA3"}, r"has no tensor of IA3, such as ...ia3_l"),
     ],
 )
@@ -336,7 +336,7 @@ def test_what_the_description_asks_and_we_cannot(gpt2, write, config, message):
         (LORA, lora("transformer.h.2.attn.c_attn"), "transformer.h.2.attn.c_attn is no dense layer of this model; did"),
         (LORA, lora(k=8), r"lora_B.weight is \[8, 2\]; rank 2 on this layer wants \[12, 2\]"),
         (LORA, lora() | {f"{C_ATTN}.lora_A.weight": normal(2)}, r"lora_A.weight is \[2\]; rank 2"),
-        (LORA, {f"{C_ATTN}.lora_A.weight": normal(2, 4)}, "has no transformer.h.0.attn.c_attn.lora_B.weight, and"),
+        (LORA, {f"{C_ATTN}.lora_A.weight": normal(2, 4)}, "has no transformer.h.0.attn.c_attn.lora_B.weight, but"),
         (LORA, lora() | {f"{C_ATTN}.lora_B.bias": normal(12)}, "lora_B.bias' is no tensor of this model or adapter"),
         (LORA, lora() | {"lm_head.weight": normal(8, 4)}, r"'lm_head.weight' is \[8, 4\], and the model's is \[7, 4\]"),
         (LORA, {name: tensor * np.inf for name, tensor in lora().items()}, "query/a has numbers that are not finite"),

@@ -174,7 +174,7 @@ def test_what_peft_does_not_have_is_exported_merged(gpt2, tmp_path, transform):
     model, params = gpt2
     adapter = Adapter(transform)
     with pytest.raises(
-        UserError, match=f"nothing like {transform.name}; export the merged model instead, python -m hut"
+        UserError, match=f"PEFT has no {transform.name}; export the merged model instead, python -m hut"
     ):
         save_peft(tmp_path, adapter, random_factors(adapter, params), model, params)
 
@@ -185,7 +185,7 @@ def test_what_peft_does_not_have_is_exported_merged(gpt2, tmp_path, transform):
         (Adapter(LoHa(rank=2), QV), "c_attn is a Conv1D, for which PEFT has no LoHa; export the merged"),
         (Adapter(IA3(side="input"), QV), r"c_attn is one module there, and IA3 scales its inputs alike for layer_0"),
         (Adapter(IA3(feedforward="query"), QV), r"c_attn is one module there, and IA3 scales its inputs alike"),
-        (Adapter(LoRA(rank=2), QV, also_train="key"), r"c_attn has factors, and PEFT saves it whole with modules_to"),
+        (Adapter(LoRA(rank=2), QV, also_train="key"), r"c_attn has factors, but PEFT saves it whole with modules_to"),
     ],
 )
 def test_what_one_module_there_cannot_do_is_refused(gpt2, tmp_path, adapter, message):
