@@ -26,7 +26,7 @@ from hut_jax.runs.batches import evaluation_batching, training_batching
 from hut_jax.runs.factors import init_factors
 from hut_jax.runs.placement import Placement, mesh_for, place
 from hut_jax.runs.result import RESULT, make_result, read_kept
-from hut_jax.runs.run import Run, load_base, prepare, rates
+from hut_jax.runs.run import Run, load_base, multipliers, prepare
 from hut_jax.runs.workdir import ADAPTER, CHECKPOINTS, CONFIG, check_workdir, use_workdir
 from hut_jax.tasks import TaskData
 from hut_jax.training.checkpoint import Checkpoints
@@ -71,7 +71,7 @@ def train(config: RunConfig, workdir: Path) -> dict[str, Any]:
         run, data = prepare(config)
     placement = place(run, mesh)
     plan = make_plan(config, len(data.train))
-    optimizer = make_optimizer(config.train, plan.steps, rates(config, run.adapter, run.shapes))
+    optimizer = make_optimizer(config.train, plan.steps, multipliers(config, run.adapter, run.shapes))
     train_loss = run.task.loss(run.tokenizer, config.train.label_smoothing)
     print_description(run, data, plan, placement)
 

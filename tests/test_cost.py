@@ -19,7 +19,7 @@ from hut_jax.data.labelled_texts import LabelledTexts
 from hut_jax.data.sequences import Sequences
 from hut_jax.runs.adapter_names import with_adapter
 from hut_jax.runs.costs import adapter_cost, make_work, paper_cost
-from hut_jax.runs.run import make_adapter, rates
+from hut_jax.runs.run import make_adapter, multipliers
 from hut_jax.training.checkpoint import Checkpoints
 from hut_jax.training.optimizer import make_optimizer
 from hut_jax.training.steps import Steps
@@ -285,7 +285,7 @@ def test_bytes_are_those_of_the_files_that_a_run_writes(work_of, tmp_path):
         return jnp.asarray(random.standard_normal(leaf.shape), leaf.dtype)
 
     factors = jax.tree.map(fill, jax.eval_shape(adapter.init, jax.random.key(0), work.params))
-    optimizer = make_optimizer(config.train, 1000, rates(config, adapter, work.params))
+    optimizer = make_optimizer(config.train, 1000, multipliers(config, adapter, work.params))
     state = jax.tree.map(fill, Steps(adapter.apply, work.loss, optimizer).init(factors))
     assert result.checkpoint_bytes == sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     assert result.optimizer_bytes == sum(leaf.nbytes for leaf in jax.tree.leaves(state.opt_state))

@@ -1,10 +1,10 @@
-"""An adapter: a transformation and what it acts on. It computes; it knows no file and no optimiser."""
+"""An adapter: a transformation and what it acts on. It computes, and knows nothing of files and optimisers."""
 
 import math
 import re
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, cast
 
 import flax.linen as nn
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PyTree
 
-from hut_jax.adapters.interceptor import COLLECTION, Place, dropout_acts, interceptor
+from hut_jax.adapters.interceptor import COLLECTION, dropout_acts, interceptor
 from hut_jax.adapters.site import Site, dense_site, leaf_site
 from hut_jax.adapters.targets import (
     ALL_LINEAR,
@@ -29,7 +29,7 @@ from hut_jax.adapters.targets import (
 )
 from hut_jax.core.errors import UserError, nearest
 from hut_jax.core.trees import Path, flatten, show, unflatten
-from hut_jax.transforms import Full, Transform
+from hut_jax.transforms import Full, Transform, make_transform
 from hut_jax.transforms.base import check_rank
 
 Params = Mapping[str, Any]
@@ -37,14 +37,14 @@ Params = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Count:
-    """How many numbers train, of how many."""
+    """The number of trainable parameters, and of the base's parameters."""
 
     trainable: int
     total: int
 
     @property
     def percent(self) -> float:
-        """Trainable numbers as a percentage of the base's."""
+        """Trainable parameters as a percentage of the base's."""
         return 100 * self.trainable / self.total
 
 
@@ -54,15 +54,16 @@ class Adapter:
 
     Attributes:
         transform: what to do with each kernel, such as `HUT(rank=8)`.
-        targets: regular expressions searched in the '/'-joined paths of the dense layers (of every parameter,
-            for a transformation of whole leaves); "all-linear" is all of them; none: the transformation's own
-            default, by the names of the model's family.
+        targets: patterns (regular expressions) that are searched in the paths of the dense layers or, for a
+            transformation of whole leaves, of every parameter. A path has a '/' between its names. "all-linear" stands
+            for every path. Without patterns the transformation's default ones apply.
         exclude: patterns of paths to leave alone.
-        ranks: rank by pattern where it is not the transformation's own, `{"mlp/": 4}`; the first match counts.
-        layout: how to read the axes of kernels whose shapes leave doubt, by pattern: `{"^layers/": "lio"}`, a
-            letter an axis, l stacked layers, i input, o output.
-        also_train: patterns of modules that train in full beside the factors, such as a new head; "all-linear" and
-            default targets leave them to it. An embedding must be named in full: a head tied to it trains with it.
+        ranks: the rank by pattern, such as `{"mlp/": 4}`, where it is not the transformation's own; the first match
+            counts.
+        layout: how to read the axes of kernels whose shapes leave doubt, by pattern, such as `{"^layers/": "lio"}`: one
+            letter an axis, l for stacked layers, i for inputs, o for outputs.
+        also_train: patterns of modules that train in full beside the factors, such as a new head. "all-linear" and the
+            default targets leave these modules out. An embedding must be named in full: a head tied to it trains, too.
     """
 
     transform: Transform
@@ -94,8 +95,29 @@ class Adapter:
         object.__setattr__(self, "layout", as_rules(layout))
         object.__setattr__(self, "also_train", as_patterns(also_train))
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Adapter":
+        """The inverse of `to_dict`; tuples may have become lists, as in JSON. Other keys are ignored.
+
+        Raises:
+            UserError: a value is wrong; a key is missing.
+        """
+        missing = [field.name for field in fields(cls) if field.name not in values]
+        if missing:
+            raise UserError(f"it describes no adapter of this library: it has no {missing[0]!r}")
+        transform = values["transform"]
+        if not isinstance(transform, Mapping) or not isinstance(transform.get("name"), str):
+            raise UserError("it describes no adapter of this library: it names no transformation")
+        others = {field.name: values[field.name] for field in fields(cls)}
+        return cls(**others | {"transform": make_transform(**transform)})
+
+    def to_dict(self) -> dict[str, Any]:
+        """What the adapter is, in values that fit in JSON: its fields, and the transformation's name and settings."""
+        transform = {"name": self.transform.name, **asdict(self.transform)}
+        return {field.name: getattr(self, field.name) for field in fields(self)} | {"transform": transform}
+
     def sites(self, params: Params) -> list[Site]:
-        """Where this adapter acts on these parameters (arrays, or shapes alone), in the order of the tree.
+        """The sites of this adapter in these parameters (arrays, or shapes alone), in the order of the tree.
 
         Raises:
             UserError: a pattern matches nothing, or the transformation does not fit a kernel that one matches.
@@ -124,7 +146,7 @@ class Adapter:
         return sites + [leaf_site(Full(), path, flat, also=True) for path in also]
 
     def init(self, key: jax.Array, params: Params) -> PyTree[Array]:
-        """Factors for these parameters: a tree that mirrors the modules' paths, and the identity to begin with.
+        """Factors for these parameters, at the start the identity: a tree that mirrors the modules' paths.
 
         Raises:
             UserError: as `sites`.
@@ -132,9 +154,8 @@ class Adapter:
         flat = flatten(params)
         factors = {}
         for site in self.sites(params):
-            # A key from the path: what else is targeted changes nothing here.
-            own = site.init(jax.random.fold_in(key, zlib.crc32(show(site.path).encode())), flat)
-            factors.update({(*site.path, name): leaf for name, leaf in own.items()})
+            # The key comes from the path, so that other targets change nothing here.
+            factors[site.path] = site.init(jax.random.fold_in(key, zlib.crc32(show(site.path).encode())), flat)
         return unflatten(factors)
 
     def apply(
@@ -149,58 +170,52 @@ class Adapter:
         shards: int = 1,
         **kwargs: Any,
     ) -> Any:
-        """`model.apply({"params": params}, *args, **kwargs)`, run with these factors; for any Linen model.
+        """`model.apply({"params": params}, *args, **kwargs)` with these factors, for any Linen model.
 
-        A model with `nn.jit` inside keeps what it traced before, and cannot tell one adapter from another: merge there.
+        A model with `nn.jit` inside keeps what it traced for one adapter and runs it for another: merge instead.
 
         Dropout of the transformation's own (LoRA's) draws from the rng "dropout" and obeys the model's argument
-        `deterministic` (or `train`); where the model has neither, it acts if such an rng is given.
+        `deterministic`, `train` or `training`. Where the model has none of them, it acts if such an rng is given.
 
         Args:
             model: the model.
             params: its parameters.
-            factors: from `init`, trained; with `adapter_ids` several such trees stacked leaf by leaf on a new
-                first axis, as `Bank.stacked` has them.
+            factors: from `init`, trained; with `adapter_ids`, several such trees stacked leaf by leaf on a new
+                first axis, as by `Bank.stacked`.
             *args: the model's own.
             method: as in `model.apply`.
-            adapter_ids: for each row of the batch, which of the stacked trees is its own. The batch must be the
-                first axis of what every adapted layer sees. Under `jit` an id that there is no tree for gives NaN.
+            adapter_ids: the index of each row's tree among the stacked ones. The batch must be the first axis of
+                the input of every adapted layer. Under `jit` an index out of range gives NaN.
             collections: the model's other variables, such as `{"batch_stats": ...}`.
-            shards: into how many parts devices share out the batch, the first axis of what every adapted layer sees.
-                The result is the same; what the devices send one another in training is less.
+            shards: the number of parts into which devices split the batch, the first axis of the input of every
+                adapted layer. The result is the same, and in training devices send each other less.
             **kwargs: the model's own.
 
         Raises:
-            UserError: the factors are not those of this adapter for these parameters, or a target is owned by
-                a module that cannot run with factors, or (when `method` is not given) was never called.
+            UserError: the factors are not those of this adapter for these parameters; the module at a site cannot
+                run with factors or (unless `method` is given) was never called.
         """
         sites = self.check(params, factors, stacked=adapter_ids is not None)
         leaves = [site for site in sites if site.layout is None]
-        places = {site.path: Place(site.transform, site.layout.inputs) for site in sites if site.layout is not None}
+        dense = {site.path: site for site in sites if site.layout is not None}
         if leaves and adapter_ids is not None:
             raise UserError(f"{show(leaves[0].path)} trains in full, and cannot differ from row to row of a batch")
         if leaves:
             params = _merged(leaves, params, factors)
         variables = {**(collections or {}), "params": params}
-        if not places:
+        if not dense:
             return model.apply(variables, *args, method=method, **kwargs)
         if adapter_ids is not None:
             flat = flatten(factors)
             adapter_ids = _checked_ids(adapter_ids, len(next(iter(flat.values()))))
             if kwargs.get("logits_at") is not None:
                 raise UserError("logits_at takes positions out of their rows, so with adapter_ids call without it")
-            factors = unflatten(
-                {
-                    (*site.path, name): leaf
-                    for site in sites
-                    for name, leaf in site.sets_after_layers(site.own(flat)).items()
-                }
-            )
+            factors = unflatten({site.path: site.layers_first(site.own(flat)) for site in sites})
         used: set[Path] = set()
-        drop = any(place.transform.random for place in places.values()) and dropout_acts(model, method, args, kwargs)
-        with nn.intercept_methods(interceptor(places, used, drop=drop, ids=adapter_ids, shards=shards)):
+        drop = any(site.transform.random for site in dense.values()) and dropout_acts(model, method, args, kwargs)
+        with nn.intercept_methods(interceptor(dense, used, drop=drop, ids=adapter_ids, shards=shards)):
             out = model.apply({**variables, COLLECTION: factors}, *args, method=method, **kwargs)
-        unused = [path for path in places if path not in used]
+        unused = [path for path in dense if path not in used]
         if unused and method is None:
             raise UserError(
                 f"{show(unused[0])} has factors and was never called as a layer ({len(unused)} such); "
@@ -221,7 +236,7 @@ class Adapter:
         return merged
 
     def check_finite(self, merged: Params) -> None:
-        """Make sure that every number which `merge` wrote is finite; under `jit` values are not known, nor checked.
+        """Check that all values that `merge` wrote are finite. Under `jit` values are not known, and not checked.
 
         Raises:
             UserError: one is not; the message names its parameter.
@@ -240,16 +255,16 @@ class Adapter:
         return [path for site in self.sites(params) for path in site.leaves(flat)]
 
     def kept(self, params: Params) -> dict[str, Any]:
-        """The parameters that `merge` replaces: what `unmerge` needs where the base is not held otherwise."""
+        """The parameters that `merge` replaces: what `unmerge` needs where the base is not kept elsewhere."""
         flat = flatten(params)
         return unflatten({path: flat[path] for path in self.leaves(params)})
 
     def unmerge(self, merged: Params, base: Params) -> dict[str, Any]:
-        """The base again, to the bit: W0 is put back, and never computed by a division.
+        """The base, to the bit: W0 is put back, not computed by a division.
 
         Args:
             merged: from `merge`.
-            base: what `kept` gave before, or the whole base.
+            base: from `kept`, before merging, or the whole base.
 
         Raises:
             UserError: a parameter that `merge` replaced is missing in `base`, or has another shape or dtype there.
@@ -267,7 +282,7 @@ class Adapter:
         return unflatten(flat)
 
     def check(self, params: Params, factors: PyTree[Array], *, stacked: bool = False) -> list[Site]:
-        """The sites, once the factors are known to be these sites' own: no more, no fewer, of their shapes.
+        """The sites, after a check that the factors are those of these sites: no more, no fewer, of their shapes.
 
         Raises:
             UserError: they are not.
@@ -299,13 +314,13 @@ class Adapter:
         return sites
 
     def count(self, params: Params) -> Count:
-        """How many numbers train, and how many the base has."""
+        """The number of trainable parameters, and of the base's."""
         total = sum(math.prod(leaf.shape) for leaf in flatten(params).values())
         return Count(sum(site.count for site in self.sites(params)), total)
 
     def report(self, params: Params) -> str:
-        """What matched, a line a site: path, kernel shape, factor shapes, numbers; then the totals."""
-        rows = [("path", "kernel", "factors", "numbers")]
+        """A table of the sites, then the totals: path, kernel's shape, factors' shapes, trainable parameters."""
+        rows = [("path", "kernel", "factors", "parameters")]
         for site in self.sites(params):
             factors = " ".join(f"{name}{_shape(shape)}" for name, shape in site.factors.items())
             rows.append((show(site.path), _shape(site.shape), factors, f"{site.count:,}"))
@@ -316,7 +331,7 @@ class Adapter:
         return "\n".join(lines)
 
     def _candidates(self, flat: Mapping[Path, Any]) -> list[Path]:
-        """What targets are searched in: dense layers, or the parameters that the transformation takes."""
+        """The paths in which targets are searched: dense layers, or the parameters that the transformation takes."""
         if self.transform.whole_leaves:
             siblings: dict[Path, set[str]] = {}
             for *module, leaf in flat:
@@ -343,7 +358,7 @@ def _merged(sites: Iterable[Site], params: Params, factors: PyTree[Array]) -> di
 
 
 def _checked_ids(ids: Any, sets: int) -> Int[Array, " batch"]:
-    """The ids of rows, once they are known to be of sets that there are; under `jit`, to be whole numbers."""
+    """The indices, after a check that they are whole numbers and, outside of `jit`, in range."""
     known = None if isinstance(ids, jax.core.Tracer) else np.asarray(ids)  # JAX would trace it under `jit`
     ids = jnp.asarray(ids)
     if ids.ndim != 1 or not jnp.issubdtype(ids.dtype, jnp.integer):

@@ -1,7 +1,8 @@
-"""Several adapters on one base: hold them by name, switch, turn off, mix within a batch, combine."""
+"""Several adapters on one base: hold them by name, switch between them, mix them within a batch, combine them."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import jax
@@ -16,7 +17,7 @@ from hut_jax.transforms import Factors, Transform
 
 
 class Bank:
-    """Factor sets of one adapter by name. All have the same shapes, so switching compiles nothing anew.
+    """Factor sets of one adapter by name. All have the same shapes, so that switching recompiles nothing.
 
         bank = Bank(adapter, params)
         bank["formal"] = factors
@@ -58,11 +59,11 @@ class Bank:
             UserError: they are not those of this bank's adapter for its base.
         """
         self.adapter.check(self._shapes, factors)
-        # In one dtype, so that none compiles anything anew.
+        # In one dtype, so that no set recompiles anything.
         self._sets[name] = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), factors)
 
     def __delitem__(self, name: str) -> None:
-        """Let go of the factors of this name.
+        """Remove the factors of this name.
 
         Raises:
             UserError: there are none.
@@ -80,72 +81,63 @@ class Bank:
         return name in self._sets
 
     def stacked(self) -> PyTree[Array]:
-        """All sets, leaf by leaf on a new first axis: `off` first, then in the order of the names."""
+        """All sets, stacked leaf by leaf on a new first axis: `off`, then the others in the order they were added."""
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), self.off, *self._sets.values())
 
     def ids(self, names: Sequence[str | None]) -> Int[Array, " batch"]:
-        """For each row of a batch the place in `stacked` of the adapter of this name; None is the base alone.
+        """The index in `stacked` for each row of a batch, given the name of its adapter; None is the base alone.
 
         Raises:
             UserError: a name is none of the bank's.
         """
-        places = {name: place for place, name in enumerate(self._sets, start=1)}
+        index = {name: i for i, name in enumerate(self._sets, start=1)}
         for name in names:
             if name is not None:
                 self[name]
-        return jnp.array([0 if name is None else places[name] for name in names], jnp.int32)
+        return jnp.array([0 if name is None else index[name] for name in names], jnp.int32)
 
 
 def combine(
     sets: Sequence[tuple[Adapter, PyTree[Array]]], weights: Sequence[float], params: Params
 ) -> tuple[Adapter, PyTree[Array]]:
-    """One adapter for several of the same transformation and places, each with its weight.
+    """One adapter for several of the same transformation and sites, each with its weight.
 
-    Deviations are summed by weight. LoRA's and HiRA's are combined exactly, by concatenation: ranks add up, and
-    `W0 + sum_i weights[i] dW_i` (for HiRA `W0 ⊙ (1 + sum_i weights[i] A_i B_i)`) is what is computed.
+    Deviations are summed by weight. LoRA's and HiRA's are combined exactly, by concatenation: ranks add up, and the
+    joint adapter computes `W0 + sum_i weights[i] dW_i` (HiRA: `W0 ⊙ (1 + sum_i weights[i] A_i B_i)`).
 
     Args:
         sets: adapters with their factors.
-        weights: one a set; any numbers.
+        weights: one for each set; any numbers.
         params: the base, or its shapes.
 
     Raises:
-        UserError: there is no set or not one weight each, the sets act on different places, or their
+        UserError: there is no set, or not one weight for each; the sets act on different sites; their
             transformation does not combine.
     """
     if not sets or len(sets) != len(weights):
         raise UserError(f"{len(weights)} weights for {len(sets)} adapters: give each one its own")
-    adapter = sets[0][0]
-    at = [{site.path: site for site in other.sites(params)} for other, _ in sets]
-    for sites in at[1:]:
-        for path in sorted(at[0].keys() ^ sites.keys()):
+    sites_of = [{site.path: site for site in adapter.check(params, factors)} for adapter, factors in sets]
+    first, sites = sets[0][0], sites_of[0]
+    for others in sites_of[1:]:
+        for path in sorted(sites.keys() ^ others.keys()):
             raise UserError(f"{show(path)} is a site of one adapter and not of another: they do not combine")
-    flat = []
-    for other, factors in sets:
-        other.check(params, factors)
-        flat.append(flatten(factors))
+    flats = [flatten(factors) for _, factors in sets]
     combined: dict[Path, Transform] = {}
     joint_factors: dict[Path, Factors] = {}
-    for path, site in at[0].items():
-        own = [(sites[path].transform, sites[path].own(one)) for sites, one in zip(at, flat, strict=True)]
+    for path, site in sites.items():
+        own = [(its[path].transform, its[path].own(flat)) for its, flat in zip(sites_of, flats, strict=True)]
         combined[path], joint_factors[path] = site.transform.combine(own, weights)
-    joint = _with_transforms(adapter, at[0], combined)
+    joint = _with_transforms(first, sites, combined)
     for site in joint.sites(params):
         joint_factors[site.path] = combined[site.path].under(site.transform, joint_factors[site.path])
-    return joint, unflatten({(*path, name): leaf for path, own in joint_factors.items() for name, leaf in own.items()})
+    return joint, unflatten(joint_factors)
 
 
-def _with_transforms(adapter: Adapter, sites: dict[Path, Site], transforms: dict[Path, Transform]) -> Adapter:
-    """The adapter whose sites have these transformations, or the same with B rescaled."""
+def _with_transforms(adapter: Adapter, sites: Mapping[Path, Site], transforms: Mapping[Path, Transform]) -> Adapter:
+    """The adapter whose sites have these transformations, up to LoRA's scaling, which `under` moves into B."""
     if all(new == sites[path].transform for path, new in transforms.items()):
         return adapter
     ranked = {path: cast(Any, new) for path, new in transforms.items() if not sites[path].also}
     widest = max(ranked.values(), key=lambda transform: transform.rank)
-    return Adapter(
-        widest,
-        adapter.targets,
-        exclude=adapter.exclude,
-        ranks=[(f"^{re.escape(show(path))}$", new.rank) for path, new in ranked.items() if new.rank != widest.rank],
-        layout=adapter.layout,
-        also_train=adapter.also_train,
-    )
+    ranks = [(f"^{re.escape(show(path))}$", new.rank) for path, new in ranked.items() if new.rank != widest.rank]
+    return replace(adapter, transform=widest, ranks=tuple(ranks))

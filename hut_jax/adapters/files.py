@@ -21,7 +21,6 @@ from hut_jax.core.files import read_json, replacing_all, write_tensors
 from hut_jax.core.scanned_layers import stacked_as, unstack_layers
 from hut_jax.core.trees import escape, flatten, split, unescape, unflatten
 from hut_jax.core.version import VERSION
-from hut_jax.transforms import make_transform
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -39,18 +38,17 @@ def save_adapter(
     base_name: str | None = None,
     base_fingerprint: str | None = None,
 ) -> None:
-    """Write the adapter to `folder`, all of it or nothing; an adapter that is there is replaced.
+    """Write the adapter to `folder`, all of it or nothing. An adapter that is there is replaced.
 
-    Factors of stacked layers (`scan_layers`) are written layer by layer, so that the folder fits either kind of model.
+    Factors of stacked layers (`scan_layers`) are written layer by layer, so that they fit a model of either kind.
 
     Args:
-        folder: made where it is missing.
+        folder: made if it is missing.
         adapter: what the factors belong to.
         factors: what trained.
-        params: the base's parameters, so that another base can be told apart; without them, and without
-            `base_fingerprint`, it cannot.
+        params: the base's parameters. Without them, and without `base_fingerprint`, loading accepts any base.
         base_name: the base model's name, for the reader.
-        base_fingerprint: `fingerprint(params)`, where it is known already.
+        base_fingerprint: `fingerprint(params)`, if it is known already.
     """
     if params is not None:
         adapter.check(params, factors)
@@ -58,12 +56,7 @@ def save_adapter(
     description = {
         "library": "hut_jax",
         "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax")} | {"hut_jax": VERSION},
-        "transform": {"name": adapter.transform.name, **dataclasses.asdict(adapter.transform)},
-        "targets": adapter.targets,
-        "exclude": adapter.exclude,
-        "ranks": adapter.ranks,
-        "layout": adapter.layout,
-        "also_train": adapter.also_train,
+        **adapter.to_dict(),
         "base": {"name": base_name, "fingerprint": base_fingerprint},
         "tensor_names": _ESCAPED,
     }
@@ -78,37 +71,27 @@ def load_adapter(
 
     Args:
         folder: what `save_adapter` wrote.
-        params: the base that it is to be applied to. Then the fingerprint is compared, the factors are checked
-            against the parameters, and they are stacked where the base's layers are.
-        name: that base's name, for the message where it is the wrong one.
+        params: the base to apply it to. If given, the fingerprint is compared, and the factors are checked against
+            the parameters and stacked as the base's layers are.
+        name: that base's name, for the message if it is the wrong one.
         force: take the base whatever its fingerprint.
 
     Raises:
-        UserError: the folder holds no adapter of this library, a file of it is damaged, or `params` are not the
-            base that it was trained on.
+        UserError: the folder holds no adapter of this library, a file is damaged, or `params` are not the base on
+            which the adapter was trained.
     """
     description = read_description(folder)
     where = Path(folder) / CONFIG_FILE
     if "peft_type" in description:
         raise UserError(f"{folder} holds an adapter of Hugging Face PEFT; read it with hut_jax.load_peft")
     tensors = read_tensors(Path(folder) / WEIGHTS_FILE)
-    transform = description.get("transform")
-    if not isinstance(transform, dict) or not isinstance(transform.get("name"), str):
-        raise UserError(f"{where} describes no adapter of this library: it names no transformation")
     try:
-        adapter = Adapter(
-            make_transform(**transform),
-            description["targets"],
-            exclude=description["exclude"],
-            ranks=description["ranks"],
-            layout=description["layout"],
-            also_train=description["also_train"],
-        )
+        adapter = Adapter.from_dict(description)
         read = unescape if "tensor_names" in description else split
         factors = unflatten({read(name): jnp.asarray(leaf) for name, leaf in tensors.items()})
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{where} describes no adapter of this library: {type(error).__name__}: {error}") from None
     with safe_open(Path(folder) / WEIGHTS_FILE, framework="numpy") as file:
         of = (file.metadata() or {}).get(_ADAPTER)
@@ -122,16 +105,16 @@ def load_adapter(
 
 
 def check_base(folder: str | Path, params: Mapping[str, Any], *, name: str | None, force: bool = False) -> None:
-    """Make sure that these parameters are the base on which the adapter was trained.
+    """Check that these parameters are the base on which the adapter was trained.
 
     Args:
         folder: of the adapter.
-        params: the base that it is to be applied to.
+        params: the base to apply it to.
         name: that base's name, for the message.
-        force: go on all the same.
+        force: accept any base.
 
     Raises:
-        UserError: the adapter remembers another base's fingerprint.
+        UserError: the adapter holds another base's fingerprint.
     """
     base = read_description(folder).get("base")
     base = base if isinstance(base, dict) else {}
@@ -147,9 +130,8 @@ def check_base(folder: str | Path, params: Mapping[str, Any], *, name: str | Non
 
 
 def _identity(description: Mapping[str, Any]) -> str:
-    """A hash of what decides how factors are read, kept beside them: the two files are replaced one after the other."""
-    fields = ("transform", "targets", "exclude", "ranks", "layout", "also_train")
-    text = json.dumps([description.get(field) for field in fields], sort_keys=True)
+    """A hash of the adapter's fields. It is kept beside the factors, since the two files are replaced one by one."""
+    text = json.dumps([description[field.name] for field in dataclasses.fields(Adapter)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -159,7 +141,7 @@ def write_adapter_files(
     """Write both files of an adapter, all of it or nothing.
 
     Args:
-        folder: made where it is missing.
+        folder: made if it is missing.
         description: for `adapter_config.json`.
         tensors: for `adapter_model.safetensors`.
         metadata: for its header.
@@ -179,7 +161,7 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     """The tensors of a safetensors file, all of them floats.
 
     Raises:
-        UserError: there is no such file, it is damaged, or a tensor is of another kind.
+        UserError: there is no such file, it is damaged, or a tensor is not of floats.
     """
     try:
         tensors = load_file(path)

@@ -1,4 +1,4 @@
-"""A name for exact weights: what an adapter remembers of its base."""
+"""A name for exact weights, by which an adapter knows its base."""
 
 import hashlib
 from collections.abc import Mapping
@@ -15,11 +15,13 @@ from hut_jax.parallel.processes import fetch
 def fingerprint(params: Mapping[str, Any]) -> str:
     """A SHA-256 over every parameter's path, dtype, shape and bytes, in the order of the paths.
 
-    Layers stacked for `nn.scan` have the fingerprint of the same layers apart. A parameter that is zero throughout
-    counts for nothing: so a base has the same one with a head that is yet to be learned, whatever its labels.
+    Layers stacked for `nn.scan` have the fingerprint of the same layers apart. A parameter whose entries are all zero
+    is left out: so a head that is yet to be learned, with any number of labels, does not change the fingerprint.
     """
     digest = hashlib.sha256()
-    if jax.default_backend() == "cpu" and jax.device_count() == 1:  # to fetch copies nothing, nor do layers apart then
+    if (
+        jax.default_backend() == "cpu" and jax.device_count() == 1
+    ):  # to fetch copies nothing here, and then nor does unstacking
         params = fetch(params)
     flat = flatten(unstack_layers(params))
     for path in sorted(flat, key=lambda path: (show(path), path)):

@@ -1,25 +1,26 @@
-"""The one place where factors meet a running module.
+"""Where factors meet a running module, and nowhere else.
 
-Factors live in a Flax variable collection, `adapter`, whose tree mirrors the modules' paths. The interceptor
-holds no state of the model's: a dense layer whose scope has factors runs with its transformed kernel. Being
-an ordinary variable collection, factors pass through `nn.remat`, `jit` and `vmap` as they are, and through
-`nn.scan` where it is given an axis for them (`variable_axes={"params": 0, "adapter": 0}`).
+Factors live in a Flax variable collection, `adapter`, whose tree mirrors the modules' paths. The interceptor runs a
+dense layer at a site on its transformed kernel, and leaves the module as it is. As an ordinary variable collection,
+factors pass through `nn.remat`, `jit` and `vmap`, and through an `nn.scan` that has an axis for them
+(`variable_axes={"params": 0, "adapter": 0}`).
 """
 
 import inspect
-import math
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from hut_jax.adapters.layout import Layout
+from hut_jax.adapters.site import Site
 from hut_jax.core.errors import UserError
 from hut_jax.core.trees import Path, show
-from hut_jax.parallel.activations import ANY, shared_out
-from hut_jax.transforms.base import Transform, wide
+from hut_jax.parallel.activations import ANY, shared_out, splits_kernels
+from hut_jax.transforms.base import Layer, Transform, wide
 
 COLLECTION = "adapter"
 
@@ -27,42 +28,36 @@ _APPLY_ARGUMENTS = ("rngs", "mutable", "capture_intermediates")
 """What `model.apply` takes for itself."""
 
 
-class Place(NamedTuple):
-    """What the interceptor must know of a targeted layer: what to do there, and its kernel's input axes."""
-
-    transform: Transform
-    inputs: int
-
-
 def interceptor(
-    places: Mapping[Path, Place],
+    sites: Mapping[Path, Site],
     used: set[Path],
     *,
     drop: bool = False,
     ids: jax.Array | None = None,
     shards: int = 1,
 ) -> Callable[[Callable[..., Any], tuple, dict, nn.module.InterceptorContext], Any]:
-    """An interceptor for `flax.linen.intercept_methods` that runs the modules at the given paths adapted.
+    """An interceptor for `flax.linen.intercept_methods` that runs the dense layers of these sites adapted.
 
     Args:
-        places: each targeted module's path.
-        used: to which the path of each module that ran adapted is added.
+        sites: dense layers, by path.
+        used: the path of each layer that ran adapted is added to it.
         drop: whether dropout of the transformations' own acts; it draws from the rng "dropout".
-        ids: for each row of the batch, which of the factor sets stacked on the factors' first axis is its own.
-        shards: into how many parts of equal size the devices share out the batch's rows.
+        ids: the index of each row's factor set, where sets are stacked on the factors' first axis.
+        shards: the number of equal parts into which devices split the batch's rows.
 
     Raises:
-        UserError: when the model runs, a targeted module is no `nn.Dense` or `nn.DenseGeneral`, its factors
+        UserError: when the model runs, a module at a site is no `nn.Dense` or `nn.DenseGeneral`, its factors
             do not reach it, or its input's first axis is not that of `ids`.
     """
 
     def intercept(next_fun, args, kwargs, context):
         module = context.module
         path = () if module.scope is None else module.scope.path
-        if path not in places or context.method_name != "__call__":
+        if path not in sites or context.method_name != "__call__":
             return next_fun(*args, **kwargs)
-        place = places[path]
-        _check(module, path, place.inputs)
+        site = sites[path]
+        assert site.layout is not None
+        _check(module, path, len(site.layout.inputs))
         used.add(path)
         x = jnp.asarray(args[0] if args else kwargs["inputs"])
         if ids is not None and (x.ndim < 2 or x.shape[0] != ids.shape[0]):
@@ -70,17 +65,17 @@ def interceptor(
                 f"{show(path)} sees {list(x.shape)}, whose first axis is not the {ids.shape[0]} rows of adapter_ids; "
                 "exclude it, or run a batch for each adapter"
             )
-        key = module.make_rng("dropout") if drop and place.transform.random else None
-        return _run(place, module, x, key, ids, shards)
+        key = module.make_rng("dropout") if drop and site.transform.random else None
+        return _run(site.transform, site.layout, module, x, key, ids, shards)
 
     return intercept
 
 
 def dropout_acts(model: nn.Module, method: Any, args: tuple, kwargs: Mapping[str, Any]) -> bool:
-    """Whether this call of the model is one in which dropout acts.
+    """Whether dropout acts in this call of the model.
 
     Raises:
-        UserError: it is, and there is no rng for it.
+        UserError: it does, and there is no rng for it.
     """
     given = "dropout" in (kwargs.get("rngs") or {})
     function = method if callable(method) else getattr(type(model), method or "__call__")
@@ -97,39 +92,47 @@ def dropout_acts(model: nn.Module, method: Any, args: tuple, kwargs: Mapping[str
     return given
 
 
-def _run(place: Place, module: nn.Module, x: Any, key: jax.Array | None, ids: jax.Array | None, shards: int) -> Any:
-    """The module's output for x, by the module's own code on a kernel and bias that the transformation gives."""
+def _run(
+    transform: Transform,
+    layout: Layout,
+    module: nn.Module,
+    x: Any,
+    key: jax.Array | None,
+    ids: jax.Array | None,
+    shards: int,
+) -> Any:
+    """The module's output for x, by the module's own code on the kernel and bias that the transformation gives."""
     variables = module.variables
     params = dict(variables["params"])
     factors = {name: leaf.astype(wide(leaf)) for name, leaf in variables[COLLECTION].items()}
     kernel, bias = params["kernel"], params.get("bias")
-    inputs, outputs = kernel.shape[: place.inputs], kernel.shape[place.inputs :]
-    matrix, vector = kernel.reshape(math.prod(inputs), -1), None if bias is None else bias.reshape(-1)
+    matrix, vector = kernel.reshape(layout.d, layout.k), None if bias is None else bias.reshape(layout.k)
 
     # A transformation sees inputs as vectors [d], whichever axes of x the module reads them from.
     bare: Any = module.clone(parent=None, name=None)
     if isinstance(module, nn.DenseGeneral):
-        last = tuple(range(-len(inputs), 0))
+        last = tuple(range(-len(layout.inputs), 0))
         axes = (module.axis,) if isinstance(module.axis, int) else module.axis
         x = jnp.moveaxis(x, sorted(axis % x.ndim for axis in axes), last)  # as the module does: in their own order
         bare = bare.clone(axis=last)
-    x = x.reshape(*x.shape[: x.ndim - len(inputs)], -1)
+    x = x.reshape(*x.shape[: x.ndim - len(layout.inputs)], -1)
 
-    def dense(x, kernel_2d, bias_1d):
-        changed = {"kernel": kernel_2d.reshape(kernel.shape)}
-        if bias_1d is not None:
-            changed["bias"] = bias_1d.reshape(params["bias"].shape)
-        layer = bare.clone(use_bias=bias_1d is not None)
-        y = cast(jax.Array, layer.apply({"params": changed}, x.reshape(*x.shape[:-1], *inputs)))
-        return y.reshape(*y.shape[: y.ndim - len(outputs)], -1)
+    def dense(x, matrix, vector):
+        changed = {"kernel": matrix.reshape(kernel.shape)}
+        if vector is not None:
+            changed["bias"] = vector.reshape(params["bias"].shape)
+        layer = bare.clone(use_bias=vector is not None)
+        y = cast(jax.Array, layer.apply({"params": changed}, x.reshape(*x.shape[:-1], *layout.inputs)))
+        return y.reshape(*y.shape[: y.ndim - len(layout.outputs)], -1)
 
     def forward(key, matrix, x, factors):
-        return place.transform.forward(dense, x, matrix, vector, factors, key)
+        return transform.forward(Layer(dense, matrix, vector, splits_kernels()), x, factors, key)
 
     rows = x.shape[0] if x.ndim > 1 else 1
-    if ids is None and shards > 1 and place.transform.forms_kernel and rows % shards == 0:
-        # A kernel for each part: its gradient becomes the factors' on the part's own device, and theirs is what is
-        # summed over devices. With one kernel for all parts it would be that of the kernel, which is far larger.
+    if ids is None and shards > 1 and transform.forms_kernel and rows % shards == 0:
+        # Each part forms its own W. The gradient of W then becomes the factors' gradient on the part's own device, and
+        # devices sum the factors' gradients. With one W for all parts they would sum gradients of W, which are far
+        # larger.
         def own(leaf: jax.Array) -> jax.Array:
             return shared_out(jnp.broadcast_to(leaf, (shards, *leaf.shape)), *(ANY,) * leaf.ndim)
 
@@ -142,11 +145,11 @@ def _run(place: Place, module: nn.Module, x: Any, key: jax.Array | None, ids: ja
         keys = None if key is None else jax.random.split(key, ids.shape[0])
         rows = jax.tree.map(lambda leaf: _rows(leaf, ids), factors)
         y = jax.vmap(forward, in_axes=(0, None, 0, 0))(keys, matrix, x, rows)
-    return y.reshape(*y.shape[:-1], *outputs)
+    return y.reshape(*y.shape[:-1], *layout.outputs)
 
 
 def _rows(leaf: jax.Array, ids: jax.Array) -> jax.Array:
-    """The factors of each row. Under jit an id that no set has cannot be refused, and gives NaN, not another set."""
+    """The factors of each row. Under jit an id without a set cannot be refused: it gives NaN, not another set."""
     ids = jnp.where(ids < 0, leaf.shape[0], ids)
     return leaf.at[ids].get(mode="fill", fill_value=jnp.nan)
 

@@ -1,4 +1,7 @@
-"""How factors are split over a mesh: as their kernel is, and never along the rank. So W is built where W0 lies."""
+"""How factors are split over a mesh: along the axes of their kernel, and never along the rank.
+
+So W is formed where W0 lies, and devices send each other nothing for it.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,11 +12,11 @@ from hut_jax.core.trees import Path
 
 
 def factor_specs(sites: Sequence[Site], params: Mapping[Path, PartitionSpec]) -> dict[Path, PartitionSpec]:
-    """How each factor is split, by path: as its kernel is, and not along the rank.
+    """How each factor is split, by path.
 
     Args:
         sites: the adapter's.
-        params: what `param_specs` gives.
+        params: how each parameter is split, as `param_specs` gives it.
     """
     specs = {}
     for site in sites:
@@ -21,7 +24,7 @@ def factor_specs(sites: Sequence[Site], params: Mapping[Path, PartitionSpec]) ->
             specs.update({(*site.path, name): params[site.path] for name in site.factors})
             continue
         kernel = (*params[*site.path, "kernel"], *(None,) * len(site.shape))[: len(site.shape)]
-        stack, inputs = site.layout.stacked, site.layout.inputs
+        stack, inputs = len(site.layout.stack), len(site.layout.inputs)
         # Several axes that are read as one are split as one where the first of them, the outermost, is.
         along = {"d": kernel[stack], "k": kernel[stack + inputs], None: None}
         for name, axes in site.factor_axes.items():

@@ -1,9 +1,8 @@
-"""Which parameters an adapter acts on: patterns over '/'-joined paths, and how a kernel's axes are read."""
+"""Which parameters an adapter acts on: patterns over paths as they are shown, with a '/' between names."""
 
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from hut_jax.core.errors import UserError, nearest
@@ -122,59 +121,6 @@ def nearest_path(pattern: str, paths: Sequence[Path]) -> str:
 def first_match(rules: Iterable[tuple[str, Any]], path: Path) -> Any | None:
     """The value of the first (pattern, value) whose pattern is found in `path`; None where none is."""
     return next((value for pattern, value in rules if re.search(pattern, show(path))), None)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a kernel's axes are read: `stacked` leading layer axes, then `inputs` input axes, then outputs."""
-
-    stacked: int
-    inputs: int
-
-    @classmethod
-    def parse(cls, text: str, shape: Sequence[int]) -> "Layout":
-        """The layout that a string such as "lio" spells, a letter an axis: l(ayer), i(nput), o(utput).
-
-        Raises:
-            UserError: it is no such string, or not one for a kernel of this shape.
-        """
-        if not re.fullmatch("l*i+o+", str(text)) or len(text) != len(shape):
-            raise UserError(
-                f"layout {text!r} does not fit a kernel of shape {list(shape)}: "
-                "one letter an axis, l for stacked layers, then i for inputs, then o for outputs"
-            )
-        return cls(stacked=text.count("l"), inputs=text.count("i"))
-
-    @classmethod
-    def infer(cls, shape: Sequence[int], bias_shape: Sequence[int] | None) -> "Layout":
-        """The layout that the shapes leave open no doubt about.
-
-        A matrix is one of inputs by outputs. With more axes the bias tells: it has the output axes, and a
-        leading axis more where layers are stacked.
-
-        Raises:
-            UserError: there is no bias, or it fits two readings.
-        """
-        if len(shape) == 2:
-            return cls(stacked=0, inputs=1)
-        readings = []
-        if bias_shape is not None:
-            for stacked in range(len(shape) - 1):
-                outputs = tuple(bias_shape[stacked:])
-                inputs = len(shape) - stacked - len(outputs)
-                if (
-                    outputs
-                    and inputs > 0
-                    and tuple(shape[-len(outputs) :]) == outputs
-                    and tuple(shape[:stacked]) == tuple(bias_shape[:stacked])
-                ):
-                    readings.append(cls(stacked=stacked, inputs=inputs))
-        if len(readings) != 1:
-            raise UserError(
-                f"which axes of a kernel of shape {list(shape)} are inputs and which outputs cannot be told; "
-                'say so with layout={pattern: "lio"}, a letter an axis (l stacked layers, i input, o output)'
-            )
-        return readings[0]
 
 
 def _found(pattern: str, paths: Iterable[Path]) -> list[Path]:

@@ -18,7 +18,7 @@ def flatten(tree: Mapping[str, Any]) -> dict[Path, Any]:
 
 
 def unflatten(flat: Mapping[Path, Any]) -> dict[str, Any]:
-    """The inverse of `flatten`."""
+    """The inverse of `flatten`. A value may be a tree itself."""
     return traverse_util.unflatten_dict(flat)
 
 

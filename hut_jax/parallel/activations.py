@@ -44,6 +44,12 @@ def batch_parts() -> int:
     return math.prod(mesh.shape[axis] for axis in BATCH) if {*AXES} <= {*mesh.auto_axes} else 1
 
 
+def splits_kernels() -> bool:
+    """Whether several devices hold a part of each kernel here, for their part of the products."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return {*AXES} <= {*mesh.auto_axes} and mesh.shape["tensor"] > 1
+
+
 def whole(x: Array) -> Array:
     """The same, gathered on each device."""
     return _lies(x)

@@ -16,7 +16,7 @@ from hut_jax.core.trees import Path
 from hut_jax.costs.flops import Flops, count_flops, xla_flops
 from hut_jax.costs.modules import Call, module_calls
 from hut_jax.runs.batches import training_batching
-from hut_jax.runs.run import make_adapter, make_model, param_shapes, rates
+from hut_jax.runs.run import make_adapter, make_model, multipliers, param_shapes
 from hut_jax.tasks import task_named
 from hut_jax.tasks.base import Loss
 from hut_jax.training.optimizer import make_optimizer
@@ -148,7 +148,7 @@ def make_steps(config: RunConfig, work: Work) -> tuple[Adapter, Steps]:
     steps = Steps(
         partial(adapter.apply, work.model),
         work.loss,
-        make_optimizer(train, 1, rates(config, adapter, work.params)),
+        make_optimizer(train, 1, multipliers(config, adapter, work.params)),
         dropout=train.dropout,
     )
     return adapter, steps
@@ -189,11 +189,9 @@ def _use(site: Site, work: Work) -> _Use | None:
     call = work.calls.get(tuple(module))
     if call is None:
         return None
-    if site.layout is not None:
-        k = math.prod(site.shape[site.layout.stacked + site.layout.inputs :])
-    else:
-        k = math.prod(call.leaves.get("bias", call.leaves[leaf][-1:]))
-    size = math.prod(call.leaves[leaf])
+    shape = call.leaves[leaf]
+    size = math.prod(shape)
+    k = math.prod(call.leaves.get("bias", shape[-1:])) if site.layout is None else site.layout.k
     use = _Use(call.returned // k, size // k, k, leaf, math.prod(site.shape) // size)
     config = work.model.config
     if (

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from hut_jax.adapters.adapter import Adapter
+from hut_jax.adapters.optimizer import learning_rate_multipliers
 from hut_jax.config import RunConfig
 from hut_jax.core.errors import UserError
-from hut_jax.core.trees import split, unflatten
+from hut_jax.core.trees import split
 from hut_jax.data.tokenizer_base import BaseTokenizer
 from hut_jax.models.hub.pretrained import build_model, init_params, load_pretrained, missing_params
 from hut_jax.parallel.processes import put_tree
@@ -158,7 +159,7 @@ def load_base(config: RunConfig, shardings: PyTree[Any] = None) -> tuple[Any, Py
     return model, params if shardings is None else put_tree(params, shardings)
 
 
-def rates(config: RunConfig, adapter: Adapter, shapes: Any) -> Any:
+def multipliers(config: RunConfig, adapter: Adapter, shapes: Any) -> Any:
     """The learning-rate multiplier of each factor: a tree like the factors'.
 
     Args:
@@ -167,13 +168,7 @@ def rates(config: RunConfig, adapter: Adapter, shapes: Any) -> Any:
         shapes: of the base's parameters.
     """
     also = config.train.also_train_learning_rate / config.train.learning_rate
-    return unflatten(
-        {
-            (*site.path, name): (also if site.also else 1.0) * site.transform.rates.get(name, 1.0)
-            for site in adapter.sites(shapes)
-            for name in site.factors
-        }
-    )
+    return learning_rate_multipliers(adapter, shapes, also_train=also)
 
 
 def _model_options(config: RunConfig) -> dict[str, Any]:

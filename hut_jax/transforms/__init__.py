@@ -1,4 +1,4 @@
-"""The transformations of a frozen kernel, and how a config names them."""
+"""Transformations of a frozen kernel, `W = U(W0; factors)`, and their names in a config. Imports core."""
 
 import dataclasses
 from typing import Any
@@ -20,11 +20,11 @@ from hut_jax.transforms.ssf import SSF
 TRANSFORMS: dict[str, type[Transform]] = {
     cls.name: cls for cls in (HUT, LoRA, LoRAPlus, DoRA, HiRA, LoHa, IA3, SSF, BitFit, LayerNorm, Full)
 }
-"""Every transformation by the name a config gives it."""
+"""Every transformation by its name in a config."""
 
 
 def transform_fields(name: str, **given: Any) -> dict[str, Any]:
-    """The settings of the transformation called `name`: its defaults, and what is given over them.
+    """The settings of the transformation called `name`: those given, and defaults for the rest.
 
     Raises:
         UserError: there is no such transformation, or it has no such setting.
@@ -42,8 +42,8 @@ def make_transform(name: str, **settings: Any) -> Transform:
     """The transformation called `name` with these settings.
 
     Raises:
-        UserError: there is no such transformation, it has no such setting, or a value is of another type or out
-            of its range.
+        UserError: there is no such transformation, it has no such setting, or a value is of the wrong type or out
+            of range.
     """
     defaults, fields = transform_fields(name), transform_fields(name, **settings)
     for field, value in fields.items():

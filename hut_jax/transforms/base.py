@@ -11,16 +11,30 @@ from jaxtyping import Array, Float
 from hut_jax.core.errors import UserError
 
 Factors = dict[str, Array]
-"""The numbers that train for one kernel, by name; zero (or zero in effect) is the identity."""
-
-Dense = Callable[[Array, Array, Array | None], Array]
-"""`dense(x, kernel, bias)`: the adapted module itself, run with another kernel and bias (None: without one)."""
+"""What trains for one kernel, by name. If all are zero, or for a product one of its two factors, W is W0."""
 
 QUERY_VALUE = (
     r"attention/(query|value)$",  # this library's models
     r"attention/self/(query|value)$",  # transformers' Flax BERT and RoBERTa
 )
 """Query and value, as each model family names them."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A dense layer as a transformation sees it.
+
+    Attributes:
+        dense: `dense(x, kernel, bias)` runs the module itself with another kernel and bias (None: without one).
+        kernel: W0.
+        bias: the base's, if there is one.
+        split: whether several devices hold a part of the kernel each.
+    """
+
+    dense: Callable[[Array, Array, Array | None], Array]
+    kernel: Float[Array, "d k"]
+    bias: Float[Array, " k"] | None
+    split: bool = False
 
 
 class Cost(NamedTuple):
@@ -40,38 +54,38 @@ class Transform:
     """One member of the family, as pure functions of one kernel.
 
     A kernel comes as a matrix `[d, k]` (`y = x @ kernel + bias`), whatever axes its module gives it: the
-    adapter flattens axes and maps over stacked layers. A transformation holds its own settings and no arrays.
+    adapter flattens axes and maps over stacked layers. A transformation holds its settings, and no arrays.
     """
 
     name: ClassVar[str]
-    """What a config calls it."""
+    """Its name in a config."""
 
     learning_rate: ClassVar[float]
-    """The peak rate of a run whose config gives none."""
+    """The peak learning rate of a run whose config gives none."""
 
     default_targets: ClassVar[tuple[str, ...]] = QUERY_VALUE
-    """Patterns to target where none are given: the first that matches is taken."""
+    """The targets if none are given: the first of these patterns that matches."""
 
     whole_leaves: ClassVar[bool] = False
-    """Whether it acts on any parameter, of any shape, rather than on the kernel and output of a dense layer."""
+    """Whether it acts on parameters of any shape, rather than on the kernel and output of a dense layer."""
 
     @property
-    def rates(self) -> Mapping[str, float]:
-        """Factors whose learning rate is the run's times this; 1 where a factor is not named."""
+    def learning_rate_multipliers(self) -> Mapping[str, float]:
+        """The learning-rate multipliers of factors by name; 1 for a factor that is not named."""
         return {}
 
     @property
     def forms_kernel(self) -> bool:
-        """Whether `forward` forms W, whose gradient is then formed too, on its way to the factors'."""
+        """Whether `forward` forms W. Its backward pass then forms the gradient of W, for those of the factors."""
         return True
 
     @property
     def random(self) -> bool:
-        """Whether `forward` draws at random in training, and then wants its key."""
+        """Whether `forward` draws at random in training, and needs a key for it."""
         return False
 
     def at(self, path: str) -> "Transform":
-        """The transformation for the layer at this path: itself, unless its settings tell layers apart."""
+        """The transformation for the layer at this path: itself, unless its settings depend on the layer."""
         return self
 
     def takes(self, leaf: str, siblings: Collection[str]) -> bool:
@@ -87,33 +101,25 @@ class Transform:
         raise NotImplementedError
 
     def weight(self, kernel: Float[Array, "d k"], factors: Factors) -> Float[Array, "d k"]:
-        """`U(W0)` in the kernel's dtype, formed in fp32 (or wider) and rounded once."""
+        """`U(W0)`, formed in fp32 (or wider) and rounded once to the kernel's dtype."""
         raise NotImplementedError
 
     def output(self, y: Float[Array, "*batch k"], factors: Factors) -> Float[Array, "*batch k"]:
-        """What happens to the layer's output after `x @ W + bias`; nothing unless a transformation says so."""
+        """The output, given `y = x @ W + bias`; y itself, unless a transformation says otherwise."""
         return y
 
     def forward(
-        self,
-        dense: Dense,
-        x: Float[Array, "*batch d"],
-        kernel: Float[Array, "d k"],
-        bias: Float[Array, " k"] | None,
-        factors: Factors,
-        key: jax.Array | None = None,
+        self, layer: Layer, x: Float[Array, "*batch d"], factors: Factors, key: jax.Array | None = None
     ) -> Float[Array, "*batch k"]:
-        """The adapted layer's output for input `x`.
+        """The adapted layer's output.
 
         Args:
-            dense: the layer itself, for any kernel and bias.
+            layer: the dense layer and its frozen parameters.
             x: its input.
-            kernel: W0.
-            bias: the base's.
             factors: what trains.
             key: for what is random in training; None otherwise.
         """
-        return self.output(dense(x, self.weight(kernel, factors), bias), factors)
+        return self.output(layer.dense(x, self.weight(layer.kernel, factors), layer.bias), factors)
 
     def merge(
         self, kernel: Float[Array, "d k"], bias: Float[Array, " k"] | None, factors: Factors
@@ -122,22 +128,22 @@ class Transform:
         return self.weight(kernel, factors), bias
 
     def cost(self, n: int, d: int, k: int, leaf: str = "kernel") -> Cost | None:
-        """What `forward` and its gradient cost beyond the frozen layer, on paper; None where it is not worked out.
+        """What `forward` and its gradient cost beyond the frozen layer, by a formula; None if there is no formula.
 
-        A product of `[m, k]` and `[k, n]` is 2mnk operations, and other arithmetic one for each number. Left out are
-        terms without n that are no larger than the factors, and dropout.
+        A product of `[m, k]` and `[k, n]` is 2mnk operations. Other arithmetic is one operation for each entry of its
+        result. The formulas leave out dropout, and terms without n that are no larger than the factors.
 
         Args:
-            n: tokens, all of a batch's.
-            d: inputs.
-            k: outputs.
-            leaf: for a transformation of whole leaves, which of a module's: "kernel", "embedding" (a lookup of n
+            n: the tokens of a batch.
+            d: the number of inputs.
+            k: the number of outputs.
+            leaf: for a transformation of whole leaves, the name of the parameter: "kernel", "embedding" (a lookup of n
                 rows), or "bias" or "scale", which have d = 1.
         """
         return None
 
     def under(self, other: "Transform", factors: Factors) -> Factors:
-        """The factors that do under the settings `other` what these do under these, ranks being equal."""
+        """Factors that do with the settings `other` what these do with these settings. The ranks must be equal."""
         return factors
 
     def combine(
@@ -145,7 +151,7 @@ class Transform:
     ) -> tuple["Transform", Factors]:
         """One transformation and factor set for several sets of the same layer, each with its weight.
 
-        Unless a transformation knows better, the deviations are summed by weight.
+        Deviations are summed by weight, unless a transformation has a better way.
 
         Raises:
             UserError: these sets do not combine.
@@ -157,20 +163,20 @@ class Transform:
 
 
 def wide(*arrays: Array) -> jnp.dtype:
-    """The dtype in which a product of these is formed: fp32, or fp64 where one of them has it."""
+    """The dtype in which a product of these is formed: fp64 if one of them has it, else fp32."""
     return jnp.result_type(jnp.float32, *arrays)
 
 
 def add(w: Array, d: Array) -> Array:
-    """`w + d`, except that adding a zero leaves every bit of `w`, the sign of a zero included."""
+    """`w + d`, except that adding a zero keeps every bit of `w`, even the sign of a zero."""
     return w - (0 - d)
 
 
 def same_kind(transform: Transform, sets: Sequence[tuple[Transform, Factors]]) -> Sequence[tuple[Transform, Factors]]:
-    """The sets, once they are known to be all of this transformation, whatever their settings.
+    """The sets, after a check that they are all of this transformation, with any settings.
 
     Raises:
-        UserError: one is not.
+        UserError: one is of another transformation.
     """
     for other, _ in sets:
         if type(other) is not type(transform):
@@ -184,20 +190,20 @@ def sum_by_weight(arrays: Sequence[Array], weights: Sequence[float]) -> Array:
 
 
 def check_rank(name: str, rank: Any) -> None:
-    """Refuse what is no rank.
+    """Check a rank.
 
     Raises:
-        UserError: it is no whole number of at least 1.
+        UserError: it is not a whole number of at least 1.
     """
     if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
         raise UserError(f"{name}: rank must be a whole number of at least 1, not {rank!r}")
 
 
 def check_number(name: str, field: str, value: Any, low: float, high: float = float("inf")) -> None:
-    """Refuse a setting that is no number in `[low, high)`.
+    """Check that a setting is a number in `[low, high)`.
 
     Raises:
-        UserError: it is none.
+        UserError: it is not.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value < high:
         below = "" if high == float("inf") else f" and below {high:g}"

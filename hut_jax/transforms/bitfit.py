@@ -9,7 +9,7 @@ from hut_jax.transforms.full import Full
 
 @dataclass(frozen=True)
 class BitFit(Full):
-    """Every bias among the targets, those of dense layers and of norms alike."""
+    """Every bias among the targets, of dense layers and of norms."""
 
     name: ClassVar[str] = "bitfit"
     learning_rate: ClassVar[float] = 1e-3

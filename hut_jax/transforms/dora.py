@@ -3,13 +3,13 @@
     V = W0 + s A B        A: [d, r], drawn at random    B: [r, k], zero at the start    s = alpha / r
     W = m ⊙ V / |V|       m: [k], at the start |W0|; |.| is the norm of each column (of an output's weights)
 
-What is stored of m is its relative deviation: `m = |W0| (1 + g)`. The layer runs as `(x @ W0 + s (x @ A) @ B)` times
-`m / |V|`, and |V| comes from |W0|, W0^T A and A^T A, so that no matrix of W0's size is formed; digits of it go
-where A B nearly cancels W0.
+The relative deviation of m is stored: `m = |W0| (1 + g)`. The layer computes `(x @ W0 + s (x @ A) @ B)` times
+`m / |V|`. |V| comes from |W0|, W0^T A and A^T A, so that no matrix of W0's size is formed. Where A B nearly cancels
+W0, |V| loses digits.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import jax
@@ -17,17 +17,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from hut_jax.core.errors import UserError
-from hut_jax.transforms.base import Cost, Dense, Factors, Transform, add, wide
+from hut_jax.transforms.base import Cost, Factors, Layer, Transform, add, wide
 from hut_jax.transforms.lora import LoRA
 from hut_jax.transforms.low_rank import product
 
 
 @dataclass(frozen=True)
 class DoRA(LoRA):
-    """LoRA on the direction of each output's weights, and a magnitude of its own.
+    """LoRA on the direction of each output's weights, and a scale for their norm.
 
     Attributes:
-        detach: whether |V| is a constant to the gradient, as the paper proposes (section 4.3) to save memory.
+        detach: whether the gradient takes |V| for a constant, which saves memory (the paper's section 4.3).
     """
 
     detach: bool = True
@@ -46,21 +46,15 @@ class DoRA(LoRA):
         return (v * self._scale(kernel, factors)).astype(kernel.dtype)
 
     def forward(
-        self,
-        dense: Dense,
-        x: Float[Array, "*batch d"],
-        kernel: Float[Array, "d k"],
-        bias: Float[Array, " k"] | None,
-        factors: Factors,
-        key: jax.Array | None = None,
+        self, layer: Layer, x: Float[Array, "*batch d"], factors: Factors, key: jax.Array | None = None
     ) -> Float[Array, "*batch k"]:
-        """`(x @ W0 + s (x @ A) @ B) ⊙ m / |V| + bias`; with dropout, x is dropped from the low-rank path alone."""
-        y = super().forward(dense, x, kernel, None, factors, key)
-        y = (y * self._scale(kernel, factors)).astype(y.dtype)
-        return y if bias is None else y + bias.astype(y.dtype)
+        """`(x @ W0 + s (x @ A) @ B) ⊙ m / |V| + bias`; dropout acts on the x of the low-rank path alone."""
+        y = super().forward(replace(layer, bias=None), x, factors, key)
+        y = (y * self._scale(layer.kernel, factors)).astype(y.dtype)
+        return y if layer.bias is None else y + layer.bias.astype(y.dtype)
 
     def combine(self, sets: Sequence[tuple[Transform, Factors]], weights: Sequence[float]) -> tuple[Transform, Factors]:
-        """Not possible: a sum of columns scaled to norms of their own is no such column.
+        """Not possible: a sum of columns, each scaled to its own norm, is not of this form.
 
         Raises:
             UserError: always.
@@ -68,7 +62,7 @@ class DoRA(LoRA):
         raise UserError("DoRA's factors do not combine: a sum of normalised columns is none; merge instead")
 
     def cost(self, n: int, d: int, k: int, leaf: str = "kernel") -> Cost:
-        """LoRA's, a scale of the output, and |V|: the norms of W0, `W0^T A`, and what a rank squared needs."""
+        """LoRA's, a scale of the output, and |V|: the norms of W0, `W0^T A`, and terms in r squared."""
         lora, r = super().cost(n, d, k), self.rank
         norms = 2 * r * d * k + 2 * r * r * (d + k)
         norms_backward = 0 if self.detach else norms + 2 * r * r * (d + k)

@@ -1,4 +1,4 @@
-"""Full fine-tuning as a member of the family: `W = W0 + D`, every number of every target free."""
+"""Full fine-tuning as a member of the family: `W = W0 + D`, where every entry of D trains."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,8 +14,8 @@ from hut_jax.transforms.base import Cost, Factors, Transform, add, wide
 class Full(Transform):
     """`W0 + D` on any parameter, `D` of its shape.
 
-    `D` rather than `W` trains, so that weight decay pulls towards the pretrained model, as it does for the
-    other transformations. From random initialisation this is pre-training.
+    `D` trains, not `W`, so that weight decay pulls towards the pretrained model, as with the other transformations.
+    From a base drawn at random this is pre-training.
     """
 
     name: ClassVar[str] = "full"
@@ -33,6 +33,6 @@ class Full(Transform):
         return add(kernel.astype(wide(kernel, d)), d).astype(kernel.dtype)
 
     def cost(self, n: int, d: int, k: int, leaf: str = "kernel") -> Cost:
-        """The sum, and the gradient: `x^T g` of a kernel, sums over n of what is added or multiplied or looked up."""
+        """The sum, and the gradient: `x^T g` of a kernel, sums over n of a bias, a scale or an embedding."""
         gradient = {"kernel": 2 * n * d * k, "scale": 2 * n * k}.get(leaf, n * k)
         return Cost(2 * d * k, gradient + 2 * d * k)

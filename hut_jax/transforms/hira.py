@@ -3,7 +3,7 @@ Adaptation for Large Language Models", section 3.2).
 
     W = W0 ⊙ (1 + A B)        A: [d, r], drawn at random    B: [r, k], zero at the start
 
-W0 times a matrix of low rank, entry by entry, has a far higher rank than either of A and B.
+W0 times a matrix of low rank, entry by entry, has a far higher rank than A B.
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ class HiRA(Transform):
         return (kernel.astype(wide(kernel, scale)) * scale).astype(kernel.dtype)
 
     def cost(self, n: int, d: int, k: int, leaf: str = "kernel") -> Cost:
-        """`A B`, W from it, and W's gradient, `x^T g`, from which come those of A and B."""
+        """`A B`, W, the gradient of W, `x^T g`, and from it those of A and B."""
         product = 2 * self.rank * d * k
         return Cost(product + 2 * d * k, 2 * n * d * k + 2 * product + d * k)
 

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from hut_jax.core.errors import UserError, nearest
-from hut_jax.transforms.base import Cost, Dense, Factors, Transform, check_rank, wide
+from hut_jax.transforms.base import Cost, Factors, Layer, Transform, check_rank, wide
 from hut_jax.transforms.spread import SPREADS, spread_product
 from hut_jax.transforms.ssf import scale_and_shift
 
@@ -51,13 +51,13 @@ class HUT(Transform):
             raise UserError(f"HUT: unknown spread {self.spread!r}; {nearest(str(self.spread), SPREADS)}")
 
     @property
-    def rates(self) -> Mapping[str, float]:
+    def learning_rate_multipliers(self) -> Mapping[str, float]:
         """A tenth for scale and shift: at the full learning rate they do harm (docs/method.md, "Learning rates")."""
         return {"g": 0.1, "s": 0.1}
 
     @property
     def forms_kernel(self) -> bool:
-        """At r = 1 the activations are scaled."""
+        """Not at r = 1, where activations are scaled."""
         return self.rank != 1
 
     def init(self, key: jax.Array, kernel: Float[Array, "d k"], bias: Float[Array, " k"] | None) -> Factors:
@@ -90,66 +90,62 @@ class HUT(Transform):
         return scale_and_shift(y, factors)
 
     def forward(
-        self,
-        dense: Dense,
-        x: Float[Array, "*batch d"],
-        kernel: Float[Array, "d k"],
-        bias: Float[Array, " k"] | None,
-        factors: Factors,
-        key: jax.Array | None = None,
+        self, layer: Layer, x: Float[Array, "*batch d"], factors: Factors, key: jax.Array | None = None
     ) -> Float[Array, "*batch k"]:
         """By the merged kernel and bias; at r = 1 by the activations, `((x ⊙ M_A) @ W0) ⊙ M_B`, with no gradient of W.
 
-        Either way scale and shift are folded into what is there already. By the merged kernel no activation is kept
-        for the backward pass but x, as for LoRA; at r = 1 the product with W0 is, too.
+        Scale and shift are folded into the kernel and bias, or into M_B and the bias. The backward pass keeps no
+        activation but x, as LoRA's does; at r = 1 it also keeps the product with W0.
         """
         if self.forms_kernel:
-            return self._by_kernel(dense)(x, kernel, bias, factors)
-        y = dense((x * (1 + factors["a"][:, 0])).astype(x.dtype), kernel, None)
+            return self._by_kernel(layer)(x, layer.kernel, layer.bias, factors)
+        y = layer.dense((x * (1 + factors["a"][:, 0])).astype(x.dtype), layer.kernel, None)
         scaled = y.astype(wide(y)) * self._scaled(1 + factors["b"][0], factors)
-        if bias is not None:
-            scaled = scaled + scale_and_shift(bias, factors).astype(y.dtype)
+        if layer.bias is not None:
+            scaled = scaled + scale_and_shift(layer.bias, factors).astype(y.dtype)
         return scaled.astype(y.dtype)
 
     def merge(
         self, kernel: Float[Array, "d k"], bias: Float[Array, " k"] | None, factors: Factors
     ) -> tuple[Float[Array, "d k"], Float[Array, " k"] | None]:
         """Scale and shift folded into kernel and bias: `W ⊙ gamma` and `gamma ⊙ bias + beta`."""
-        columns = self._scaled(1 + factors["b"], factors)  # so gamma costs r k, and not d k
-        merged = spread_product(self.spread, kernel, 1 + factors["a"], columns).astype(kernel.dtype)
-        return merged, None if bias is None else scale_and_shift(bias, factors)
+        return self._merged(kernel, bias, factors, split=False)
 
     def cost(self, n: int, d: int, k: int, leaf: str = "kernel") -> Cost:
-        """By the kernel: W, formed twice, and its gradient. At r = 1 some products of activations."""
+        """By the kernel: W, formed twice, and its gradient. At r = 1 products of activations alone."""
         folded = n * k if self.scale or self.shift else 0  # the bias then has a gradient
         if self.rank == 1:
             return Cost(n * (d + k), 3 * n * (d + k) + folded)
         form = 2 * d * k + self.rank * (d + (1 + self.scale) * k)
         return Cost(form, 2 * n * d * k + 5 * d * k + form + folded)
 
-    def _by_kernel(self, dense: Dense) -> Callable[..., Array]:
-        """The layer by the merged kernel; its backward pass forms W again, which is little work, and need not keep it.
+    def _by_kernel(self, layer: Layer) -> Callable[..., Array]:
+        """The layer by the merged kernel. Its backward pass forms W again, which is little work, and need not keep it.
 
-        `jax.checkpoint` would do, but for XLA's compiler for CPUs: it finds W computed twice, and keeps the first. So
-        the second depends on the gradient, by a zero.
+        `jax.checkpoint` would do, but for XLA's compiler for CPUs: it sees that W is computed twice, and keeps the
+        first. So the second is made to depend on the gradient, by a zero.
         """
 
-        mesh = jax.sharding.get_abstract_mesh()  # the backward pass is traced where it is no longer known
-
-        def layer(x, kernel, bias, factors):
-            with jax.sharding.use_abstract_mesh(mesh):
-                return dense(x, *self.merge(kernel, bias, factors))
+        def run(x, kernel, bias, factors):
+            return layer.dense(x, *self._merged(kernel, bias, factors, split=layer.split))
 
         def backward(arguments, gradient):
             x, kernel, bias, factors = arguments
-            # One row of the gradient lies where the columns of b do, so devices send each other nothing for it.
+            # One row of the gradient is split as the columns of b are, so devices send each other nothing for it.
             zero = 0 * gradient.reshape(-1, gradient.shape[-1])[0].astype(factors["b"].dtype)
             factors = {**factors, "b": factors["b"] + zero}
-            return jax.vjp(layer, x, kernel, bias, factors)[1](gradient)
+            return jax.vjp(run, x, kernel, bias, factors)[1](gradient)
 
-        by_kernel = jax.custom_vjp(layer)
-        by_kernel.defvjp(lambda *arguments: (layer(*arguments), arguments), backward)
+        by_kernel = jax.custom_vjp(run)
+        by_kernel.defvjp(lambda *arguments: (run(*arguments), arguments), backward)
         return by_kernel
+
+    def _merged(
+        self, kernel: Float[Array, "d k"], bias: Float[Array, " k"] | None, factors: Factors, *, split: bool
+    ) -> tuple[Float[Array, "d k"], Float[Array, " k"] | None]:
+        columns = self._scaled(1 + factors["b"], factors)  # so gamma costs r k, and not d k
+        merged = spread_product(self.spread, kernel, 1 + factors["a"], columns, split=split).astype(kernel.dtype)
+        return merged, None if bias is None else scale_and_shift(bias, factors)
 
     def _scaled(self, outputs: Float[Array, "*any k"], factors: Factors) -> Float[Array, "*any k"]:
         """`gamma ⊙ outputs`, where gamma trains."""

@@ -16,14 +16,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from hut_jax.core.errors import UserError, nearest
-from hut_jax.transforms.base import Cost, Dense, Factors, Transform, wide
+from hut_jax.transforms.base import Cost, Factors, Layer, Transform, wide
 
 SIDES = ("output", "input")
 
 
 @dataclass(frozen=True)
 class IA3(Transform):
-    """One scale an activation.
+    """One scale for each activation.
 
     Attributes:
         side: which activations: a layer's "output" or its "input".
@@ -49,13 +49,13 @@ class IA3(Transform):
             raise UserError(f"IA3: feedforward {self.feedforward!r} is no regular expression: {error}") from None
 
     def at(self, path: str) -> "IA3":
-        """With `side` settled for the layer at this path."""
+        """The same, with `side` as it is for the layer at this path."""
         side = "input" if self.feedforward and re.search(self.feedforward, path) else self.side
         return replace(self, side=side)
 
     @property
     def forms_kernel(self) -> bool:
-        """The activations are scaled."""
+        """Never: activations are scaled."""
         return False
 
     def init(self, key: jax.Array, kernel: Float[Array, "d k"], bias: Float[Array, " k"] | None) -> Factors:
@@ -70,22 +70,16 @@ class IA3(Transform):
         return (kernel.astype(wide(kernel, scale)) * scale).astype(kernel.dtype)
 
     def forward(
-        self,
-        dense: Dense,
-        x: Float[Array, "*batch d"],
-        kernel: Float[Array, "d k"],
-        bias: Float[Array, " k"] | None,
-        factors: Factors,
-        key: jax.Array | None = None,
+        self, layer: Layer, x: Float[Array, "*batch d"], factors: Factors, key: jax.Array | None = None
     ) -> Float[Array, "*batch k"]:
         """The layer with its activations scaled; no kernel is formed."""
         if self.side == "input":
-            return dense((x * (1 + factors["l"])).astype(x.dtype), kernel, bias)
-        y = dense(x, kernel, bias)
+            return layer.dense((x * (1 + factors["l"])).astype(x.dtype), layer.kernel, layer.bias)
+        y = layer.dense(x, layer.kernel, layer.bias)
         return (y * (1 + factors["l"])).astype(y.dtype)
 
     def cost(self, n: int, d: int, k: int, leaf: str = "kernel") -> Cost:
-        """One product an activation; its gradients are two and a sum."""
+        """One product for each activation; its gradients are two products and a sum."""
         scaled = n * (k if self.side == "output" else d)
         return Cost(scaled, 3 * scaled)
 

@@ -18,5 +18,5 @@ class LayerNorm(Full):
     learning_rate: ClassVar[float] = 1e-3
 
     def takes(self, leaf: str, siblings: Collection[str]) -> bool:
-        """What belongs to a norm."""
+        """The parameters of norms."""
         return "scale" in siblings and "kernel" not in siblings

@@ -60,12 +60,12 @@ class LoHa(Transform):
         return add(kernel.astype(wide(kernel, d)), d).astype(kernel.dtype)
 
     def cost(self, n: int, d: int, k: int, leaf: str = "kernel") -> Cost:
-        """HiRA's with two products in the place of one."""
+        """As HiRA's, with two products instead of one."""
         products = 4 * self.rank * d * k
         return Cost(products + 4 * d * k, 2 * n * d * k + 2 * products + 5 * d * k)
 
     def combine(self, sets: Sequence[tuple[Transform, Factors]], weights: Sequence[float]) -> tuple[Transform, Factors]:
-        """Not possible: a sum of such products is not one of their rank.
+        """Not possible: a sum of such products is no such product of their rank.
 
         Raises:
             UserError: always.

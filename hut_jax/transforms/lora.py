@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from hut_jax.transforms.base import Cost, Dense, Factors, Transform, add, check_number, check_rank, same_kind, wide
+from hut_jax.transforms.base import Cost, Factors, Layer, Transform, add, check_number, check_rank, same_kind, wide
 from hut_jax.transforms.low_rank import concatenate, product, thin_pair
 
 
@@ -26,8 +26,8 @@ class LoRA(Transform):
     Attributes:
         rank: r.
         alpha: the numerator of the scaling.
-        rs: whether the scaling is alpha / sqrt(r), which keeps its size as r grows.
-        dropout: the share of x that the low-rank path does not see in training.
+        rs: whether the scaling is alpha / sqrt(r), with which the low-rank path keeps its size as r grows.
+        dropout: the share of x that is dropped from the low-rank path in training.
     """
 
     rank: int = 8
@@ -46,7 +46,7 @@ class LoRA(Transform):
 
     @property
     def random(self) -> bool:
-        """With dropout."""
+        """Where there is dropout."""
         return self.dropout > 0
 
     @property
@@ -56,7 +56,7 @@ class LoRA(Transform):
 
     @property
     def forms_kernel(self) -> bool:
-        """The products are with A and B."""
+        """Never: the products are with A and B."""
         return False
 
     def init(self, key: jax.Array, kernel: Float[Array, "d k"], bias: Float[Array, " k"] | None) -> Factors:
@@ -69,22 +69,16 @@ class LoRA(Transform):
         return add(kernel.astype(wide(kernel, d)), d).astype(kernel.dtype)
 
     def forward(
-        self,
-        dense: Dense,
-        x: Float[Array, "*batch d"],
-        kernel: Float[Array, "d k"],
-        bias: Float[Array, " k"] | None,
-        factors: Factors,
-        key: jax.Array | None = None,
+        self, layer: Layer, x: Float[Array, "*batch d"], factors: Factors, key: jax.Array | None = None
     ) -> Float[Array, "*batch k"]:
         """The layer, and the low-rank path beside it."""
-        y = dense(x, kernel, bias)
+        y = layer.dense(x, layer.kernel, layer.bias)
         if key is not None:
             x = jnp.where(jax.random.bernoulli(key, 1 - self.dropout, x.shape), x / (1 - self.dropout), 0)
         return add(y, self.path(x, y.dtype, factors))
 
     def cost(self, n: int, d: int, k: int, leaf: str = "kernel") -> Cost:
-        """Two thin products, twice that for their gradients, and the sums that join the path to the layer."""
+        """Two thin products, twice as much for their gradients, and the sums that add the path to the layer."""
         thin = n * self.rank * (d + k)
         return Cost(2 * thin + 2 * n * k, 4 * thin + n * (2 * k + d))
 
@@ -93,7 +87,7 @@ class LoRA(Transform):
         return (x.astype(dtype) @ factors["a"].astype(dtype)) @ (self.scaling * factors["b"]).astype(dtype)
 
     def under(self, other: Transform, factors: Factors) -> Factors:
-        """B takes up where the scalings differ."""
+        """B is rescaled by the ratio of the scalings."""
         return factors | {"b": factors["b"] * (self.scaling / cast(LoRA, other).scaling)}
 
     def combine(self, sets: Sequence[tuple[Transform, Factors]], weights: Sequence[float]) -> tuple[Transform, Factors]:

@@ -2,7 +2,7 @@
 
     W = W0 + s A B        the learning rate of B is `ratio` times that of A
 
-With one rate for both, A and B cannot both learn well in a wide layer; the paper's analysis wants a large ratio.
+With one learning rate, A and B cannot both learn well in a wide layer. By the paper's analysis the ratio must be large.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ class LoRAPlus(LoRA):
     """LoRA with a learning rate of its own for B.
 
     Attributes:
-        ratio: B's rate over A's, which is the run's. The paper's experiments take 16 (section 5).
+        ratio: B's learning rate over A's, which is the run's. The paper's experiments take 16 (section 5).
     """
 
     ratio: float = 16.0
@@ -31,6 +31,6 @@ class LoRAPlus(LoRA):
         check_number("LoRA+", "ratio", self.ratio, 0.0)
 
     @property
-    def rates(self) -> Mapping[str, float]:
-        """B's, against the run's."""
+    def learning_rate_multipliers(self) -> Mapping[str, float]:
+        """B's."""
         return {"b": self.ratio}

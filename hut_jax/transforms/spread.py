@@ -1,4 +1,4 @@
-"""Two low-rank matrices spread over a kernel and multiplied with it, and the gradient of that, written out."""
+"""Two low-rank matrices spread over a kernel and multiplied with it, and the gradient of this product."""
 
 from functools import partial
 
@@ -12,25 +12,31 @@ SPREADS = ("block", "cyclic")
 
 
 def spread_product(
-    spread: str, kernel: Float[Array, "d k"], rows: Float[Array, "d r"], columns: Float[Array, "r k"]
+    spread: str,
+    kernel: Float[Array, "d k"],
+    rows: Float[Array, "d r"],
+    columns: Float[Array, "r k"],
+    *,
+    split: bool = False,
 ) -> Float[Array, "d k"]:
     """`(rows x 1) ⊙ W0 ⊙ (1 x columns)`, in the wide dtype.
 
-    The spread is a broadcast over W0 cut into groups: no large matrix is built for it. JAX's own gradient would build
-    several, and keep some of them from the forward pass. Having another, this has no forward-mode derivative.
+    The factors are broadcast over W0 cut into groups, so that no other large matrix is formed. JAX's own gradient would
+    form several, and keep some of them from the forward pass. With a gradient of its own, the product has no
+    forward-mode derivative.
 
     Args:
         spread: "block" or "cyclic".
         kernel: W0.
         rows: a scale for each input and group of outputs.
         columns: a scale for each group of inputs and output.
+        split: whether several devices hold a part of the kernel each. The gradient is then computed in another way.
     """
-    shared = jax.sharding.get_abstract_mesh().shape.get("tensor", 1) > 1  # an axis of hut_jax.parallel.mesh's meshes
-    return _product(spread, shared, kernel, rows, columns)
+    return _product(spread, split, kernel, rows, columns)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _product(spread: str, shared: bool, kernel: Array, rows: Array, columns: Array) -> Array:
+def _product(spread: str, split: bool, kernel: Array, rows: Array, columns: Array) -> Array:
     w, a, b = _in_groups(spread, kernel, rows, columns)
     return (a * w * b).reshape(kernel.shape)
 
@@ -44,25 +50,26 @@ def _in_groups(spread: str, kernel: Array, rows: Array, columns: Array) -> tuple
     return w.reshape(d // r, r, k // r, r), rows.reshape(d // r, r, 1, r), columns.reshape(1, r, k // r, r)  # i p j q
 
 
-def _keep(spread: str, shared: bool, kernel: Array, rows: Array, columns: Array) -> tuple[Array, tuple]:
-    return _product(spread, shared, kernel, rows, columns), (kernel, rows, columns)
+def _keep(spread: str, split: bool, kernel: Array, rows: Array, columns: Array) -> tuple[Array, tuple]:
+    return _product(spread, split, kernel, rows, columns), (kernel, rows, columns)
 
 
-def _pull_back(spread: str, shared: bool, kept: tuple, gradient: Array) -> tuple[Array, Array, Array]:
+def _pull_back(spread: str, split: bool, kept: tuple, gradient: Array) -> tuple[Array, Array, Array]:
     """The gradients of kernel, rows and columns; XLA leaves out what is not asked for.
 
-    Where devices share out the kernel, each has some of the blocks, whose sums would be gathered from all of them. As a
-    product with ones, over the axis that is shared out, they are added up, as LoRA's are; that takes 2 d k r.
+    Where the kernel is split, each device has some of the blocks, and the sums of blocks would be gathered from all
+    devices. As products with ones over the split axis they are added up instead, as LoRA's gradients are. This takes
+    2dkr operations.
     """
     kernel, rows, columns = kept
     w, a, b = _in_groups(spread, kernel, rows, columns)
     g = gradient.reshape(w.shape)
-    # As products with vectors, which read `g w` once. As sums of `g w a` and `g w b` they took longer at every rank.
+    # As products with vectors, which read `g w` once: sums of `g w a` and `g w b` took longer at every rank.
     names, row, column = ("piqj", "piq", "pqj") if spread == "block" else ("ipjq", "ipq", "pjq")
     product = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
     d_rows = product(f"{names},{column}->{row}", g * w, b.squeeze(names.index("i")))
     d_columns = product(f"{names},{row}->{column}", g * w, a.squeeze(names.index("j")))
-    if shared and spread == "block":
+    if split and spread == "block":
         (d, r), k = rows.shape, columns.shape[1]
         outputs, inputs = (jnp.repeat(jnp.eye(r, dtype=w.dtype), size // r, axis=0) for size in (k, d))
         d_rows = product("dk,kr->dr", (g * w * b).reshape(d, k), outputs)

@@ -2,8 +2,8 @@
 
     y = gamma ⊙ (x @ W0 + bias) + beta        gamma, beta: [k]
 
-Stored are deviations: `gamma = 1 + g`, `beta = s`. The paper puts a pair after every operation of its transformers;
-here it follows every dense layer targeted, by default all of attention and feed-forward.
+Deviations are stored: `gamma = 1 + g`, `beta = s`. The paper puts a pair after every operation of its transformers.
+Here a pair follows every targeted dense layer, by default all those of attention and feed-forward.
 """
 
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class SSF(Transform):
 
     @property
     def forms_kernel(self) -> bool:
-        """The output is scaled."""
+        """Never: the output is scaled."""
         return False
 
     def init(self, key: jax.Array, kernel: Float[Array, "d k"], bias: Float[Array, " k"] | None) -> Factors:
@@ -63,12 +63,12 @@ class SSF(Transform):
         return merged, None if bias is None else scale_and_shift(bias, factors)
 
     def cost(self, n: int, d: int, k: int, leaf: str = "kernel") -> Cost:
-        """Of the output alone; no kernel has a gradient."""
+        """That of the output alone: no kernel has a gradient."""
         return scale_and_shift_cost(n, k, scale=True, shift=self.shift)
 
 
 def scale_and_shift(y: Float[Array, "*batch k"], factors: Factors) -> Float[Array, "*batch k"]:
-    """`(1 + g) ⊙ y + s` in y's dtype, with whichever of the two there is."""
+    """`(1 + g) ⊙ y + s` in y's dtype, without g or s if there is none."""
     out = y.astype(wide(y))
     if "g" in factors:
         out = out * (1 + factors["g"])
@@ -78,5 +78,5 @@ def scale_and_shift(y: Float[Array, "*batch k"], factors: Factors) -> Float[Arra
 
 
 def scale_and_shift_cost(n: int, k: int, *, scale: bool, shift: bool) -> Cost:
-    """Of n outputs of width k. A scale's gradients are two products and a sum, a shift's a change of sign and a sum."""
+    """For n outputs of width k. A scale's gradients are two products and a sum, a shift's a negation and a sum."""
     return Cost((scale + shift) * n * k, (3 * scale + 2 * shift) * n * k)

@@ -1,5 +1,6 @@
 """The adapter and its interceptor on a Linen model that is not ours."""
 
+import json
 from functools import partial
 from operator import itemgetter
 
@@ -364,6 +365,41 @@ def test_an_adapter_is_a_value():
     assert one == same
     assert hash(one) == hash(same)
     assert one != Adapter(HUT(rank=4), "up")
+
+
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        Adapter(HUT(rank=2)),
+        Adapter(LoRA(rank=2, alpha=3.0, rs=True), "up", exclude="block_0", also_train=["head", "norm"]),
+        Adapter(HUT(rank=2), "all-linear", ranks={"block_0": 4, "up": 1}, layout={"^layers/": "lio"}),
+        Adapter(Full(), ""),
+    ],
+    ids=lambda adapter: adapter.transform.name,
+)
+def test_an_adapter_is_rebuilt_from_its_description(adapter):
+    description = adapter.to_dict()
+    assert list(description) == ["transform", "targets", "exclude", "ranks", "layout", "also_train"]
+    assert Adapter.from_dict(description) == adapter
+    assert Adapter.from_dict(json.loads(json.dumps(description)) | {"base": "is not the adapter's"}) == adapter
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ranks": None}, "None are no pairs of a pattern and a value"),
+        ({"targets": "("}, "is no regular expression"),
+        ({"transform": {"rank": 2}}, "it names no transformation"),
+        ({"transform": "hut"}, "it names no transformation"),
+        ({"transform": {"name": "hat"}}, "unknown transformation 'hat'; did you mean 'hut'"),
+        ({"transform": {"name": "hut", "rnk": 2}}, "hut has no setting 'rnk'; did you mean 'rank'"),
+    ],
+)
+def test_a_wrong_description_is_one_line(change, message):
+    with pytest.raises(UserError, match=message):
+        Adapter.from_dict(Adapter(HUT(rank=2)).to_dict() | change)
+    with pytest.raises(UserError, match="it has no 'layout'"):
+        Adapter.from_dict({name: () for name in ("transform", "targets", "exclude", "ranks", "also_train")})
 
 
 @pytest.mark.parametrize("transform", [HUT(rank=2), HUT(rank=1), HiRA(rank=2), LoRA(rank=2)], ids=str)

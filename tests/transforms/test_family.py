@@ -29,6 +29,7 @@ from hut_jax.transforms import (
     LoRA,
     LoRAPlus,
 )
+from hut_jax.transforms.base import Layer
 
 SAMPLES = {
     "hut": HUT(rank=2),
@@ -86,7 +87,7 @@ def test_what_init_gives_and_zero_are_the_identity_to_the_bit(name, dtype):
     transform = SAMPLES[name]
     kernel, bias, zero, _, x = case(transform, dtype=dtype)
     assert {leaf.dtype for leaf in zero.values()} == {jnp.dtype(jnp.float32)}
-    forward = jax.jit(partial(transform.forward, dense))
+    forward = jax.jit(lambda x, kernel, bias, factors: transform.forward(Layer(dense, kernel, bias), x, factors))
     for factors in (zero, jax.tree.map(jnp.zeros_like, zero)):
         assert bits(jax.jit(transform.weight)(kernel, factors)) == bits(kernel)
         assert bits(transform.weight(kernel, factors)) == bits(kernel)
@@ -148,7 +149,7 @@ def test_a_merged_layer_is_the_adapted_one(name, d, k, seed, size, half):
     transform = DENSE[name]
     dtype = jnp.bfloat16 if half else jnp.float32
     kernel, bias, _, factors, x = case(transform, 4 * d, 4 * k, dtype=dtype, seed=seed, size=size)
-    expected = transform.forward(dense, x, kernel, bias, factors)
+    expected = transform.forward(Layer(dense, kernel, bias), x, factors)
     got = dense(x, *transform.merge(kernel, bias, factors))
     assert got.dtype == expected.dtype == dtype
     # Rounding W and rounding y are not the same: in bf16 each entry of a sum may be off by half a step.
@@ -174,7 +175,7 @@ def test_gradients_are_those_of_finite_differences_in_float64(name):
             factors = jax.tree.map(jnp.asarray, factors)  # the numerical side passes arrays of numpy
             if transform.whole_leaves:
                 return jnp.sum(jnp.sin(transform.weight(kernel, factors)))
-            return jnp.sum(jnp.sin(transform.forward(dense, x, kernel, bias, factors)))
+            return jnp.sum(jnp.sin(transform.forward(Layer(dense, kernel, bias), x, factors)))
 
         assert loss(factors).dtype == jnp.float64
         assert jnp.abs(jax.grad(loss)(factors)[next(iter(factors))]).max() > 1e-3

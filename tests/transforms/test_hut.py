@@ -8,12 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hut_jax.core.errors import UserError
+from hut_jax.transforms.base import Layer
 from hut_jax.transforms.hut import HUT
 
 spreads = st.sampled_from(["block", "cyclic"])
 dtypes = st.sampled_from([jnp.float32, jnp.bfloat16])
 ranks = st.integers(1, 5)
 multiples = st.integers(1, 4)
+
+
+def dense(x, kernel, bias):
+    y = jnp.dot(x, kernel, precision="highest")
+    return y if bias is None else y + bias
 
 
 def make(r, rows, columns, spread, *, scale=True, shift=True, dtype=jnp.float32, seed=0, size=0.5):
@@ -75,14 +81,11 @@ def test_zero_factors_change_no_bit(r, rows, columns, spread, scale, shift, dtyp
     kernel, bias = kernel.at[0, 0].set(-0.0), bias.at[0].set(-0.0)
     x = jnp.asarray(np.random.default_rng(1).standard_normal((3, kernel.shape[0])), dtype)
 
-    def dense(x, kernel, bias):
-        return x @ kernel if bias is None else x @ kernel + bias
-
     assert bits(hut.weight(kernel, factors)) == bits(kernel)
     assert bits(jax.jit(hut.weight)(kernel, factors)) == bits(kernel)
     merged_kernel, merged_bias = hut.merge(kernel, bias, factors)
     assert (bits(merged_kernel), bits(merged_bias)) == (bits(kernel), bits(bias))
-    assert bits(hut.forward(dense, x, kernel, bias, factors)) == bits(dense(x, kernel, bias))
+    assert bits(hut.forward(Layer(dense, kernel, bias), x, factors)) == bits(dense(x, kernel, bias))
 
 
 @given(ranks, multiples, multiples, spreads, st.booleans(), st.booleans())
@@ -91,11 +94,7 @@ def test_merged_equals_forward(r, rows, columns, spread, scale, shift):
     hut, kernel, bias, factors = make(r, rows, columns, spread, scale=scale, shift=shift)
     x = jnp.asarray(np.random.default_rng(1).standard_normal((3, kernel.shape[0])), jnp.float32)
 
-    def dense(x, kernel, bias):
-        y = jnp.dot(x, kernel, precision="highest")
-        return y if bias is None else y + bias
-
-    expected = hut.forward(dense, x, kernel, bias, factors)
+    expected = hut.forward(Layer(dense, kernel, bias), x, factors)
     got = dense(x, *hut.merge(kernel, bias, factors))
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5 * float(jnp.abs(expected).max()))
 
@@ -109,6 +108,37 @@ def test_bf16_base_is_rounded_once():
     assert bits(merged) == bits((in_fp32 * (1 + factors["g"])).astype(jnp.bfloat16))
 
 
+@given(ranks, multiples, multiples, spreads)
+@settings(max_examples=10, deadline=None)
+def test_gradients_of_a_split_kernel_are_the_same(r, rows, columns, spread):
+    hut, kernel, bias, factors = make(r, rows, columns, spread)
+    x = jnp.asarray(np.random.default_rng(1).standard_normal((3, kernel.shape[0])), jnp.float32)
+
+    def loss(factors, split):
+        return jnp.sum(jnp.sin(hut.forward(Layer(dense, kernel, bias, split), x, factors)))
+
+    whole, split = (jax.grad(loss)(factors, split) for split in (False, True))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), split, whole)
+
+
+def test_a_mesh_around_it_changes_nothing():
+    """What a transformation must know of the devices is told it by its layer."""
+    hut, kernel, bias, factors = make(2, 3, 2, "block")
+    x = jnp.ones((3, kernel.shape[0]))
+
+    def program(split, mesh):
+        def loss(factors):
+            return jnp.sum(hut.forward(Layer(dense, kernel, bias, split), x, factors))
+
+        with jax.sharding.use_abstract_mesh(mesh):
+            return str(jax.make_jaxpr(jax.grad(loss))(factors)).replace("'tensor': 4", "'tensor': 1")
+
+    auto = (jax.sharding.AxisType.Auto,) * 3
+    meshes = [jax.sharding.AbstractMesh(sizes, ("data", "fsdp", "tensor"), auto) for sizes in ((1, 1, 1), (1, 1, 4))]
+    assert program(False, meshes[0]) == program(False, meshes[1])
+    assert program(True, meshes[0]) != program(False, meshes[0])
+
+
 @pytest.mark.parametrize("spread", ["block", "cyclic"])
 def test_every_gradient_is_the_finite_difference(spread):
     with jax.enable_x64(True):
@@ -117,7 +147,7 @@ def test_every_gradient_is_the_finite_difference(spread):
         x = jax.random.normal(jax.random.key(3), (5, kernel.shape[0]), jnp.float64)
 
         def loss(factors):
-            y = hut.forward(lambda x, w, b: x @ w + b, x, kernel, bias, factors)
+            y = hut.forward(Layer(dense, kernel, bias), x, factors)
             return jnp.sum(jnp.sin(y))
 
         gradients = jax.grad(loss)(factors)

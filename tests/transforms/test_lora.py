@@ -8,8 +8,9 @@ import pytest
 
 from hut_jax import Adapter, LoRA, LoRAPlus, UserError
 from hut_jax.config import default_config, freeze, set_transform
-from hut_jax.runs.run import make_adapter, rates
+from hut_jax.runs.run import make_adapter, multipliers
 from hut_jax.training.optimizer import make_optimizer
+from hut_jax.transforms.base import Layer
 
 
 class Model(nn.Module):
@@ -81,7 +82,7 @@ def test_dropout_is_on_the_low_rank_path_and_keeps_its_mean():
         return x @ kernel
 
     def low_rank(key):
-        return transform.forward(dense, x, kernel, None, factors, key) - x
+        return transform.forward(Layer(dense, kernel, None), x, factors, key) - x
 
     paths = jax.jit(jax.vmap(low_rank))(jax.random.split(jax.random.key(0), 4000))
     np.testing.assert_allclose(paths.mean(0), x @ factors["a"] @ factors["b"], atol=0.01)
@@ -105,7 +106,7 @@ def test_b_of_lora_plus_learns_faster_by_the_ratio():
     run = freeze(config)
     adapter = make_adapter(run)
     assert adapter.transform == LoRAPlus(rank=2, ratio=8.0)
-    optimizer = make_optimizer(run.train, 10, rates(run, adapter, PARAMS))
+    optimizer = make_optimizer(run.train, 10, multipliers(run, adapter, PARAMS))
     factors = adapter.init(jax.random.key(0), PARAMS)
     updates, _ = optimizer.update(jax.tree.map(jnp.ones_like, factors), optimizer.init(factors), factors)
     # Adam's first update has the size of the rate, whatever the gradient's.
