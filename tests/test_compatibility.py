@@ -139,6 +139,12 @@ def test_a_stopped_run_resumes_and_ends_as_it_did(name, config, runs):
     assert result["trainable"] == before["trainable"]
     assert result["best"]["step"] == before["best"]["step"]
     close(result["metrics"]["loss"], before["metrics"]["loss"], 1e-5)
+    # Under the names of today, in what was written before the stop too.
+    assert result["score_name"] == {"e2e": "loss", "glue": "score"}[name]
+    assert result["score_name"] in result["best"]
+    assert result == json.loads((stopped / "result.json").read_text())
+    assert all(line.keys() & {"score", "perplexity", "seconds_per_step"} for line in lines)
+    assert "headline" not in json.dumps([result, lines])
 
 
 def test_a_run_that_had_ended_stays_as_it_is(runs):

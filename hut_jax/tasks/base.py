@@ -1,6 +1,6 @@
-"""The protocol of a task, and what some tasks can do besides: generate text, score a test set, predict one.
+"""The protocol of a task, and three abilities of some tasks: to generate text, to score a test set, to predict labels.
 
-A task is what is known before its data is read. Each family of tasks is a subclass of `Task`, in a file of its own.
+A `Task` is what is known before its data is read. Each family of tasks is a subclass of it, in a file of its own.
 """
 
 from abc import ABC, abstractmethod
@@ -43,7 +43,7 @@ class TaskData:
         return max(int(split.inputs.max()) for split in (self.train, *self.validation.values()))
 
     def limit_validation(self, most: int) -> "TaskData":
-        """The same with at most `most` examples in each validation split, evenly spread over it; 0: with all."""
+        """The same, with each validation split cut to `most` examples, evenly spread over it; 0: not cut."""
 
         def part(split: Examples) -> Examples:
             return split.take(evenly_spread(len(split), most)) if most else split

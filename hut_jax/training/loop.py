@@ -41,7 +41,7 @@ class Plan:
     checkpoint_every: int
 
     def due(self, step: int, every: int) -> bool:
-        """Whether what is done every so many steps is done after this one; after the last step everything is."""
+        """Whether something that is done every so many steps, and at the end, is done after this step."""
         return step % every == 0 or step == self.steps
 
 
