@@ -7,7 +7,10 @@ from hut_jax.adapters.fingerprint import fingerprint
 from hut_jax.core.errors import UserError
 from hut_jax.core.version import VERSION as __version__
 from hut_jax.interop import load_peft, save_peft
-from hut_jax.models.hub.pretrained import load_pretrained, save_pretrained
+from hut_jax.models.compute import Compute
+from hut_jax.models.hub.heads import Head
+from hut_jax.models.hub.pretrained import load_pretrained
+from hut_jax.models.hub.saving import save_pretrained
 from hut_jax.transforms import (
     HUT,
     IA3,
@@ -31,8 +34,10 @@ __all__ = [
     "Adapter",
     "Bank",
     "BitFit",
+    "Compute",
     "DoRA",
     "Full",
+    "Head",
     "HiRA",
     "LayerNorm",
     "LoHa",

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 
 from hut_jax.core import cli
-from hut_jax.models.hub.pretrained import save_pretrained
+from hut_jax.models.hub.saving import save_pretrained
 from hut_jax.runs.trained import load_run
 
 

@@ -29,7 +29,8 @@ def small_model(tmp_path_factory) -> Path:
     from hut_jax.data.tokenizer import load_tokenizer
     from hut_jax.models.gpt2 import GPT2
     from hut_jax.models.gpt2_config import GPT2Config
-    from hut_jax.models.hub.pretrained import init_params, save_pretrained
+    from hut_jax.models.hub.pretrained import init_params
+    from hut_jax.models.hub.saving import save_pretrained
 
     folder = tmp_path_factory.mktemp("models") / "small"
     config = GPT2Config(
@@ -79,7 +80,8 @@ def small_encoder(tmp_path_factory) -> Path:
 
     import jax
 
-    from hut_jax.models.hub.pretrained import init_params, save_pretrained
+    from hut_jax.models.hub.pretrained import init_params
+    from hut_jax.models.hub.saving import save_pretrained
     from hut_jax.models.roberta import Roberta
     from hut_jax.models.roberta_config import RobertaConfig
 

@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file
 
 import hut_jax
-from hut_jax import evaluate, merge, predict
+from hut_jax import Compute, Head, evaluate, merge, predict
 from hut_jax.config import default_config, freeze, set_transform
 from hut_jax.train import train
 from hut_jax.training.log import read_metrics
@@ -52,7 +52,10 @@ def close(got, wanted, tolerance=1e-6):
 def base_of(name, **options):
     base = ADAPTERS[name]
     folder = GOLDENS / base["base"]
-    model, params = hut_jax.load_pretrained(folder, **(base["options"] | options))
+    options = base["options"] | options  # of version 0.1's load_pretrained
+    head = Head(options.pop("head", None), num_labels=options.pop("num_labels", None))
+    compute = Compute(scan_layers=options.pop("scan_layers", False))
+    model, params = hut_jax.load_pretrained(folder, head=head, compute=compute, **options)
     return model, params, jnp.asarray(load_file(folder / "golden.safetensors")["input_ids"])
 
 

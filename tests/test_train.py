@@ -450,7 +450,8 @@ def test_the_real_e2e_data_with_gpt2s_tokenizer(tmp_path, monkeypatch):
 
     from hut_jax.models.gpt2 import GPT2
     from hut_jax.models.gpt2_config import GPT2Config
-    from hut_jax.models.hub.pretrained import init_params, save_pretrained
+    from hut_jax.models.hub.pretrained import init_params
+    from hut_jax.models.hub.saving import save_pretrained
 
     model = GPT2(GPT2Config(vocab_size=50257, n_positions=512, n_embd=32, n_layer=2, n_head=4))
     save_pretrained(tmp_path / "gpt2", model, init_params(model, jax.random.key(0)))

@@ -15,11 +15,10 @@ class Transformer(nn.Module):
 
     Attributes:
         config: the sizes and dropout probabilities, the same fields as in config.json.
-        dtype: of the computation; the parameters may have another. Statistics and logits are in fp32.
-        remat: what the backward pass recomputes of each layer, to save memory: "none"; "dots", all but the products
-            with kernels; or "full", all.
-        scan_layers: whether the layers are one `nn.scan`, which compiles one layer, however many there are.
-        attention: "xla", or "cudnn" for cuDNN's fused kernel (`attention.attend`) where there is no cache.
+        dtype: of the computation; the parameters may have another.
+        remat: see `compute.Compute`, as for the next two.
+        scan_layers: whether the layers are one `nn.scan`.
+        attention: "xla" or "cudnn".
     """
 
     config: Any

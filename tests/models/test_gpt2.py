@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from hut_jax.core.errors import UserError
 from hut_jax.core.scanned_layers import stack_layers, unstack_layers
 from hut_jax.models.attention import plain_attention
+from hut_jax.models.compute import Compute
 from hut_jax.models.gpt2 import GPT2
 from hut_jax.models.gpt2_config import GPT2Config
 from hut_jax.models.hub.pretrained import init_params, load_pretrained
@@ -56,7 +57,7 @@ def close(a, b, tolerance=1e-5):
 @pytest.mark.parametrize("scan_layers", [False, True])
 @pytest.mark.parametrize("folder", GOLDENS, ids=lambda folder: folder.name)
 def test_logits_equal_transformers(folder, scan_layers):
-    model, params = load_pretrained(folder, scan_layers=scan_layers)
+    model, params = load_pretrained(folder, compute=Compute(scan_layers=scan_layers))
     golden = load_file(folder / "golden.safetensors")
     expected, real = golden.pop("logits"), golden["attention_mask"].astype(bool)
     logits = jax.jit(lambda params, inputs: model.apply({"params": params}, **inputs))(params, golden)

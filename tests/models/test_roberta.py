@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 
 from hut_jax.core.errors import UserError
 from hut_jax.core.scanned_layers import stack_layers, unstack_layers
+from hut_jax.models.compute import Compute
 from hut_jax.models.hub.pretrained import init_params, load_pretrained
 from hut_jax.models.roberta import Roberta, default_positions
 from hut_jax.models.roberta_config import RobertaConfig
@@ -92,7 +93,7 @@ def both(model, **inputs):
     ids=lambda value: getattr(value, "name", "scan" if value else "plain"),
 )
 def test_hidden_states_and_logits_equal_transformers(folder, scan_layers):
-    model, params = load_pretrained(folder, scan_layers=scan_layers)
+    model, params = load_pretrained(folder, compute=Compute(scan_layers=scan_layers))
     inputs = load_file(folder / "golden.safetensors")
     expected = {name: inputs.pop(name) for name in ("hidden", "logits", "pooled") if name in inputs}
     hidden, output = run(model, params, **inputs, method=both)

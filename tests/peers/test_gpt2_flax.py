@@ -11,7 +11,8 @@ import pytest
 
 from hut_jax.models.gpt2 import GPT2
 from hut_jax.models.gpt2_config import GPT2Config
-from hut_jax.models.hub.pretrained import init_params, save_pretrained
+from hut_jax.models.hub.pretrained import init_params
+from hut_jax.models.hub.saving import save_pretrained
 
 pytestmark = pytest.mark.peers
 PYTHON = Path(__file__).parents[2] / ".venv-flax" / "bin" / "python"

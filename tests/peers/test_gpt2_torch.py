@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from hut_jax.models.compute import Compute
 from hut_jax.models.gpt2 import GPT2
-from hut_jax.models.hub.pretrained import load_config, load_pretrained, save_pretrained
+from hut_jax.models.hub.pretrained import load_config, load_pretrained
+from hut_jax.models.hub.saving import save_pretrained
 
 pytestmark = pytest.mark.peers
 torch = pytest.importorskip("torch")
@@ -66,7 +68,7 @@ def test_bf16_errs_no_more_than_torchs(tmp_path):
     theirs.save_pretrained(tmp_path)
     exact = their_logits(theirs, ids, mask).numpy()[mask]
     rounded = their_logits(theirs.to(torch.bfloat16), ids, mask).float().numpy()[mask]
-    model, params = load_pretrained(tmp_path, dtype=jnp.bfloat16)
+    model, params = load_pretrained(tmp_path, compute=Compute(dtype=jnp.bfloat16))
     ours = model.apply({"params": params}, jnp.asarray(ids), jnp.asarray(mask))[mask]
     assert np.sqrt(np.mean((ours - exact) ** 2)) < 1.3 * np.sqrt(np.mean((rounded - exact) ** 2))
 
@@ -77,7 +79,7 @@ def test_transformers_loads_what_is_saved(tmp_path, seed, dtype):
     theirs, ids, mask = random_case(seed, dtype)
     theirs.save_pretrained(tmp_path / "theirs")
     ours = jnp.dtype(str(dtype).removeprefix("torch."))
-    model, params = load_pretrained(tmp_path / "theirs", dtype=ours, scan_layers=seed == 3)
+    model, params = load_pretrained(tmp_path / "theirs", compute=Compute(dtype=ours, scan_layers=seed == 3))
     save_pretrained(tmp_path / "ours", model, params)
     again, report = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not any(report.values())

@@ -27,6 +27,7 @@ from hut_jax import (
 )
 from hut_jax.core.trees import flatten
 from hut_jax.interop import load_peft, save_peft
+from hut_jax.models.compute import Compute
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -220,7 +221,7 @@ def test_what_we_saved_runs_there_and_comes_back(bases, tmp_path, kind, name, sc
     folder, model, params = bases(kind)
     adapter = OURS[name]
     if scan_layers:
-        model, params = load_pretrained(folder, scan_layers=True)
+        model, params = load_pretrained(folder, compute=Compute(scan_layers=True))
     factors = random_factors(adapter, params)
     if (kind, name) == ("gpt2", "loha"):
         with pytest.raises(UserError, match=r"is a Conv1D, for which PEFT has no LoHa; export the merged model"):

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from hut_jax.models.hub.pretrained import save_pretrained
+from hut_jax.models.hub.saving import save_pretrained
 from hut_jax.models.roberta import Roberta, default_positions
 from hut_jax.models.roberta_config import RobertaConfig
 

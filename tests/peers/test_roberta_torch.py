@@ -9,7 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hut_jax.models.hub.pretrained import load_config, load_pretrained, save_pretrained
+from hut_jax.models.compute import Compute
+from hut_jax.models.hub.heads import Head
+from hut_jax.models.hub.pretrained import load_config, load_pretrained
+from hut_jax.models.hub.saving import save_pretrained
 
 pytestmark = pytest.mark.peers
 torch = pytest.importorskip("torch")
@@ -90,7 +93,7 @@ def test_transformers_loads_what_is_saved(tmp_path, seed, dtype):
     theirs, _ = random_case(seed, dtype)
     theirs.save_pretrained(tmp_path / "theirs")
     ours = jnp.dtype(str(dtype).removeprefix("torch."))
-    model, params = load_pretrained(tmp_path / "theirs", dtype=ours, scan_layers=seed % 2 == 0)
+    model, params = load_pretrained(tmp_path / "theirs", compute=Compute(dtype=ours, scan_layers=seed % 2 == 0))
     save_pretrained(tmp_path / "ours", model, params)
     again, report = type(theirs).from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not any(report.values())
@@ -137,7 +140,7 @@ def test_bf16_errs_no_more_than_torchs(tmp_path):
         theirs.save_pretrained(tmp_path / str(seed))
         exact = theirs_of(theirs, inputs)[1].numpy()
         rounded = theirs_of(theirs.to(torch.bfloat16), inputs)[1].float().numpy()
-        model, params = load_pretrained(tmp_path / str(seed), dtype=jnp.bfloat16)
+        model, params = load_pretrained(tmp_path / str(seed), compute=Compute(dtype=jnp.bfloat16))
         ours = np.asarray(ours_of(model, params, inputs)[1])
         real = inputs["attention_mask"].astype(bool)
         own, peer = (np.sqrt(np.mean((logits - exact)[real] ** 2)) for logits in (ours, rounded))
@@ -148,7 +151,9 @@ def test_bf16_errs_no_more_than_torchs(tmp_path):
 def test_a_head_drawn_here_is_read_by_transformers(tmp_path):
     theirs, inputs = random_case(4)
     theirs.save_pretrained(tmp_path / "theirs")
-    model, params = load_pretrained(tmp_path / "theirs", head="classification", labels=["x", "y", "z"], report=print)
+    model, params = load_pretrained(
+        tmp_path / "theirs", head=Head("classification", labels=["x", "y", "z"]), report=print
+    )
     save_pretrained(tmp_path / "ours", model, params)
     again = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "ours").eval()
     assert again.config.id2label == {0: "x", 1: "y", 2: "z"}
@@ -167,7 +172,7 @@ def encoder():
 def test_a_real_encoder(caplog, scan_layers):
     folder = encoder()
     with caplog.at_level(logging.WARNING, logger="hut_jax"):
-        model, params = load_pretrained(folder, scan_layers=scan_layers)
+        model, params = load_pretrained(folder, compute=Compute(scan_layers=scan_layers))
     assert caplog.messages == []
     assert (model.config.head, model.config.n_layer, model.config.hidden_size) == ("none", 6, 384)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)

@@ -1,4 +1,4 @@
-"""Which head a checkpoint has, which one is asked for, and what of it may be drawn afresh."""
+"""The head that a checkpoint has, the head asked for, and which parameters of it may be drawn at random."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -12,13 +12,49 @@ PROBLEMS = ("regression", "single_label_classification", "multi_label_classifica
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
-    """What a caller wants of the head; None: as config.json says. See `load_pretrained`."""
+class Head:
+    """The head of a model. None leaves a field as config.json has it.
 
-    head: str | None = None
+    Attributes:
+        name: "causal" for GPT-2; "classification", "mlm" or "none" for RoBERTa and BERT.
+        num_labels: the outputs of a classification head. If it differs from config.json's, the output layer is drawn.
+        labels: the names of the outputs. With another `num_labels` they are LABEL_0, LABEL_1, ...
+        problem_type: "regression", "single_label_classification" or "multi_label_classification", kept in the config.
+
+    Raises:
+        UserError: a field has no sense, or `labels` and `num_labels` contradict each other.
+    """
+
+    name: str | None = None
     num_labels: int | None = None
     labels: Sequence[str] | None = None
     problem_type: str | None = None
+
+    def __post_init__(self):
+        count = self.num_labels
+        if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+            raise UserError(f"num_labels must be a whole number of at least 1, not {count!r}")
+        if self.labels is not None:
+            labels = tuple(self.labels)
+            if not labels or len(set(labels)) != len(labels) or isinstance(self.labels, str):
+                raise UserError(f"labels must be different names, at least one, not {self.labels!r}")
+            if count not in (None, len(labels)):
+                raise UserError(f"num_labels is {count} and there are {len(labels)} labels; give one of the two")
+            object.__setattr__(self, "labels", labels)  # so that a head can be hashed and compared
+        if self.problem_type not in (None, *PROBLEMS):
+            raise UserError(f"no problem_type {self.problem_type!r}; {nearest(self.problem_type, PROBLEMS)}")
+
+    def labels_for(self, stored: Sequence[str]) -> tuple[str, ...]:
+        """The names of the outputs, where config.json has those of `stored`."""
+        if self.labels is not None:
+            return tuple(self.labels)
+        count = self.num_labels
+        return tuple(stored) if count is None or count == len(stored) else default_labels(count)
+
+
+def as_head(head: Head | str | None) -> Head:
+    """A head by its name alone, or as it is."""
+    return head if isinstance(head, Head) else Head(head)
 
 
 def stored_head(family: Family, values: Mapping[str, Any]) -> str | None:
@@ -33,52 +69,50 @@ def stored_head(family: Family, values: Mapping[str, Any]) -> str | None:
     return next((family.heads[name] for name in names if name in family.heads), None if names else "none")
 
 
-def with_head(family: Family, config: Any, values: Mapping[str, Any], asked: Asked, where: str) -> Any:
+def with_head(family: Family, config: Any, values: Mapping[str, Any], head: Head, where: str) -> Any:
     """The config with the head and labels asked for.
 
     Args:
         family: the model's.
         config: as its `from_json` gives it.
         values: the parsed config.json.
-        asked: what the caller wants.
+        head: the head asked for.
         where: what to call config.json in an error.
 
     Raises:
-        UserError: the family has no such head, config.json names none that is known, or labels are asked for that
-            make no sense.
+        UserError: the family has no such head, config.json names none that is known, or only a classification head
+            has what is asked for.
     """
     valid = sorted({*family.heads.values()})
-    if asked.head is not None and asked.head not in valid:
-        raise UserError(f"{config.model_type} has no head {asked.head!r}; {nearest(asked.head, valid)}")
-    head = asked.head or stored_head(family, values)
-    if head is None:
+    if head.name is not None and head.name not in valid:
+        raise UserError(f"{config.model_type} has no head {head.name!r}; {nearest(head.name, valid)}")
+    name = head.name or stored_head(family, values)
+    if name is None:
         raise UserError(
             f"{where}: of its architectures {values['architectures']} none is supported; {nearest('', family.heads)}; "
             f"or take its encoder and ask for a head: {', '.join(map(repr, valid))}"
         )
-    given = [name for name in ("num_labels", "labels", "problem_type") if getattr(asked, name) is not None]
-    if given and head != "classification":
-        raise UserError(f"{given[0]} is for head 'classification', not for {head!r}")
-    if head == "causal":
+    given = [field for field in ("num_labels", "labels", "problem_type") if getattr(head, field) is not None]
+    if given and name != "classification":
+        raise UserError(f"{given[0]} is for head 'classification', not for {name!r}")
+    if name == "causal":
         return config
-    if asked.problem_type not in (None, *PROBLEMS):
-        raise UserError(f"no problem_type {asked.problem_type!r}; {nearest(asked.problem_type, PROBLEMS)}")
     return dataclasses.replace(
         config,
-        head=head,
-        labels=_labels(asked, config.labels),
-        problem_type=asked.problem_type or config.problem_type,
+        head=name,
+        labels=head.labels_for(config.labels),
+        problem_type=head.problem_type or config.problem_type,
     )
 
 
 def drawable(path: str, config: Any, stored: Any, has: str | None) -> bool:
-    """Whether a parameter that the files lack, or have in another shape, is drawn afresh and is no damage.
+    """Whether a parameter that the files lack, or have in another shape, is drawn at random; else they are damaged.
 
     Args:
         path: the parameter's.
         config: with the head asked for.
         stored: with the head and labels of config.json.
-        has: the files' head.
+        has: the head of the files.
     """
     if config.model_type not in ("roberta", "bert"):
         return False
@@ -87,17 +121,3 @@ def drawable(path: str, config: Any, stored: Any, has: str | None) -> bool:
     if config.head != has:
         return path.startswith(("pooler/", "classifier/", "mlm/"))
     return path.startswith("classifier/out/") and len(config.labels) != len(stored.labels)
-
-
-def _labels(asked: Asked, stored: Sequence[str]) -> tuple[str, ...]:
-    count = asked.num_labels
-    if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
-        raise UserError(f"num_labels must be a whole number of at least 1, not {count!r}")
-    if asked.labels is None:
-        return tuple(stored) if count in (None, len(stored)) else default_labels(count)
-    labels = tuple(asked.labels)
-    if not labels or len(set(labels)) != len(labels) or isinstance(asked.labels, str):
-        raise UserError(f"labels must be different names, at least one, not {asked.labels!r}")
-    if count not in (None, len(labels)):
-        raise UserError(f"num_labels is {count} and there are {len(labels)} labels; give one of the two")
-    return labels

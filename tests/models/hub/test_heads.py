@@ -14,7 +14,10 @@ from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file, save_file
 
 from hut_jax.core.errors import UserError
-from hut_jax.models.hub.pretrained import build_model, init_params, load_config, load_pretrained, save_pretrained
+from hut_jax.models.compute import Compute
+from hut_jax.models.hub.heads import Head
+from hut_jax.models.hub.pretrained import build_model, init_params, load_config, load_pretrained
+from hut_jax.models.hub.saving import save_pretrained
 
 GOLDENS = Path(__file__).parents[2] / "goldens"
 
@@ -68,7 +71,7 @@ def test_the_head_is_the_one_of_the_architectures(name, head, labels):
 
 def test_a_head_that_the_files_lack_is_drawn_with_the_key_and_reported():
     own, before, _ = load("roberta_mlm")
-    model, params, lines = load("roberta_mlm", head="classification", num_labels=3, key=jax.random.key(7))
+    model, params, lines = load("roberta_mlm", head=Head("classification", num_labels=3), key=jax.random.key(7))
     drawn = [f"classifier/{layer}/{leaf}" for layer in ("dense", "out") for leaf in ("kernel", "bias")]
     start = flatten_dict(init_params(model, jax.random.key(7)), sep="/")
     for path, leaf in params.items():
@@ -81,10 +84,10 @@ def test_a_head_that_the_files_lack_is_drawn_with_the_key_and_reported():
     assert first.endswith(f"have none that fit: {', '.join(map(repr, drawn))}")
     assert "left out, since head 'classification' has no use for them: 'lm_head." in second
     assert second.endswith("and 1 more")
-    other = load("roberta_mlm", head="classification", num_labels=3)[1]
+    other = load("roberta_mlm", head=Head("classification", num_labels=3))[1]
     assert not np.array_equal(other["classifier/out/kernel"], params["classifier/out/kernel"])
     np.testing.assert_array_equal(
-        load("roberta_mlm", head="classification", num_labels=3)[1]["classifier/out/kernel"],
+        load("roberta_mlm", head=Head("classification", num_labels=3))[1]["classifier/out/kernel"],
         other["classifier/out/kernel"],
     )
 
@@ -92,7 +95,9 @@ def test_a_head_that_the_files_lack_is_drawn_with_the_key_and_reported():
 def test_what_another_head_shares_is_read():
     """BERT's bare class has the pooler that its classification needs."""
     bare, before, _ = load("bert_bare")
-    model, params, lines = load("bert_bare", head="classification", problem_type="regression", labels=["similarity"])
+    model, params, lines = load(
+        "bert_bare", head=Head("classification", problem_type="regression", labels=["similarity"])
+    )
     np.testing.assert_array_equal(params["pooler/kernel"], before["pooler/kernel"])
     assert model.config.labels == ("similarity",)
     assert model.config.problem_type == "regression"
@@ -103,7 +108,7 @@ def test_what_another_head_shares_is_read():
 
 def test_drawn_heads_under_scan_and_in_bf16_are_the_same_numbers():
     plain = load("bert_bare", head="mlm")[1]
-    scanned = load("bert_bare", head="mlm", scan_layers=True, dtype=jnp.bfloat16)[1]
+    scanned = load("bert_bare", head="mlm", compute=Compute(scan_layers=True, dtype=jnp.bfloat16))[1]
     for path in ("mlm/dense/kernel", "mlm/norm/scale"):
         np.testing.assert_array_equal(scanned[path], plain[path].astype(jnp.bfloat16))
     assert scanned["layers/mlp/up/kernel"].shape == (3, 12, 20)
@@ -111,7 +116,7 @@ def test_drawn_heads_under_scan_and_in_bf16_are_the_same_numbers():
 
 def test_another_number_of_labels_keeps_the_rest_of_the_head():
     before = load("roberta_classification")[1]
-    model, params, lines = load("roberta_classification", num_labels=2)
+    model, params, lines = load("roberta_classification", head=Head(num_labels=2))
     np.testing.assert_array_equal(params["classifier/dense/kernel"], before["classifier/dense/kernel"])
     assert params["classifier/out/kernel"].shape == (12, 2)
     assert model.config.labels == ("LABEL_0", "LABEL_1")
@@ -120,7 +125,7 @@ def test_another_number_of_labels_keeps_the_rest_of_the_head():
 
 
 def test_other_names_for_as_many_labels_keep_the_whole_head():
-    model, params, lines = load("roberta_classification", labels=("a", "b", "c"))
+    model, params, lines = load("roberta_classification", head=Head(labels=("a", "b", "c")))
     assert model.config.labels == ("a", "b", "c")
     assert lines == []
     np.testing.assert_array_equal(
@@ -196,21 +201,21 @@ def test_an_unknown_architecture_must_be_told_its_head(copy):
 @pytest.mark.parametrize(
     ("name", "asked", "message"),
     [
-        ("gpt2_odd", {"head": "classification"}, r"gpt2 has no head 'classification'; valid: 'causal'"),
-        ("roberta_odd", {"head": "causal"}, r"roberta has no head 'causal'"),
-        ("roberta_odd", {"head": "clasification"}, r"did you mean 'classification'"),
+        ("gpt2_odd", {"name": "classification"}, r"gpt2 has no head 'classification'; valid: 'causal'"),
+        ("roberta_odd", {"name": "causal"}, r"roberta has no head 'causal'"),
+        ("roberta_odd", {"name": "clasification"}, r"did you mean 'classification'"),
         ("roberta_mlm", {"num_labels": 2}, r"num_labels is for head 'classification', not for 'mlm'"),
-        ("roberta_mlm", {"head": "classification", "num_labels": 0}, r"whole number of at least 1, not 0"),
-        ("roberta_mlm", {"head": "classification", "labels": ()}, r"labels must be different names"),
-        ("roberta_mlm", {"head": "classification", "labels": "ab"}, r"labels must be different names"),
-        ("roberta_mlm", {"head": "classification", "labels": ["a", "a"]}, r"labels must be different names"),
-        ("roberta_mlm", {"head": "classification", "labels": ["a"], "num_labels": 2}, r"is 2 and there are 1 labels"),
-        ("roberta_mlm", {"head": "classification", "problem_type": "regresion"}, r"did you mean 'regression'"),
+        ("roberta_mlm", {"name": "classification", "num_labels": 0}, r"whole number of at least 1, not 0"),
+        ("roberta_mlm", {"name": "classification", "labels": ()}, r"labels must be different names"),
+        ("roberta_mlm", {"name": "classification", "labels": "ab"}, r"labels must be different names"),
+        ("roberta_mlm", {"name": "classification", "labels": ["a", "a"]}, r"labels must be different names"),
+        ("roberta_mlm", {"name": "classification", "labels": ["a"], "num_labels": 2}, r"is 2 and there are 1 labels"),
+        ("roberta_mlm", {"name": "classification", "problem_type": "regresion"}, r"did you mean 'regression'"),
     ],
 )
 def test_heads_and_labels_that_make_no_sense(name, asked, message):
-    refused(message, load_pretrained, GOLDENS / name, **asked)
-    refused(message, build_model, GOLDENS / name, **asked)
+    refused(message, lambda: load_pretrained(GOLDENS / name, head=Head(**asked)))
+    refused(message, lambda: build_model(GOLDENS / name, head=Head(**asked)))
 
 
 def test_a_pickle_is_converted_with_its_own_class(copy):
@@ -231,7 +236,9 @@ def test_distilbert_is_not_bert(copy):
 
 
 def test_a_drawn_head_is_saved_with_its_names(tmp_path):
-    model, params = load_pretrained(GOLDENS / "roberta_mlm", head="classification", labels=["no", "yes"], report=print)
+    model, params = load_pretrained(
+        GOLDENS / "roberta_mlm", head=Head("classification", labels=["no", "yes"]), report=print
+    )
     save_pretrained(tmp_path, model, params)
     values = json.loads((tmp_path / "config.json").read_text())
     assert values["architectures"] == ["RobertaForSequenceClassification"]

@@ -15,9 +15,11 @@ from safetensors.numpy import load_file, save_file
 
 from hut_jax.core.errors import UserError
 from hut_jax.core.scanned_layers import stack_layers
+from hut_jax.models.compute import Compute
 from hut_jax.models.gpt2 import GPT2
 from hut_jax.models.gpt2_config import GPT2Config
-from hut_jax.models.hub.pretrained import build_model, init_params, load_config, load_pretrained, save_pretrained
+from hut_jax.models.hub.pretrained import build_model, init_params, load_config, load_pretrained
+from hut_jax.models.hub.saving import save_pretrained
 
 GOLDENS = Path(__file__).parents[2] / "goldens"
 
@@ -71,9 +73,9 @@ ENCODERS = ["roberta_odd", "roberta_mlm", "roberta_classification", "roberta_unt
 @pytest.mark.parametrize("name", ["gpt2_right_padded", "gpt2_sharded", "gpt2_untied", "gpt2_variant", *ENCODERS])
 @pytest.mark.parametrize("scan_layers", [False, True])
 def test_saving_is_the_inverse_of_loading(tmp_path, name, scan_layers):
-    model, params = load_pretrained(GOLDENS / name, scan_layers=scan_layers)
+    model, params = load_pretrained(GOLDENS / name, compute=Compute(scan_layers=scan_layers))
     save_pretrained(tmp_path / "a" / "b", model, params)
-    again, loaded = load_pretrained(tmp_path / "a" / "b", scan_layers=scan_layers)
+    again, loaded = load_pretrained(tmp_path / "a" / "b", compute=Compute(scan_layers=scan_layers))
     assert again == model
     equal(loaded, params)
     ours = load_file(tmp_path / "a" / "b" / "model.safetensors")
@@ -97,12 +99,12 @@ def test_saving_is_the_inverse_of_loading(tmp_path, name, scan_layers):
 
 def test_scanned_loading_stacks():
     folder = GOLDENS / "gpt2_variant"
-    equal(load_pretrained(folder, scan_layers=True)[1], stack_layers(load_pretrained(folder)[1]))
+    equal(load_pretrained(folder, compute=Compute(scan_layers=True))[1], stack_layers(load_pretrained(folder)[1]))
 
 
 def test_bf16(tmp_path):
     folder = GOLDENS / "gpt2_variant"
-    model, params = load_pretrained(folder, dtype=jnp.bfloat16)
+    model, params = load_pretrained(folder, compute=Compute(dtype=jnp.bfloat16))
     assert model.dtype == jnp.bfloat16
     full = load_pretrained(folder)[1]
     equal(params, jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), full))
@@ -111,10 +113,10 @@ def test_bf16(tmp_path):
         names = file.keys()
         assert {file.get_slice(name).get_dtype() for name in names} == {"BF16"}
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
-    equal(load_pretrained(tmp_path, dtype=jnp.bfloat16)[1], params)
+    equal(load_pretrained(tmp_path, compute=Compute(dtype=jnp.bfloat16))[1], params)
     save_pretrained(tmp_path, model, full, dtype=jnp.bfloat16)
     assert load_file(tmp_path / "model.safetensors")["transformer.wte.weight"].dtype == ml_dtypes.bfloat16
-    equal(load_pretrained(tmp_path, dtype=jnp.bfloat16)[1], params)
+    equal(load_pretrained(tmp_path, compute=Compute(dtype=jnp.bfloat16))[1], params)
 
 
 def test_half_precision_files_load_as_fp32(folder):
@@ -137,11 +139,11 @@ def test_a_tied_head_may_be_stored_if_it_is_the_embedding(folder):
 
 
 def test_config_alone_builds_a_model():
-    model = build_model(GOLDENS / "gpt2_variant", remat="dots", attention="xla")
+    model = build_model(GOLDENS / "gpt2_variant", compute=Compute(remat="dots", attention="xla"))
     assert model == GPT2(load_config(GOLDENS / "gpt2_variant"), remat="dots", attention="xla")
     assert model.config.n_inner == 21
     drawn = init_params(model, jax.random.key(0), dtype=jnp.bfloat16)
-    loaded = load_pretrained(GOLDENS / "gpt2_variant", dtype=jnp.bfloat16)[1]
+    loaded = load_pretrained(GOLDENS / "gpt2_variant", compute=Compute(dtype=jnp.bfloat16))[1]
     assert jax.tree.map(lambda x: (x.shape, x.dtype), drawn) == jax.tree.map(lambda x: (x.shape, x.dtype), loaded)
 
 
@@ -330,3 +332,8 @@ def test_hash_and_equality_of_the_config():
     """Models are static arguments of jit, so that they must hash and compare by value."""
     config = GPT2Config(23, 12, 8, 3, 2, eos_token_id=(1, 2))
     assert hash(GPT2(config)) == hash(GPT2(GPT2Config(23, 12, 8, 3, 2, eos_token_id=(1, 2))))
+
+
+def test_how_a_model_computes_is_checked_when_it_is_said():
+    refused("remat is 'dot'; did you mean 'dots'", Compute, jnp.float32, "dot")
+    refused("attention is 'cudn'; did you mean 'cudnn'", Compute, jnp.float32, "none", False, "cudn")

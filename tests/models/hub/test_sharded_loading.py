@@ -10,11 +10,13 @@ import pytest
 
 from hut_jax.models.gpt2 import GPT2
 from hut_jax.models.gpt2_config import GPT2Config
-from hut_jax.models.hub.pretrained import init_params, save_pretrained
+from hut_jax.models.hub.pretrained import init_params
+from hut_jax.models.hub.saving import save_pretrained
 
 MEASURE = """
 import re, sys, threading, time
 import jax, jax.numpy as jnp
+from hut_jax.models.compute import Compute
 from hut_jax.models.hub.pretrained import build_model, init_params, load_pretrained
 from hut_jax.parallel.mesh import TRANSFORMER, make_mesh, param_specs, shardings
 
@@ -22,7 +24,7 @@ def allocated():  # not what is mapped from files, which the system may take bac
     return int(re.search(r"RssAnon:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
 
 folder, scan = sys.argv[1], sys.argv[2] == "scan"
-model = build_model(folder, scan_layers=scan)
+model = build_model(folder, compute=Compute(scan_layers=scan))
 mesh = make_mesh(1, 8, 1)
 shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
 lie = shardings(mesh, param_specs(shapes, TRANSFORMER, mesh))
@@ -37,7 +39,7 @@ def watch():
 
 watcher = threading.Thread(target=watch)
 watcher.start()
-_, params = load_pretrained(folder, scan_layers=scan, shardings=lie)
+_, params = load_pretrained(folder, shardings=lie, compute=Compute(scan_layers=scan))
 jax.block_until_ready(params)
 done.set()
 watcher.join()
