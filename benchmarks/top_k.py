@@ -1,0 +1,63 @@
+"""The grouped top-k of beam search against `jax.lax.top_k`, in turns.
+
+    python benchmarks/top_k.py
+    python benchmarks/top_k.py --rows=10,80,160 --vocabulary=50257 --k=20 --turns=31
+
+The rows are the beams of all prompts, and k is what beam search asks of each beam: twice the beams. In each turn both
+run once, so that other work on the machine disturbs both; the ratio is the median over turns, with its quartiles.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from hut_jax.generation.top_k import grouped_top_k
+
+
+def main():
+    """The benchmark; prints one line for each number of rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", default="10,80,160", help="beams of all prompts, several numbers with commas")
+    parser.add_argument("--vocabulary", type=int, default=50257)
+    parser.add_argument("--k", type=int, default=20)
+    parser.add_argument("--turns", type=int, default=31, help="after one that does not count")
+    args = parser.parse_args()
+    sides = {"grouped": jax.jit(grouped_top_k, static_argnums=1), "lax": jax.jit(jax.lax.top_k, static_argnums=1)}
+    print(f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}")
+    for rows in map(int, args.rows.split(",")):
+        logits = np.random.default_rng(0).normal(size=(rows, args.vocabulary)).astype(np.float32)
+        print(describe(rows, measure(sides, jax.device_put(logits), args.k, args.turns)), flush=True)
+
+
+def measure(sides, logits, k, turns):
+    """The seconds of each side, turn by turn."""
+    seconds = {name: [] for name in sides}
+    for _ in range(turns + 1):
+        for name, run in sides.items():
+            start = time.perf_counter()
+            jax.block_until_ready(run(logits, k))
+            seconds[name].append(time.perf_counter() - start)
+    return {name: values[1:] for name, values in seconds.items()}  # the first turn compiles
+
+
+def describe(rows, seconds):
+    """The medians of both, and of their ratio."""
+    ratios = [lax / grouped for lax, grouped in zip(seconds["lax"], seconds["grouped"], strict=True)]
+    low, middle, high = statistics.quantiles(ratios)
+    medians = {name: 1e3 * statistics.median(values) for name, values in seconds.items()}
+    return (
+        f"{rows} rows: grouped {medians['grouped']:.2f} ms, jax.lax.top_k {medians['lax']:.2f} ms, "
+        f"{middle:.2f} times (quartiles {low:.2f} to {high:.2f}); load {os.getloadavg()[0]:.1f}"
+    )
+
+
+if __name__ == "__main__":
+    main()
