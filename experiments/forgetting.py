@@ -38,6 +38,6 @@ def held_out(task: Task[Any], tokenizer: BaseTokenizer, text: str) -> Sequences:
     Raises:
         UserError: the base is no causal language model, or the text cannot be read or is too short.
     """
-    if task.head["head"] != "causal":
+    if task.head.name != "causal":
         raise UserError(f"--text: forgetting is a causal language model's, and {task.name!r} has none; leave it out")
     return load_text(text, tokenizer, block=BLOCK, holdout=0.5, max_bytes=MAX_BYTES).validation

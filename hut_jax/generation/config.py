@@ -1,11 +1,17 @@
 """The section `config.decode`."""
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 from pydantic import Field
 
 from hut_jax.core.sections import section
-from hut_jax.generation.sampling import COLDEST
+from hut_jax.generation.beam import Beam
+from hut_jax.generation.constraints import Constraints
+from hut_jax.generation.method import Method
+from hut_jax.generation.sampling import COLDEST, Greedy, Sampling
+
+_EARLY_STOPPING: dict[str, Any] = {"false": False, "true": True, "never": "never"}
 
 
 @section
@@ -37,3 +43,15 @@ class DecodeConfig:
         description="sampling: draw from the fewest likeliest tokens whose probabilities reach this sum",
     )
     batch_size: int = Field(default=16, ge=1, description="prompts decoded at once")
+
+    def make_method(self, seed: int) -> Method:
+        """The method, with a seed for sampling."""
+        if self.method == "greedy":
+            return Greedy()
+        if self.method == "sample":
+            return Sampling(seed, self.temperature, self.top_k, self.top_p)
+        return Beam(self.beams, self.length_penalty, _EARLY_STOPPING[self.early_stopping])
+
+    def make_constraints(self, eos_id: int | Sequence[int] | None) -> Constraints:
+        """What the method obeys, with the tokenizer's end tokens."""
+        return Constraints(self.max_new_tokens, eos_id, self.min_new_tokens, self.no_repeat_ngram)

@@ -6,13 +6,11 @@ from typing import Any
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from hut_jax.generation import Beam, Constraints, Greedy, Method, Sampling, generate
+from hut_jax.generation import generate
 from hut_jax.parallel.activations import BATCH
 from hut_jax.parallel.mesh import make_mesh
 from hut_jax.runs.trained import TrainedRun
 from hut_jax.tasks import GeneratesText
-
-_EARLY_STOPPING: dict[str, Any] = {"false": False, "true": True, "never": "never"}
 
 
 class Decoder:
@@ -47,32 +45,17 @@ class Decoder:
         """
         run, decode = self._run, self._run.config.decode
         prompts = self._task.prompts(texts, run.tokenizer)
-        constraints = Constraints(
-            decode.max_new_tokens,
-            run.tokenizer.eos_id,
-            min_new_tokens=decode.min_new_tokens,
-            no_repeat_ngram=decode.no_repeat_ngram,
-        )
         found = generate(
             run.model,
             self._params,
             prompts,
-            self._method(),
-            constraints,
+            decode.make_method(run.config.seed),
+            decode.make_constraints(run.tokenizer.eos_id),
             batch_size=decode.batch_size,
             sharding=self._prompts,
             progress=progress,
         )
         return [continuation.tokens for continuation in found]
-
-    def _method(self) -> Method:
-        config = self._run.config
-        decode = config.decode
-        if decode.method == "greedy":
-            return Greedy()
-        if decode.method == "sample":
-            return Sampling(config.seed, decode.temperature, decode.top_k, decode.top_p)
-        return Beam(decode.beams, decode.length_penalty, _EARLY_STOPPING[decode.early_stopping])
 
     def text(self, tokens: Sequence[int]) -> str:
         """The tokens as one line of text."""

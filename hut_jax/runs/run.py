@@ -13,6 +13,7 @@ from hut_jax.config import RunConfig
 from hut_jax.core.errors import UserError
 from hut_jax.core.trees import split
 from hut_jax.data.tokenizer_base import BaseTokenizer
+from hut_jax.models.compute import Compute
 from hut_jax.models.hub.pretrained import build_model, init_params, load_pretrained, missing_params
 from hut_jax.parallel.processes import put_tree
 from hut_jax.tasks import Task, TaskData, task_named
@@ -61,7 +62,7 @@ class Run:
         """
         if self.config.init == "random":
             return []
-        new = missing_params(self.config.model, **self.task.head)
+        new = missing_params(self.config.model, head=self.task.head)
         trained = {site.path for site in self.adapter.sites(self.shapes) if type(site.transform) is Full}
         for path in new:
             if split(path) not in trained:
@@ -110,7 +111,7 @@ def make_model(config: RunConfig) -> Any:
     Raises:
         UserError: the model or the task cannot be had, or do not go together.
     """
-    return build_model(config.model, **_model_options(config))
+    return build_model(config.model, head=task_named(config.task).head, compute=_compute(config))
 
 
 def param_shapes(model: Any, dtype: Any = jnp.float32) -> PyTree[jax.ShapeDtypeStruct]:
@@ -149,10 +150,11 @@ def load_base(config: RunConfig, shardings: PyTree[Any] = None) -> tuple[Any, Py
     if config.init == "pretrained":
         return load_pretrained(
             config.model,
+            head=task_named(config.task).head,
+            compute=_compute(config),
             draw=False,
             report=lambda line: print(f"note: {line}"),
             shardings=shardings,
-            **_model_options(config),
         )
     model = make_model(config)
     params = init_params(model, jax.random.key(config.seed), dtype=model.dtype)
@@ -171,12 +173,6 @@ def multipliers(config: RunConfig, adapter: Adapter, shapes: Any) -> Any:
     return learning_rate_multipliers(adapter, shapes, also_train=also)
 
 
-def _model_options(config: RunConfig) -> dict[str, Any]:
-    """The options of `load_pretrained` and `build_model`."""
-    return {
-        **task_named(config.task).head,
-        "dtype": jnp.dtype(config.dtype),
-        "remat": config.train.remat,
-        "scan_layers": config.train.scan_layers,
-        "attention": config.train.attention,
-    }
+def _compute(config: RunConfig) -> Compute:
+    train = config.train
+    return Compute(jnp.dtype(config.dtype), train.remat, train.scan_layers, train.attention)

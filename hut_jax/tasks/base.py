@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from hut_jax.data.batching import Examples, evenly_spread
 from hut_jax.data.tokenizer_base import BaseTokenizer
 from hut_jax.metrics.e2e.score import Evaluation
+from hut_jax.models.hub.heads import Head
 
 Loss = Callable[..., tuple[Float[Array, ""], Float[Array, ""], Any]]
 """`loss(apply, batch, **kwargs)`: the summed loss of a batch, the weight to divide it by, and the outputs that
@@ -94,8 +95,8 @@ class Task(ABC, Generic[T]):
 
     @property
     @abstractmethod
-    def head(self) -> Mapping[str, Any]:
-        """The head that the model needs: options of `load_pretrained`."""
+    def head(self) -> Head:
+        """The head that the model needs."""
 
     @abstractmethod
     def load_tokenizer(self, source: str) -> T:

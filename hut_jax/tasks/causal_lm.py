@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from hut_jax.data.tokenizer import Tokenizer, load_tokenizer
+from hut_jax.models.hub.heads import Head
 from hut_jax.tasks.base import Evaluated, Example, GeneratesText, Loss
 from hut_jax.tasks.cross_entropy import prediction_loss
 
@@ -18,9 +19,9 @@ class CausalLM(GeneratesText[Tokenizer]):
     """A task of a causal language model; a subclass has its data."""
 
     @property
-    def head(self) -> Mapping[str, Any]:
+    def head(self) -> Head:
         """Logits over the vocabulary."""
-        return {"head": "causal"}
+        return Head("causal")
 
     def load_tokenizer(self, source: str) -> Tokenizer:
         """GPT-2's byte-level BPE."""

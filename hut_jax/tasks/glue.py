@@ -18,6 +18,7 @@ from hut_jax.data.glue.tasks import GlueTask
 from hut_jax.data.glue.tsv import GlueExample
 from hut_jax.data.labelled_texts import LabelledTexts
 from hut_jax.metrics.glue import glue_scores
+from hut_jax.models.hub.heads import Head
 from hut_jax.tasks.base import Evaluated, Example, Loss, PredictsLabels, TaskData
 from hut_jax.tasks.config import GlueData
 from hut_jax.tasks.cross_entropy import cross_entropy
@@ -38,10 +39,10 @@ class Glue(PredictsLabels[EncoderTokenizer]):
         self.name, self.spec = spec.name, spec
 
     @property
-    def head(self) -> Mapping[str, Any]:
+    def head(self) -> Head:
         """A class for each label, or one value for a regression."""
         problem = "regression" if self.spec.regression else "single_label_classification"
-        return {"head": "classification", "labels": self.spec.labels or ("score",), "problem_type": problem}
+        return Head("classification", labels=self.spec.labels or ("score",), problem_type=problem)
 
     def load_tokenizer(self, source: str) -> EncoderTokenizer:
         """RoBERTa's or BERT's, which reads pairs of texts."""

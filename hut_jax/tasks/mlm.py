@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from hut_jax.data.encoder_tokenizer import EncoderTokenizer, load_encoder_tokenizer
+from hut_jax.models.hub.heads import Head
 from hut_jax.tasks.base import Evaluated, Example, Loss, Task, TaskData
 from hut_jax.tasks.causal_lm import lm_inputs, lm_metrics
 from hut_jax.tasks.config import TextData
@@ -29,9 +30,9 @@ class MaskedLM(Task[EncoderTokenizer]):
     data_section = TextData
 
     @property
-    def head(self) -> Mapping[str, Any]:
+    def head(self) -> Head:
         """Logits over the vocabulary."""
-        return {"head": "mlm"}
+        return Head("mlm")
 
     def load_tokenizer(self, source: str) -> EncoderTokenizer:
         """RoBERTa's or BERT's, which has a mask."""
