@@ -1,15 +1,15 @@
-"""Fine-tune GPT-2 with HUT on the E2E NLG data, after the LoRA paper's recipe (arXiv 2106.09685, appendix D.3).
+r"""Fine-tune GPT-2 with HUT on the E2E NLG data, after the LoRA paper's recipe (arXiv 2106.09685, appendix D.3).
 
     python -m hut_jax.train --config=configs/e2e.py --workdir=runs/e2e
 
-downloads gpt2-medium and the data; with both at hand, and only so offline,
+downloads gpt2-medium and the data. Where both are in folders, nothing is downloaded:
 
     python -m hut_jax.train --config=configs/e2e.py --config.model=FOLDER --config.tokenizer=FOLDER \
         --config.data.dir=FOLDER --workdir=runs/e2e
 
-What to expect: 26,290 updates, 88 % of the positions holding real tokens. What gpt2-medium reaches has not been
-measured yet; on assets/tiny, a small stand-in, 900 updates at this rate take the loss of 400 development rows
-from 5.255 to 2.354 (docs/method.md, "Learning rates").
+What to expect: 26,290 steps, and 88 % of the positions hold real tokens. The score of gpt2-medium has not been measured
+yet. On assets/tiny, a small stand-in, 900 steps at this learning rate take the loss on 400 development rows from 5.255
+to 2.354 (docs/method.md, "Learning rates").
 """
 
 from ml_collections import ConfigDict
@@ -19,40 +19,40 @@ from hut_jax.config import default_config, set_transform
 
 def get_config() -> ConfigDict:
     """The config; any field can be set on the command line, as in `--config.train.steps=100`."""
-    config = default_config("e2e")  # restaurant descriptions from what is to be said of them
+    config = default_config("e2e")  # the task: describe a restaurant, given its attributes
     config.model = "gpt2-medium"  # a hub name or a folder; any GPT-2
     config.tokenizer = ""  # empty: the model's own
-    config.dtype = "float32"  # of the base and its computation; or "bfloat16", in half the bytes. Factors are fp32
+    config.dtype = "float32"  # of the base and its computation; "bfloat16" halves the memory. Factors are float32
     config.seed = 0  # the paper reports the mean over three
 
-    config.data.dir = ""  # a folder with trainset.csv, devset.csv and testset_w_refs.csv; empty: the download
+    config.data.dir = ""  # a folder with trainset.csv, devset.csv and testset_w_refs.csv; empty: download
     config.data.cache = ""  # where TFDS keeps the prepared data; empty: its own folder
     config.data.max_length = 512  # as the paper's; E2E's longest example has 142 GPT-2 tokens, so nothing is cut
     config.data.length_multiple = 16  # 88 % of the positions hold real tokens, in 14 shapes of batch to compile
     config.data.slot_multiple = 8  # the same for the positions whose logits are computed
 
     set_transform(config, "hut", rank=8)  # the paper's LoRA has rank 4; HUT of any rank costs the same forward
-    config.adapter.targets = ()  # the transformation's own; HUT's are query and value, as the paper's LoRA has them
+    config.adapter.targets = ()  # the transformation's own: query and value, as for the paper's LoRA
     config.adapter.spread = "block"  # neighbours share a scale; see docs/method.md
-    config.adapter.scale = True  # gamma, at a tenth of the rate
-    config.adapter.shift = True  # beta, at a tenth of the rate
+    config.adapter.scale = True  # gamma, at a tenth of the learning rate
+    config.adapter.shift = True  # beta, at a tenth of the learning rate
 
     config.train.epochs = 5.0  # as the paper's
-    config.train.steps = 0  # above 0: this many updates instead
-    config.train.batch_size = 8  # as the paper's; batches are of like lengths, so padding costs little
+    config.train.steps = 0  # above 0: this many steps instead
+    config.train.batch_size = 8  # as the paper's; a batch has examples of similar lengths, so it is padded little
     config.train.accumulate = 1  # 2 or 4 where eight examples do not fit in memory
     config.train.learning_rate = 0.0  # the transformation's own; HUT's is 2e-2 (docs/method.md, "Learning rates")
-    config.train.warmup = 500.0  # updates, as the paper's
+    config.train.warmup = 500.0  # steps, as the paper's
     config.train.decay = "linear"  # as the paper's
     config.train.weight_decay = 0.01  # as the paper's; here it pulls towards the base
-    config.train.clip = 1.0  # a guard: HUT's rate is high, and a rare batch has a large gradient
+    config.train.clip = 1.0  # a guard: HUT's learning rate is high, and a rare batch has a large gradient
     config.train.label_smoothing = 0.1  # as the paper's
     config.train.eps = 1e-6  # as the paper's
     config.train.dropout = True  # the model's own, 0.1 in GPT-2; as the paper's
 
-    config.log.every = 100  # updates between two lines of metrics.jsonl
-    config.eval.every = 1000  # updates between two validations
+    config.log.every = 100  # steps between two lines of metrics.jsonl
+    config.eval.every = 1000  # steps between two validations
     config.eval.batch_size = 32  # examples; no gradients are kept, so it may be larger than the training batch
-    config.checkpoint.every = 1000  # updates; what a kill may cost
-    config.checkpoint.keep = 2  # the newest; where one is damaged, delete its folder to go on from the other
+    config.checkpoint.every = 1000  # steps that a kill may cost
+    config.checkpoint.keep = 2  # the newest; if one is damaged, delete its folder to resume from the other
     return config

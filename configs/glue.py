@@ -3,12 +3,12 @@
     python -m hut_jax.train --config=configs/glue.py:mrpc --config.data.dir=GLUE --workdir=runs/mrpc
     python -m hut_jax.train --config=configs/glue.py:mrpc,large --config.data.dir=GLUE --workdir=runs/mrpc-large
 
-The task stands behind the file's name, not in `--config.task`, because it brings a recipe with it: batch, epochs,
-length. `GLUE` is the folder that holds the official `CoLA/`, `SST-2/` and so on; without one, TFDS' `glue/<task>` is
-downloaded. Any RoBERTa or BERT may be named with `--config.model`.
+The task is named behind the file and not by `--config.task`, since each task has a recipe of its own: batch size,
+epochs, length. `GLUE` is the folder that holds the official `CoLA/`, `SST-2/` and so on; without it, TFDS downloads
+`glue/<task>`. `--config.model` names any RoBERTa or BERT.
 
-MRPC, RTE and STS-B gain from what MNLI teaches: the paper starts them from MNLI's adapter, as
-`--config.adapter.start=runs/mnli/adapter` does here; the head is always new.
+MRPC, RTE and STS-B gain from what MNLI teaches. The paper starts them from MNLI's adapter, as
+`--config.adapter.start=runs/mnli/adapter` does here. The head is always new.
 """
 
 from typing import NamedTuple
@@ -21,14 +21,14 @@ from hut_jax.data.glue.tasks import GLUE_TASKS
 
 
 class Recipe(NamedTuple):
-    """What differs from task to task."""
+    """The fields that differ from task to task."""
 
     batch_size: int
     epochs: float
     max_length: int
 
 
-# Table 9 of the paper, the columns of LoRA. WNLI is not in it; it gets RTE's, the task most like it.
+# The columns of LoRA in the paper's table 9. It has no WNLI, which gets the recipe of RTE, the task most like it.
 BASE = {
     "mnli": Recipe(16, 30, 512),
     "sst2": Recipe(16, 60, 512),
@@ -75,17 +75,17 @@ def get_config(argument: str = "") -> ConfigDict:
     config.seed = 0  # the paper reports the median of five
 
     config.data.max_length = recipe.max_length  # tokens of an example; longer ones lose their longer text's end
-    config.data.length_multiple = 16  # batches are of like lengths, so padding costs little
+    config.data.length_multiple = 16  # a batch has examples of similar lengths, so it is padded little
 
     set_transform(config, "hut", rank=8)  # as the paper's LoRA
-    config.adapter.targets = ()  # the transformation's own; HUT's are query and value, as the paper's LoRA has them
-    config.adapter.also_train = ("^(pooler|classifier)",)  # the new head; of BERT's the pooler is a part
+    config.adapter.targets = ()  # the transformation's own: query and value, as for the paper's LoRA
+    config.adapter.also_train = ("^(pooler|classifier)",)  # the new head, which in BERT includes the pooler
 
     config.train.epochs = recipe.epochs
     config.train.batch_size = recipe.batch_size
-    config.train.learning_rate = 1e-2  # HUT's own, swept on MiniLM (docs/glue.md) and not on RoBERTa
+    config.train.learning_rate = 1e-2  # the best for HUT on MiniLM (docs/glue.md); not swept on RoBERTa
     config.train.also_train_learning_rate = 1e-3  # the head's
-    config.train.warmup = 0.06  # of all updates, as the paper's
+    config.train.warmup = 0.06  # of all steps, as the paper's
     config.train.decay = "linear"  # as the paper's
     config.train.weight_decay = 0.01
     config.train.clip = 1.0

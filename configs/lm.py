@@ -1,23 +1,23 @@
-r"""Pre-train a small GPT-2 from random weights on any text: the quickstart's base is made by this.
+r"""Pre-train a small GPT-2 from random weights on any text. The quickstart's base was made so.
 
     python -m hut_jax.train --config=configs/lm.py --config.data.text=books.txt.xz --workdir=runs/lm
     python -m hut_jax.merge --workdir=runs/lm --output=assets/tiny --dtype=bfloat16
 
-Full fine-tuning from random initialisation is pre-training: the same loop, `W = W0 + D` with W0 drawn at
-random. With `--config.init=pretrained` and an adapter of another name the same config adapts a model to a text.
-The architecture is that of `assets/tiny/config.json`: 6 layers, 128 wide, 1.5 million numbers, 2,048 tokens.
+Full fine-tuning from random weights is pre-training: the same loop with `W = W0 + D`, where W0 is drawn at random. With
+`--config.init=pretrained` and another transformation (`--config.adapter.name`), the same config adapts a model to a
+text. The architecture is that of `assets/tiny/config.json`: 6 layers, width 128, 2,048 tokens, 1.5 million parameters.
 
-RoBERTa and BERT learn to predict tokens that are hidden from them, with `--config.task=mlm`: from random weights,
+With `--config.task=mlm`, RoBERTa and BERT learn to predict masked tokens. From random weights:
 
     python -m hut_jax.train --config=configs/lm.py --config.task=mlm --config.model=ROBERTA \
         --config.data.text=books.txt --workdir=runs/mlm
 
-and pretrained, with an adapter,
+From pretrained weights, with an adapter:
 
     python -m hut_jax.train --config=configs/lm.py --config.task=mlm --config.model=roberta-base \
         --config.init=pretrained --config.adapter.name=hut --config.data.text=books.txt --workdir=runs/adapted
 
-`ROBERTA` is a folder with a config.json and a tokenizer, the model's or another's (`--config.tokenizer`).
+`ROBERTA` is a folder with a config.json and a tokenizer; `--config.tokenizer` names another tokenizer.
 """
 
 from ml_collections import ConfigDict
@@ -36,7 +36,7 @@ def get_config() -> ConfigDict:
 
     set_transform(config, "full")
 
-    config.train.epochs = 1.0  # one pass: text is plenty, and every block is new
+    config.train.epochs = 1.0  # one pass: there is plenty of text, and every block is new
     config.train.batch_size = 8
     config.train.learning_rate = 3e-3  # usual for a model of this size
     config.train.warmup = 0.02

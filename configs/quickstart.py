@@ -6,8 +6,8 @@ or, for the training alone,
 
     python -m hut_jax.train --config=configs/quickstart.py --workdir=runs/quickstart
 
-What to expect: on held-out restaurants the base's perplexity of 206 falls to 3.4, with 124,416 numbers trained and
-75 updates, in 64 s on 2 cores of an AMD EPYC.
+What to expect: on held-out restaurants the base's perplexity falls from 206 to 3.4, with 124,416 trainable parameters
+and 75 steps, in 64 s on 2 cores of an AMD EPYC.
 
 The base in assets/tiny was pre-trained on public-domain books by configs/lm.py and knows nothing of restaurants.
 The data in assets/restaurants is generated: python -m hut_jax.data.e2e.restaurants --output=assets/restaurants
@@ -23,19 +23,19 @@ def get_config() -> ConfigDict:
     config = default_config("e2e")
     config.model = "assets/tiny"
     config.data.dir = "assets/restaurants"
-    config.data.cache = "runs/tfds"  # beside the runs, so that a clone that is deleted leaves nothing behind
+    config.data.cache = "runs/tfds"  # beside the runs, so that deleting the clone leaves nothing behind
     config.data.length_multiple = 128  # compiling a shape takes longer here than padding does
     config.data.slot_multiple = 128
 
     set_transform(config, "hut", rank=8)
-    config.adapter.targets = ("all-linear",)  # a base this small and this far from its task wants every kernel
+    config.adapter.targets = ("all-linear",)  # so small a base, so far from its task, needs every kernel
 
     config.train.scan_layers = True  # compiles one layer, not six
     config.train.epochs = 1.0
     config.train.batch_size = 16
     config.train.learning_rate = 1e-1
     config.train.warmup = 0.06
-    config.train.label_smoothing = 0.0  # so that the training loss, too, is a perplexity's logarithm
+    config.train.label_smoothing = 0.0  # so that the training loss, too, is the logarithm of a perplexity
 
     config.log.every = 20
     config.eval.every = 50

@@ -1,7 +1,7 @@
-"""A run's config: what users write is an ml_collections ConfigDict, what the code reads is a frozen `RunConfig`.
+"""The config of a run: users write an ml_collections ConfigDict, and the code reads a frozen `RunConfig`.
 
-Each section belongs to the layer that reads it and holds the defaults, meaning and range of its fields. `freeze` is the
-door between the two forms; `thaw` leads back.
+`freeze` makes the one of the other, and `thaw` leads back. Each section is defined in the layer that reads it, with the
+default, meaning and range of each field.
 """
 
 import json
@@ -22,14 +22,14 @@ from hut_jax.tasks import TASKS, GeneratesText, task_named
 from hut_jax.training.config import CheckpointConfig, EvalConfig, LogConfig, TrainConfig
 
 VERSION = 2
-"""Of the form of config.json. In the first every task had the fields of all tasks."""
+"""The version of config.json's fields. In the first, every task had the fields of all tasks."""
 
 
 @section
 class RunConfig:
     """A run: what is learned, on which base, with which adapter, and how.
 
-    Its learning rates are never 0: where a config leaves them to the transformation, they are the transformation's.
+    The learning rates are resolved: where a config leaves one to the transformation, it is the transformation's own.
     """
 
     task: str = Field(description=f"what is learned: {', '.join(TASKS)}")
@@ -69,11 +69,11 @@ SECTIONS: dict[str, type] = {
     "checkpoint": CheckpointConfig,
     "mesh": MeshConfig,
 }
-"""The sections that every run has alike."""
+"""The sections that are the same for all tasks."""
 
 
 def sections_of(task: str) -> dict[str, type]:
-    """The sections of a run of this task by name, but for that of the adapter.
+    """The sections of this task's configs by name, without `adapter`, which depends on the transformation.
 
     Raises:
         UserError: there is no such task.
@@ -84,7 +84,7 @@ def sections_of(task: str) -> dict[str, type]:
 
 
 def default_config(task: str = "e2e") -> ConfigDict:
-    """Every field of a run of this task with its default. It is locked: a misspelt field is an error where it is set.
+    """A config of this task, with every field at its default. It is locked: setting a misspelt field is an error.
 
     Raises:
         UserError: there is no such task.
@@ -95,7 +95,7 @@ def default_config(task: str = "e2e") -> ConfigDict:
 
 
 def set_task(config: ConfigDict, task: str) -> None:
-    """Make `config` one of this task: the section `data` is the task's, and `decode` is there if it generates text.
+    """Change the task of `config`: `data` becomes the task's own section, and `decode` is there if it generates text.
 
     A section that both tasks have keeps its values; a new one has its defaults.
 
@@ -113,7 +113,7 @@ def set_task(config: ConfigDict, task: str) -> None:
 
 
 def set_transform(config: ConfigDict, name: str, **settings: Any) -> None:
-    """Make `config.adapter` that of the transformation `name`: its settings and no other's.
+    """Change the transformation of `config.adapter`: the settings become those of the transformation `name`.
 
     Raises:
         UserError: there is no such transformation, or it has no such setting.
@@ -125,7 +125,7 @@ def set_transform(config: ConfigDict, name: str, **settings: Any) -> None:
 
 
 def freeze(config: ConfigDict | Mapping[str, Any]) -> RunConfig:
-    """Check a config and make it a `RunConfig`, in which the learning rates have their values.
+    """Check a config and make a `RunConfig` of it.
 
     Raises:
         UserError: a field is unknown or missing, has the wrong type, or is out of its range.
@@ -156,7 +156,7 @@ def thaw(config: RunConfig) -> ConfigDict:
 
 
 def with_fields(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
-    """The config with other values in some fields, which are named as in {"train.batch_size": 4}.
+    """The config with some fields changed, such as `{"train.batch_size": 4}`.
 
     Raises:
         UserError: as `freeze`.
@@ -167,7 +167,7 @@ def with_fields(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
 
 
 def to_fields(config: RunConfig) -> dict[str, Any]:
-    """The config as nested dicts, as a ConfigDict holds it."""
+    """The config as nested dicts, with the fields that a ConfigDict has."""
 
     def fields(value: Any) -> Any:
         if isinstance(value, AdapterConfig):
@@ -184,12 +184,12 @@ def flatten_config(config: RunConfig | ConfigDict | Mapping[str, Any]) -> dict[s
 
 
 def to_json(config: RunConfig) -> str:
-    """The config as text, to be kept with a run."""
+    """The text of a workdir's config.json."""
     return json.dumps({"version": VERSION, **to_fields(config)}, indent=2, sort_keys=True) + "\n"
 
 
 def from_json(text: str) -> RunConfig:
-    """The inverse of `to_json`, for texts of earlier versions too.
+    """The inverse of `to_json`; reads earlier versions too.
 
     Raises:
         UserError: it is not a config of this version or an earlier one.
@@ -202,7 +202,7 @@ def from_json(text: str) -> RunConfig:
 
 
 def _upgraded(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a config.json in the form of this version."""
+    """The fields of a config.json of any version, as this version has them."""
     version = fields.get("version", 1)
     if version not in (1, VERSION):
         raise UserError(f"its version is {version!r}, and this hut_jax reads 1 to {VERSION}")
@@ -210,23 +210,21 @@ def _upgraded(fields: Mapping[str, Any]) -> dict[str, Any]:
     task, data = str(fields.get("task")), fields.get("data")
     if version == 1 and task in TASKS and isinstance(data, dict):
         sections = sections_of(task)
-        # What this task never read.
-        others = {field for other in TASKS.values() for field in fields_of(other.data_section)} - {
-            *fields_of(sections["data"])
-        }
-        fields["data"] = {field: value for field, value in data.items() if field not in others}
+        others = {field for other in TASKS.values() for field in fields_of(other.data_section)}
+        never_read = others - {*fields_of(sections["data"])}
+        fields["data"] = {field: value for field, value in data.items() if field not in never_read}
         if "decode" not in sections:
             fields.pop("decode", None)
     return fields
 
 
 def unknown(field: str, task: str, known: Iterable[str]) -> str:
-    """What to tell a user whose config has no field of this dotted name.
+    """The message for a field that a config does not have.
 
     Args:
-        field: the name, without "config.".
-        task: the config's.
-        known: the fields that it has.
+        field: its dotted name, without "config.".
+        task: the config's task.
+        known: the fields that the config has.
     """
     having = tasks_with(field)
     if having:
@@ -236,7 +234,7 @@ def unknown(field: str, task: str, known: Iterable[str]) -> str:
 
 
 def tasks_with(field: str) -> list[str]:
-    """The tasks that have a field of this dotted name in a section that not all tasks have."""
+    """The tasks that have this field in a section that differs between tasks."""
     name, _, rest = field.partition(".")
     if name not in ("data", "decode"):
         return []
@@ -249,7 +247,7 @@ def _fields(task: str, section: str) -> Iterable[str]:
 
 
 def _defaults(task: str, transform: str = adapters.DEFAULT) -> dict[str, Any]:
-    """Every field of a run of this task with an adapter of this transformation, as nested dicts."""
+    """The default of every field for this task and transformation, as nested dicts."""
     sections = {name: defaults(kind) for name, kind in sections_of(task).items()}
     sections["adapter"] = adapters.default_fields(transform)
     own = {name: value for name, value in defaults(RunConfig).items() if name not in (*sections, "decode")}
@@ -265,7 +263,7 @@ def _flat(fields: Mapping[str, Any] | ConfigDict, prefix: str = "") -> Iterator[
 
 
 def _tuples(value: Any) -> Any:
-    """Lists, which JSON makes of tuples, as tuples again."""
+    """The same with tuples for lists: JSON has no tuples."""
     if isinstance(value, Mapping):
         return {name: _tuples(item) for name, item in value.items()}
     return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hut_jax import UserError, load_adapter, load_pretrained, predict
-from hut_jax.config import freeze
+from hut_jax.config import freeze, from_json, set_task, thaw, to_json
 from hut_jax.data.encoder_tokenizer import load_encoder_tokenizer
 from hut_jax.train import train
 
@@ -39,8 +39,9 @@ def test_data_without_a_test_file_and_runs_of_other_tasks_are_refused(glue_confi
     train(freeze(glue_config), tmp_path / "run")
     with pytest.raises(UserError, match=r"has no test file of cola: CoLA/test.tsv"):
         predict.main([f"--workdir={tmp_path / 'run'}", f"--output={tmp_path / 'out'}"])
-    config = (tmp_path / "run/config.json").read_text()
-    (tmp_path / "run/config.json").write_text(config.replace('"task": "cola"', '"task": "mlm"'))
+    config = thaw(from_json((tmp_path / "run/config.json").read_text()))
+    set_task(config, "mlm")
+    (tmp_path / "run/config.json").write_text(to_json(freeze(config)))
     with pytest.raises(UserError, match=r"of the task 'mlm', which has no labels to predict .*; those that do: 'cola'"):
         predict.main([f"--workdir={tmp_path / 'run'}", f"--output={tmp_path / 'out'}"])
     with pytest.raises(UserError, match="no run in"):

@@ -1,4 +1,4 @@
-"""The section `config.adapter`: the adapter's own fields, and beside them the settings of its transformation."""
+"""The section `config.adapter`: the settings of a transformation, and the fields that every adapter has."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -34,16 +34,16 @@ class AdapterConfig:
     )
     start: str = Field(
         default="",
-        description="the folder of an adapter to start from; what also_train names starts afresh all the same",
+        description="the folder of an adapter to start from; the modules of also_train start anew all the same",
     )
 
     @property
     def name(self) -> str:
-        """The transformation's."""
+        """The name of the transformation."""
         return self.transform.name
 
     def to_fields(self) -> dict[str, Any]:
-        """The section as a config holds it: the transformation's settings beside the section's own fields."""
+        """The fields as a config has them: the transformation's settings stand beside the others."""
         own = {name: getattr(self, name) for name in OWN_FIELDS}
         return {"name": self.name, **asdict(self.transform), **own}
 
@@ -53,11 +53,11 @@ OWN_FIELDS = tuple(name for name in fields_of(AdapterConfig) if name != "transfo
 
 
 DEFAULT = defaults(AdapterConfig)["transform"].name
-"""The transformation of a config that names none."""
+"""The default transformation."""
 
 
 def default_fields(name: str = DEFAULT, **settings: Any) -> dict[str, Any]:
-    """The fields of `config.adapter` for the transformation `name`: defaults, and these settings over them.
+    """The fields of `config.adapter` for the transformation `name`: these settings, and defaults for all others.
 
     Raises:
         UserError: there is no such transformation, or it has no such setting.

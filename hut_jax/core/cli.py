@@ -1,4 +1,4 @@
-"""What every command shares: an argument parser, and errors in one line."""
+"""The argument parser of the commands, and their errors in one line."""
 
 import argparse
 import gc
@@ -26,17 +26,17 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        """Called by argparse where the arguments are wrong."""
-        raise UserError(f"{message}; {self.prog} --help shows them all")
+        """Raise what argparse finds wrong with the arguments."""
+        raise UserError(f"{message}; {self.prog} --help lists the arguments")
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
     """Call `main` with the command line and exit; a user's mistake is one line on stderr and exit code 2."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal that has no é is no reason to end
+            stream.reconfigure(errors="backslashreplace")  # a terminal without é must not end the command
     keep_compiled()
-    gc.freeze()  # what was imported stays; to look through it at each collection would hold up the first step
+    gc.freeze()  # imported objects stay; checking them at each collection would delay the first step
     try:
         sys.exit(main(sys.argv[1:]))
     except UserError as error:
@@ -55,7 +55,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
             file=sys.stderr,
             flush=True,
         )
-        os._exit(1)  # leaving in good order would be to wait for the others
+        os._exit(1)  # a normal exit would wait for the other processes
     except Interrupted as interrupted:
         print(interrupted, file=sys.stderr)
         sys.exit(interrupted.code)

@@ -8,14 +8,13 @@ A section is written as
 
         every: int = Field(default=50, ge=1, description="steps between two lines of metrics.jsonl")
 
-pydantic validates it. Here its errors become `UserError`s of one line.
+pydantic validates it, and `build` turns pydantic's errors into a `UserError` of one line.
 """
 
 import inspect
 import re
 from collections.abc import Mapping
-from types import UnionType
-from typing import Any, Literal, TypeVar, Union, cast, dataclass_transform, get_args, get_origin
+from typing import Any, Literal, TypeVar, cast, dataclass_transform, get_args, get_origin
 
 import annotated_types
 import pydantic
@@ -27,7 +26,7 @@ from hut_jax.core.errors import UserError, nearest, one_line
 T = TypeVar("T")
 
 STRICT = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-"""No value is converted but an int to a float, no field is unknown, and every float is finite."""
+"""No conversion but from int to float, no unknown fields, and no float that is not finite."""
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(Field,))
@@ -43,16 +42,16 @@ def fields_of(section: Any) -> dict[str, FieldInfo]:
 
 def defaults(section: type) -> dict[str, Any]:
     """The default of every field."""
-    return {name: info.get_default(call_default_factory=True) for name, info in fields_of(section).items()}
+    return {name: info.default for name, info in fields_of(section).items()}
 
 
 def build(section: type[T], fields: Mapping[str, Any], name: str) -> T:
-    """Make a section of its fields.
+    """Make a section from the values of its fields.
 
     Args:
         section: the class.
-        fields: values by field.
-        name: what messages call the section, such as "config.train".
+        fields: the values by field.
+        name: the section's name in messages, such as "config.train".
 
     Raises:
         UserError: a field is unknown or missing, or its value has the wrong type or is out of range.
@@ -64,7 +63,7 @@ def build(section: type[T], fields: Mapping[str, Any], name: str) -> T:
 
 
 def meaning(info: FieldInfo) -> str:
-    """What a field means and which values it takes, as "examples of a step (at least 1)"."""
+    """The meaning of a field and its valid values, as in "examples of a step (at least 1)"."""
     limits = _choices(info.annotation) if get_origin(info.annotation) is Literal else _bounds(info)
     return f"{info.description} ({limits})" if limits else str(info.description)
 
@@ -73,8 +72,8 @@ def attributes(cls: type) -> dict[str, str]:
     """The texts under "Attributes:" in the docstrings of a class and its bases, by name."""
     found: dict[str, str] = {}
     for each in reversed(cls.__mro__):
-        _, _, part = inspect.cleandoc(each.__doc__ or "").partition("\nAttributes:\n")
-        entries = re.findall(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", part, re.MULTILINE)
+        part = re.search(r"^Attributes:\n((?: .*\n?)+)", inspect.cleandoc(each.__doc__ or ""), re.MULTILINE)
+        entries = re.findall(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", part[1] if part else "", re.MULTILINE)
         found |= {name: " ".join(text.split()).rstrip(".") for name, text in entries}
     return found
 
@@ -83,7 +82,7 @@ def _message(error: pydantic.ValidationError, section: type, fields: Mapping[str
     """The first of the errors, in one line."""
     first = error.errors(include_url=False)[0]
     cause = first.get("ctx", {}).get("error")
-    if isinstance(cause, UserError):  # a check of ours, across fields
+    if isinstance(cause, UserError):  # from the section's own check of several fields
         return str(cause)
     known = fields_of(section)
     field = str(first["loc"][0]) if first["loc"] else ""
@@ -135,12 +134,10 @@ _SEVERAL = {int: "whole numbers", float: "numbers", str: "texts"}
 
 
 def _kind(annotation: Any) -> str:
-    """What a field of this type takes, in words."""
+    """The values of this type in words."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return _choices(annotation)
-    if origin in (Union, UnionType):
-        return " or ".join(_kind(argument) for argument in arguments)
     if origin is tuple and arguments[1:] == (...,):
         item = arguments[0]
         pair = get_args(item)

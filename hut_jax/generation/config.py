@@ -20,15 +20,15 @@ class DecodeConfig:
 
     method: Literal["beam", "greedy", "sample"] = Field(default="beam", description="how the next token is chosen")
     max_new_tokens: int = Field(default=64, ge=1, description="the most tokens of an output, its end token included")
-    min_new_tokens: int = Field(default=0, ge=0, description="tokens before the first end token is allowed")
+    min_new_tokens: int = Field(default=0, ge=0, description="tokens that an output has before its end token")
     no_repeat_ngram: int = Field(default=4, ge=0, description="no n-gram of this size repeats in an output; 0: any may")
     beams: int = Field(default=10, ge=1, description="beam search: hypotheses kept at each step")
     length_penalty: float = Field(
         default=0.9,
-        description="beam search: the exponent of the length; 0.9 in the paper's table 11, 0.8 in its code's README",
+        description="beam search: the exponent of the length; the paper's table 11 has 0.9, its code's README 0.8",
     )
     early_stopping: Literal["false", "true", "never"] = Field(
-        default="false", description="beam search: when a search ends, by transformers' names"
+        default="false", description="beam search: when the search ends, in the words of transformers"
     )
     temperature: float = Field(
         default=1.0, ge=COLDEST, description="sampling: divides the logits; the seed is config.seed"

@@ -28,9 +28,9 @@ def parse_with_config(
 ) -> tuple[argparse.Namespace, RunConfig]:
     """The arguments, and the config of `--config=FILE` with every `--config.field=value` applied.
 
-    `FILE` defines `get_config()`; `FILE:TEXT` calls `get_config("TEXT")`. Naming another transformation
-    (`--config.adapter.name=full`) brings that transformation's settings and learning rate with it, and naming another
-    task the sections of that task. With `--help` the fields of the config are listed.
+    `FILE` defines `get_config()`; `FILE:TEXT` calls `get_config("TEXT")`. Another transformation
+    (`--config.adapter.name=full`) brings its own settings and learning rate, and another task (`--config.task=mlm`) its
+    own sections. `--help` lists the fields of the config.
 
     Args:
         parser: with the command's own options.
@@ -74,7 +74,7 @@ def load_config_file(spec: str) -> ConfigDict:
         config = get_config(argument) if argument else get_config()
     except UserError:
         raise
-    except Exception as error:  # whatever a config file does wrong is its writer's mistake, told in one line
+    except Exception as error:  # whatever goes wrong in a config file is its writer's mistake
         # ml_collections' own message for a misspelt field lists every other one before the nearest.
         text = re.sub(r'Other fields present: "\{.*\}"', "", str(error).strip("'\"").replace("\\n", " "))
         text = " ".join(text.split())
@@ -148,7 +148,7 @@ def _paragraph(title: str, prefix: str, meanings: Mapping[str, str], values: Con
 
 
 def _epilog(argv: Sequence[str], default: str | None) -> str:
-    """The fields of the config that the command line names, if it names one."""
+    """The fields of the config on the command line, if there is one."""
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--config", default=default)
     args, rest = finder.parse_known_args(argv)
@@ -160,7 +160,7 @@ def _epilog(argv: Sequence[str], default: str | None) -> str:
 
 
 def _fields(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """The dotted names in `--config.field=value` or `--config.field value` arguments, with their values."""
+    """The fields and values of `--config.field=value` and `--config.field value` arguments."""
     for argument, after in pairwise([*arguments, ""]):
         if argument.startswith("--config."):
             name, equals, value = argument.removeprefix("--config.").partition("=")

@@ -7,12 +7,12 @@ from hut_jax.core.sections import section
 
 @section
 class DataConfig:
-    """What the data of every task has."""
+    """The fields of every task."""
 
     length_multiple: int = Field(
         default=16,
         ge=1,
-        description="tokens that a batch's length is padded to a multiple of; more: fewer compilations",
+        description="pad the length of batches to a multiple of this many tokens; more: fewer compilations",
     )
 
     def padding(self) -> dict[str, int]:
@@ -22,10 +22,10 @@ class DataConfig:
 
 @section
 class SequencesConfig(DataConfig):
-    """What the data of a task has that predicts tokens."""
+    """The fields of tasks that predict tokens."""
 
     slot_multiple: int = Field(
-        default=8, ge=1, description="predicted tokens an example that a batch's are padded to a multiple of"
+        default=8, ge=1, description="pad the predicted tokens of batches to a multiple of this many an example"
     )
 
     def padding(self) -> dict[str, int]:
@@ -41,9 +41,11 @@ class E2EData(SequencesConfig):
         default="", description="the folder of trainset.csv, devset.csv and testset_w_refs.csv; empty: download"
     )
     cache: str = Field(default="", description="where TFDS keeps the prepared data; empty: its own folder")
-    max_length: int = Field(default=512, ge=1, description="tokens of an example; longer ones are cut, and counted")
+    max_length: int = Field(default=512, ge=1, description="tokens of an example; longer examples are cut, and counted")
     max_examples: int = Field(
-        default=0, ge=0, description="the most examples to learn from, evenly spread over the training split; 0: all"
+        default=0,
+        ge=0,
+        description="learn from at most this many examples, evenly spread over all; 0: from all",
     )
 
 
@@ -54,14 +56,16 @@ class GlueData(DataConfig):
     dir: str = Field(default="", description="the folder that holds CoLA/, SST-2/ and so on; empty: TFDS' download")
     cache: str = Field(default="", description="where TFDS keeps the prepared data; empty: its own folder")
     max_length: int = Field(
-        default=512, ge=1, description="tokens of an example; longer ones lose their longer text's end"
+        default=512, ge=1, description="tokens of an example; in a longer one the longer text is cut"
     )
-    max_examples: int = Field(default=0, ge=0, description="the most examples to learn from, the first of them; 0: all")
+    max_examples: int = Field(
+        default=0, ge=0, description="learn from the first examples, at most this many; 0: from all"
+    )
 
 
 @section
 class TextData(SequencesConfig):
-    """The text that is modelled."""
+    """The text to model."""
 
     text: str = Field(default="", description="a UTF-8 text, plain or .xz")
     max_bytes: int = Field(default=0, ge=0, description="the most bytes of it that are read; 0: all")

@@ -17,9 +17,7 @@ class TrainConfig:
     epochs: float = Field(default=5.0, gt=0, le=1_000_000, description="passes over the training data")
     steps: int = Field(default=0, ge=0, lt=2**31, description="steps of the run; above 0 it counts instead of epochs")
     batch_size: int = Field(default=8, ge=1, description="examples of a step")
-    accumulate: int = Field(
-        default=1, ge=1, description="batches that a step's examples are split into, to save memory"
-    )
+    accumulate: int = Field(default=1, ge=1, description="number of batches that a step is split into, to save memory")
     learning_rate: float = Field(default=0.0, ge=0, description="the peak learning rate; 0: the transformation's own")
     also_train_learning_rate: float = Field(
         default=0.0, ge=0, description="the peak learning rate of adapter.also_train; 0: that of full fine-tuning"
@@ -30,7 +28,7 @@ class TrainConfig:
         description="steps over which the learning rate rises to its peak; below 1, a share of all steps",
     )
     decay: Literal["linear", "cosine", "constant"] = Field(
-        default="linear", description="how the learning rate falls to zero after the warm-up, or that it stays"
+        default="linear", description="the learning rate after the warm-up; the first two fall to zero"
     )
     weight_decay: float = Field(
         default=0.01, ge=0, description="AdamW's; factors are deviations, so it pulls towards the base"
@@ -41,7 +39,7 @@ class TrainConfig:
     )
     beta1: float = Field(default=0.9, ge=0, lt=1, description="AdamW's decay of the gradient's mean")
     beta2: float = Field(default=0.999, ge=0, lt=1, description="AdamW's decay of the squared gradient's mean")
-    eps: float = Field(default=1e-6, gt=0, description="AdamW's term that keeps the division finite")
+    eps: float = Field(default=1e-6, gt=0, description="AdamW's epsilon, added to the denominator")
     dropout: bool = Field(default=True, description="whether the model's own dropout acts in training")
     remat: Literal["none", "dots", "full"] = Field(
         default="dots", description="what the backward pass computes again: nothing, all but products, or everything"
@@ -59,7 +57,7 @@ class TrainConfig:
             )
 
     def resolved(self, transform: Transform) -> "TrainConfig":
-        """The same, with the transformation's own learning rates where the config leaves them to it."""
+        """The same with the transformation's own learning rates in place of 0."""
         return replace(
             self,
             learning_rate=self.learning_rate or transform.learning_rate,
@@ -69,7 +67,7 @@ class TrainConfig:
 
 @section
 class LogConfig:
-    """What is logged."""
+    """How often metrics are logged."""
 
     every: int = Field(default=50, ge=1, description="steps between two lines of metrics.jsonl")
 
@@ -89,7 +87,7 @@ class EvalConfig:
 
 @section
 class CheckpointConfig:
-    """What a killed run can resume from."""
+    """How often a run is saved, so that it can resume."""
 
     every: int = Field(default=1000, ge=1, description="steps between two checkpoints; there is one at the end")
     keep: int = Field(default=2, ge=1, description="how many checkpoints are kept, the newest")
