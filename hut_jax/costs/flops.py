@@ -1,9 +1,9 @@
-"""FLOPs of any JAX function, counted from shapes alone: nothing is allocated, compiled or run.
+"""FLOPs of any JAX function, counted from shapes only: nothing is allocated, compiled or run.
 
-The function is traced, what its results do not depend on is dropped, and what is left is counted much as XLA counts it:
-a product of matrices `[m, k]` and `[k, n]` is 2mnk, floating-point arithmetic one for each number that it makes, a
-reduction one for each number that it reads, and transcendental functions are kept apart. Moving, comparing and
-selecting numbers is free, and so is all work on integers, that of random generators included.
+The function is traced, operations that its results do not depend on are dropped, and the rest is counted much as XLA
+counts it. A product of matrices `[m, k]` and `[k, n]` is 2mnk, floating-point arithmetic one for each element of the
+result, a reduction one for each element that it reads. Transcendental functions are counted separately. Copies,
+comparisons, selections and all operations on integers (those of random generators too) count nothing.
 """
 
 import math
@@ -25,7 +25,7 @@ TRANSCENDENTAL = frozenset({
     "cosh", "asinh", "acosh", "atanh", "atan2", "pow", "sqrt", "rsqrt", "cbrt", "erf",
 })  # fmt: skip
 POLYNOMIALS = {"erfc": 60, "erf_inv": 37, "lgamma": 52, "digamma": 73}
-"""Transcendental functions that XLA computes by polynomials, and the arithmetic in them. GELU is erfc times x."""
+"""Transcendental functions that XLA computes by polynomials -> the arithmetic of each. GELU is erfc times x."""
 REDUCTIONS = frozenset({
     "reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "argmax", "argmin", "cumsum", "cumprod", "cummax",
     "cummin", "cumlogsumexp",
@@ -33,26 +33,27 @@ REDUCTIONS = frozenset({
 
 
 class Flops(NamedTuple):
-    """What a function computes.
+    """The operations of a function.
 
     Attributes:
-        flops: floating-point additions, multiplications and their like.
-        transcendentals: exponentials, roots, hyperbolic tangents and their like.
+        flops: floating-point additions, multiplications and the like.
+        transcendentals: exponentials, roots, hyperbolic tangents and the like.
     """
 
     flops: int
     transcendentals: int = 0
 
     def plus(self, other: "Flops", times: int = 1) -> "Flops":
-        """This and `times` the other."""
+        """The sum of this and `times` the other."""
         return Flops(self.flops + times * other.flops, self.transcendentals + times * other.transcendentals)
 
 
 def count_flops(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Flops:
-    """What one call of the function computes.
+    """The operations of one call of the function.
 
-    A scanned body counts as often as it runs, of a `cond` the dearest branch, and what `remat` computes again counts
-    again. How often a `while` loop runs is not in its shapes: its body counts once, as in XLA's own count.
+    The body of a `scan` counts as often as it runs, and recomputation by `remat` counts too. Of a `cond` the branch
+    with the most operations counts. The body of a `while` loop counts once, as in XLA's own count, since shapes do not
+    tell how often it runs.
 
     Args:
         function: as for `jax.make_jaxpr`.
@@ -65,10 +66,10 @@ def count_flops(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Flop
 
 
 def xla_flops(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Flops:
-    """XLA's own count of the function once compiled for the default device.
+    """XLA's own count for the function compiled for the default device.
 
-    It counts comparisons and integers too, and a loop's body once: so it wants layers that are not scanned. Where a
-    backend gives its products to a library (a GPU's do), they are missing in it.
+    It includes comparisons and operations on integers. A loop's body counts once, so scanned layers are undercounted.
+    Products that a backend leaves to a library, as on GPUs, are missing.
 
     Args:
         function: as for `jax.jit`.
@@ -93,7 +94,7 @@ def _of_equation(equation: JaxprEqn) -> Flops:
         (contracted, _), _ = equation.params["dimension_numbers"]
         return Flops(2 * _size(result) * math.prod(inputs[0].shape[axis] for axis in contracted))
     if name.startswith("dot_product_attention"):
-        # cuDNN's: two products, or for the gradients five, of queries, keys and values; of each score its exponential.
+        # cuDNN's: two products of queries, keys and values, five for the gradients, and an exponential for each score.
         (batch, length, heads, width), keys = inputs[0].shape, inputs[1].shape[1]
         scores = batch * heads * length * keys
         return Flops((5 if "bwd" in name else 2) * 2 * scores * width, scores)
@@ -121,7 +122,7 @@ def _of_equation(equation: JaxprEqn) -> Flops:
 
 
 def _avals(variables: Iterable[Any]) -> list[Any]:
-    """Their shapes and dtypes."""
+    """The shapes and dtypes of the variables."""
     return [variable.aval for variable in variables]
 
 
@@ -130,18 +131,18 @@ def _size(aval: Any) -> int:
 
 
 def _floats(aval: Any) -> int:
-    """How many numbers it has, if they are floating-point."""
+    """The number of elements if they are floating-point, else 0."""
     return _size(aval) if jnp.issubdtype(aval.dtype, jnp.inexact) else 0
 
 
 def _products_of_power(exponent: int) -> int:
-    """Multiplications by repeated squaring, and a division where the exponent is negative."""
+    """The multiplications of repeated squaring, and a division if the exponent is negative."""
     positive = abs(exponent)
     return positive.bit_length() + positive.bit_count() - 2 + (exponent < 0)
 
 
 def _products_of_convolution(equation: JaxprEqn) -> int:
-    """Multiplications of a kernel's entry and an input's; padding and the holes of a dilated input are none."""
+    """The products of a kernel's entry and an input's. Padding and the holes of a dilated input count nothing."""
     params = equation.params
     numbers = params["dimension_numbers"]
     image, kernel, result = (aval.shape for aval in _avals([*equation.invars, *equation.outvars]))

@@ -1,8 +1,8 @@
-"""How sure a score is, and a difference of two: resampling segments' sums, so that nothing is scored twice.
+"""Confidence intervals of a score and of the difference of two scores, from resampled segments.
 
-Intervals are percentiles of the bootstrap (Efron and Tibshirani 1993; Koehn, EMNLP 2004, for scores of texts); the test
-of two outputs is approximate randomisation (Riezler and Maxwell, 2005). What a metric takes from all references,
-as document frequencies, stays that of the whole set.
+Only the segments' sums are resampled; no text is scored again. Intervals are percentiles of the bootstrap (Efron and
+Tibshirani 1993; Koehn, EMNLP 2004, for scores of texts). The test of two outputs is approximate randomisation (Riezler
+and Maxwell, 2005). What a metric derives from all references, such as document frequencies, is not resampled.
 """
 
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ LEVEL = 0.95  # of the intervals
 
 @dataclass(frozen=True)
 class Comparison:
-    """One output's score less another's.
+    """The difference of two outputs' scores.
 
     Attributes:
-        difference: in the metric's own unit.
-        low: the interval's lower end.
-        high: its upper end.
-        p_value: how often outputs swapped by chance differ by as much, in either direction.
+        difference: the first score minus the second.
+        low: the lower end of its interval.
+        high: the upper end.
+        p_value: the share of random swaps of the outputs whose difference is as large, in either direction.
     """
 
     difference: float
@@ -34,24 +34,24 @@ class Comparison:
 
 
 def interval(statistics: Statistics, resamples: int, seed: int) -> tuple[float, float]:
-    """A score's confidence interval at `LEVEL`. A seed gives the same resamples to every metric.
+    """A score's confidence interval at `LEVEL`. The same seed gives every metric the same resamples.
 
     Raises:
-        UserError: no resamples are asked for.
+        UserError: `resamples` is below 1.
     """
     return _percentiles(statistics.score_of(_resampled(statistics.segments, resamples, seed)))
 
 
 def compare(ours: Statistics, theirs: Statistics, resamples: int, seed: int) -> Comparison:
-    """Two outputs for the same segments, by a metric: ours less theirs.
+    """Compare two outputs for the same segments: our score minus theirs.
 
-    The interval is the paired bootstrap's, where a resample has the same segments of both.
+    The interval is that of the paired bootstrap, in which a resample has the same segments of both outputs.
 
     Raises:
-        UserError: there are not as many segments of each, or no resamples are asked for.
+        UserError: the two have different numbers of segments, or `resamples` is below 1.
     """
     if ours.segments.shape != theirs.segments.shape:
-        raise UserError(f"{len(ours.segments)} segments against {len(theirs.segments)}; as many of each are wanted")
+        raise UserError(f"{len(ours.segments)} segments against {len(theirs.segments)}; the numbers must be equal")
     score = ours.score_of
     both = _resampled(np.concatenate([ours.segments, theirs.segments], axis=1), resamples, seed)
     mine, other = np.split(both, 2, axis=1)
@@ -62,15 +62,15 @@ def compare(ours: Statistics, theirs: Statistics, resamples: int, seed: int) -> 
     change = theirs.segments - ours.segments
     swapped = np.stack([(generator.random(len(change)) < 0.5) @ change for _ in range(resamples)])
     by_chance = score(ours.segments.sum(axis=0) + swapped) - score(theirs.segments.sum(axis=0) - swapped)
-    # As large to a rounding: a swap of all is the same difference, and sums in another order are not equal to the bit.
+    # Up to rounding: a swap of all segments gives the same difference, but from sums in another order.
     as_large = np.abs(by_chance) >= abs(difference) - 1e-12
     return Comparison(difference, low, high, float((as_large.sum() + 1) / (resamples + 1)))
 
 
 def _resampled(segments: Float64[np.ndarray, "n k"], resamples: int, seed: int) -> Float64[np.ndarray, "{resamples} k"]:
-    """The sums of as many segments as there are, drawn with replacement, for each resample."""
+    """The sums of each resample, which has as many segments as there are, drawn with replacement."""
     if resamples < 1:
-        raise UserError(f"{resamples} resamples; at least 1 is wanted")
+        raise UserError(f"{resamples} resamples; there must be at least 1")
     generator = np.random.default_rng(seed)
     each = np.full(len(segments), 1 / len(segments))
     return np.stack([generator.multinomial(len(segments), each) @ segments for _ in range(resamples)])

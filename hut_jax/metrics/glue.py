@@ -1,6 +1,6 @@
-"""GLUE's metrics (Wang et al., arXiv 1804.07461, 2018, section 2), by scikit-learn and SciPy, defined everywhere.
+"""GLUE's metrics (Wang et al., arXiv 1804.07461, 2018, section 2), by scikit-learn and SciPy.
 
-Where a metric is 0/0, as a correlation with predictions that are all the same, it is 0, what a guess is worth.
+Where a metric is 0/0, as the correlation with constant predictions is, it is 0: the score of a guess.
 """
 
 import warnings
@@ -17,10 +17,10 @@ Values = Float64[np.ndarray, " n"]
 
 
 def accuracy(predictions: ArrayLike, labels: ArrayLike) -> float:
-    """The share of predictions that are right.
+    """The share of correct predictions.
 
     Raises:
-        UserError: there are no predictions, not as many as labels, or some that are no classes.
+        UserError: there are no predictions, not as many as labels, or some are not classes.
     """
     from sklearn.metrics import accuracy_score  # a second to import
 
@@ -29,10 +29,10 @@ def accuracy(predictions: ArrayLike, labels: ArrayLike) -> float:
 
 
 def f1(predictions: ArrayLike, labels: ArrayLike) -> float:
-    """Of class 1, the harmonic mean of precision and recall; 0 where it is neither predicted nor there.
+    """The harmonic mean of precision and recall of class 1; 0 if the class is neither predicted nor a label.
 
     Raises:
-        UserError: as for `accuracy`, or there is another class than 0 and 1.
+        UserError: as for `accuracy`, or a class is neither 0 nor 1.
     """
     from sklearn.metrics import f1_score
 
@@ -41,7 +41,7 @@ def f1(predictions: ArrayLike, labels: ArrayLike) -> float:
 
 
 def matthews(predictions: ArrayLike, labels: ArrayLike) -> float:
-    """The correlation of two classifications (Matthews 1975); 0 where one of them has a single class.
+    """The correlation of two classifications (Matthews 1975); 0 if one of them has a single class.
 
     Raises:
         UserError: as for `accuracy`.
@@ -49,29 +49,29 @@ def matthews(predictions: ArrayLike, labels: ArrayLike) -> float:
     from sklearn.metrics import matthews_corrcoef
 
     given, wanted = _classes(predictions, labels)
-    # With one class in all, scikit-learn warns of a confusion matrix that nobody asked for.
+    # Checked first, since scikit-learn warns about its confusion matrix where both have one class.
     return 0.0 if _is_constant(given) or _is_constant(wanted) else float(matthews_corrcoef(wanted, given))
 
 
 def pearson(predictions: ArrayLike, labels: ArrayLike) -> float:
-    """The linear correlation of two series; 0 where one of them is constant.
+    """The linear correlation of two series; 0 if one of them is constant.
 
     Raises:
-        UserError: there are no predictions, not as many as labels, or some that are not finite.
+        UserError: there are no predictions, not as many as labels, or some are not finite.
     """
     from scipy.stats import pearsonr
 
     given, wanted = _values(predictions, labels)
     if _is_constant(given) or _is_constant(wanted):
         return 0.0
-    with warnings.catch_warnings():  # of values that differ by little more than rounding does
+    with warnings.catch_warnings():  # about values that are constant up to rounding
         warnings.simplefilter("ignore")
         value = float(pearsonr(given, wanted).statistic)
     return value if np.isfinite(value) else 0.0
 
 
 def spearman(predictions: ArrayLike, labels: ArrayLike) -> float:
-    """The correlation of the ranks of two series, equal values sharing their mean rank; 0 where one is constant.
+    """The correlation of the ranks of two series, where equal values share their mean rank; 0 if one is constant.
 
     Raises:
         UserError: as for `pearson`.
@@ -94,16 +94,17 @@ METRICS: Mapping[str, Callable[[ArrayLike, ArrayLike], float]] = {
 def glue_scores(names: Sequence[str], predictions: ArrayLike, labels: ArrayLike) -> dict[str, float]:
     """A task's metrics and its `score`, their mean, as on the leaderboard of GLUE.
 
-    So CoLA's is the Matthews correlation, MRPC's and QQP's the mean of accuracy and F1, STS-B's that of the Pearson
-    and Spearman correlations, and all others' the accuracy. Each is finite and at most 1.
+    The score of CoLA is the Matthews correlation, that of MRPC and QQP the mean of accuracy and F1, that of STS-B the
+    mean of the Pearson and Spearman correlations, and that of all other tasks the accuracy. All are finite and at most
+    1.
 
     Args:
-        names: of the metrics: those of a `GlueTask`.
+        names: of the metrics, as in a `GlueTask`.
         predictions: classes, or values for the correlations.
-        labels: what is right.
+        labels: of the same kind.
 
     Raises:
-        UserError: a metric is unknown, or predictions and labels are not what it takes.
+        UserError: a metric is unknown, or does not take these predictions and labels.
     """
     for name in names:
         if name not in METRICS:
@@ -116,10 +117,10 @@ def _classes(predictions: ArrayLike, labels: ArrayLike, most: int = 2**31 - 1) -
     given, wanted = _pair(predictions, labels)
     for what, array in (("prediction", given), ("label", wanted)):
         if not np.issubdtype(array.dtype, np.integer):
-            raise UserError(f"the {what}s are {array.dtype}; whole numbers of classes are wanted")
+            raise UserError(f"the {what}s are {array.dtype}; integers from 0 on are expected")
         bad = np.flatnonzero((array < 0) | (array > most))
         if len(bad):
-            raise UserError(f"{what} {bad[0]} is {array[bad[0]]}; a class from 0 to {most} is wanted")
+            raise UserError(f"{what} {bad[0]} is {array[bad[0]]}; a class from 0 to {most} is expected")
     return given.astype(np.int64), wanted.astype(np.int64)
 
 
@@ -128,7 +129,7 @@ def _values(predictions: ArrayLike, labels: ArrayLike) -> tuple[Values, Values]:
     for what, array in (("prediction", given), ("label", wanted)):
         bad = np.flatnonzero(~np.isfinite(array))
         if len(bad):
-            raise UserError(f"{what} {bad[0]} is {array[bad[0]]}; a finite number is wanted")
+            raise UserError(f"{what} {bad[0]} is {array[bad[0]]}; a finite number is expected")
     return given, wanted
 
 
@@ -136,7 +137,7 @@ def _pair(predictions: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.nda
     given, wanted = np.asarray(predictions), np.asarray(labels)
     if given.ndim != 1 or given.shape != wanted.shape or not len(given):
         raise UserError(
-            f"predictions have shape {given.shape} and labels {wanted.shape}; one of each for an example is wanted"
+            f"predictions have shape {given.shape} and labels {wanted.shape}; one of each for each example is expected"
         )
     return given, wanted
 

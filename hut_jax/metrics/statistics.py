@@ -1,6 +1,6 @@
-"""A metric as sums: what every segment adds, and the score that a sum has.
+"""A metric's sufficient statistics: the sums that each segment adds to, and the score of such sums.
 
-The corpus, one segment and a bootstrap's resample are then the same computation on different sums.
+So the scores of a corpus, of a segment and of a bootstrap's resample are one computation on different sums.
 """
 
 from collections.abc import Callable
@@ -18,24 +18,24 @@ class Statistics:
     """A metric's sufficient statistics.
 
     Attributes:
-        segments: what each of n segments adds to k sums.
-        score_of: from sums `[..., k]` to scores `[...]`.
+        segments: what each of n segments adds to the k sums.
+        score_of: a function from sums `[..., k]` to scores `[...]`.
     """
 
     segments: Float64[np.ndarray, "n k"]
     score_of: ScoreOf
 
     def score(self) -> float:
-        """Of all segments together."""
+        """The score of all segments together."""
         return float(self.score_of(self.segments.sum(axis=0)))
 
     def segment_scores(self) -> Float64[np.ndarray, " n"]:
-        """Of each segment alone."""
+        """The score of each segment alone."""
         return self.score_of(self.segments)
 
 
 def mean_of(scores: Float64[np.ndarray, " n"]) -> Statistics:
-    """A metric that is the mean of its segments' scores."""
+    """The statistics of a metric that is the mean of its segments' scores."""
     return Statistics(np.stack([scores, np.ones_like(scores)], axis=1), _mean)
 
 

@@ -1,7 +1,7 @@
 """RoBERTa (Liu et al., arXiv 1907.11692, 2019) and BERT (Devlin et al., arXiv 1810.04805, 2018) in Flax Linen.
 
-One encoder with one of three heads. Written after the models' descriptions and Hugging Face's config.json fields; what
-it computes equals transformers' classes given the same arguments. The parameters are
+One encoder with one of three heads. Written after the models' descriptions and Hugging Face's config.json fields; the
+outputs equal those of transformers' classes given the same arguments. The parameters are
 
     token_embedding/embedding, position_embedding/embedding, type_embedding/embedding, embedding_norm/{scale,bias}
     layer_{i}/attention/{query,key,value,out}/{kernel,bias}
@@ -58,7 +58,7 @@ class Layer(nn.Module):
 
 
 class Classifier(nn.Module):
-    """The classification head: RoBERTa's has a hidden layer of its own, BERT's gets the pooler's output."""
+    """The classification head. RoBERTa's has a hidden layer of its own; BERT's gets the pooler's output."""
 
     config: RobertaConfig
     dtype: Any
@@ -81,7 +81,7 @@ class MaskedLM(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*n width"], table: Float[Array, "vocab width"]) -> Float[Array, "*n vocab"]:
-        """The logits, in fp32; `table` is the token embedding, used where the config ties the two."""
+        """The logits, in fp32. `table` is the token embedding, used if the config ties the two."""
         c = self.config
         std = c.initializer_range
         x = ACTIVATIONS[c.mlm_activation](dense(c.hidden_size, std, self.dtype, "dense")(x))
@@ -129,13 +129,13 @@ class Roberta(Transformer):
 
         Args:
             input_ids: token ids.
-            attention_mask: 1 or True for the tokens that may be attended to. A row without any gets finite values.
-            token_type_ids: which text of a pair each token is of; default: 0 everywhere.
-            position_ids: default: BERT counts 0, 1, ...; RoBERTa counts the tokens that are not `pad_token_id`,
-                from `pad_token_id + 1` on, and gives the others `pad_token_id`.
+            attention_mask: 1 or True for the tokens that may be attended to. A row without any gets finite values too.
+            token_type_ids: which text of a pair each token belongs to; default: 0 everywhere.
+            position_ids: default: for BERT 0, 1, ...; for RoBERTa `pad_token_id` at each `pad_token_id`, and from
+                `pad_token_id + 1` on for the other tokens.
             deterministic: False turns dropout on; then an rng named "dropout" is needed.
-            logits_at: for the masked-LM head: indices into the flattened `batch * length` positions. Only their
-                logits are computed, which spares a large vocabulary's memory where most positions carry no loss.
+            logits_at: for the masked-LM head: indices into the flattened `batch * length` positions. Only their logits
+                are computed, which saves memory where the vocabulary is large and most positions carry no loss.
 
         Returns:
             Classification: `[batch, labels]`. Masked LM: `[batch, length, vocab]` or with `logits_at` `[n, vocab]`.
@@ -195,11 +195,11 @@ class Roberta(Transformer):
         return x
 
     def pool(self, hidden: Hidden) -> Float[Array, "batch width"]:
-        """The pooler's output, from final hidden states."""
+        """The pooler's output for final hidden states."""
         return nn.tanh(self.pooler(hidden[:, 0]))
 
     def logits(self, hidden: Float[Array, "*n width"], *, deterministic: bool = True):
-        """The head's logits, in fp32, of final hidden states: `[batch, length, width]`, or for masked LM any."""
+        """The head's logits, in fp32. For classification the hidden states are `[batch, length, width]`."""
         c = self.config
         if c.head == "mlm":
             return self.mlm(hidden, self.token_embedding.embedding)
@@ -207,7 +207,7 @@ class Roberta(Transformer):
 
 
 def default_positions(config: RobertaConfig, input_ids: Tokens) -> Int[Array, "#batch length"]:
-    """Where each token stands, where the caller does not say."""
+    """The position of each token if the caller does not give them."""
     if config.model_type == "bert":
         return jnp.arange(input_ids.shape[1])[None]
     padding = config.position_offset - 1

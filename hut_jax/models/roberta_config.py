@@ -1,4 +1,4 @@
-"""The config.json of RoBERTa and BERT: one dataclass, in which all that tells the two apart is to be found."""
+"""The config.json of RoBERTa and BERT as one dataclass, which holds all differences between the two."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,16 +12,16 @@ from hut_jax.models.layers import ACTIVATIONS
 
 HEADS = ("none", "classification", "mlm")
 
-# Where config.json is silent; RoBERTa's are the dataclass' defaults.
+# Defaults of BERT's config.json. Those of RoBERTa's are the dataclass' own.
 _BERT = {"pad_token_id": 0, "bos_token_id": None, "eos_token_id": None}
 
 
 @dataclasses.dataclass(frozen=True)
 class RobertaConfig:
-    """The fields of Hugging Face's config.json that change what the model computes or how it starts.
+    """The fields of Hugging Face's config.json that change what the model computes or how it is initialised.
 
-    `head` and `labels` stand there in other words: `architectures`, and `id2label` or `num_labels`.
-    `problem_type` changes nothing here: it is for the loss.
+    `head` comes from config.json's `architectures`, and `labels` from its `id2label` or `num_labels`. `problem_type`
+    does not change the model; it is for the loss.
     """
 
     model_type: str
@@ -74,7 +74,7 @@ class RobertaConfig:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], where: str = "config.json") -> "RobertaConfig":
-        """Reads a parsed config.json; its `architectures` are left to `heads.py`.
+        """Read a parsed config.json, without its `architectures`, which `hub/heads.py` reads.
 
         Raises:
             UserError: a field is missing, of the wrong kind, or asks for what is not supported.
@@ -89,7 +89,7 @@ class RobertaConfig:
         return read_config(cls, {**defaults, **values, "head": "none", "labels": _labels(values, where)}, where)
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as config.json has them; all but the head, which is its `architectures`."""
+        """The fields as config.json has them, without the head, which is in its `architectures`."""
         values = dataclasses.asdict(self)
         del values["head"]
         labels = values.pop("labels")
@@ -103,12 +103,12 @@ class RobertaConfig:
 
     @property
     def n_positions(self) -> int:
-        """The longest sequence the model takes."""
+        """The length of the longest sequence that the model takes."""
         return self.max_position_embeddings - self.position_offset
 
     @property
     def position_offset(self) -> int:
-        """The first token's position: RoBERTa counts on from that of padding, which is the padding's id."""
+        """The first token's position. RoBERTa's padding has its own id as position, and tokens count from there."""
         if self.model_type == "bert":
             return 0
         assert isinstance(self.pad_token_id, int)
@@ -116,12 +116,12 @@ class RobertaConfig:
 
     @property
     def n_layer(self) -> int:
-        """The number of layers, under the name that every family here has."""
+        """The number of layers, by the name that all families share."""
         return self.num_hidden_layers
 
     @property
     def heads(self) -> int:
-        """Of attention."""
+        """The number of attention heads."""
         return self.num_attention_heads
 
     @property
@@ -131,7 +131,7 @@ class RobertaConfig:
 
     @property
     def classifier_rate(self) -> float:
-        """The dropout rate in the classification head."""
+        """The dropout probability in the classification head."""
         return self.hidden_dropout_prob if self.classifier_dropout is None else self.classifier_dropout
 
     @property
@@ -141,7 +141,7 @@ class RobertaConfig:
 
 
 def default_labels(count: int) -> Names:
-    """The names that transformers gives to labels without any."""
+    """The names that transformers gives to labels without names."""
     return tuple(f"LABEL_{i}" for i in range(count))
 
 

@@ -1,12 +1,9 @@
-"""Which part of each array lies on which device: the mesh, and rules from a parameter's path to its PartitionSpec.
+"""The mesh of devices, and how parameters and batches are split over it.
 
-The mesh has three axes. `data` and `fsdp` each take a part of every batch; `fsdp` takes a part of every parameter as
-well, and gathers it when it is used (ZeRO's third stage, Rajbhandari et al., arXiv 1910.02054, 2019); `tensor` splits
-the products themselves, by attention heads and by the inner width of the feed-forward layers (Shoeybi et al.,
-"Megatron-LM", arXiv 1909.08053, 2019, section 3). Communication is XLA's to find from where the arrays lie.
-
-Factors follow their kernel: an axis that is the kernel's inputs or outputs is split as the kernel's is, and the rank
-never is. So W is built where W0 lies, and nothing is sent for it.
+The mesh has three axes. `data` and `fsdp` split every batch. `fsdp` also splits every parameter, which is gathered when
+it is used (ZeRO's third stage, Rajbhandari et al., arXiv 1910.02054, 2019). `tensor` splits the products themselves, by
+attention heads and by the inner width of the feed-forward layers (Shoeybi et al., "Megatron-LM", arXiv 1909.08053,
+2019, section 3). XLA derives the communication from how the arrays are split.
 """
 
 import math
@@ -24,32 +21,32 @@ from hut_jax.parallel.activations import AXES, BATCH
 from hut_jax.parallel.processes import ALL, Share, put
 
 Rules = Sequence[tuple[str, PartitionSpec]]
-"""Pattern of a '/'-joined path, and where it is found, how the parameter's last axes are split."""
+"""A pattern, and how the last axes of a parameter are split whose '/'-joined path it matches."""
 
 TRANSFORMER: Rules = (
     (r"attention/(query|key|value)/kernel$", PartitionSpec("fsdp", "tensor")),
     (r"attention/out/kernel$", PartitionSpec("tensor", "fsdp")),
     (r"mlp/up/kernel$", PartitionSpec("fsdp", "tensor")),
     (r"mlp/down/kernel$", PartitionSpec("tensor", "fsdp")),
-    # Not along the vocabulary, whose size is rarely a multiple of anything.
+    # Not along the vocabulary, whose size is rarely a multiple of the number of devices.
     (r"embedding$", PartitionSpec(None, "fsdp")),
-    (r"", PartitionSpec()),  # biases, norms and heads are small, and every device has them whole
+    (r"", PartitionSpec()),  # biases, norms and heads are small: every device has them whole
 )
-"""This library's GPT-2, RoBERTa and BERT."""
+"""The rules of this library's GPT-2, RoBERTa and BERT."""
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh of the first devices.
 
     Args:
-        data: devices that share out batches; -1: as many as the others leave.
-        fsdp: devices that share out batches and parameters; or -1.
-        tensor: devices that share out the products; or -1.
-        devices: default: all there are.
+        data: the number of devices that split batches; -1: as many as the others leave.
+        fsdp: the number of devices that split batches and parameters; or -1.
+        tensor: the number of devices that split the products; or -1.
+        devices: default: all devices.
 
     Raises:
-        UserError: a size is neither -1 nor 1 or more, several are -1, there are too few devices, or they are several
-            processes' and not all are taken.
+        UserError: a size is neither -1 nor 1 or more, several are -1, there are too few devices, or not all devices of
+            several processes are used.
     """
     devices = jax.devices() if devices is None else devices
     sizes = dict(zip(AXES, (data, fsdp, tensor), strict=True))
@@ -75,8 +72,8 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[
     shape = tuple(sizes.values())
     if math.prod(shape) < len(devices) and jax.process_count() > 1:
         raise UserError(
-            f"config.mesh takes {math.prod(shape)} of the {len(devices)} devices, and of several processes each needs "
-            "its own in the mesh; let one axis be -1"
+            f"config.mesh takes {math.prod(shape)} of the {len(devices)} devices, but each of several processes needs "
+            "its own in the mesh; set one axis to -1"
         )
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[: math.prod(shape)])
 
@@ -86,12 +83,12 @@ def param_specs(shapes: Mapping[str, Any], rules: Rules | None, mesh: Mesh) -> d
 
     Args:
         shapes: the parameters, or their shapes.
-        rules: the first that matches counts, for the last axes: those in front, of stacked layers, are not split.
-            None, for a model that nobody wrote rules for: the largest axis that `fsdp` divides is split over it.
-        mesh: whose axes the rules name.
+        rules: the first one that matches decides, for the last axes. Axes before them, such as that of stacked layers,
+            are not split. None, for a model without rules: `fsdp` splits the largest axis that it divides.
+        mesh: the mesh whose axes the rules name.
 
     Raises:
-        UserError: no rule matches a parameter, or an axis does not divide.
+        UserError: no rule matches a parameter, or an axis of the mesh does not divide one of a parameter.
     """
     specs = {}
     for path, leaf in flatten(shapes).items():
@@ -107,26 +104,26 @@ def param_specs(shapes: Mapping[str, Any], rules: Rules | None, mesh: Mesh) -> d
 
 
 def batch_parts(mesh: Mesh) -> int:
-    """Into how many parts a batch is split."""
+    """The number of parts into which a batch is split."""
     return math.prod(mesh.shape[axis] for axis in BATCH)
 
 
 def check_batch(name: str, size: int, mesh: Mesh) -> None:
-    """Make sure that the devices can share out a batch.
+    """Check that a batch can be split over the devices.
 
     Raises:
-        UserError: they cannot.
+        UserError: it cannot.
     """
     parts = batch_parts(mesh)
     if size % parts:
         raise UserError(
-            f"{name} is {size}, and config.mesh shares it out over data x fsdp = {parts} devices; "
+            f"{name} is {size}, and config.mesh splits it over data x fsdp = {parts} devices; "
             f"give a multiple of {parts}, such as {-(-size // parts) * parts}, or another config.mesh"
         )
 
 
 def check_heads(heads: int, mesh: Mesh) -> None:
-    """Make sure that the devices can share out attention's heads.
+    """Check that attention's heads can be split over the devices.
 
     Raises:
         UserError: they cannot.
@@ -140,12 +137,12 @@ def check_heads(heads: int, mesh: Mesh) -> None:
 
 
 def shardings(mesh: Mesh, specs: Mapping[Path, PartitionSpec]) -> PyTree[NamedSharding]:
-    """The specs on this mesh, as a tree."""
+    """The specs as shardings on this mesh, as a tree."""
     return unflatten({path: NamedSharding(mesh, spec) for path, spec in specs.items()})
 
 
 def own_share(mesh: Mesh) -> Share:
-    """What this process's devices take of each batch; where that is no one run of its parts, all."""
+    """The share of each batch on this process's devices; if its parts are not consecutive, the whole batch."""
     parts = batch_parts(mesh)
     where = NamedSharding(mesh, PartitionSpec(BATCH)).addressable_devices_indices_map((parts,))
     own = sorted({part for index in where.values() if index for part in range(parts)[index[0]]})
@@ -153,12 +150,12 @@ def own_share(mesh: Mesh) -> Share:
 
 
 def place_batch(mesh: Mesh, batch: PyTree[Any], share: Share = ALL) -> PyTree[Array]:
-    """The batch, each device's examples on it.
+    """Place a batch on the devices, split by examples.
 
     Args:
         mesh: the devices.
-        batch: this process's share of it.
-        share: which that is.
+        batch: this process's share of the batch.
+        share: which share that is.
     """
     where = NamedSharding(mesh, PartitionSpec(BATCH))
     if share == ALL:
@@ -167,7 +164,7 @@ def place_batch(mesh: Mesh, batch: PyTree[Any], share: Share = ALL) -> PyTree[Ar
 
 
 def describe(mesh: Mesh, specs: Mapping[Path, PartitionSpec]) -> str:
-    """The mesh, and how many parameters are split how."""
+    """A line with the mesh, and how many parameters are split in which way."""
     counts: dict[str, int] = {}
     for spec in specs.values():
         split = ", ".join("-" if axis is None else str(axis) for axis in spec) or "whole on each"

@@ -1,7 +1,7 @@
-"""Several processes, on one machine or on many, that train one model together, through `jax.distributed`.
+"""Several processes, on one machine or on many, that train one model together through `jax.distributed`.
 
-All of them run the same code; each makes its own part of every batch, and moves its own part of every array to its own
-devices. What is said and written, apart from checkpoints, the first of them says and writes.
+All of them run the same code. Each makes its own part of every batch, and moves its own part of every array to its own
+devices. All write checkpoints together; otherwise only process 0 prints and writes files.
 """
 
 import argparse
@@ -19,29 +19,29 @@ from jaxtyping import PyTree
 from hut_jax.core.errors import UserError
 
 HEARTBEAT = 20
-"""Seconds without a word from a process after which the others give up."""
+"""Seconds without a sign of life from a process after which the others give up."""
 
-_MESSAGE = 4096  # bytes of an error that is passed on
+_MESSAGE = 4096  # bytes of an error message that is sent to the other processes
 
 
 class Share(NamedTuple):
-    """A run of equal parts of a batch: those from `first` on and before `last`, of `parts`."""
+    """Consecutive parts of a batch that is split into `parts` equal parts: from `first` to before `last`."""
 
     first: int
     last: int
     parts: int
 
     def span(self, size: int) -> tuple[int, int]:
-        """Where the share of an axis begins and ends, which is of a size that the parts divide."""
+        """The first index of the share on an axis, and the index after its last. The parts divide the axis' size."""
         return self.first * size // self.parts, self.last * size // self.parts
 
 
 ALL = Share(0, 1, 1)
-"""The share of a process that is alone."""
+"""The share of a single process: the whole batch."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of a command that several processes may run."""
+    """Add the options of a command that several processes may run."""
     group = parser.add_argument_group("several processes", "start the same command in each of them")
     group.add_argument(
         "--distributed", action="store_true", help="under Slurm, Open MPI or on a TPU pod: find the others"
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def join(args: argparse.Namespace) -> None:
-    """Join the other processes, if the arguments say that there are any. Before that nothing may ask for devices.
+    """Join the other processes, if the arguments name any. It must come before anything uses a device.
 
     Raises:
         UserError: the arguments do not go together, or the others cannot be found.
@@ -61,7 +61,7 @@ def join(args: argparse.Namespace) -> None:
     if not args.distributed and given == [None] * 3:
         return
     if args.distributed and given != [None] * 3:
-        raise UserError("--distributed finds --coordinator, --processes and --process by itself; give either")
+        raise UserError("--distributed finds --coordinator, --processes and --process itself; give it or these")
     if not args.distributed and None in given:
         raise UserError("--coordinator, --processes and --process go together; one of them is missing")
     if not args.distributed and not 0 <= args.process < args.processes:
@@ -72,7 +72,7 @@ def join(args: argparse.Namespace) -> None:
             args.processes,
             args.process,
             heartbeat_timeout_seconds=HEARTBEAT,
-            shutdown_timeout_seconds=HEARTBEAT,  # for which one that fails alone waits for the others before it ends
+            shutdown_timeout_seconds=HEARTBEAT,  # how long a process that fails alone waits for the others
         )
     except (RuntimeError, ValueError) as error:
         raise UserError(f"the other processes cannot be found: {' '.join(str(error).split())[:300]}") from None
@@ -81,7 +81,7 @@ def join(args: argparse.Namespace) -> None:
 
 
 def _silence() -> None:
-    """Nothing more on standard output, from C++ neither."""
+    """Discard standard output from here on, that of C++ code included."""
     sys.stdout.flush()
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
@@ -89,17 +89,17 @@ def _silence() -> None:
 
 
 def is_first() -> bool:
-    """Whether this is the process that speaks and writes for all."""
+    """Whether this is process 0, which prints and writes files."""
     return jax.process_index() == 0
 
 
 def several() -> bool:
-    """Whether there are others."""
+    """Whether there are other processes."""
     return jax.process_count() > 1
 
 
 def on_first(function: Callable[[], Any]) -> None:
-    """Call the function in the first process alone. Where it fails, all of them do.
+    """Call the function in process 0 only. If it fails, all processes fail.
 
     Raises:
         UserError: as the function does.
@@ -110,7 +110,7 @@ def on_first(function: Callable[[], Any]) -> None:
             function()
         except UserError as error:
             message = str(error)
-        except OSError as error:  # a full disk, which the others would not hear of
+        except OSError as error:  # such as a full disk, of which the others would not learn
             message = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
     if several():
         buffer = np.zeros(_MESSAGE, np.uint8)
@@ -123,7 +123,7 @@ def on_first(function: Callable[[], Any]) -> None:
 
 @contextmanager
 def first_alone(what: str) -> Iterator[None]:
-    """What is within, first in the first process, then in the others: so that what it prepares on disk is there."""
+    """A block that process 0 runs first, so that the others find on disk what it has prepared."""
     if several() and not is_first():
         multihost_utils.sync_global_devices(what)
     try:
@@ -134,14 +134,14 @@ def first_alone(what: str) -> Iterator[None]:
 
 
 def put(array: np.ndarray, sharding: Any) -> jax.Array:
-    """The array, of which every process has all, where it is to lie; each process puts its own part there."""
+    """Place an array, which every process has whole, by this sharding; each process places its own part."""
     if sharding is None or sharding.is_fully_addressable:
         return jax.device_put(array, sharding)
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
 def put_tree(tree: PyTree[Any], shardings: PyTree[Any]) -> PyTree[jax.Array]:
-    """The arrays where they are to lie, whether each process has all of them or its part."""
+    """Place the arrays by these shardings, whether each process has them whole or has its part."""
 
     def one(leaf: Any, sharding: Any) -> jax.Array:
         if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
@@ -152,7 +152,7 @@ def put_tree(tree: PyTree[Any], shardings: PyTree[Any]) -> PyTree[jax.Array]:
 
 
 def fetch(tree: PyTree[jax.Array]) -> PyTree[np.ndarray]:
-    """All of each array, in every process."""
+    """The whole of each array, in every process."""
 
     def one(leaf: Any) -> np.ndarray:
         if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:

@@ -79,7 +79,7 @@ def test_the_other_way_round_is_the_negative():
 
 def test_what_cannot_be_resampled_is_told():
     statistics = mean_of(np.ones(3))
-    with pytest.raises(UserError, match="0 resamples; at least 1"):
+    with pytest.raises(UserError, match="0 resamples; there must be at least 1"):
         interval(statistics, 0, seed=0)
     with pytest.raises(UserError, match="3 segments against 2"):
         compare(statistics, mean_of(np.ones(2)), 10, seed=0)

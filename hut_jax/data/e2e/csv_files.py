@@ -63,7 +63,7 @@ def read_records(path: str | os.PathLike[str]) -> list[Record]:
     except csv.Error as error:
         raise UserError(f"{path}, line {start}: malformed CSV: {error}") from error
     if header is None:
-        raise UserError(f"{path} is empty; a header line mr,ref and rows are wanted")
+        raise UserError(f"{path} is empty; a header line mr,ref and rows are expected")
     if not records:
         raise UserError(f"{path} has a header and no rows")
     return records

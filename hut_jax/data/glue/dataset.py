@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hut_jax.core.errors import UserError, nearest
+from hut_jax.core.errors import UserError
 from hut_jax.data.encoder_tokenizer import EncoderTokenizer
-from hut_jax.data.glue.tasks import GLUE_TASKS, GlueTask
+from hut_jax.data.glue.tasks import GlueTask
 from hut_jax.data.glue.tfds import read_tfds
 from hut_jax.data.glue.tsv import GlueExample, find_files, read_split
 from hut_jax.data.labelled_texts import LabelledTexts
@@ -29,17 +29,6 @@ class EncodedGlue(NamedTuple):
 
     examples: LabelledTexts
     truncated: int
-
-
-def glue_task(name: str) -> GlueTask:
-    """The task of that name.
-
-    Raises:
-        UserError: there is none; the message has the nearest.
-    """
-    if name not in GLUE_TASKS:
-        raise UserError(f"no task {name!r} in GLUE; {nearest(name, GLUE_TASKS)}")
-    return GLUE_TASKS[name]
 
 
 def load_glue(

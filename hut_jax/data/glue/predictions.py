@@ -55,8 +55,8 @@ def _written(task: GlueTask, prediction: int | float, row: int) -> str:
     where = f"the prediction for row {row} of {task.name} is {prediction}"
     if task.regression:
         if math.isnan(prediction):
-            raise UserError(f"{where}; a number is wanted")
+            raise UserError(f"{where}; a number is expected")
         return f"{min(max(float(prediction), task.low), task.high):.6f}"
     if prediction not in range(len(task.labels)):
-        raise UserError(f"{where}; a class from 0 to {len(task.labels) - 1} is wanted")
+        raise UserError(f"{where}; a class from 0 to {len(task.labels) - 1} is expected")
     return task.labels[int(prediction)] if task.named else str(int(prediction))

@@ -47,7 +47,7 @@ def read_tfds(task: GlueTask, *, cache_dir: str | os.PathLike[str] | None = None
         raise UserError(f"cannot download or prepare glue/{task.name} ({one_line(error)}); {_instead(task)}") from error
     names = tuple(getattr(builder.info.features["label"], "names", ()))
     if names != task.labels:
-        raise UserError(f"glue/{task.name} has the labels {names}, and {task.labels} are wanted; {_instead(task)}")
+        raise UserError(f"glue/{task.name} has the labels {names}, and {task.labels} are expected; {_instead(task)}")
     return {split: _examples(builder, task, split) for split in task.files}
 
 

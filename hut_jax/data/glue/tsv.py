@@ -42,7 +42,7 @@ def find_files(task: GlueTask, folder: str | os.PathLike[str]) -> dict[str, Path
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"no folder {str(folder)!r}; one that holds {task.folder}/ is wanted")
+        raise UserError(f"no folder {str(folder)!r}; one that holds {task.folder}/ is expected")
     own = folder_of(task, folder)
     if own is None:
         held = [name for name, other in GLUE_TASKS.items() if folder_of(other, folder)]
@@ -91,7 +91,7 @@ def read_split(task: GlueTask, split: str, path: str | os.PathLike[str]) -> Glue
     wanted = [*task.texts, task.index] if test else [*task.texts, task.label]
     header = next(rows, (0, []))[1] if has_header else list(_COLA_COLUMNS)
     if not header:
-        raise UserError(f"{path}, line 1: the file is empty; a header with {_quoted(wanted)} and rows are wanted")
+        raise UserError(f"{path}, line 1: the file is empty; a header with {_quoted(wanted)} and rows are expected")
     columns = _find_columns(path, header, wanted)
     examples, count = [], 0
     for count, (number, fields) in enumerate(rows, start=1):
@@ -111,7 +111,7 @@ def read_split(task: GlueTask, split: str, path: str | os.PathLike[str]) -> Glue
     if not examples:
         which = f"none of the {count} rows is whole" if count else "there are no rows"
         raise UserError(
-            f"{path}, line {1 + has_header}: {which}; fields between tabs with {_quoted(wanted)} are wanted"
+            f"{path}, line {1 + has_header}: {which}; fields between tabs with {_quoted(wanted)} are expected"
         )
     return GlueSplit(examples, count - len(examples))
 
@@ -144,14 +144,14 @@ def _label(text: str, task: GlueTask, where: str) -> int | float:
         value = math.nan
     if not task.low <= value <= task.high:
         raise UserError(
-            f"{where}: {task.label} is {text[:40]!r}; a number from {task.low:g} to {task.high:g} is wanted"
+            f"{where}: {task.label} is {text[:40]!r}; a number from {task.low:g} to {task.high:g} is expected"
         )
     return value
 
 
 def _index(text: str, task: GlueTask, where: str) -> int:
     if not (text.isascii() and text.isdigit()):
-        raise UserError(f"{where}: {task.index} is {text[:40]!r}; the row's number is wanted")
+        raise UserError(f"{where}: {task.index} is {text[:40]!r}; the row's number is expected")
     return int(text)
 
 

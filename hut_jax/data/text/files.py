@@ -54,7 +54,7 @@ def read_pieces(path: str | os.PathLike[str], *, max_bytes: int = 0, size: int =
 
 def _open(path: str) -> IO[bytes]:
     if os.path.isdir(path):
-        raise UserError(f"{path} is a folder; a text file is wanted")
+        raise UserError(f"{path} is a folder; a text file is expected")
     try:
         return lzma.open(path, "rb") if path.endswith(".xz") else open(path, "rb")
     except OSError as error:

@@ -1,8 +1,8 @@
 """The E2E challenge's five scores: python -m hut_jax.metrics.e2e --outputs=FILE --references=FILE
 
-BLEU and NIST are those of the challenge's mteval-v13a; METEOR, ROUGE-L and CIDEr are those of coco-caption (Dušek,
-Novikova and Rieser, Computer Speech & Language 2020). Files are TSV or CSV with MRs, or plain text with one output
-a line; docs/metrics.md has the rules. METEOR needs Java and the package pycocoevalcap, and is null without them.
+BLEU and NIST are those of the challenge's mteval-v13a. METEOR, ROUGE-L and CIDEr are those of coco-caption (Dušek,
+Novikova and Rieser, Computer Speech & Language 2020). Files are TSV or CSV with MRs, or plain text with one output on
+each line; docs/metrics.md has the rules. METEOR needs Java and the package pycocoevalcap, and is null without them.
 """
 
 import json
@@ -31,15 +31,17 @@ def main(argv: Sequence[str]) -> int:
     parser = cli.Parser("hut_jax.metrics.e2e", __doc__ or "")
     parser.add_argument("--outputs", required=True, metavar="FILE", help="a system's outputs: .tsv, .csv or plain text")
     parser.add_argument("--references", required=True, metavar="FILE", help="the references: .csv, .tsv or plain text")
-    parser.add_argument("--against", metavar="FILE", help="another system's outputs, to test the difference with")
-    parser.add_argument("--segments", action="store_true", help="each output's scores as well")
+    parser.add_argument("--against", metavar="FILE", help="another system's outputs, to compare with")
+    parser.add_argument("--segments", action="store_true", help="print the scores of each output too")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--resamples", type=int, default=1000, metavar="N", help="of the bootstrap; 1000 if not given")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the resampling; 0 if not given")
+    parser.add_argument(
+        "--resamples", type=int, default=1000, metavar="N", help="resamples of the bootstrap (default: 1000)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the resampling (default: 0)")
     args = parser.parse_args(argv)
     for name, least, most in (("resamples", 1, 1_000_000), ("seed", 0, 2**63)):
         if not least <= getattr(args, name) <= most:
-            raise UserError(f"--{name}={getattr(args, name)}; {least} to {most:,} is wanted")
+            raise UserError(f"--{name}={getattr(args, name)}; {least} to {most:,} is expected")
 
     references = read_references(args.references)
     outputs = _read_aligned(args.outputs, references)
@@ -70,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _read_aligned(path: str, references: References) -> Outputs:
-    """A system's outputs, once it is known that they go with the references."""
+    """A system's outputs, checked against the references."""
     outputs = read_outputs(path)
     try:
         align(outputs, references)
@@ -83,7 +85,7 @@ def _read_aligned(path: str, references: References) -> Outputs:
 
 
 def _report(result: Mapping[str, Any]) -> str:
-    """The result as lines to read, and the segments' scores as TSV after them."""
+    """The result as text, followed by the segments' scores as TSV."""
     lines = []
     for name in METRICS:
         line = f"{name:<8}"

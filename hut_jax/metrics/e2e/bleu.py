@@ -1,7 +1,7 @@
-"""BLEU (Papineni, Roukos, Ward and Zhu, ACL 2002) as mteval-v13a has it: smoothed, by the closest reference's length.
+"""BLEU (Papineni, Roukos, Ward and Zhu, ACL 2002) as in mteval-v13a: smoothed, with the closest reference's length.
 
-Where no n-gram of some length matches, the precision is 1 / (2^k t) for the k-th such length and t n-grams; so a
-segment has a score too.
+Where no n-gram of some length matches, the precision is 1 / (2^k t) for the k-th such length and t n-grams. So single
+segments have a score too.
 """
 
 from collections.abc import Sequence
@@ -16,15 +16,15 @@ _LONGEST = 4
 
 
 def bleu(segments: Sequence[Segment]) -> Statistics:
-    """BLEU's sums: the closest reference's length, then matches and n-grams of one to four words."""
+    """BLEU's sums: the closest reference's length, the matches of one to four words, and the n-grams likewise."""
     rows = [[_closest_length(s), *s.matched(_LONGEST), *s.totals(_LONGEST)] for s in segments]
     return Statistics(np.array(rows, np.float64), _score_of)
 
 
 def _closest_length(segment: Segment) -> int:
-    """The length of the reference that is nearest to the output's; of two as near, the shorter."""
+    """The reference length that is closest to the output's; the shorter of two that are equally close."""
     first, *others = (reference.length for reference in segment.references)
-    lengths = [first, *(length for length in others if length)]  # an empty one is no reference, but the first counts
+    lengths = [first, *(length for length in others if length)]  # an empty text is no reference, except as the first
     return min(lengths, key=lambda length: (abs(length - segment.length), length))
 
 
@@ -32,7 +32,7 @@ def _score_of(sums: Sums) -> Float64[np.ndarray, "*batch"]:
     reference, matched, totals = sums[..., 0], sums[..., 1 : 1 + _LONGEST], sums[..., 1 + _LONGEST :]
     without = (matched == 0) & (totals > 0)
     smoothed = np.where(without, 0.5 ** np.cumsum(without, axis=-1), matched)
-    # An output of fewer than n words has no precision for n: the logarithm is 0 there.
+    # An output of fewer than n words has no precision for n. Its logarithm counts as 0.
     precision = np.log(np.where(totals > 0, smoothed / np.maximum(totals, 1), 1.0)).mean(axis=-1)
     length = totals[..., 0]
     brevity = np.minimum(0.0, 1.0 - reference / np.maximum(length, 1))

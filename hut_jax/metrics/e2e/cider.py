@@ -1,8 +1,9 @@
-"""CIDEr (Vedantam, Zitnick and Parikh, CVPR 2015) as coco-caption has it, which is CIDEr-D.
+"""CIDEr (Vedantam, Zitnick and Parikh, CVPR 2015) as in coco-caption, where it is CIDEr-D.
 
-An n-gram's weight in a text is how often it is there, times the logarithm of segments over segments whose references
-have it. A segment's score is ten times the mean, over its references and n from 1 to 4, of the cosine of the two texts'
-weights, where the output's are cut to the reference's and a Gaussian of the difference in length is multiplied in.
+An n-gram's weight in a text is its count times the logarithm of (segments / segments whose references have it). A
+segment's score is ten times the mean, over its references and over n from 1 to 4, of the cosine of the two texts'
+weights. The output's weights are clipped to the reference's, and the cosine is multiplied by a Gaussian of the
+difference in length.
 """
 
 import math
@@ -21,7 +22,7 @@ Weights = list[dict[Ngram, float]]  # for n from 1 to 4
 
 
 def cider(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Statistics:
-    """The mean of the segments' scores; document frequencies are those of all references given.
+    """The mean of the segments' scores. Document frequencies are those of the references given.
 
     Args:
         outputs: tokenized texts.
@@ -40,7 +41,7 @@ def cider(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Statis
 
 
 class _Vector:
-    """A text's weights, their norms for each n, and its number of bigrams, by which lengths are compared."""
+    """A text's weights, their norms for each n, and the number of bigrams, which stands for its length."""
 
     def __init__(self, counts: Counter[Ngram], rarity: dict[Ngram, float], unseen: float):
         self.weights: Weights = [{} for _ in range(_LONGEST)]

@@ -1,7 +1,7 @@
 """Outputs and references as the E2E challenge's script reads them: TSV, CSV, or plain text.
 
-A table (`.tsv` or `.csv`) has a column of MRs and one of texts; its header may be missing where there are no others.
-Plain text has one output a line, and references one a line, with an empty line between those of two MRs.
+A table (`.tsv` or `.csv`) has a column of MRs and a column of texts; without other columns it needs no header. Plain
+text has one output or reference on each line, with an empty line between the references of two MRs.
 """
 
 import csv
@@ -14,23 +14,23 @@ from typing import NamedTuple
 from hut_jax.core.errors import UserError, nearest
 from hut_jax.core.files import lines_of, read_text
 
-# How names of columns begin, in lower case and with spaces between words.
+# The beginnings of columns' names, in lower case and with spaces between words.
 _MRS = ("mr", "src", "source", "da", "meaning", "dial act", "dialog act", "dialogue act")
 _REFERENCES = ("ref", "trg", "tgt", "target", "human")
 _OUTPUTS = ("out", "ref", "sys")
-# What went wrong with the pound sign and the é in some of the challenge's files.
+# Broken encodings of the pound sign and the é in some of the challenge's files.
 _REPAIRS = (("Ł", "£"), ("Â£", "£"), ("Ã©", "é"), ("ã©", "é"))
 
 
 class Outputs(NamedTuple):
-    """One text for each MR; the MRs are None where the file has none."""
+    """One text for each MR; the MRs are None if the file has none."""
 
     mrs: list[str] | None
     texts: list[str]
 
 
 class References(NamedTuple):
-    """The texts for each MR; the MRs are None where the file has none."""
+    """The texts for each MR; the MRs are None if the file has none."""
 
     mrs: list[str] | None
     texts: list[list[str]]
@@ -40,7 +40,7 @@ def read_outputs(path: str | os.PathLike[str]) -> Outputs:
     """A system's outputs, in the file's order.
 
     Raises:
-        UserError: the file cannot be read, is empty, or is no table though its name says so.
+        UserError: the file cannot be read, is empty, or is no table though its name ends in .tsv or .csv.
     """
     if not _is_table(path):
         return Outputs(None, _lines(path))
@@ -49,7 +49,7 @@ def read_outputs(path: str | os.PathLike[str]) -> Outputs:
 
 
 def read_references(path: str | os.PathLike[str]) -> References:
-    """The references, those of one MR together: in a table, the rows with that MR that follow one another.
+    """The references of each MR. In a table these are the consecutive rows with that MR.
 
     A plain text without empty lines has one reference for each MR.
 
@@ -69,7 +69,7 @@ def read_references(path: str | os.PathLike[str]) -> References:
     while lines and not lines[-1]:
         lines.pop()
     if not lines:
-        raise UserError(f"{path} is empty; one reference a line is wanted")
+        raise UserError(f"{path} is empty; one reference a line is expected")
     groups: list[list[str]] = [[]]
     for number, line in enumerate(lines, start=1):
         if line:
@@ -77,14 +77,14 @@ def read_references(path: str | os.PathLike[str]) -> References:
         elif groups[-1]:
             groups.append([])
         else:
-            raise UserError(f"{path}, line {number}: an MR without references; one empty line between two is wanted")
+            raise UserError(f"{path}, line {number}: an MR without references; one empty line between two is expected")
     return References(None, groups if len(groups) > 1 else [[line] for line in groups[0]])
 
 
 def align(outputs: Outputs, references: References) -> tuple[list[str], list[list[str]]]:
-    """The outputs' texts and the references of each, in the outputs' order: by MR where both have MRs.
+    """The outputs' texts and the references of each, in the outputs' order. Where both have MRs they are matched by MR.
 
-    There an MR may have no output, or several, as the challenge's script has it; `unanswered` tells.
+    An MR may then have no output, or several, as in the challenge's script; `unanswered` lists those without.
 
     Raises:
         UserError: there are not as many outputs as MRs, or an output's MR is not among the references'.
@@ -99,12 +99,14 @@ def align(outputs: Outputs, references: References) -> tuple[list[str], list[lis
                 raise UserError(f"no references for the output's MR {mr!r}; {nearest(mr, by_mr, count=1)}")
         groups = [by_mr[mr] for mr in outputs.mrs]
     if len(outputs.texts) != len(groups):
-        raise UserError(f"{len(outputs.texts)} outputs for the {len(groups)} MRs of the references; one each is wanted")
+        raise UserError(
+            f"{len(outputs.texts)} outputs for the {len(groups)} MRs of the references; one each is expected"
+        )
     return outputs.texts, groups
 
 
 def unanswered(outputs: Outputs, references: References) -> list[str]:
-    """The MRs of the references that have no output, where both have MRs."""
+    """The references' MRs without an output; none if one of the two has no MRs."""
     if outputs.mrs is None or references.mrs is None:
         return []
     answered = set(outputs.mrs)
@@ -112,14 +114,13 @@ def unanswered(outputs: Outputs, references: References) -> list[str]:
 
 
 def in_order_of(first: Outputs, outputs: Outputs, references: References) -> Outputs:
-    """The outputs in the order that another system's are in, so that the two can be compared one by one.
+    """The outputs in the order of another system's, so that the two can be compared one by one.
 
-    A file without MRs has the order of the references. Both systems' must have passed `align`.
+    A file without MRs is in the order of the references. Both systems' outputs must have passed `align`.
 
     Raises:
-        UserError: the two are not of the same MRs, or an MR has several outputs and the order differs; one of the two
-            has no MRs, and the references of an MR stand in several places; or the references have none, and the two
-            differ.
+        UserError: the two have different MRs, or an MR has several outputs and the order differs; one of the two has no
+            MRs, and the references of an MR are not all consecutive; or the references have no MRs, and the two differ.
     """
     if outputs.mrs == first.mrs:
         return outputs
@@ -129,11 +130,13 @@ def in_order_of(first: Outputs, outputs: Outputs, references: References) -> Out
         return outputs
     usual = list(dict.fromkeys(references.mrs))
     if len(usual) < len(references.mrs) and (outputs.mrs is None or first.mrs is None):
-        raise UserError("an MR's references stand in several places: outputs without MRs cannot be put in order")
+        raise UserError("an MR's references are not all consecutive: outputs without MRs cannot be put in order")
     theirs, wanted = outputs.mrs or usual, first.mrs or usual
     differing = list((Counter(theirs) - Counter(wanted)) + (Counter(wanted) - Counter(theirs)))
     if differing:
-        raise UserError(f"one of the two systems has more outputs for the MR {differing[0]!r}; as many each are wanted")
+        raise UserError(
+            f"one of the two systems has more outputs for the MR {differing[0]!r}; as many each are expected"
+        )
     if len(set(wanted)) < len(wanted) and theirs != wanted:
         raise UserError("an MR has several outputs: the two systems must have their MRs in the same order")
     texts = dict(zip(theirs, outputs.texts, strict=True))
@@ -145,26 +148,26 @@ def _is_table(path: str | os.PathLike[str]) -> bool:
 
 
 def _lines(path: str | os.PathLike[str]) -> list[str]:
-    """The file's lines without white space around them."""
-    text = read_text(path)
+    """The file's lines without surrounding white space."""
+    text = read_text(Path(path))
     if not text:
-        raise UserError(f"{path} is empty; one text a line is wanted, or a table named .tsv or .csv")
+        raise UserError(f"{path} is empty; one text a line is expected, or a table named .tsv or .csv")
     return [line.strip() for line in lines_of(text)]
 
 
 def _table(path: str | os.PathLike[str], names: tuple[str, ...]) -> list[tuple[str, str]]:
     """The MR and the text of each row."""
     lines = _lines(path)
-    lines[0] = lines[0].replace("\ufeff", "")  # the challenge's script drops byte order marks from tables alone
+    lines[0] = lines[0].replace("\ufeff", "")  # the challenge's script drops byte order marks from tables only
     numbers = [number for number, line in enumerate(lines, start=1) if line]
     lines = [line for line in lines if line]
     if not lines:
-        raise UserError(f"{path} is empty; a table of MRs and texts is wanted")
+        raise UserError(f"{path} is empty; a table of MRs and texts is expected")
     for wrong, right in _REPAIRS:
         lines = [line.replace(wrong, right) for line in lines]
     delimiter = "\t" if "\t" in lines[0] else ","
     try:
-        # A cell over several lines is joined without a space, as the challenge's script has it.
+        # A cell of several lines is joined without spaces, as in the challenge's script.
         reader = csv.reader([_double_quoted(line, delimiter) for line in lines], delimiter=delimiter)
         rows, ends = [], []
         for row in reader:
@@ -173,7 +176,7 @@ def _table(path: str | os.PathLike[str], names: tuple[str, ...]) -> list[tuple[s
     except csv.Error as error:
         raise UserError(f"{path}: malformed table: {error}") from error
     header = [re.sub("[_ .-]+", " ", name.strip().lower()) for name in rows[0]]
-    # Of columns of MRs the one that is named so and no more; of texts there must not be two at all.
+    # A column with exactly the name of an MR column is preferred. There must not be two columns of texts.
     mrs = [i for i, name in enumerate(header) if name in _MRS] or _columns(header, _MRS)
     texts = _columns(header, names)
     if len(header) == 2 and "[" in rows[0][0] and not mrs:  # name[Aromi] is an MR, and no header
@@ -191,19 +194,19 @@ def _table(path: str | os.PathLike[str], names: tuple[str, ...]) -> list[tuple[s
     for row, line in zip(rows, ends, strict=True):
         if len(row) != width:
             empty = " (or is its text empty?)" if len(row) == width - 1 else ""
-            raise UserError(f"{path}, line {line}: {len(row)} fields; {width} are wanted{empty}")
+            raise UserError(f"{path}, line {line}: {len(row)} fields; {width} are expected{empty}")
     if not rows:
         raise UserError(f"{path} has a header and no rows")
     return [(_unwrapped(row[columns[0]]), _unwrapped(row[columns[1]])) for row in rows]
 
 
 def _columns(header: list[str], names: tuple[str, ...]) -> list[int]:
-    """The columns whose names begin so."""
+    """The columns whose names begin with one of these."""
     return [i for i, name in enumerate(header) if name.startswith(names)]
 
 
 def _double_quoted(line: str, delimiter: str) -> str:
-    """A row whose fields all are in single quotes as CSV has it; any other as it is."""
+    """A row whose fields are all in single quotes, rewritten with double quotes; any other row unchanged."""
     between = f"'{delimiter}'"
     if not (line.startswith("'") and line.endswith("'") and between in line):
         return line
@@ -211,7 +214,7 @@ def _double_quoted(line: str, delimiter: str) -> str:
 
 
 def _unwrapped(field: str) -> str:
-    """A field without single quotes around it, unless the last one closes a quotation (`'Aromi' is near 'Zizzi'`)."""
+    """A field without surrounding single quotes, unless the last closes a quotation (`'Aromi' is near 'Zizzi'`)."""
     field = field.strip()
     inside = field[1:-1]
     opened = inside.rfind(" '")

@@ -1,4 +1,4 @@
-"""The two Java programs of coco-caption, out of the package pycocoevalcap, which is looked for and never imported."""
+"""The two Java programs of coco-caption, from the package pycocoevalcap, which is located but never imported."""
 
 import importlib.util
 import shutil
@@ -10,16 +10,16 @@ from hut_jax.metrics.e2e.ptb import drop_punctuation
 
 _TOKENIZER = "tokenizer/stanford-corenlp-3.4.1.jar"
 _METEOR = "meteor/meteor-1.5.jar"
-# Whatever the machine's locale, texts are UTF-8 and numbers have a decimal point.
+# In any locale texts are then UTF-8, and numbers have a decimal point.
 _OPTIONS = ("-Dfile.encoding=UTF-8", "-Duser.language=en", "-Duser.country=US")
 
 
 class Unavailable(Exception):
-    """Java or a program of it is not there, or fails; the message says which."""
+    """Java or one of its programs is missing or fails; the message says which."""
 
 
 def is_there() -> bool:
-    """Whether Java and both programs can be found."""
+    """Whether Java and both programs are there."""
     try:
         return bool(_jar(_TOKENIZER) and _jar(_METEOR))
     except Unavailable:
@@ -27,7 +27,7 @@ def is_there() -> bool:
 
 
 def tokenize(texts: Sequence[str]) -> list[str]:
-    """Each text's words in lower case with one space between, without punctuation. A text has no line break in it.
+    """Each text's words in lower case with one space between, without punctuation. Texts have no line breaks.
 
     Raises:
         Unavailable: the tokenizer cannot be run.
@@ -40,7 +40,7 @@ def tokenize(texts: Sequence[str]) -> list[str]:
 
 
 def meteor_statistics(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> list[list[float]]:
-    """METEOR 1.5's statistics of each output, beside the reference that suits it best; `meteor.py` says what they are.
+    """METEOR 1.5's alignment of each output with its best reference; `meteor.py` describes the numbers.
 
     Args:
         outputs: tokenized texts.
@@ -50,26 +50,26 @@ def meteor_statistics(outputs: Sequence[str], references: Sequence[Sequence[str]
         Unavailable: METEOR cannot be run.
     """
     jar = _jar(_METEOR)
-    # The bars separate texts; two spaces become one, as in coco-caption.
+    # Bars separate texts. Two spaces become one, as in coco-caption.
     texts = [output.replace("|||", "").replace("  ", " ") for output in outputs]
     lines = [" ||| ".join(["SCORE", *refs, text]) for text, refs in zip(texts, references, strict=True)]
     arguments = ["-Xmx2G", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm"]
-    answers = _run(arguments, [*lines, ""], folder=jar.parent)[: len(lines)]  # the last line, too, is to have an end
+    answers = _run(arguments, [*lines, ""], folder=jar.parent)[: len(lines)]  # the empty line ends the last one
     try:
         rows = [[float(number) for number in answer.split()] for answer in answers]
     except ValueError:
-        raise Unavailable("METEOR gave something else than numbers") from None
+        raise Unavailable("METEOR gave something other than numbers") from None
     if len(rows) != len(lines):
         raise Unavailable(f"METEOR answered {len(rows)} of {len(lines)} outputs")
     for row in rows:
         if len(row) != 23:
-            raise Unavailable(f"METEOR gave {len(row)} numbers of an output, not 23")
+            raise Unavailable(f"METEOR gave {len(row)} numbers for an output, not 23")
     return rows
 
 
 def _jar(name: str) -> Path:
     if shutil.which("java") is None:
-        raise Unavailable("no java on the PATH; a Java runtime of version 8 or later is wanted")
+        raise Unavailable("no java on the PATH; a Java runtime of version 8 or later is expected")
     found = importlib.util.find_spec("pycocoevalcap")
     for folder in (found.submodule_search_locations or []) if found else []:
         if (Path(folder) / name).is_file():
@@ -91,4 +91,4 @@ def _run(arguments: Sequence[str], lines: Sequence[str], folder: Path | None = N
     try:
         return done.stdout.decode().split("\n")
     except UnicodeDecodeError:
-        raise Unavailable("java wrote something else than UTF-8") from None
+        raise Unavailable("java wrote something other than UTF-8") from None

@@ -1,8 +1,8 @@
-"""METEOR 1.5 (Denkowski and Lavie, WMT 2014) with its English parameters: Java aligns, this scores.
+"""METEOR 1.5 (Denkowski and Lavie, WMT 2014) with its English parameters, from alignments by the Java program.
 
-The numbers of an alignment are the output's and the reference's words, how many of each are function words, for
-each of four matchers (exact, stem, synonym, paraphrase) the content words it matches in the output and the reference
-and the function words likewise, then chunks, and all matched words of the two.
+An alignment has 23 numbers: the words of the output and of the reference; the function words of both; for each of four
+matchers (exact, stem, synonym, paraphrase) the matched content words of both and the matched function words of both;
+the chunks; and all matched words of both.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ def meteor(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Stati
 
     Args:
         outputs: tokenized texts.
-        references: at least one tokenized text for each output; the one that suits best counts.
+        references: at least one tokenized text for each output; the best one counts.
 
     Raises:
         Unavailable: METEOR cannot be run.
@@ -32,9 +32,9 @@ def meteor(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Stati
 
 
 def statistics_of(rows: Float64[np.ndarray, "n 23"]) -> Statistics:
-    """METEOR's sums from what the program says of each output."""
+    """METEOR's sums from the alignment of each output."""
     rows = rows.copy()
-    # A match of all words in one piece is not fragmented: that one piece counts as none.
+    # A match of all words in one chunk is not fragmented, so that chunk counts as none.
     whole = (rows[:, 20] == 1) & (rows[:, 21] == rows[:, 0]) & (rows[:, 22] == rows[:, 1])
     rows[whole, 20] = 0
     return Statistics(rows, _score_of)
@@ -56,6 +56,6 @@ def _share(
     words: Float64[np.ndarray, "*batch"],
     function_words: Float64[np.ndarray, "*batch"],
 ) -> Float64[np.ndarray, "*batch"]:
-    """The matched part of a text, content words weighing `_DELTA` and function words the rest; 0 of no words."""
+    """The matched share of a text; content words have weight `_DELTA`, function words the rest. 0 without words."""
     matched = (_DELTA * content + (1 - _DELTA) * function) @ _WEIGHTS
     return matched / np.maximum(_DELTA * (words - function_words) + (1 - _DELTA) * function_words, 1 - _DELTA)

@@ -1,7 +1,7 @@
-"""Words and n-grams as mteval-v13a counts them: what its BLEU and its NIST share.
+"""Words and n-grams as mteval-v13a counts them, for its BLEU and its NIST.
 
-The rules are those of NIST's Perl script in the version that the E2E challenge adapted to a varying number of
-references: its default tokenization, case-insensitive for ASCII alone, and references that are empty ignored.
+The rules are those of NIST's Perl script in the version that the E2E challenge adapted to varying numbers of
+references: its default tokenization, insensitive to the case of ASCII letters only, and without empty references.
 """
 
 import re
@@ -15,19 +15,24 @@ LONGEST = 5  # NIST's n-grams; BLEU's have at most four words
 
 Ngram = tuple[str, ...]
 
-# Perl's \s on Unicode text. Python's has the four separators from 0x1c on as well, which Perl reads as word characters.
+# Perl's \s on Unicode text. Python's \s also has the four separators from 0x1c on, word characters in Perl.
 _SPACE = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 _SPACES = re.compile(f"[{_SPACE}]+")
-_ENTITIES = (("&quot;", '"'), ("&amp;", "&"), ("&lt;", "<"), ("&gt;", ">"))  # one after the other: &amp;lt; is <
+_ENTITIES = (
+    ("&quot;", '"'),
+    ("&amp;", "&"),
+    ("&lt;", "<"),
+    ("&gt;", ">"),
+)  # replaced one after the other, so that &amp;lt; becomes <
 _LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
-_SYMBOL = re.compile(r"([!-&(-+/:-@\[-`{-~])")  # ASCII's, but for the apostrophe, comma, hyphen and full stop
+_SYMBOL = re.compile(r"([!-&(-+/:-@\[-`{-~])")  # of ASCII, without the apostrophe, comma, hyphen and full stop
 _STOP_AFTER_NONDIGIT = re.compile(r"([^0-9])([.,])")
 _STOP_BEFORE_NONDIGIT = re.compile(r"([.,])([^0-9])")
 _HYPHEN_AFTER_DIGIT = re.compile(r"([0-9])(-)")
 
 
 def tokenize(text: str) -> list[str]:
-    """A text's words in lower case, punctuation apart but where it is inside a number or a word."""
+    """A text's words in lower case. Punctuation is separate, except within a number or a word."""
     text = _SPACES.sub(" ", text).replace("<skipped>", "")
     for entity, character in _ENTITIES:
         text = text.replace(entity, character)
@@ -40,7 +45,7 @@ def tokenize(text: str) -> list[str]:
 
 
 def count_ngrams(words: Sequence[str], longest: int = LONGEST) -> Counter[Ngram]:
-    """How often each n-gram of 1 to `longest` words is in a text."""
+    """The counts of a text's n-grams of 1 to `longest` words."""
     counts: Counter[Ngram] = Counter()
     for n in range(1, longest + 1):
         counts.update(zip(*[words[i:] for i in range(n)], strict=False))
@@ -49,7 +54,7 @@ def count_ngrams(words: Sequence[str], longest: int = LONGEST) -> Counter[Ngram]
 
 @dataclass(frozen=True)
 class Reference:
-    """One reference's n-grams and its length in words."""
+    """The counts of a reference's n-grams, and its length in words."""
 
     ngrams: Counter[Ngram]
     length: int
@@ -57,10 +62,10 @@ class Reference:
 
 @dataclass(frozen=True)
 class Segment:
-    """An output beside its references.
+    """An output and its references.
 
     Attributes:
-        matches: the output's n-grams that are in a reference, each at most as often as in the one that has most of it.
+        matches: the counts of the output's n-grams, clipped to the largest count in a reference.
         length: of the output, in words.
         references: at least one.
     """
@@ -70,11 +75,11 @@ class Segment:
     references: Sequence[Reference]
 
     def totals(self, longest: int) -> list[int]:
-        """How many n-grams of 1 to `longest` words the output has."""
+        """The numbers of the output's n-grams of 1 to `longest` words."""
         return [max(self.length - n, 0) for n in range(longest)]
 
     def matched(self, longest: int) -> list[int]:
-        """How many of them match."""
+        """The numbers of those that match."""
         matched = [0] * longest
         for ngram, count in self.matches.items():
             if len(ngram) <= longest:
@@ -83,30 +88,30 @@ class Segment:
 
 
 def count_references(references: Sequence[Sequence[str]]) -> list[list[Reference]]:
-    """Every segment's references, counted.
+    """The n-grams of every segment's references.
 
     Raises:
-        UserError: there are none, or a segment has none.
+        UserError: there are no segments, or one has no references.
     """
     counted = []
     for i, texts in enumerate(references):
         if not texts:
-            raise UserError(f"output {i + 1} has no reference; at least one is wanted")
+            raise UserError(f"output {i + 1} has no reference; at least one is expected")
         words = [tokenize(text) for text in texts]
         counted.append([Reference(count_ngrams(each), len(each)) for each in words])
     if not counted:
-        raise UserError("no outputs and no references; at least one of each is wanted")
+        raise UserError("no outputs and no references; at least one of each is expected")
     return counted
 
 
 def match_outputs(outputs: Sequence[str], references: Sequence[Sequence[Reference]]) -> list[Segment]:
-    """Each output beside its references.
+    """Each output with its references.
 
     Raises:
         UserError: there are not as many outputs as groups of references.
     """
     if len(outputs) != len(references):
-        raise UserError(f"{len(outputs)} outputs for {len(references)} groups of references; one for each is wanted")
+        raise UserError(f"{len(outputs)} outputs for {len(references)} groups of references; one for each is expected")
     segments = []
     for output, counted in zip(outputs, references, strict=True):
         words = tokenize(output)

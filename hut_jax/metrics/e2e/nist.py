@@ -1,9 +1,9 @@
-"""NIST (Doddington, HLT 2002) as the challenge's mteval-v13a has it.
+"""NIST (Doddington, HLT 2002) as in the challenge's mteval-v13a.
 
-A matching n-gram counts as much as it informs: log2 of how often its first n - 1 words are in all references, over
-how often it is. An output shorter than the mean reference is penalised, the mean being that of all references of all
-segments, times segments: with a varying number of references this is not the sum of the segments' mean lengths, which
-the challenge's reimplementation in Python takes.
+A matching n-gram is weighted by its information: log2 of (count of its first n - 1 words / count of the n-gram) in all
+references. Outputs that are shorter than the references are penalised. The references' length is the mean length of all
+references, times segments. Where segments have different numbers of references this is not the sum of the segments'
+mean lengths, which the challenge's reimplementation in Python takes.
 """
 
 import math
@@ -21,7 +21,7 @@ _BETA = math.log(0.5) / math.log(1.5) ** 2
 
 
 def nist(segments: Sequence[Segment]) -> Statistics:
-    """NIST's sums: information and n-grams of one to five words, the references' words and number, and segments."""
+    """NIST's sums: information and n-grams of one to five words, the references' words and number, and 1."""
     information = information_of(reference for segment in segments for reference in segment.references)
     rows = []
     for segment in segments:
@@ -43,7 +43,7 @@ def information_of(references: Iterable[Reference]) -> Callable[[Ngram], float]:
 
     def information(ngram: Ngram) -> float:
         prefix = ngram[:-1]
-        # To Perl the string "0" is false: what follows a lone 0 is weighed as if nothing went before it.
+        # In Perl the string "0" is false, so a bigram that starts with 0 is weighted like a unigram.
         before = words if not prefix or prefix == ("0",) else counts[prefix]
         return math.log2(before / counts[ngram])
 

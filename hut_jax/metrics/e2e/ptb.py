@@ -1,10 +1,10 @@
 """English words as coco-caption has them, without Java: Stanford's PTBTokenizer (CoreNLP 3.4.1) for ordinary sentences.
 
-The rules are told by what the original makes of texts; `docs/metrics.md` says on which of them the two agree. Where
-Java is there, `java.py` runs the original.
+The rules were inferred from the original's outputs; `docs/metrics.md` says on which texts the two agree. Where there is
+Java, `java.py` runs the original.
 
-As in the original, the rule with the longest match wins, what it looks ahead at included, and of two as long the first.
-All texts are read as one, a line each: a full stop after an abbreviation depends on how the next line begins.
+As in the original, the rule with the longest match wins, lookahead included, and of equally long ones the first. All
+texts are read as one, on a line each, since a full stop after an abbreviation depends on the start of the next line.
 """
 
 import re
@@ -12,63 +12,63 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-# What coco-caption drops. Brackets stay, in fact: they come in lower case, and its list has them in upper case.
+# The tokens that coco-caption drops. Its list has brackets in upper case; they occur in lower case, and so are kept.
 PUNCTUATION = frozenset(["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", *".?!,:;-", "--", "..."])
 
 
 def drop_punctuation(tokens: Iterable[str]) -> str:
-    """The tokens that are no punctuation, with one space between."""
+    """The tokens without punctuation, with one space between."""
     return " ".join(token for token in tokens if token not in PUNCTUATION)
 
 
 def tokenize(texts: Sequence[str]) -> list[str]:
-    """Each text's words in lower case with one space between, without punctuation. A text has no line break in it."""
+    """Each text's words in lower case with one space between, without punctuation. Texts have no line breaks."""
     return [drop_punctuation(tokens) for tokens in split("\n".join(texts))]
 
 
 def split(text: str) -> list[list[str]]:
-    """The tokens of each line in lower case, punctuation among them."""
+    """The tokens of each line in lower case, with punctuation."""
     text += "\n\n"  # a rule looks two characters ahead at most
     end = len(text) - 1
     lines: list[list[str]] = [[]]
-    place = 0
-    while place < end:
-        if text[place] == "\n":
+    start = 0
+    while start < end:
+        if text[start] == "\n":
             lines.append([])
-            place += 1
-        elif text[place] in _BLANKS:
-            place += 1
-        elif (plain := _PLAIN.match(text, place)) and plain[1].lower() not in _SPLIT:
+            start += 1
+        elif text[start] in _BLANKS:
+            start += 1
+        elif (plain := _PLAIN.match(text, start)) and plain[1].lower() not in _SPLIT:
             lines[-1].append(plain[1].lower())
-            place = plain.end()
+            start = plain.end()
         else:
-            token, place = _next(text, place)
+            token, start = _next(text, start)
             if token:
                 lines[-1].append(token)
     return lines[:-1]
 
 
 class _Rule(NamedTuple):
-    pattern: re.Pattern[str]  # its group is the token; what is after that is looked ahead at
-    writes: str | None = None  # how the token is written, if not as it stands
-    leaves: int = 0  # characters at the token's end that are read again, as the next token
-    repeats: bool = False  # those are in this token as well
+    pattern: re.Pattern[str]  # its group is the token; the rest is lookahead
+    writes: str | None = None  # the token's spelling, if it is changed
+    leaves: int = 0  # how many characters at the token's end are read again, as the next token
+    repeats: bool = False  # whether this token has those characters too
 
 
-def _next(text: str, place: int) -> tuple[str, int]:
-    """The token that begins at a place, and where the next may begin. What is no known character gives an empty one."""
+def _next(text: str, start: int) -> tuple[str, int]:
+    """The token that begins at `start`, and where the next may begin. An unknown character gives an empty token."""
     best: tuple[int, _Rule, re.Match[str]] | None = None
     for rule in _RULES:
-        found = rule.pattern.match(text, place)
+        found = rule.pattern.match(text, start)
         if found and (best is None or found.end() > best[0]):
             best = found.end(), rule, found
     if best is None:
-        character = text[place]
+        character = text[start]
         known = character <= "\uffff" and not unicodedata.category(character).startswith("C")
-        return _WRITTEN.get(character, character) if known else "", place + 1
+        return _WRITTEN.get(character, character) if known else "", start + 1
     _, rule, found = best
     end = found.end(1) - rule.leaves
-    token = text[place : found.end(1) if rule.repeats else end].lower().replace("&amp;", "&")
+    token = text[start : found.end(1) if rule.repeats else end].lower().replace("&amp;", "&")
     if rule.writes:
         return rule.writes, end
     return _WRITTEN.get(token, _ENTITY.sub(r"\1'", token.translate(_ALIKE))), end
@@ -89,7 +89,7 @@ _WRITTEN = {
 _ALIKE = str.maketrans({"’": "'", " ": "\xa0", "\xad": None})
 _ENTITY = re.compile("^(n?)&apos;")  # within a word, as in o&apos;clock, it stays as it is
 _NO_LETTER = "\xb2\xb3\xb9\xbc-\xbe\u2070-\u2089\u2150-\u218b"  # raised and lowered digits, fractions, Roman numerals
-_MARK = "[\u0300-\u036f\xad]"  # accents that stand alone, and the soft hyphen, belong to words
+_MARK = "[\u0300-\u036f\xad]"  # separate accents and the soft hyphen belong to words
 _LETTER = rf"(?:[^\W\d_{_NO_LETTER}]|{_MARK})"
 _ALNUM = rf"(?:[^\W_{_NO_LETTER}]|{_MARK})"
 _UNMARKED = rf"[^\W_{_NO_LETTER}]"
@@ -112,9 +112,9 @@ _ENDING = _any(
     "feb fla fri ga inc ind intl jan jr jul jun kan kans ky ltd mar md mich minn mo mon mont neb nev nov oct okla "
     "penn ph.d plc pte pty rd rt sep sept seq sq sr sys tel tenn thu thurs tue tues univ va vt wed wis wisc wyo"
 )
-# The same, and words where they have no capital themselves.
+# The same for these; without their capital they are words.
 _ENDING_CAPITAL = _any("Ark Az Del Ill La Mass Miss Ore Pa Tex Wash")
-# Abbreviations after which none does.
+# Abbreviations after which a capital letter does not begin a sentence.
 _INSIDE = _any(
     "adj adm adv assoc asst atty attys ave brig capt cf cie cmdr col comdr cpl dept det dr drs elec ens ft gen gov "
     "govs hon insp invt jos lieut lt maj messrs mfg mlle mme mr mrs ms msgr mt mtg natl pfc ph pres prof profs pvt "

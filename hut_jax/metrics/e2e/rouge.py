@@ -1,7 +1,7 @@
-"""ROUGE-L (Lin, 2004) as coco-caption has it: the best precision with the best recall, whichever references have them.
+"""ROUGE-L (Lin, 2004) as in coco-caption: the best precision and the best recall, even of different references.
 
-Texts come as the tokenizer gives them, words with one space between. A text without words is one empty word, so that
-it matches another such text.
+Texts are words with one space between, as the tokenizers give them. A text without words counts as one empty word, so
+that it matches another such text.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import numpy as np
 
 from hut_jax.metrics.statistics import Statistics, mean_of
 
-_BETA = 1.2  # recall weighs beta squared times as much as precision
+_BETA = 1.2  # recall has beta squared times the weight of precision
 
 
 def rouge_l(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Statistics:
@@ -38,16 +38,16 @@ def _score(output: str, references: Sequence[str]) -> float:
 
 
 def lcs_length(one: Sequence[str], two: Sequence[str]) -> int:
-    """The length of the longest common subsequence, by Hyyrö's bits (AWOCA 2004): a row of the table is one integer.
+    """The length of the longest common subsequence, by Hyyrö's bit-parallel method (AWOCA 2004).
 
-    A zero bit says that the row's next entry is greater by one.
+    A row of the table is one integer. A zero bit means that the row's next entry is greater by one.
     """
-    places: dict[str, int] = {}
+    positions: dict[str, int] = {}
     for i, word in enumerate(one):
-        places[word] = places.get(word, 0) | 1 << i
+        positions[word] = positions.get(word, 0) | 1 << i
     full = (1 << len(one)) - 1
     row = full
     for word in two:
-        steps = row & places.get(word, 0)
+        steps = row & positions.get(word, 0)
         row = ((row + steps) | (row - steps)) & full
     return len(one) - row.bit_count()

@@ -1,8 +1,7 @@
 """The E2E challenge's five scores of a system's outputs.
 
-BLEU and NIST are those of the challenge's mteval-v13a; METEOR, ROUGE-L and CIDEr are those of coco-caption (Dušek,
-Novikova and Rieser, Computer Speech & Language 2020). Files are TSV or CSV with MRs, or plain text with one output
-a line; docs/metrics.md has the rules. METEOR needs Java and the package pycocoevalcap, and is null without them.
+BLEU and NIST are those of the challenge's mteval-v13a. METEOR, ROUGE-L and CIDEr are those of coco-caption (Dušek,
+Novikova and Rieser, Computer Speech & Language 2020). METEOR needs Java and the package pycocoevalcap.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,12 +21,12 @@ METRICS = ("BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the metrics make of a system's outputs.
+    """The metrics of a system's outputs.
 
     Attributes:
-        statistics: each metric's sums; a metric that could not be had is not there.
-        reasons: why not, for each of those.
-        tokenizer: whose words ROUGE-L and CIDEr are made of: `"java"`, the original, or `"python"`.
+        statistics: of each metric that could be computed.
+        reasons: why the others could not.
+        tokenizer: the tokenizer of ROUGE-L and CIDEr: `"java"`, the original, or `"python"`.
     """
 
     statistics: Mapping[str, Statistics]
@@ -35,11 +34,11 @@ class Evaluation:
     tokenizer: str
 
     def scores(self) -> dict[str, float | None]:
-        """Of all outputs, by the names in `METRICS`; None where there is a reason."""
+        """The scores of all outputs, by the names in `METRICS`; None for a metric that could not be computed."""
         return {name: self.statistics[name].score() if name in self.statistics else None for name in METRICS}
 
     def segment_scores(self) -> list[dict[str, float | None]]:
-        """Of each output alone, in their order."""
+        """The scores of each output alone, in order."""
         columns = {name: statistics.segment_scores().tolist() for name, statistics in self.statistics.items()}
         count = len(next(iter(columns.values())))
         return [{name: columns[name][i] if name in columns else None for name in METRICS} for i in range(count)]
@@ -49,12 +48,12 @@ def evaluate(outputs: Sequence[str], references: Sequence[Sequence[str]], *, use
     """Score outputs against their references.
 
     Args:
-        outputs: texts, one for each MR.
-        references: for each of them, at least one text.
-        use_java: run Java where it is there; False is as if it were not.
+        outputs: one text for each MR.
+        references: at least one text for each output.
+        use_java: whether to run Java if it is there.
 
     Raises:
-        UserError: there is no output, not as many groups of references, or a group that is empty.
+        UserError: there are no outputs, not as many groups of references, or a group is empty.
     """
     segments = match_outputs(outputs, count_references(references))
     words, wanted, tokenizer, reason = _tokenized(outputs, references, use_java)
@@ -75,7 +74,7 @@ def evaluate(outputs: Sequence[str], references: Sequence[Sequence[str]], *, use
 def _tokenized(
     outputs: Sequence[str], references: Sequence[Sequence[str]], use_java: bool
 ) -> tuple[list[str], list[list[str]], str, str]:
-    """The texts as coco-caption's words, whose tokenizer it was, and why it was not Java's."""
+    """The texts in coco-caption's words, the name of the tokenizer, and why it was not Java's."""
     texts = [_one_line(text) for text in outputs]
     flat = [_one_line(text) for group in references for text in group]
     words, others, tokenizer, reason = None, [], "python", "Java was not to be used"

@@ -22,7 +22,7 @@ class Head:
         problem_type: "regression", "single_label_classification" or "multi_label_classification", kept in the config.
 
     Raises:
-        UserError: a field has no sense, or `labels` and `num_labels` contradict each other.
+        UserError: a field is not valid, or `labels` and `num_labels` contradict each other.
     """
 
     name: str | None = None
@@ -58,9 +58,9 @@ def as_head(head: Head | str | None) -> Head:
 
 
 def stored_head(family: Family, values: Mapping[str, Any]) -> str | None:
-    """The head that config.json's `architectures` name; None for one that is not known here.
+    """The head that `architectures` in config.json names; None if it is not known here.
 
-    A family of one head has that; where there are no `architectures`, it is the bare encoder.
+    A family with a single head always has that one. Without `architectures` an encoder has no head.
     """
     heads = {*family.heads.values()}
     if len(heads) == 1:
@@ -73,11 +73,11 @@ def with_head(family: Family, config: Any, values: Mapping[str, Any], head: Head
     """The config with the head and labels asked for.
 
     Args:
-        family: the model's.
-        config: as its `from_json` gives it.
+        family: of the model.
+        config: from the config class's `from_json`.
         values: the parsed config.json.
         head: the head asked for.
-        where: what to call config.json in an error.
+        where: the name of config.json in an error.
 
     Raises:
         UserError: the family has no such head, config.json names none that is known, or only a classification head
@@ -106,10 +106,10 @@ def with_head(family: Family, config: Any, values: Mapping[str, Any], head: Head
 
 
 def drawable(path: str, config: Any, stored: Any, has: str | None) -> bool:
-    """Whether a parameter that the files lack, or have in another shape, is drawn at random; else they are damaged.
+    """Whether a parameter that the files lack, or have in another shape, is drawn at random; otherwise the files are damaged.
 
     Args:
-        path: the parameter's.
+        path: of the parameter.
         config: with the head asked for.
         stored: with the head and labels of config.json.
         has: the head of the files.

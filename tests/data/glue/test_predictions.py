@@ -43,9 +43,9 @@ def test_the_nine_tasks_make_ten_files():
 @pytest.mark.parametrize(
     ("name", "split", "predictions", "message"),
     [
-        ("rte", "test", [0, 1, 2], "the prediction for row 1 of rte is 2; a class from 0 to 1 is wanted"),
+        ("rte", "test", [0, 1, 2], "the prediction for row 1 of rte is 2; a class from 0 to 1 is expected"),
         ("rte", "test", [0, 1], "2 predictions for 3 examples of rte's test"),
-        ("stsb", "test", [1.0, float("nan"), 2.0], "the prediction for row 0 of stsb is nan; a number is wanted"),
+        ("stsb", "test", [1.0, float("nan"), 2.0], "the prediction for row 0 of stsb is nan; a number is expected"),
         ("mnli", "test", [0, 1, 2], "mnli has no test split 'test'; did you mean 'test_matched'?"),
         ("rte", "validation", [0, 1, 0], "rte has no test split 'validation'; valid: 'test'"),
     ],

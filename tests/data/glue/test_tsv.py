@@ -87,7 +87,7 @@ def test_quotes_are_text_and_bom_line_ends_and_empty_lines_do_not_matter(tmp_pat
 
 PAIRS = b"sentence1\tsentence2\tlabel\n"
 BAD = [
-    (RTE, b"", "line 1: the file is empty; a header with 'sentence1', 'sentence2', 'label' and rows are wanted"),
+    (RTE, b"", "line 1: the file is empty; a header with 'sentence1', 'sentence2', 'label' and rows are expected"),
     (RTE, b"\xef\xbb\xbf\r\n", "line 1: the file is empty"),
     (RTE, b"index\tsentence1\tsentence2\tlabel\n", "line 2: there are no rows; fields between tabs with 'sentence1'"),
     (RTE, b"\xef\xbb\xbfindex\tsentence1\tsentence2\tlabel\r\n0\ta\tb\r\n", "line 2: 3 fields between tabs"),
@@ -100,13 +100,13 @@ BAD = [
     (RTE, PAIRS + b"a\tb\tc\tentailment\n", "line 2: 4 fields between tabs where the header has 3"),
     (RTE, PAIRS + b"\n \t\tentailment\n", "line 3: sentence1 and sentence2 are empty"),
     (RTE, PAIRS + b"a\tb\tentailment\na\xff\tb\tentailment\n", "line 3: not UTF-8"),
-    (COLA, b"", "line 1: there are no rows; fields between tabs with 'sentence', 'label' are wanted"),
+    (COLA, b"", "line 1: there are no rows; fields between tabs with 'sentence', 'label' are expected"),
     (COLA, b"\xef\xbb\xbfgj04\t2\t*\ta\r\n", "line 1: "),
     (COLA, b"gj04\t2\t\tHe goes.\n", "line 1: label is '2'; valid: '0', '1'"),
     (COLA, b"gj04\t1\t\tHe goes.\nHe goes.\t1\n", "line 2: 2 fields between tabs where there should be 4: source, la"),
     (COLA, b"sentence\tlabel\n", "line 1: 2 fields between tabs where there should be 4"),
     (COLA, b"gj04\t1\t*\t \n", "line 1: sentence is empty"),
-    (STSB, b"sentence1\tsentence2\tscore\na\tb\t5.1\n", "line 2: score is '5.1'; a number from 0 to 5 is wanted"),
+    (STSB, b"sentence1\tsentence2\tscore\na\tb\t5.1\n", "line 2: score is '5.1'; a number from 0 to 5 is expected"),
     (STSB, b"sentence1\tsentence2\tscore\na\tb\tnan\n", "line 2: score is 'nan'; a number from 0 to 5"),
     (STSB, b"sentence1\tsentence2\tscore\na\tb\thigh\n", "line 2: score is 'high'"),
     (QQP, b"id\tquestion1\tquestion2\tis_duplicate\n1\ta\tb\n", "line 2: none of the 1 rows is whole"),
@@ -138,7 +138,7 @@ def test_the_test_server_gets_the_numbers_that_the_file_has(tmp_path):
     content = "index\tsentence1\tsentence2\n4\ta\tb\n2\tc\td\n"
     assert [example.row for example in read(tmp_path, RTE, content, "test").examples] == [4, 2]
     message = refused(tmp_path, RTE, "index\tsentence1\tsentence2\nx\ta\tb\n", "test")
-    assert "line 2: index is 'x'; the row's number is wanted" in message
+    assert "line 2: index is 'x'; the row's number is expected" in message
 
 
 def make_folders(folder, *names, files=("train.tsv", "dev.tsv")):
@@ -180,7 +180,7 @@ def test_what_is_absent_is_told_with_what_is_there(tmp_path):
         find_files(MRPC, tmp_path / "CoLA")
     with pytest.raises(UserError, match=r"other has no folder CoLA for the task cola; it holds no task of GLUE$"):
         find_files(COLA, tmp_path / "other")
-    with pytest.raises(UserError, match=r"no folder '.*absent'; one that holds CoLA/ is wanted"):
+    with pytest.raises(UserError, match=r"no folder '.*absent'; one that holds CoLA/ is expected"):
         find_files(COLA, tmp_path / "absent")
     with pytest.raises(UserError, match=r"cannot read .*: No such file"):
         read_split(COLA, "train", tmp_path / "absent.tsv")

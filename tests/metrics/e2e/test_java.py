@@ -48,13 +48,13 @@ def test_a_program_that_fails_is_told_by_its_last_line(machine):
 
 def test_answers_that_do_not_fit_are_told(machine):
     machine(script="echo 1 2 3", files=[METEOR, TOKENIZER])
-    assert reason(java.meteor_statistics, ["a"], [["a"]]) == "METEOR gave 3 numbers of an output, not 23"
+    assert reason(java.meteor_statistics, ["a"], [["a"]]) == "METEOR gave 3 numbers for an output, not 23"
     assert reason(java.meteor_statistics, ["a"] * 3, [["a"]] * 3) == "METEOR answered 2 of 3 outputs"
     assert "PTBTokenizer made 2 lines of 3" in reason(java.tokenize, ["a", "b", "c"])
     machine(script="printf '\\351'")
-    assert "something else than UTF-8" in reason(java.tokenize, ["a"])
+    assert "something other than UTF-8" in reason(java.tokenize, ["a"])
     machine(script="echo what")
-    assert "something else than numbers" in reason(java.meteor_statistics, ["a"], [["a"]])
+    assert "something other than numbers" in reason(java.meteor_statistics, ["a"], [["a"]])
 
 
 def test_meteor_is_asked_a_line_an_output_and_the_bars_separate(machine, tmp_path):
