@@ -54,9 +54,9 @@ class Adapter:
 
     Attributes:
         transform: what to do with each kernel, such as `HUT(rank=8)`.
-        targets: patterns (regular expressions) that are searched in the paths of the dense layers or, for a
-            transformation of whole leaves, of every parameter. A path has a '/' between its names. "all-linear" stands
-            for every path. Without patterns the transformation's default ones apply.
+        targets: patterns (regular expressions) that are searched in the '/'-joined paths of the dense layers or, for a
+            transformation of whole leaves, of all parameters. "all-linear" matches every path. Without patterns the
+            transformation's default targets apply.
         exclude: patterns of paths to leave alone.
         ranks: the rank by pattern, such as `{"mlp/": 4}`, where it is not the transformation's own; the first match
             counts.
@@ -87,7 +87,7 @@ class Adapter:
             raise UserError(f"ranks= was given, and {transform.name} has no rank")
         for pattern, rank in as_rules(ranks):
             check_rank(f"ranks= at {pattern!r}", rank)
-        # Held as plain tuples, so that an adapter hashes and compares by value: a static argument of jit.
+        # As tuples, so that an adapter hashes and compares by value, as a static argument of `jit` must.
         object.__setattr__(self, "transform", transform)
         object.__setattr__(self, "targets", as_patterns(targets))
         object.__setattr__(self, "exclude", as_patterns(exclude))
@@ -97,10 +97,10 @@ class Adapter:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Adapter":
-        """The inverse of `to_dict`; tuples may have become lists, as in JSON. Other keys are ignored.
+        """The inverse of `to_dict`. Lists may stand for tuples, as in JSON, and other keys are ignored.
 
         Raises:
-            UserError: a value is wrong; a key is missing.
+            UserError: a key is missing, or a value is wrong.
         """
         missing = [field.name for field in fields(cls) if field.name not in values]
         if missing:
@@ -108,16 +108,16 @@ class Adapter:
         transform = values["transform"]
         if not isinstance(transform, Mapping) or not isinstance(transform.get("name"), str):
             raise UserError("it describes no adapter of this library: it names no transformation")
-        others = {field.name: values[field.name] for field in fields(cls)}
-        return cls(**others | {"transform": make_transform(**transform)})
+        own = {field.name: values[field.name] for field in fields(cls)}
+        return cls(**own | {"transform": make_transform(**transform)})
 
     def to_dict(self) -> dict[str, Any]:
-        """What the adapter is, in values that fit in JSON: its fields, and the transformation's name and settings."""
+        """The adapter in values that fit in JSON: its fields, with the transformation as its name and settings."""
         transform = {"name": self.transform.name, **asdict(self.transform)}
         return {field.name: getattr(self, field.name) for field in fields(self)} | {"transform": transform}
 
     def sites(self, params: Params) -> list[Site]:
-        """The sites of this adapter in these parameters (arrays, or shapes alone), in the order of the tree.
+        """The sites of this adapter in these parameters (arrays or shapes), in the order of the tree.
 
         Raises:
             UserError: a pattern matches nothing, or the transformation does not fit a kernel that one matches.
@@ -146,7 +146,7 @@ class Adapter:
         return sites + [leaf_site(Full(), path, flat, also=True) for path in also]
 
     def init(self, key: jax.Array, params: Params) -> PyTree[Array]:
-        """Factors for these parameters, at the start the identity: a tree that mirrors the modules' paths.
+        """Factors under which nothing changes yet, in a tree that mirrors the modules' paths.
 
         Raises:
             UserError: as `sites`.
@@ -209,7 +209,7 @@ class Adapter:
             flat = flatten(factors)
             adapter_ids = _checked_ids(adapter_ids, len(next(iter(flat.values()))))
             if kwargs.get("logits_at") is not None:
-                raise UserError("logits_at takes positions out of their rows, so with adapter_ids call without it")
+                raise UserError("logits_at mixes positions of several rows; with adapter_ids call the model without it")
             factors = unflatten({site.path: site.layers_first(site.own(flat)) for site in sites})
         used: set[Path] = set()
         drop = any(site.transform.random for site in dense.values()) and dropout_acts(model, method, args, kwargs)
@@ -224,7 +224,7 @@ class Adapter:
         return out
 
     def merge(self, params: Params, factors: PyTree[Array]) -> dict[str, Any]:
-        """Parameters of a plain model that computes what `apply` does. Untouched leaves are passed on uncopied.
+        """Parameters with which the plain model computes what `apply` does. Leaves that do not change are not copied.
 
         Raises:
             UserError: the factors are not those of this adapter for these parameters, or (outside of `jit`, where
@@ -282,7 +282,7 @@ class Adapter:
         return unflatten(flat)
 
     def check(self, params: Params, factors: PyTree[Array], *, stacked: bool = False) -> list[Site]:
-        """The sites, after a check that the factors are those of these sites: no more, no fewer, of their shapes.
+        """The sites, after a check that the factors are theirs: no more, no fewer, of the right shapes.
 
         Raises:
             UserError: they are not.

@@ -1,4 +1,4 @@
-"""An adapter as a folder to keep and pass on: `adapter_config.json` and `adapter_model.safetensors`."""
+"""An adapter's folder: `adapter_config.json` and `adapter_model.safetensors`."""
 
 import dataclasses
 import hashlib
@@ -26,7 +26,7 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 _ADAPTER = "adapter"
 _ESCAPED = "RFC 6901"
-"""How a '/' within a name is escaped in the tensors' names. Adapters written before this was stated escape nothing."""
+"""How a '/' within a name is escaped in the tensors' names. In a folder that does not say so nothing is escaped."""
 
 
 def save_adapter(

@@ -1,4 +1,4 @@
-"""Which parameters an adapter acts on: patterns over paths as they are shown, with a '/' between names."""
+"""The patterns that choose an adapter's sites. They are searched in '/'-joined paths."""
 
 import difflib
 import re
@@ -12,7 +12,7 @@ Patterns = str | Iterable[str] | None
 Rules = Mapping[str, Any] | Sequence[tuple[str, Any]]
 
 ALL_LINEAR = "all-linear"
-"""What stands for every path, where a pattern may."""
+"""The pattern that matches every path."""
 
 
 def as_patterns(patterns: Patterns) -> tuple[str, ...]:
@@ -42,12 +42,10 @@ def as_rules(rules: Rules) -> tuple[tuple[str, Any], ...]:
 
 
 def match(paths: Sequence[Path], targets: Sequence[str], exclude: Sequence[str]) -> list[Path]:
-    """The paths in which some target pattern is found and no excluding one is, in their order.
-
-    `all-linear` stands for every path.
+    """The paths that a target pattern matches and no excluding pattern does, in their order.
 
     Raises:
-        UserError: a target pattern is found in no path, or an excluding one takes everything away.
+        UserError: a pattern matches no path, or the excluding ones leave none.
     """
     chosen: set[Path] = set()
     for pattern in targets:
@@ -65,10 +63,10 @@ def match(paths: Sequence[Path], targets: Sequence[str], exclude: Sequence[str])
 
 
 def match_default(paths: Sequence[Path], defaults: Sequence[str]) -> tuple[str, ...]:
-    """The first of the default patterns that is found in some path, as the targets.
+    """The first of the default patterns that matches a path, as the targets.
 
     Raises:
-        UserError: none is.
+        UserError: none does.
     """
     for pattern in defaults:
         if _found(pattern, paths):
@@ -77,13 +75,13 @@ def match_default(paths: Sequence[Path], defaults: Sequence[str]) -> tuple[str, 
 
 
 def match_modules(leaves: Sequence[Path], patterns: Sequence[str]) -> list[Path]:
-    """The parameters of the modules in whose paths some pattern is found, in their order.
+    """The parameters of the modules whose paths a pattern matches, in their order.
 
-    An embedding table may be tied to the head, and then trains there too. So it is taken only by a pattern that
-    spells its module's whole path: `token_embedding` or `^token_embedding$`, never by a broad `embed` or `.*`.
+    An embedding table may be tied to the head, which then trains with it. So an embedding is matched only by a pattern
+    that spells the whole path of its module, `token_embedding` or `^token_embedding$`, and not by `embed` or `.*`.
 
     Raises:
-        UserError: a pattern is found in no module's path.
+        UserError: a pattern matches no module's path.
     """
     modules = {leaf: show(leaf[:-1]) for leaf in leaves}
     chosen: set[Path] = set()
@@ -107,7 +105,7 @@ def match_modules(leaves: Sequence[Path], patterns: Sequence[str]) -> list[Path]
 
 
 def nearest_path(pattern: str, paths: Sequence[Path]) -> str:
-    """As `errors.nearest`, for a pattern: it is compared with as many of a path's last parts as it has itself."""
+    """As `errors.nearest`, for a pattern. It is compared with the last parts of each path, as many as it has itself."""
     parts = pattern.count("/") + 1
     endings = {show(path[-parts:]): show(path) for path in reversed(paths)}
     close = difflib.get_close_matches(re.sub(r"[^\w/]", "", pattern), endings, cutoff=0.5)
@@ -119,7 +117,7 @@ def nearest_path(pattern: str, paths: Sequence[Path]) -> str:
 
 
 def first_match(rules: Iterable[tuple[str, Any]], path: Path) -> Any | None:
-    """The value of the first (pattern, value) whose pattern is found in `path`; None where none is."""
+    """The value of the first (pattern, value) whose pattern matches the path; None if none does."""
     return next((value for pattern, value in rules if re.search(pattern, show(path))), None)
 
 

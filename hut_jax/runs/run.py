@@ -1,6 +1,6 @@
 """A config becomes a run: its task, tokenizer, model and adapter, which fit each other. No weights are read for it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import jax
@@ -125,14 +125,7 @@ def make_adapter(config: RunConfig) -> Adapter:
     Raises:
         UserError: a pattern is no regular expression, or ranks are given to a transformation without one.
     """
-    return Adapter(
-        config.adapter.transform,
-        config.adapter.targets,
-        exclude=config.adapter.exclude,
-        ranks=config.adapter.ranks,
-        layout=config.adapter.layout,
-        also_train=config.adapter.also_train,
-    )
+    return Adapter(**{field.name: getattr(config.adapter, field.name) for field in fields(Adapter)})
 
 
 def load_base(config: RunConfig, shardings: PyTree[Any] = None) -> tuple[Any, PyTree[jax.Array]]:

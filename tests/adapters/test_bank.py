@@ -159,7 +159,7 @@ def test_under_jit_known_ids_are_still_checked():
 
 def test_positions_out_of_their_rows_are_refused():
     bank = filled(Adapter(HUT(rank=2)))
-    with pytest.raises(UserError, match="logits_at takes positions out of their rows"):
+    with pytest.raises(UserError, match="logits_at mixes positions of several rows"):
         bank.adapter.apply(
             MODEL, PARAMS, bank.stacked(), IDS, adapter_ids=bank.ids([None] * 4), logits_at=jnp.array([1])
         )
