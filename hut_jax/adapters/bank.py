@@ -13,7 +13,8 @@ from hut_jax.adapters.adapter import Adapter, Params
 from hut_jax.adapters.site import Site
 from hut_jax.core.errors import UserError, nearest
 from hut_jax.core.trees import Path, flatten, show, unflatten
-from hut_jax.transforms import Factors, Transform
+from hut_jax.transforms import Transform
+from hut_jax.transforms.base import Factors
 
 
 class Bank:

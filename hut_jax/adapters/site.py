@@ -14,8 +14,8 @@ from hut_jax.adapters.layout import Layout
 from hut_jax.adapters.targets import first_match
 from hut_jax.core.errors import UserError
 from hut_jax.core.trees import Path, show
-from hut_jax.transforms import Factors, Transform
-from hut_jax.transforms.base import wide
+from hut_jax.transforms import Transform
+from hut_jax.transforms.base import Factors, wide
 
 Flat = Mapping[Path, Any]
 """Parameters, or their shapes, by path."""

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from hut_jax.core.errors import UserError, nearest
-from hut_jax.transforms.base import Factors, Transform
+from hut_jax.transforms.base import Transform
 from hut_jax.transforms.bitfit import BitFit
 from hut_jax.transforms.dora import DoRA
 from hut_jax.transforms.full import Full
@@ -53,23 +53,3 @@ def make_transform(name: str, **settings: Any) -> Transform:
         elif type(value) is not kind:
             raise UserError(f"{name}: {field} must be a {kind.__name__} such as {defaults[field]!r}, not {value!r}")
     return TRANSFORMS[name](**fields)
-
-
-__all__ = [
-    "HUT",
-    "IA3",
-    "SSF",
-    "TRANSFORMS",
-    "BitFit",
-    "DoRA",
-    "Factors",
-    "Full",
-    "HiRA",
-    "LayerNorm",
-    "LoHa",
-    "LoRA",
-    "LoRAPlus",
-    "Transform",
-    "make_transform",
-    "transform_fields",
-]
