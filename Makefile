@@ -31,14 +31,14 @@ test-peers: peers ## the marked tests
 
 # E2E and GPT2 name the folders of the data and of GPT-2's tokenizer, and JAX must have been installed for the GPU.
 bench-gpu: peers ## the benchmarks on one GPU: make bench-gpu E2E=FOLDER GPT2=FOLDER
-	$(BIN)/python benchmarks/training.py --model=roberta-large --dtype=bfloat16 --scan-layers --batch=128 --length=128 --steps=5
-	$(BIN)/python benchmarks/training.py --model=roberta-large --dtype=bfloat16 --scan-layers --batch=128 --length=128 --steps=5 --attention=cudnn --ranks=8
-	$(BIN)/python benchmarks/training.py --model=roberta-large --dtype=bfloat16 --scan-layers --batch=128 --length=128 --steps=5 --remat=none --ranks=8
-	$(BIN)/python benchmarks/training.py --model=roberta-large --dtype=bfloat16 --scan-layers --batch=128 --length=128 --steps=5 --targets=all
-	$(BIN)/python benchmarks/training.py --model=gpt2-medium --dtype=bfloat16 --scan-layers --batch=8 --length=64 --steps=20
-	$(BIN)/python benchmarks/inference.py --model=roberta-large --dtype=bfloat16 --batch=64 --length=128
-	$(BIN)/python benchmarks/generation.py --data=$(E2E) --tokenizer=$(GPT2) --batch-sizes=8,32,128
-	$(BIN)/python benchmarks/against_peft.py --data=$(E2E) --tokenizer=$(GPT2) --dtype=bfloat16 --compile
+	$(BIN)/python -m benchmarks.training --model=roberta-large --dtype=bfloat16 --scan-layers --batch=128 --length=128 --steps=5
+	$(BIN)/python -m benchmarks.training --model=roberta-large --dtype=bfloat16 --scan-layers --batch=128 --length=128 --steps=5 --attention=cudnn --ranks=8
+	$(BIN)/python -m benchmarks.training --model=roberta-large --dtype=bfloat16 --scan-layers --batch=128 --length=128 --steps=5 --remat=none --ranks=8
+	$(BIN)/python -m benchmarks.training --model=roberta-large --dtype=bfloat16 --scan-layers --batch=128 --length=128 --steps=5 --targets=all
+	$(BIN)/python -m benchmarks.training --model=gpt2-medium --dtype=bfloat16 --scan-layers --batch=8 --length=64 --steps=20
+	$(BIN)/python -m benchmarks.inference --model=roberta-large --dtype=bfloat16 --batch=64 --length=128
+	$(BIN)/python -m benchmarks.generation --data=$(E2E) --tokenizer=$(GPT2) --batch-sizes=8,32,128
+	$(BIN)/python -m benchmarks.against_peft --data=$(E2E) --tokenizer=$(GPT2) --dtype=bfloat16 --compile
 
 clean: ## remove the environments and caches, not the runs
 	rm -rf $(VENV) .venv-flax .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

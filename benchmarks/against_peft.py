@@ -1,29 +1,29 @@
 """LoRA training against Hugging Face PEFT on PyTorch, both in one process, in turns.
 
-    python benchmarks/against_peft.py --data=FOLDER_WITH_E2E --tokenizer=GPT2_FOLDER
-    python benchmarks/against_peft.py --data=FOLDER_WITH_E2E --tokenizer=GPT2_FOLDER --dtype=bfloat16 --compile
+    python -m benchmarks.against_peft --data=FOLDER_WITH_E2E --tokenizer=GPT2_FOLDER
+    python -m benchmarks.against_peft --data=FOLDER_WITH_E2E --tokenizer=GPT2_FOLDER --dtype=bfloat16 --compile
 
-The model has the shape of GPT-2 small and random weights, the same for both. Both learn from the same E2E examples, as
-many as the updates of a turn take, with the optimiser's settings of `configs/e2e.py` at a constant rate and without
-label smoothing; each turn begins with new factors. Before anything is timed, the mean loss of one batch must agree.
+Both train a model with GPT-2 small's shape and the same random weights on the same E2E examples, with the optimiser's
+settings of `configs/e2e.py`, a constant learning rate and no label smoothing. Each turn starts with new factors. Before
+anything is timed, the mean loss of one batch must agree.
 
-"same batches": both take the same padded batches of like lengths, ours, in the same order and already on the device;
-theirs in a plain PyTorch loop. "as used": theirs is `transformers.Trainer`, which draws examples at random and pads to
-the longest of a batch; ours are batches of like lengths from the input pipeline of `hut_jax.train`, without its
-evaluations and checkpoints. A rate counts the tokens that something is predicted from, no padding. Ours computes
-logits only where there is a label, theirs at every position: that is how each library works.
+"same batches": both get the same padded batches in the same order, already on the device. The batches are ours, of
+similar lengths; PEFT runs in a plain PyTorch loop. "as used": PEFT runs in `transformers.Trainer`, which draws examples
+at random and pads to the longest of a batch. Ours uses the input pipeline of `hut_jax.train`, without its evaluations
+and checkpoints. Tokens per second leave out padding. Ours computes logits only where there is a label, PEFT at every
+position: that is how each library works.
 
-Transformers keeps query, key and value in one kernel, c_attn, so that PEFT has one pair of factors of rank 8 where ours
-has three, and trains fewer numbers; both counts are printed. On a GPU JAX multiplies float32 in TF32 by default, and
-PyTorch is told to do so too. Not counted are a pass over all shapes of batch, which compiles ours, and a few updates of
-the Trainer; what the first pass took beyond a second one stands beside the table. Other work on the machine disturbs
-the two unequally: see the load, and the ratio of processor time beside that of time passed.
+Transformers keeps query, key and value in one kernel, c_attn. So PEFT has one pair of factors of rank 8 where ours has
+three, and trains fewer parameters; both counts are printed. On a GPU JAX multiplies float32 in TF32 by default, and
+PyTorch is told to do the same. Two things are not timed: a pass over all shapes of batch, which compiles ours, and a
+few steps of the Trainer. Beside the table stands how much longer the first pass took than a second one. Other work on
+the machine disturbs the two unequally, so the report has the load, and the ratio of processor time beside that of
+elapsed time.
 """
 
 import argparse
 import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -31,8 +31,6 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch wants some of a GPU's memory too
 
 import jax
 import numpy as np
@@ -42,8 +40,8 @@ import transformers
 from peft.tuners.lora import LoraLayer
 from torch.nn.utils.rnn import pad_sequence
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
+from benchmarks.machine import machine
+from benchmarks.torch_gpt2 import DEVICE, SIZES, random_gpt2, use_the_device_of_jax
 from hut_jax.config import freeze
 from hut_jax.data.batching import batch_dataset
 from hut_jax.data.e2e.csv_files import FILES, read_records
@@ -56,49 +54,45 @@ from hut_jax.runs.costs import make_steps, make_work
 from hut_jax.runs.run import load_base
 from hut_jax.training.evaluation import Evaluation
 
-SIZES = {"small": (768, 12, 12), "medium": (1024, 24, 16), "tiny": (64, 2, 2)}
 RANK, ALPHA = 8, 16
 TARGETS = {
     "attention": ("attention/(query|key|value)$", ["c_attn"]),
     "all": ("(attention/(query|key|value|out)|mlp/(up|down))$", ["c_attn", "c_proj", "c_fc"]),
 }
 NO_LABEL = -100
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def main():
     """The benchmark; prints a table and at the end a JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="E2E's folder")
-    parser.add_argument("--tokenizer", required=True, help="GPT-2's")
+    parser.add_argument("--data", required=True, help="the folder of E2E")
+    parser.add_argument("--tokenizer", required=True, help="the folder of GPT-2's tokenizer")
     parser.add_argument("--size", choices=SIZES, default="small", help="of the model")
-    parser.add_argument("--targets", choices=TARGETS, default="attention", help="what has factors, for both")
-    parser.add_argument("--batch-size", type=int, default=8, help="examples of an update, for both")
-    parser.add_argument("--updates", type=int, default=64, help="of a turn; 64 batches are one sorting of ours")
+    parser.add_argument("--targets", choices=TARGETS, default="attention", help="which kernels have factors, for both")
+    parser.add_argument("--batch-size", type=int, default=8, help="examples in a step, for both")
+    parser.add_argument("--steps", type=int, default=64, help="in a turn; our pipeline sorts 64 batches at a time")
     parser.add_argument("--repeats", type=int, default=3, help="turns of each")
-    parser.add_argument("--no-dropout", action="store_true", help="the models' own, which else is 0.1")
+    parser.add_argument("--no-dropout", action="store_true", help="without the model's dropout of 0.1")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the base")
-    parser.add_argument("--compile", action="store_true", help="theirs by torch.compile")
+    parser.add_argument("--compile", action="store_true", help="run PEFT under torch.compile")
     args = parser.parse_args()
-    if (jax.default_backend() == "gpu") != torch.cuda.is_available():
-        sys.exit(f"error: JAX runs on {jax.default_backend()} and PyTorch on {DEVICE}")
-    if DEVICE == "cuda":
-        torch.set_float32_matmul_precision("high")
-    jax.config.update("jax_enable_compilation_cache", False)  # what compilation takes is a figure of the report
+    use_the_device_of_jax()
+    jax.config.update("jax_enable_compilation_cache", False)  # the report has the compilation time
     transformers.utils.logging.disable_progress_bar()
 
     with tempfile.TemporaryDirectory() as folder:
-        save_base(args, folder)
+        dropout = dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0 if args.no_dropout else 0.1)
+        random_gpt2(args.size, use_cache=False, **dropout).save_pretrained(folder)
         config = config_of(args, folder)
         ours, theirs = Ours(config), Theirs(config, args, folder)
         examples = examples_of(args, config)
         dataset = batch_dataset(examples, replace(training_batching(config), epochs=1))
         batches = list(dataset)
         losses = {"ours": ours.loss(batches[0]), "theirs": theirs.loss(batches[0])}
-        # Random weights give all tokens nearly the same loss: wrong labels would change it by some thousandths at most.
+        # With random weights every token has nearly the same loss: wrong labels would change it by a few thousandths.
         exact = DEVICE == "cpu" and args.dtype == "float32"
         if abs(losses["ours"] / losses["theirs"] - 1) > (1e-5 if exact else 1e-3):
-            sys.exit(f"error: the two do not do the same work: the loss of one batch is {losses}")
+            sys.exit(f"error: the two do not compute the same: the loss of one batch is {losses}")
         if args.compile:
             theirs.model.compile()
 
@@ -122,9 +116,8 @@ def main():
 
     mask = np.concatenate([batch["attention_mask"].ravel() for batch in batches])
     filled = {"same batches": [mask.mean()] * 2, "as used": [mask.mean(), collator.tokens / collator.positions]}
-    report = {"device": jax.devices()[0].device_kind, "platform": platform.platform(), **vars(args)}
-    report |= {"cores": os.cpu_count(), "torch_threads": torch.get_num_threads(), "shapes": len(first)}
-    report["versions"] = {module.__name__: module.__version__ for module in (jax, torch, transformers, peft)}
+    report = machine(torch, transformers, peft) | vars(args)
+    report |= {"torch_threads": torch.get_num_threads(), "shapes": len(first)}
     report |= {"trained": {"ours": ours.trained, "theirs": theirs.trained}, "losses": losses}
     report["compilation"] = compilation
     report["rows"] = {name: row_of(sides, int(mask.sum()), filled[name]) for name, sides in measured.items()}
@@ -132,17 +125,8 @@ def main():
     print(json.dumps(report))
 
 
-def save_base(args, folder):
-    """A model of random weights, in the folder."""
-    torch.manual_seed(0)
-    width, layers, heads = SIZES[args.size]
-    dropout = dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0 if args.no_dropout else 0.1)
-    config = transformers.GPT2Config(n_embd=width, n_layer=layers, n_head=heads, use_cache=False, **dropout)
-    transformers.GPT2LMHeadModel(config).save_pretrained(folder)
-
-
 def config_of(args, folder):
-    """E2E's, with LoRA."""
+    """The config of E2E, with LoRA."""
     config = config_files.load_config_file(str(Path(__file__).parent.parent / "configs" / "e2e.py"))
     config.model, config.dtype = folder, args.dtype
     config.adapter.targets = (TARGETS[args.targets][0],)
@@ -152,14 +136,14 @@ def config_of(args, folder):
 
 
 def examples_of(args, config):
-    """As many of E2E's training examples as a turn takes, drawn at random."""
+    """The training examples of E2E for a turn, drawn at random."""
     records = read_records(Path(args.data) / FILES["train"])
-    chosen = np.random.default_rng(0).choice(len(records), args.updates * args.batch_size, replace=False)
+    chosen = np.random.default_rng(0).choice(len(records), args.steps * args.batch_size, replace=False)
     return encode_e2e([records[i] for i in chosen], load_tokenizer(args.tokenizer), config.data.max_length).sequences
 
 
 class Ours:
-    """This library's training."""
+    """Training with this library."""
 
     def __init__(self, config):
         work = make_work(config)
@@ -170,11 +154,11 @@ class Ours:
         self.trained = adapter.count(self._params).trainable
 
     def loss(self, batch):
-        """The mean loss, without dropout, before training."""
+        """The mean loss before training, without dropout."""
         return self._evaluation(self._params, self._factors, [batch]).loss
 
     def train(self, batches):
-        """A step for each batch; a step's figures are read once the next is under way, as `training.loop` does it."""
+        """Take one step per batch. A step's figures are read once the next one runs, as `training.loop` does."""
         state = jax.block_until_ready(self._steps.init(self._factors))
         figures, pending, clock = [], None, Clock()
         with clock:
@@ -188,7 +172,7 @@ class Ours:
 
 
 class Theirs:
-    """PEFT's."""
+    """Training with PEFT."""
 
     def __init__(self, config, args, folder):
         options = {"dtype": getattr(torch, args.dtype), "attn_implementation": "sdpa"}
@@ -201,12 +185,12 @@ class Theirs:
         self._train, self._folder = config.train, folder
 
     def loss(self, batch):
-        """The mean loss, without dropout, before training."""
+        """The mean loss before training, without dropout."""
         with torch.no_grad():
             return self.model.eval()(**as_tensors(batch)).loss.item()
 
     def loop(self, batches):
-        """A step for each batch, in a plain loop."""
+        """Take one step per batch, in a plain loop."""
         self._begin()
         train, losses, clock = self._train, [], Clock()
         betas = train.beta1, train.beta2
@@ -222,7 +206,7 @@ class Theirs:
         return clock.record(torch.stack(losses).mean().item())
 
     def trainer(self, examples, collator):
-        """An epoch of transformers' Trainer."""
+        """Train one epoch with transformers' Trainer."""
         self._begin()
         train, clock = self._train, Clock()
         arguments = transformers.TrainingArguments(
@@ -236,14 +220,14 @@ class Theirs:
         return clock.record(trainer.train().training_loss)
 
     def _begin(self):
-        """New factors in the same tensors, so that what is compiled stays so."""
+        """Draw new factors into the same tensors, so that nothing is compiled again."""
         for module in self.model.train().modules():
             if isinstance(module, LoraLayer):
                 module.reset_lora_parameters("default", init_lora_weights=True)
 
 
 class Collator:
-    """Pads to the longest example of a batch, and counts what that leaves."""
+    """Pads to the longest example of a batch, and counts tokens and positions."""
 
     def __init__(self):
         self.tokens = self.positions = 0
@@ -258,7 +242,7 @@ class Collator:
 
 
 def as_example(examples, index):
-    """An example as the Trainer takes it; transformers shifts the labels by one itself."""
+    """An example for the Trainer; transformers shifts the labels by one itself."""
     tokens = torch.from_numpy(examples[index].astype(np.int64))
     labels = tokens.clone()
     labels[: examples.loss_start[index]] = NO_LABEL
@@ -266,7 +250,7 @@ def as_example(examples, index):
 
 
 def as_tensors(batch):
-    """A batch of ours as transformers' models take it: the labels already stand where they are predicted."""
+    """A batch of ours for transformers' models, with labels already where they are predicted."""
     labels = np.full(batch["input_ids"].size, NO_LABEL)
     used = batch["weights"] > 0
     labels[batch["logits_at"][used]] = batch["labels"][used]
@@ -276,7 +260,7 @@ def as_tensors(batch):
 
 
 class Clock(transformers.TrainerCallback):
-    """Time passed and processor time of a `with` block, or as a callback of the Trainer's loop without its set-up."""
+    """Elapsed and processor time of a `with` block, or, as a callback, of the Trainer's loop without its set-up."""
 
     def __enter__(self, *_, **__):
         self._began = self._now()
@@ -287,7 +271,7 @@ class Clock(transformers.TrainerCallback):
     on_train_begin, on_train_end = __enter__, __exit__
 
     def record(self, loss):
-        """What is kept of a turn with this mean training loss."""
+        """The record of a turn with this mean training loss."""
         seconds, cpu = (end - began for began, end in zip(self._began, self._ended, strict=True))
         return {"seconds": seconds, "cpu": cpu, "loss": loss, "load": os.getloadavg()[0]}
 
@@ -298,7 +282,7 @@ class Clock(transformers.TrainerCallback):
 
 
 def measure(turns, repeats):
-    """For each comparison and each side of it a record a turn."""
+    """A record per turn, for each side of each comparison."""
     measured = {name: {side: [] for side in sides} for name, sides in turns.items()}
     for _ in range(repeats):
         for name, sides in turns.items():
@@ -308,7 +292,7 @@ def measure(turns, repeats):
 
 
 def row_of(sides, tokens, filled):
-    """All of one comparison's figures."""
+    """The figures of one comparison."""
 
     def median(side, field):
         return statistics.median(one[field] for one in sides[side])
@@ -329,7 +313,7 @@ def row_of(sides, tokens, filled):
 
 
 def table(report):
-    """The report's rows in Markdown, and what holds for both."""
+    """The report's rows in Markdown, and what both sides share."""
     head = ["", "ours, tokens/s", "PEFT, tokens/s", "times", "turn by turn", "in processor time",
             "positions with a token", "PEFT's", "mean training loss", "PEFT's", "load"]  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
@@ -341,11 +325,11 @@ def table(report):
         lines.append("| " + " | ".join(cells) + " |")
     trained, first, loss = report["trained"], report["compilation"], report["losses"]
     lines.append(
-        f"\nGPT-2 {report['size']}, {report['dtype']}, {report['updates']} updates of {report['batch_size']} a turn, "
-        f"{report['device']}, {report['cores']} cores, {report['torch_threads']} threads of PyTorch; ours trains "
-        f"{trained['ours']:,} numbers, PEFT {trained['theirs']:,}; the first pass over {report['shapes']} shapes of "
-        f"batch took {first['ours']:.1f} s more than the second, PEFT's {first['theirs']:.1f} s; before training the "
-        f"loss of one batch is {loss['ours']:.6f}, PEFT's {loss['theirs']:.6f}"
+        f"\nGPT-2 {report['size']}, {report['dtype']}, {report['steps']} steps of {report['batch_size']} in a turn, "
+        f"{report['device']}, {report['cores']} cores, {report['torch_threads']} threads of PyTorch; trainable "
+        f"parameters: ours {trained['ours']:,}, PEFT {trained['theirs']:,}; the first pass over {report['shapes']} "
+        f"shapes of batch took {first['ours']:.1f} s more than the second, PEFT's {first['theirs']:.1f} s; before "
+        f"training the loss of one batch is {loss['ours']:.6f}, PEFT's {loss['theirs']:.6f}"
     )
     return "\n".join(lines)
 

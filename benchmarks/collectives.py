@@ -1,4 +1,4 @@
-"""What devices send one another in a training step of LoRA and of HUT: python benchmarks/collectives.py
+"""What devices send one another in a training step of LoRA and of HUT: python -m benchmarks.collectives
 
 HUT is counted twice: with a W for each part of the batch, as the library does it, and with one W for the whole batch.
 Nothing is timed: the numbers are read from the compiled gradient, on eight virtual devices of the CPU.
@@ -9,15 +9,11 @@ import os
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = "cpu"
 
-import sys
 from functools import partial
-from pathlib import Path
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.xla_text import count_collectives
 from hut_jax import HUT, Adapter, LoRA

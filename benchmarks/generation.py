@@ -1,26 +1,22 @@
 """Beam search against transformers' `generate` on PyTorch, both in one run, in turns.
 
-    python benchmarks/generation.py
-    python benchmarks/generation.py --data=FOLDER_WITH_E2E --tokenizer=GPT2_FOLDER --batch-sizes=8,16 --repeats=5
+    python -m benchmarks.generation
+    python -m benchmarks.generation --data=FOLDER_WITH_E2E --tokenizer=GPT2_FOLDER --batch-sizes=8,16 --repeats=5
 
-The model has the shape of GPT-2 small and random weights, the same for both; beams, length penalty and n-grams are
-E2E's, and there is no end token, so that both write every token. Beside the rates stands the floor: what the products
-with the weights alone take, measured in the same turns, and their FLOPs and bytes. Other work on the machine disturbs
-the two unequally: see the load, and the ratio of processor time beside that of time passed. On a GPU JAX multiplies
-float32 in TF32 by default, and PyTorch is told to do so too.
+Both run a model with GPT-2 small's shape and the same random weights. Beams, length penalty and n-grams are those of
+E2E. There is no end token, so both write every token. The report also has the floor: the time of the products with the
+weights alone, measured in the same turns, with their FLOPs and bytes. Other work on the machine disturbs the two
+unequally, so the report has the load, and the ratio of processor time beside that of elapsed time. On a GPU JAX
+multiplies float32 in TF32 by default, and PyTorch is told to do the same.
 """
 
 import argparse
 import json
 import os
-import platform
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
-
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch wants some of a GPU's memory too
 
 import jax
 import jax.numpy as jnp
@@ -28,17 +24,15 @@ import numpy as np
 import torch
 import transformers
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
+from benchmarks.machine import machine
+from benchmarks.torch_gpt2 import DEVICE, SIZES, random_gpt2, use_the_device_of_jax
 from hut_jax.data.e2e.csv_files import read_records
 from hut_jax.data.e2e.dataset import encode_prompts
 from hut_jax.data.tokenizer import load_tokenizer
 from hut_jax.generation import Beam, Constraints, generate
 from hut_jax.models.hub.pretrained import load_pretrained
 
-SIZES = {"small": (768, 12, 12), "medium": (1024, 24, 16), "tiny": (64, 2, 2)}
 PAD = 0
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def main():
@@ -49,27 +43,20 @@ def main():
     parser.add_argument("--beams", type=int, default=10)
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3, help="turns of each, after one that does not count")
-    parser.add_argument("--data", help="E2E's folder; without it prompts are random tokens of E2E's usual lengths")
-    parser.add_argument("--tokenizer", help="GPT-2's; wanted with --data")
+    parser.add_argument("--data", help="the folder of E2E; without it prompts are random tokens of E2E's usual lengths")
+    parser.add_argument("--tokenizer", help="the folder of GPT-2's tokenizer; needed with --data")
     args = parser.parse_args()
-    if (jax.default_backend() == "gpu") != torch.cuda.is_available():
-        sys.exit(f"error: JAX runs on {jax.default_backend()} and PyTorch on {DEVICE}")
-    if DEVICE == "cuda":
-        torch.set_float32_matmul_precision("high")
+    use_the_device_of_jax()
 
-    torch.manual_seed(0)
-    width, layers, heads = SIZES[args.size]
-    config = transformers.GPT2Config(n_embd=width, n_layer=layers, n_head=heads)
-    theirs = transformers.GPT2LMHeadModel(config).eval()
+    theirs = random_gpt2(args.size).eval()
     theirs.generation_config.eos_token_id = theirs.generation_config.bos_token_id = None
     with tempfile.TemporaryDirectory() as folder:
         theirs.save_pretrained(folder)
         model, params = load_pretrained(folder)
     theirs.to(DEVICE)
 
-    everything = prompts_of(args, config.vocab_size)
-    report = {"device": jax.devices()[0].device_kind, "platform": platform.platform(), **vars(args), "rows": []}
-    report["versions"] = {"jax": jax.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
+    everything = prompts_of(args, theirs.config.vocab_size)
+    report = machine(torch, transformers) | vars(args) | {"rows": []}
     for batch in map(int, args.batch_sizes.split(",")):
         prompts = everything[:batch]
         turns = {
@@ -104,7 +91,7 @@ def describe(row):
 
 
 def prompts_of(args, vocab):
-    """Prompts in random order: E2E's test set's, or random tokens."""
+    """Prompts in random order: those of E2E's test set, or random tokens."""
     random = np.random.default_rng(0)
     if args.data:
         mrs = dict.fromkeys(record.mr for record in read_records(Path(args.data) / "testset_w_refs.csv"))
@@ -114,7 +101,7 @@ def prompts_of(args, vocab):
 
 
 def measure(turns, repeats):
-    """Median seconds of each, how many times as long as ours each takes, and whether the outputs are the same."""
+    """The median seconds of each, their ratios to ours, and the share of outputs that are the same."""
     seconds, cpu, outputs = ({name: [] for name in turns} for _ in range(3))
     for _ in range(repeats + 1):
         for name, run in turns.items():
@@ -159,13 +146,13 @@ def their_tokens(model, prompts, args):
 
 
 def matrices(params):
-    """The weights that every token is multiplied with: the dense layers' and the tied head's."""
+    """The weights by which every token is multiplied: those of the dense layers and the tied head."""
     kernels = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params) if path[-1].key == "kernel"]
     return [*kernels, params["token_embedding"]["embedding"].T]
 
 
 def products(params, rows, steps):
-    """A function that multiplies so many rows with each of the weights, as often as there are steps."""
+    """A function that multiplies so many rows by each of the weights, once per step."""
     weights = matrices(params)
     inputs = {width: jnp.ones((rows, width)) for width in {weight.shape[0] for weight in weights}}
 

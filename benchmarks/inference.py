@@ -1,27 +1,22 @@
-"""A forward pass (GPT-2's up to its last hidden states) with HUT, merged or not, and of many adapters, against
-the base's: one run, in turns.
+"""A forward pass with HUT, merged or not, and with many adapters, against the base alone: in one run and in turns.
 
-    python benchmarks/inference.py
-    python benchmarks/inference.py --model=roberta-large --dtype=bfloat16 --batch=64 --length=128
+    python -m benchmarks.inference
+    python -m benchmarks.inference --model=roberta-large --dtype=bfloat16 --batch=64 --length=128
 
-`merged` is `adapter.merge`, `unmerged` what `adapter.apply` computes. `64 adapters` gives each row of the batch a set
-of factors of its own (`apply(..., adapter_ids=)`), and is compared with the same batch under one set, not the base.
+`merged` uses `adapter.merge`, `unmerged` uses `adapter.apply`. In `64 adapters` each row of the batch has its own
+factors (`apply(..., adapter_ids=)`); it is compared with the same batch under one adapter, not with the base. GPT-2
+runs up to its last hidden states: the product with the vocabulary would hide the difference.
 """
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
+from benchmarks.machine import machine
 from benchmarks.training import MODELS, TARGETS, build, measure
 from hut_jax import HUT, Adapter
 
@@ -32,10 +27,10 @@ def main():
     parser.add_argument("--model", choices=MODELS, default="gpt2-small")
     parser.add_argument("--targets", choices=TARGETS, default="query+value")
     parser.add_argument("--dtype", default="float32", help="of the base and its computation")
-    parser.add_argument("--batch", type=int, default=64, help="rows, and as many adapters")
+    parser.add_argument("--batch", type=int, default=64, help="rows, and the number of adapters")
     parser.add_argument("--length", type=int, default=32, help="tokens of each")
     parser.add_argument("--repeats", type=int, default=9, help="turns of each, after one that does not count")
-    parser.set_defaults(remat="none", attention="xla", scan_layers=False)  # what `build` asks besides
+    parser.set_defaults(remat="none", attention="xla", scan_layers=False)  # what `build` reads besides
     args = parser.parse_args()
 
     model, base = build(args)
@@ -51,16 +46,15 @@ def main():
             f"| {name} | {1e3 * statistics.median(seconds[name]):.1f} | {peer} | {statistics.median(found):.3f} "
             f"| {found[0]:.3f} to {found[-1]:.3f} |"
         )
-    device = jax.devices()[0].device_kind
-    print(f"\n{args.model}, {args.targets}, {args.dtype}, {args.batch} x {args.length} tokens, {device}")
-    report = {"device": device, "platform": platform.platform(), "load": os.getloadavg(), "jax": jax.__version__}
-    print(json.dumps(report | vars(args) | {"seconds": seconds, "ratios": ratios}))
+    report = machine() | vars(args) | {"seconds": seconds, "ratios": ratios}
+    print(f"\n{args.model}, {args.targets}, {args.dtype}, {args.batch} x {args.length} tokens, {report['device']}")
+    print(json.dumps(report))
 
 
 def make_turns(args, model, base):
-    """What runs in a turn by name, and by name what it is compared with."""
+    """What runs in a turn, by name, and the name of what each is compared with."""
     ids = jnp.asarray(np.random.default_rng(0).integers(0, 400, (args.batch, args.length)), jnp.int32)
-    options = {"method": "hidden"} if "gpt2" in args.model else {}  # the vocabulary would drown what is to be seen
+    options = {"method": "hidden"} if "gpt2" in args.model else {}
     plain = jax.jit(lambda params: model.apply({"params": params}, ids, **options))
 
     def adapted(adapter, factors, **more):
@@ -86,7 +80,7 @@ def make_turns(args, model, base):
 
 
 def random_factors(adapter, base):
-    """Factors far enough from the identity for every part of them to count."""
+    """Factors far enough from the identity that every part of them matters."""
     zero = adapter.init(jax.random.key(0), base)
     return jax.tree.map(lambda leaf: 0.1 * jax.random.normal(jax.random.key(leaf.size), leaf.shape), zero)
 

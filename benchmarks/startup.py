@@ -1,11 +1,11 @@
-"""How soon a training command reaches its first update, the first time and again; and what the import takes.
+"""How soon a training command reaches its first step, on a first and a second start; and the time of the import.
 
-    python benchmarks/startup.py
-    python benchmarks/startup.py --repeats=3 --config=configs/e2e.py --config.model=FOLDER --config.data.dir=FOLDER
+    python -m benchmarks.startup
+    python -m benchmarks.startup --repeats=3 --config=configs/e2e.py --config.model=FOLDER --config.data.dir=FOLDER
 
-Each pair of starts has an empty folder for compiled code, and a workdir of its own. "First update" is when the log has
-its line: the evaluation before it, on the whole validation split, is in it. The import's figure is what `import
-hut_jax` adds to `import jax, flax` in one process.
+Each pair of starts has an empty folder for compiled code, and each start its own workdir. The first step is done when
+the log has its line, so the time includes the evaluation before it, on the whole validation split. The import's time is
+what `import hut_jax` adds to `import jax, flax` in one process.
 """
 
 import argparse
@@ -41,14 +41,14 @@ def main():
 
 
 def pair(config, overrides):
-    """Seconds to the first update with nothing compiled yet, and with what that left."""
+    """Seconds to the first step with nothing compiled yet, and again with what that left."""
     with tempfile.TemporaryDirectory() as folder:
         options = [f"--config={config}", *overrides, "--config.log.every=1", "--config.train.steps=1"]
-        return [first_update(Path(folder), name, options) for name in ("first", "again")]
+        return [first_step(Path(folder), name, options) for name in ("first", "again")]
 
 
-def first_update(folder, name, options):
-    """Seconds from the start of the command to its first line of the log of training."""
+def first_step(folder, name, options):
+    """Seconds from the start of the command to its first training line in the log."""
     workdir = folder / name
     command = [sys.executable, "-m", "hut_jax.train", f"--workdir={workdir}", *options]
     kept = {key: value for key, value in os.environ.items() if not key.startswith("JAX_")}
@@ -66,12 +66,12 @@ def first_update(folder, name, options):
 
 
 def has_trained(log):
-    """Whether an update is in the log."""
+    """Whether the log has a step."""
     return log.exists() and '"train"' in log.read_text()
 
 
 def output(*arguments):
-    """What Python prints, run so."""
+    """What Python prints when run with these arguments."""
     return subprocess.run([sys.executable, *arguments], check=True, capture_output=True, text=True, cwd=ROOT).stdout
 
 

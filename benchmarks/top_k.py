@@ -1,7 +1,7 @@
 """The grouped top-k of beam search against `jax.lax.top_k`, in turns.
 
-    python benchmarks/top_k.py
-    python benchmarks/top_k.py --rows=10,80,160 --vocabulary=50257 --k=20 --turns=31
+    python -m benchmarks.top_k
+    python -m benchmarks.top_k --rows=10,80,160 --vocabulary=50257 --k=20 --turns=31
 
 The rows are the beams of all prompts, and k is what beam search asks of each beam: twice the beams. In each turn both
 run once, so that other work on the machine disturbs both; the ratio is the median over turns, with its quartiles.
@@ -10,15 +10,12 @@ run once, so that other work on the machine disturbs both; the ratio is the medi
 import argparse
 import os
 import statistics
-import sys
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
+from benchmarks.machine import machine
 from hut_jax.generation.top_k import grouped_top_k
 
 
@@ -31,7 +28,8 @@ def main():
     parser.add_argument("--turns", type=int, default=31, help="after one that does not count")
     args = parser.parse_args()
     sides = {"grouped": jax.jit(grouped_top_k, static_argnums=1), "lax": jax.jit(jax.lax.top_k, static_argnums=1)}
-    print(f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}")
+    where = machine()
+    print(f"{where['device']}, {where['cores']} cores, jax {jax.__version__}")
     for rows in map(int, args.rows.split(",")):
         logits = np.random.default_rng(0).normal(size=(rows, args.vocabulary)).astype(np.float32)
         print(describe(rows, measure(sides, jax.device_put(logits), args.k, args.turns)), flush=True)

@@ -1,15 +1,14 @@
-"""A training step of each method, in one run and in turns: its time, its memory, its FLOPs.
+"""The time, memory and FLOPs of a training step of each method, measured in one run and in turns.
 
-    python benchmarks/training.py --ranks=1,8
-    python benchmarks/training.py --model=roberta-large --dtype=bfloat16 --batch=128 --length=128 --plot=steps.svg
+    python -m benchmarks.training --ranks=1,8
+    python -m benchmarks.training --model=roberta-large --dtype=bfloat16 --batch=128 --length=128 --plot=steps.svg
 
-Models have the named one's shape and random weights; a step is the whole update, dropout, clipping and AdamW in it,
-on one batch whose every position holds a token. `frozen` trains nothing but a bias of the lowest layer (of all, where
-they are scanned): it is the forward and backward pass that every method must make. Ratios are of turns: each method's
-time over that of LoRA of the same rank in the same turn, whose order is drawn anew each time. FLOPs are counted from
-shapes (`hut_jax.costs.flops`); their share is of what products of large matrices reach here, in the same turns.
-Memory is XLA's own figure, the arguments and temporaries of the compiled step; on a GPU also the allocator's peak, of a
-process of its own for each method.
+Models have the named shape and random weights. A step includes dropout, clipping and AdamW, and every position of its
+batch holds a token. `frozen` trains only one bias of the lowest layer (of all layers where they are scanned): it is the
+forward and backward pass that every method needs. A ratio is taken within a turn: a method's time over that of LoRA of
+the same rank. The order within a turn is random. FLOPs are counted from shapes (`hut_jax.costs.flops`). Their share is
+of the speed that products of large matrices reach here, in the same turns. Memory is XLA's figure: the arguments and
+temporaries of the compiled step. On a GPU the allocator's peak stands beside it, measured in a process for each method.
 """
 
 import argparse
@@ -17,7 +16,6 @@ import atexit
 import functools
 import json
 import os
-import platform
 import random
 import shutil
 import statistics
@@ -27,14 +25,13 @@ import tempfile
 import time
 from pathlib import Path
 
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # so that peaks are the work's
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the peak is then what the step needs
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
+from benchmarks.machine import machine
 from hut_jax.config import freeze, with_fields
 from hut_jax.costs.flops import count_flops
 from hut_jax.models.attention import ATTENTION
@@ -74,22 +71,22 @@ def main():
     parser.add_argument("--ranks", default="1,4,8,16,64,256", help="of hut, lora and hira")
     parser.add_argument("--targets", choices=TARGETS, default="query+value", help="of hut, lora and hira")
     parser.add_argument("--dtype", default="float32", help="of the base and its computation")
-    parser.add_argument("--remat", choices=REMAT, default="dots", help="what the backward pass computes again")
+    parser.add_argument("--remat", choices=REMAT, default="dots", help="what the backward pass recomputes")
     parser.add_argument("--scan-layers", action="store_true", help="one compiled layer for all")
     parser.add_argument(
         "--attention", choices=ATTENTION, default="xla", help="cudnn: on a GPU, in bfloat16, no dropout"
     )
     parser.add_argument("--batch", type=int, default=8, help="examples")
     parser.add_argument("--length", type=int, default=64, help="tokens of each")
-    parser.add_argument("--steps", type=int, default=1, help="updates of a turn")
+    parser.add_argument("--steps", type=int, default=1, help="steps of a turn")
     parser.add_argument("--repeats", type=int, default=7, help="turns of each, after one that does not count")
-    parser.add_argument("--plot", help="a picture of time and memory against rank, .svg or .png; wants matplotlib")
+    parser.add_argument("--plot", help="a picture of time and memory against rank, .svg or .png; needs matplotlib")
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.peak_of:
         print(json.dumps(allocator_peak(args)))
         return
-    with tempfile.TemporaryDirectory() as cache:  # what is compiled to be analysed is not compiled again to be run
+    with tempfile.TemporaryDirectory() as cache:  # the steps compiled for analysis run without another compilation
         jax.config.update("jax_compilation_cache_dir", cache)
         _, base = build(args)
         cases = {name: make_case(args, name, base) for name in names(args)}
@@ -99,10 +96,7 @@ def main():
         for name, row in rows.items():
             row["allocator_peak"] = peak_in_a_child(name)
     report = {
-        "device": jax.devices()[0].device_kind,
-        "platform": platform.platform(),
-        "load": os.getloadavg(),
-        "versions": {"jax": jax.__version__},
+        **machine(),
         "matrix_rate": statistics.median(product_flops(args) / s for s in seconds["matrices"]),
         **vars(args),
         "rows": rows,
@@ -114,7 +108,7 @@ def main():
 
 
 def names(args):
-    """The methods, those with a rank once for each."""
+    """The methods; those with a rank once for each rank."""
     wanted = dict.fromkeys([FROZEN, "lora", *args.methods.split(",")])
     ranks = args.ranks.split(",")
     return [
@@ -123,13 +117,13 @@ def names(args):
 
 
 def build(args):
-    """The model with random weights."""
+    """The model and its random weights."""
     model = make_work(config_of(args, FROZEN), args.length).model
     return model, jax.jit(lambda: init_params(model, jax.random.key(0), dtype=model.dtype))()
 
 
 def config_of(args, name):
-    """A run's config for the method."""
+    """The config of a run with this method."""
     config = config_files.load_config_file("configs/e2e.py" if "gpt2" in args.model else "configs/glue.py:mrpc")
     config.model, config.dtype, config.train.batch_size = folder_of(args.model), args.dtype, args.batch
     config.train.remat, config.train.attention, config.train.scan_layers = args.remat, args.attention, args.scan_layers
@@ -142,7 +136,7 @@ def config_of(args, name):
 
 @functools.cache
 def folder_of(model):
-    """A folder with the model's description."""
+    """A folder with the model's config.json."""
     folder = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, folder)
     (Path(folder) / "config.json").write_text(json.dumps(MODELS[model]))
@@ -150,7 +144,7 @@ def folder_of(model):
 
 
 def make_case(args, name, base):
-    """What a turn of the method runs, and what is known of it without running it."""
+    """A function that runs one turn of the method; its attributes hold FLOPs, memory and trainable parameters."""
     config = config_of(args, name)
     work = make_work(config, args.length)
     adapter, steps = make_steps(config, work)
@@ -172,7 +166,7 @@ def make_case(args, name, base):
 
 
 def random_of(vocab):
-    """From an array's shape to one for a batch: of masks and weights ones, of numbers random ones."""
+    """A function from an array's shape to an array: ones for masks and weights, random numbers for integers."""
     draw = np.random.default_rng(0)
 
     def one(leaf):
@@ -184,12 +178,12 @@ def random_of(vocab):
 
 
 def product_flops(args):
-    """Of a product of large matrices."""
+    """The FLOPs of a product of large matrices."""
     return 2 * 2048**3 * (1 if jax.default_backend() == "cpu" else 64)
 
 
 def product(args):
-    """What multiplies them."""
+    """A function that multiplies large matrices."""
     n = 2048 if jax.default_backend() == "cpu" else 8192
     a = jnp.ones((n, n), args.dtype)
     multiply = jax.jit(jnp.matmul)
@@ -197,7 +191,7 @@ def product(args):
 
 
 def measure(turns, repeats):
-    """The seconds of each turn of each; the order is drawn anew for every round."""
+    """The seconds of every turn of each method; the order is drawn for every round."""
     seconds = {name: [] for name in turns}
     order = list(turns)
     for turn in range(repeats + 1):
@@ -211,7 +205,7 @@ def measure(turns, repeats):
 
 
 def row_of(name, case, seconds, args):
-    """All of one method's figures."""
+    """The figures of one method."""
     own = seconds[name]
     peer = f"lora:{name.split(':')[1]}" if ":" in name else next(one for one in seconds if one.startswith("lora"))
     ratios = {
@@ -259,7 +253,7 @@ def table(report):
     how = f"remat {report['remat']}, attention {report['attention']}" + (", scanned" if report["scan_layers"] else "")
     lines.append(
         f"\n{report['model']}, {report['targets']}, {report['dtype']}, {how}, "
-        f"{report['batch']} x {report['length']} tokens, {report['device']}, {os.cpu_count()} cores; "
+        f"{report['batch']} x {report['length']} tokens, {report['device']}, {report['cores']} cores; "
         f"products of large matrices: {1e-9 * report['matrix_rate']:.0f} "
         f"GFLOP/s; load {report['load'][0]:.1f}"
     )
@@ -267,19 +261,19 @@ def table(report):
 
 
 def peak_in_a_child(name):
-    """The allocator's peak in a process that trains by this method alone."""
-    command = [sys.executable, __file__, *sys.argv[1:], f"--peak-of={name}"]
+    """The allocator's peak in a process that trains with this method alone."""
+    command = [sys.executable, "-m", "benchmarks.training", *sys.argv[1:], f"--peak-of={name}"]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
 
 def allocator_peak(args):
-    """The same, in that process."""
+    """The allocator's peak in this process."""
     make_case(args, args.peak_of, build(args)[1])()
     return jax.local_devices()[0].memory_stats()["peak_bytes_in_use"]
 
 
 def plot(report, path):
-    """Time and memory against rank; a line for each method with ranks, a level for each without."""
+    """Draw time and memory against rank: a curve for each method with ranks, a level for each without."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -8,7 +8,7 @@ import pytest
 
 
 def report_of(script, *options):
-    command = [sys.executable, f"benchmarks/{script}.py", *options]
+    command = [sys.executable, "-m", f"benchmarks.{script}", *options]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
