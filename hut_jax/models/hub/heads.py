@@ -106,7 +106,7 @@ def with_head(family: Family, config: Any, values: Mapping[str, Any], head: Head
 
 
 def drawable(path: str, config: Any, stored: Any, has: str | None) -> bool:
-    """Whether a parameter that the files lack, or have in another shape, is drawn at random; otherwise the files are damaged.
+    """Whether a parameter that the files lack, or have in another shape, is drawn; if not, the files are damaged.
 
     Args:
         path: of the parameter.
