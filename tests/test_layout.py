@@ -4,6 +4,7 @@ import ast
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,18 @@ def test_a_folder_is_small_and_says_what_is_in_it(folder):
 
 def test_no_file_is_longer_than_400_lines():
     assert [name_of(path) for path in CODE if len(path.read_text().splitlines()) > 400] == []
+
+
+def test_the_page_on_the_code_has_the_folders_and_the_layers_of_the_contract():
+    page = (ROOT / "docs/design.md").read_text()
+    (contract,) = [
+        contract
+        for contract in tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+        if contract["type"] == "layers"
+    ]
+    assert "".join(f"    {layer}\n" for layer in contract["layers"]) in page
+    for folder in PACKAGE.glob("*/__init__.py"):
+        assert f"\n      {folder.parent.name}/ " in page
 
 
 @pytest.mark.slow
