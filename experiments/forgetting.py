@@ -1,4 +1,4 @@
-"""What a base loses as a language model by being fine-tuned: its loss on a text, before and after."""
+"""How much of its language modelling a base forgets in fine-tuning: its loss on a text, before and after."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ BLOCK, MAX_BYTES = 128, 400_000
 
 
 def losses(workdir: Path, text: str) -> dict[str, float | str]:
-    """The base's mean loss on the second half of the text's beginning, in nats a token, with and without the adapter.
+    """The mean loss in nats per token on a held-out part of the text, without and with the adapter.
 
     Args:
         workdir: of a run whose base is a causal language model.
@@ -33,7 +33,7 @@ def losses(workdir: Path, text: str) -> dict[str, float | str]:
 
 
 def held_out(task: Task[Any], tokenizer: BaseTokenizer, text: str) -> Sequences:
-    """What the loss is taken of.
+    """The examples that the loss is taken on: the second half of the first `MAX_BYTES` of the text.
 
     Raises:
         UserError: the base is no causal language model, or the text cannot be read or is too short.

@@ -1,4 +1,4 @@
-"""Run many trainings, several at a time, and only those that have not run."""
+"""A grid of training runs, several at a time; a run whose record stands is not run again."""
 
 import contextlib
 import os
@@ -32,11 +32,11 @@ CHANGES_NOTHING = (
     "train.attention",
     "train.scan_layers",
 )
-"""Fields of the config that say where things are, and how to compute what comes out the same, dropout's draws aside."""
+"""Fields of the config that name files, or change how something is computed and not what, dropout's draws aside."""
 
 
 class Share(NamedTuple):
-    """What a job has of the machine: cores of the processor, and one GPU; "" for all that there are."""
+    """A job's share of the machine: cores of the processor, and one GPU; "" for all GPUs."""
 
     cores: frozenset[int]
     gpu: str
@@ -53,23 +53,23 @@ def run_missing(
 ) -> dict[str, Record]:
     """Train each config in the folder of its name under `workdir`, unless its record stands there.
 
-    What was begun goes on from its last checkpoint. A record that cannot be read is named, and made again. What a run
-    prints is in its `log.txt`. Each has a process of its own. One that diverges is named, and has no record.
+    A run that was stopped resumes from its last checkpoint. A record that cannot be read is named and made again. Each
+    run has its own process, and prints to its `log.txt`. A run that diverges is named and has no record.
 
     Args:
         runs: name to config.
-        workdir: where all of them are kept.
-        jobs: how many run at a time; they share out the processor's cores.
-        gpus: names of GPUs, as in CUDA_VISIBLE_DEVICES, that the jobs share out, one each. Default: each job takes all.
-        text: to measure forgetting on: see `make_record`.
-        base: the fingerprint of the base that all of them have; "" asks for none.
+        workdir: of all runs.
+        jobs: how many run at a time; they divide the processor's cores among them.
+        gpus: names of GPUs, as in CUDA_VISIBLE_DEVICES; each job gets one of them. Default: each job takes all.
+        text: measures forgetting: see `make_record`.
+        base: the fingerprint of the base that all runs have; "" leaves it unchecked.
 
     Returns:
-        Name to record, of all that did not diverge.
+        Name to record, of the runs that did not diverge.
 
     Raises:
-        UserError: a record or what was begun is of another config, base or text; or as the first run that fails, when
-            those that had begun have ended.
+        UserError: a record or an unfinished run has another config, base or text. A run's own error is raised when
+            all runs that had begun have ended.
     """
     if jobs < 1:
         raise UserError(f"--jobs={jobs}: at least one run at a time is wanted")
@@ -109,7 +109,7 @@ def _stands(folder: Path, config: RunConfig, text: str, base: str) -> bool:
     except UserError as error:
         print(f"note: {error}; it is made again")
         return False
-    # A field that the record's version did not have is at its default there.
+    # A field that the record's version did not have had its default.
     known = default_config(config.task)
     set_transform(known, config.adapter.name)
     was = fields_of(known) | record.config
@@ -130,7 +130,7 @@ def _stands(folder: Path, config: RunConfig, text: str, base: str) -> bool:
 
 
 def shares(jobs: int, cores: Sequence[int], gpus: Sequence[str]) -> list[Share]:
-    """Each job's. Where there are more jobs than cores or GPUs, several have the same."""
+    """Each job's share. If there are more jobs than cores or GPUs, several jobs have the same."""
     return [
         Share(frozenset(cores[job::jobs]) or frozenset(cores), gpus[job % len(gpus)] if gpus else "")
         for job in range(jobs)
@@ -138,7 +138,7 @@ def shares(jobs: int, cores: Sequence[int], gpus: Sequence[str]) -> list[Share]:
 
 
 def elsewhere(function: Callable[..., Any], *args: Any) -> Any:
-    """What the function gives in a process of its own: one that uses JAX holds a part of a GPU until it ends."""
+    """Call the function in a process of its own: a process that uses JAX holds a part of a GPU until it ends."""
     with _killed_told(), ProcessPoolExecutor(1, get_context("spawn"), initializer=_spare_memory) as pool:
         return pool.submit(function, *args).result()
 
@@ -149,7 +149,7 @@ def _killed_told() -> Iterator[None]:
         yield
     except BrokenProcessPool:
         raise UserError(
-            "a process was killed, as where memory is short; the same command goes on, with fewer --jobs perhaps"
+            "a process was killed, perhaps for lack of memory; the same command resumes, if need be with fewer --jobs"
         ) from None
 
 
@@ -169,7 +169,7 @@ def _take(share: Share) -> None:
 
 
 def _spare_memory() -> None:
-    """Take of a GPU's memory what is needed, and not most of it at once: others may share it."""
+    """Let JAX take a GPU's memory as it needs it, and not most of it at once: other runs may share the GPU."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 

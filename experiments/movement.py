@@ -1,15 +1,16 @@
-"""How far training moved each kernel, in norm and in rank, and how its factors came to be distributed.
+"""How far training moved each kernel, in norm and in rank, and how its factors are distributed.
 
     python -m experiments.movement runs/quickstart
-    python -m experiments.movement runs/hut runs/lora --output=runs/movement
+    python -m experiments.movement runs/study/hut,rank=8/1/0 runs/study/lora,rank=8/1/0 --output=runs/movement
+    python -m experiments.movement results/minilm_sst2.jsonl --table=adapters
 
-prints a table for each run of `hut_jax.train`, a row a kernel: the norm of `W - W0` over that of W0, how many singular
-values of `W - W0` hold 99 % of its squared norm, and of each factor the 5th, 50th and 95th percentile. With `--output`
-the tables are also in `movement.md` there, the figures in `movement.json`, which can be given instead of the runs, and
-norm, rank and factors by layer in `movement.svg` and `.png`.
+Prints a table for each run, with a row for each kernel: the norm of `W - W0` over that of W0, how many singular values
+of `W - W0` hold 99 % of its squared norm, and the 5th, 50th and 95th percentile of each factor. A workdir of
+`hut_jax.train` is measured, and the figures stay in its `movement.json`; a study of which they are a part takes them
+into its JSONL. Of a study's JSONL the figures are shown. `--table=adapters` has a row for each adapter instead. With
+`--output` the tables are in `movement.md` there, too, and norm, rank and factors by layer in `movement.svg` and `.png`.
 """
 
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,9 +20,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 
-from experiments.report import legend, save, style, subplots
+from experiments import tables
+from experiments.analysis import LABELS
+from experiments.pictures import legend, method_style, save, subplots
+from experiments.record import MOVEMENT
+from experiments.results import read_study
 from hut_jax.adapters.adapter import Adapter
 from hut_jax.core import cli
 from hut_jax.core.errors import UserError
@@ -32,19 +38,20 @@ from hut_jax.runs.workdir import check_writable
 
 ENERGY = 0.99
 PERCENTILES = (5, 50, 95)
+NORM, RANK = "norm of W - W0 over W0's", "rank of W - W0"
 
 
 class Moved(NamedTuple):
     """What became of a kernel.
 
     Attributes:
-        path: the module's.
+        kernel: the module's path.
         norm: of `W - W0`, over that of W0.
         rank: how many singular values of `W - W0` hold `ENERGY` of its squared norm.
         factors: each factor's `PERCENTILES`, by its name.
     """
 
-    path: str
+    kernel: str
     norm: float
     rank: int
     factors: dict[str, list[float]]
@@ -52,16 +59,37 @@ class Moved(NamedTuple):
     @property
     def layer(self) -> int | None:
         """The number of its layer; None outside the layers."""
-        found = re.search(r"layer_(\d+)", self.path)
+        found = re.search(r"layer_(\d+)", self.kernel)
         return int(found[1]) if found else None
 
 
+class Run(NamedTuple):
+    """A run whose kernels were measured."""
+
+    study: str
+    method: str
+    kernels: list[Moved]
+
+
+def measure(workdir: Path) -> Run:
+    """Measure a run from its adapter and its base.
+
+    Raises:
+        UserError: there is no such run, its base cannot be had, or no kernel has changed.
+    """
+    run = load_run(workdir, scan_layers=False)
+    kernels = moved(run.adapter, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), run.params), run.factors)
+    if not kernels:
+        raise UserError(f"the adapter in {workdir} has changed no kernel")
+    return Run("", run.adapter.transform.name, kernels)
+
+
 def moved(adapter: Adapter, params: Mapping[str, Any], factors: Mapping[str, Any]) -> list[Moved]:
-    """Of each adapted kernel that is a matrix, layers one by one; modules that train in full beside them are left out.
+    """Compare each adapted matrix before and after; modules that train in full beside the factors are left out.
 
     Args:
         adapter: what was trained.
-        params: the base in fp32, its layers not stacked.
+        params: the base in fp32, its layers not scanned.
         factors: the adapter's.
     """
     before, after = flatten(params), flatten(adapter.merge(params, factors))
@@ -84,45 +112,82 @@ def effective_rank(matrix: Float[np.ndarray, "d k"]) -> int:
     return int(np.searchsorted(np.cumsum(energy), ENERGY * energy.sum())) + 1 if energy.any() else 0
 
 
-def table(rows: Iterable[Moved]) -> str:
-    """A row a kernel in Markdown."""
-    rows = list(rows)
-    names = list(dict.fromkeys(name for row in rows for name in row.factors))
-    head = ["kernel", "norm of W - W0 over W0's", "rank of W - W0", *(f"{name}: 5, 50, 95 %" for name in names)]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for row in rows:
-        spread = [
-            ", ".join(f"{one:+.3f}" for one in row.factors[name]) if name in row.factors else "-" for name in names
-        ]
-        lines.append("| " + " | ".join([row.path, f"{row.norm:.3f}", str(row.rank), *spread]) + " |")
-    return "\n".join(lines)
+def read_movement(study: Path) -> dict[str, Run]:
+    """The runs of a study that were measured, by name.
+
+    Raises:
+        UserError: it is no study, or none of its runs was measured.
+    """
+    records = [record for record in read_study(study) if record.movement]
+    if not records:
+        raise UserError(f"no run of {study} was measured; give the runs' workdirs")
+    order = {method: place for place, method in enumerate(LABELS)}
+    records.sort(key=lambda record: order.get(record.method, len(order)))
+    return {
+        record.name: Run(study.stem, record.method, [Moved(**kernel) for kernel in record.movement or ()])
+        for record in records
+    }
 
 
-def picture(runs: Mapping[str, tuple[str, Sequence[Moved]]], path: Path) -> None:
-    """Norm and rank against the layer, and the factors of the first run.
+def kernels_table(kernels: Sequence[Moved]) -> str:
+    """A row for each kernel."""
+    names = _factor_names(kernels)
+    rows = [
+        {NORM: f"{one.norm:.3f}", RANK: one.rank}
+        | {f"{name}: 5, 50, 95 %": ", ".join(f"{value:+.3f}" for value in one.factors.get(name, ())) for name in names}
+        for one in kernels
+    ]
+    index = pd.Index([one.kernel for one in kernels], name="kernel")
+    return tables.markdown(pd.DataFrame(rows, index))
+
+
+def adapters_table(runs: Iterable[Run]) -> str:
+    """A row for each study and method: least, greatest and mean over the kernels of all its runs."""
+    kernels = pd.DataFrame(
+        (f"{run.study}: {LABELS.get(run.method, run.method)}".removeprefix(": "), one.norm, one.rank)
+        for run in runs
+        for one in run.kernels
+    )
+    norm, rank = (kernels.groupby(0, sort=False)[column].agg(["min", "max", "mean"]) for column in (1, 2))
+    columns = {
+        NORM: [f"{row['min']:.2f} to {row['max']:.2f}" for _, row in norm.iterrows()],
+        "its mean": norm["mean"].map("{:.2f}".format),
+        "singular values with 99 % of its squared norm": [
+            f"{row['min']:.0f} to {row['max']:.0f}" for _, row in rank.iterrows()
+        ],
+    }
+    return tables.markdown(pd.DataFrame(columns, norm.index).rename_axis(None))
+
+
+def _factor_names(kernels: Iterable[Moved]) -> list[str]:
+    return list(dict.fromkeys(name for one in kernels for name in one.factors))
+
+
+def picture(runs: Mapping[str, Run], path: Path) -> None:
+    """Draw norm and rank against the layer, and the factors of the first run.
 
     Args:
-        runs: a name to the transformation's name and its rows.
-        path: where, without or with an ending: SVG and PNG are written.
+        runs: by name.
+        path: of the files, without their endings: SVG and PNG are written.
     """
     axes, figure = subplots(3)
-    for name, (method, rows) in runs.items():
-        layered = [row for row in rows if row.layer is not None]
-        layers = [row.layer for row in layered]
-        options = style(method) | {"linestyle": "", "alpha": 0.7}
-        axes[0].plot(layers, [row.norm for row in layered], label=name, **options)
-        axes[1].plot(layers, [row.rank for row in layered], **options)
-    (name, (_, rows)), *_ = runs.items()
-    names = list(dict.fromkeys(factor for row in rows for factor in row.factors))
+    for name, run in runs.items():
+        layered = [one for one in run.kernels if one.layer is not None]
+        layers = [one.layer for one in layered]
+        options = method_style(run.method) | {"linestyle": "", "alpha": 0.7}
+        axes[0].plot(layers, [one.norm for one in layered], label=name, **options)
+        axes[1].plot(layers, [one.rank for one in layered], **options)
+    (name, first), *_ = runs.items()
+    names = _factor_names(first.kernels)
     for place, factor in enumerate(names):
-        own = [row for row in rows if factor in row.factors and row.layer is not None]
-        low, middle, high = np.transpose([row.factors[factor] for row in own]) if own else np.empty((3, 0))
-        beside = np.array([row.layer for row in own]) + 0.15 * (place - (len(names) - 1) / 2)
+        own = [one for one in first.kernels if factor in one.factors and one.layer is not None]
+        low, middle, high = np.transpose([one.factors[factor] for one in own]) if own else np.empty((3, 0))
+        beside = np.array([one.layer for one in own]) + 0.15 * (place - (len(names) - 1) / 2)
         shade = f"{0.6 * place / len(names):.2f}"  # greys: colours are the methods'
         reach = [middle - low, high - middle]
         axes[2].errorbar(beside, middle, reach, fmt="osD^v"[place % 5], color=shade, label=factor)
     axes[2].set_title(f"of {name}")
-    for axis, label in zip(axes, ("norm of W - W0 over W0's", "rank of W - W0", "factors, 5 to 95 %"), strict=True):
+    for axis, label in zip(axes, (NORM, RANK, "factors, 5 to 95 %"), strict=True):
         axis.set_xlabel("layer")
         axis.set_ylabel(label)
         axis.xaxis.get_major_locator().set_params(integer=True)
@@ -131,24 +196,8 @@ def picture(runs: Mapping[str, tuple[str, Sequence[Moved]]], path: Path) -> None
     save(figure, path)
 
 
-def read_movement(path: Path) -> dict[str, tuple[str, list[Moved]]]:
-    """What `movement.json` holds: each run's name, its transformation's, and its rows.
-
-    Raises:
-        UserError: it is not such a file.
-    """
-    try:
-        runs = json.loads(path.read_text(encoding="utf-8"))
-        read = {name: (method, [Moved(*row) for row in rows]) for name, (method, rows) in runs.items()}
-    except (AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is no movement.json that --output wrote: {error}") from None
-    if not read:
-        raise UserError(f"{path} has no runs")
-    return read
-
-
 def short_names(workdirs: Sequence[Path]) -> list[str]:
-    """Each without what they have in common."""
+    """Each folder without what all have in common."""
     if len(workdirs) < 2:
         return [workdir.resolve().name for workdir in workdirs]
     common = os.path.commonpath([workdir.resolve() for workdir in workdirs])
@@ -158,30 +207,35 @@ def short_names(workdirs: Sequence[Path]) -> list[str]:
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit code."""
     parser = cli.Parser("experiments.movement", __doc__ or "")
-    parser.add_argument("workdirs", nargs="+", type=Path, metavar="WORKDIR", help="of a run, or a movement.json")
+    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="the workdir of a run, or a study's JSONL")
+    parser.add_argument("--table", choices=("kernels", "adapters"), default="kernels")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="where table and pictures go; made if need be")
     args = parser.parse_args(argv)
-    files = [path for path in args.workdirs if path.is_file()]
-    runs = {name: run for path in files for name, run in read_movement(path).items()}
-    workdirs = [path for path in dict.fromkeys(args.workdirs) if path not in files]
-    configs = {workdir: read_trained_config(workdir) for workdir in workdirs}  # for their errors, before long work
+    paths = list(dict.fromkeys(args.paths))
+    workdirs = [path for path in paths if not path.is_file()]
+    for workdir in workdirs:  # for their errors, before long work
+        read_trained_config(workdir)
+        check_writable(workdir)
     if args.output:
         check_writable(args.output, "the folder of --output,")
-    for name, (workdir, config) in zip(short_names(workdirs), configs.items(), strict=True):
-        run = load_run(workdir, config, scan_layers=False)
-        params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), run.params)
-        rows = moved(run.adapter, params, run.factors)
-        if not rows:
-            raise UserError(f"the adapter in {workdir} has changed no kernel")
-        runs[name] = run.adapter.transform.name, rows
-    text = "\n\n".join(f"{name}:\n\n{table(rows)}" for name, (_, rows) in runs.items())
+    studies = [path for path in paths if path.is_file()]
+    runs: dict[str, Run] = {}
+    for study in studies:
+        prefix = f"{study.stem}/" if len(studies) > 1 else ""
+        runs |= {prefix + name: run for name, run in read_movement(study).items()}
+    for name, workdir in zip(short_names(workdirs), workdirs, strict=True):
+        runs[name] = measure(workdir)
+        write_json(workdir / MOVEMENT, [one._asdict() for one in runs[name].kernels])
+    if args.table == "adapters":
+        text = adapters_table(runs.values())
+    else:
+        text = "\n\n".join(f"{name}:\n\n{kernels_table(run.kernels)}" for name, run in runs.items())
     print(text)
     if args.output:
         args.output.mkdir(parents=True, exist_ok=True)
         write_text(args.output / "movement.md", text + "\n")
-        write_json(args.output / "movement.json", runs)
         picture(runs, args.output / "movement")
-        print(f"\nin {args.output}: movement.md, movement.json, movement.svg, movement.png")
+        print(f"\nin {args.output}: movement.md, movement.svg, movement.png")
     return 0
 
 

@@ -1,18 +1,20 @@
-"""The score against the rank, for HUT and its peers.
+r"""The score against the rank, for HUT and other methods.
 
     python -m experiments.rank_ablation --config=configs/quickstart.py
     python -m experiments.rank_ablation --config=configs/glue.py:mrpc --config.data.dir=GLUE \
         --methods=hut,lora,hira --ranks=1,2,4,8,16,32,64 --rates=0.1,0.3,1,3 --seeds=0,1,2 --jobs=2
 
-The config says base, task and all else; any field of it can be set. A method's rate is one of `--rates`, which are
-multiples of its own (`hut_jax/transforms`): where there are several, each is tried with the first seed at the rank in
-the middle, and the best is taken for all. What has run is not run again, and the same command goes on where it was
-stopped. The table and the pictures are made from the runs' records alone: `--report` makes them of what there is.
+The config names base, task and all else; any of its fields can be set. Rates are learning rates in multiples of the
+method's own (`hut_jax/transforms`). If there are several, each method tries all of them with the first seed at the
+middle rank, and takes the best one for every rank. The same command resumes a study that was stopped; finished runs are
+not run again. All runs of the workdir are in one JSONL at the end, from which `experiments.report` makes tables and
+pictures.
 """
 
 from collections.abc import Sequence
 
-from experiments.study import add_arguments, numbers, study
+from experiments.options import numbers
+from experiments.study import add_arguments, study
 from hut_jax.core import cli
 from hut_jax.core.errors import UserError, nearest
 from hut_jax.runs import config_files
@@ -20,10 +22,10 @@ from hut_jax.transforms import TRANSFORMS
 
 
 def main(argv: Sequence[str]) -> int:
-    """The experiment; returns its exit code."""
+    """The command; returns its exit code."""
     parser = cli.Parser("experiments.rank_ablation", __doc__ or "")
     parser.add_argument("--methods", default="hut,lora", help="transformations that have a rank")
-    parser.add_argument("--ranks", default="1,8", help="of each")
+    parser.add_argument("--ranks", default="1,8", help="of each method")
     add_arguments(parser, "runs/rank_ablation")
     args, config = config_files.parse_with_config(parser, argv)
     ranked = [name for name, transform in TRANSFORMS.items() if "rank" in transform.__dataclass_fields__]

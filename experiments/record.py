@@ -1,118 +1,172 @@
-"""What an experiment keeps of a run: one JSON with all that its report needs."""
+"""What an experiment keeps of a run: `record.json` in its folder, with all that tables and pictures need."""
 
-import dataclasses
 import json
 import os
+import re
 import statistics
 import subprocess
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
+import pydantic
 from ml_collections import ConfigDict
 
 from experiments.forgetting import losses
 from hut_jax.config import RunConfig, flatten_config
 from hut_jax.core.errors import UserError
-from hut_jax.core.files import write_json
+from hut_jax.core.files import lines_of, write_json
 from hut_jax.runs.costs import adapter_cost, make_work
 from hut_jax.training.log import read_metrics
 
 RECORD = "record.json"
+MOVEMENT = "movement.json"
+EVALUATION, TEXTS = "evaluation.json", "test_outputs.txt"
+"""What `hut_jax.evaluate` leaves in a run's folder."""
 
 
-@dataclasses.dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True, config=pydantic.ConfigDict(strict=True, extra="forbid"))
 class Record:
-    """A run's figures.
+    """The figures of a run.
 
     Attributes:
-        name: the run's, within its experiment.
-        config: every field, by its dotted name.
+        name: of the run within its study: adapter, multiple of the learning rate, seed.
+        method: the transformation, or `head` where only the new head trains.
+        rank: of the adapter; None where the method has none.
+        settings: what else was set, such as "spread=cyclic, shift=False".
+        learning_rate: the peak.
+        learning_rate_multiple: the same, over the method's own learning rate.
         seed: of factors, order of the data and dropout.
+        score_name: the main metric.
+        score: its best value.
+        maximize: whether a higher score is better.
+        best: the metrics of the best evaluation, and its step.
         metrics: the lines of `metrics.jsonl`.
-        best: the best evaluation, with its update.
-        headline: the metric that it is best by.
-        maximize: whether more of that is better.
-        trainable: the numbers that train.
-        total: the base's numbers.
-        adapter_bytes: of the adapter's folder.
-        seconds_per_update: the median over the log's windows but the first, in which things are compiled.
-        peak_bytes: the most memory that the run took, on the device where that can be told, else of its process.
-        flops_per_update: counted from shapes, for a batch of examples of mean length.
-        forgetting: the base's mean loss on a text, in nats a token, before and after; None where it was not measured.
+        trainable: how many parameters train.
+        total: the parameters of the base.
+        adapter_bytes: size of the adapter's folder.
+        seconds_per_step: the median over the log's windows but the first, in which things are compiled.
+        flops_per_step: counted from shapes, for a batch of examples of mean length.
+        peak_bytes: the peak memory of the device where it can be told, else of the process.
+        forgetting: the base's mean loss on a text, in nats per token, before and after; None where not measured.
+        evaluation: what `hut_jax.evaluate` found, with the texts; None where it did not run.
+        movement: how far each kernel moved (`experiments.movement`); None where not measured.
         base: its name and fingerprint.
-        versions: of Python, this library and those it uses.
-        device: what it ran on, and how many.
-        cores: that the process was given.
+        versions: of Python, this library and the libraries that it uses.
+        device: what the run had, and how many.
+        cores: of the processor that the run had.
         platform: the operating system.
         commit: of this library's repository; empty where there is none.
+        config: every field of the run's config, by its dotted name.
     """
 
     name: str
-    config: dict
+    method: str
+    rank: int | None
+    settings: str
+    learning_rate: float
+    learning_rate_multiple: float
     seed: int
-    metrics: list
-    best: dict
-    headline: str
+    score_name: str
+    score: float
     maximize: bool
+    best: dict[str, Any]
+    metrics: list[dict[str, Any]]
     trainable: int
     total: int
     adapter_bytes: int
-    seconds_per_update: float
+    seconds_per_step: float
+    flops_per_step: int
     peak_bytes: int
-    flops_per_update: int
-    forgetting: dict | None
-    base: dict
-    versions: dict
+    forgetting: dict[str, Any] | None
+    evaluation: dict[str, Any] | None
+    movement: list[dict[str, Any]] | None
+    base: dict[str, str]
+    versions: dict[str, str]
     device: str
     cores: int
     platform: str
     commit: str
+    config: dict[str, Any]
 
-    @property
-    def score(self) -> float:
-        """The best headline."""
-        return self.best[self.headline]
+
+def parse(values: Any, where: str) -> Record:
+    """The record with these values.
+
+    Raises:
+        UserError: a field is missing, unknown or of another type; the message begins with `where`.
+    """
+    if not isinstance(values, dict):
+        raise UserError(f"{where} is no record: it is no JSON object")
+    try:
+        return Record(**values)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise UserError(f"{where} is no record of this version: {field}: {first['msg']}") from None
 
 
 def write_record(folder: Path, record: Record) -> None:
-    """Write it to the run's folder, whole or not at all."""
-    write_json(folder / RECORD, dataclasses.asdict(record))
+    """Write the record to the run's folder, whole or not at all."""
+    write_json(folder / RECORD, asdict(record))
 
 
 def read_record(folder: Path) -> Record:
-    """The record of the run in this folder.
+    """The record in a run's folder.
 
     Raises:
-        UserError: it is missing, no JSON, or not as a record is.
+        UserError: it is missing or no record.
     """
-    path = folder / RECORD
+    return parse(_read_json(folder / RECORD), str(folder / RECORD))
+
+
+def _read_json(path: Path) -> Any:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
     except ValueError as error:
         raise UserError(f"{path} is no JSON: {error}") from None
-    types = get_type_hints(Record)
-    if not isinstance(values, dict) or values.keys() != types.keys():
-        differ = sorted(values.keys() ^ types.keys()) if isinstance(values, dict) else ["an object"]
-        raise UserError(f"{path} is no record of this version: it has too much or too little of {', '.join(differ)}")
-    for field, kind in types.items():
-        if not isinstance(values[field], kind) or isinstance(values[field], bool) is not (kind is bool):
-            raise UserError(f"{path}: {field} is {values[field]!r}, and should be of type {kind}")
-    record = Record(**values)
-    if not isinstance(record.best.get(record.headline), float | int):
-        raise UserError(f"{path}: best has no {record.headline}")
+
+
+def complete(record: Record, folder: Path) -> Record:
+    """The record with what was found of its run after training: its evaluation, and how far its kernels moved."""
+    if (folder / EVALUATION).exists():
+        evaluation = _read_json(folder / EVALUATION)
+        if (folder / TEXTS).exists():
+            evaluation["texts"] = lines_of((folder / TEXTS).read_text(encoding="utf-8"))
+        record = replace(record, evaluation=evaluation)
+    if (folder / MOVEMENT).exists():
+        record = replace(record, movement=_read_json(folder / MOVEMENT))
     return record
+
+
+def run_name(adapter: str, multiple: float, seed: int) -> str:
+    """A run's name, which is also its folder, such as hut,rank=8/0.5/0 for the adapter hut:rank=8."""
+    return f"{adapter.replace(':', ',')}/{multiple:g}/{seed}"
+
+
+def parse_name(name: str) -> dict[str, Any]:
+    """The fields of a record that the run's name holds. `targets=()` is not shown among its settings."""
+    adapter, multiple, _ = name.rsplit("/", 2)
+    method, *settings = re.split(r",(?=\w+=)", adapter)
+    shown = [one for one in settings if not one.startswith("rank=") and one != "targets=()"]
+    return {
+        "name": name,
+        "method": method,
+        "settings": ", ".join(shown),
+        "learning_rate_multiple": float(multiple),
+    }
 
 
 def make_record(name: str, config: RunConfig, folder: Path, result: dict[str, Any], text: str = "") -> Record:
     """The record of a run that has just ended in this process.
 
     Args:
-        name: the run's.
-        config: its own.
+        name: of the run.
+        config: of the run.
         folder: its workdir.
-        result: what training gave.
+        result: what training returned.
         text: a UTF-8 text, plain or .xz, to measure the forgetting of a causal language model on; "" measures none.
     """
     multiple = config.data.length_multiple
@@ -120,26 +174,31 @@ def make_record(name: str, config: RunConfig, folder: Path, result: dict[str, An
     metrics = read_metrics(folder)
     windows = [line["seconds_per_step"] for line in metrics if line["split"] == "train"]
     return Record(
-        name=name,
-        config=fields_of(config),
+        **parse_name(name),
+        rank=config.adapter.get("rank"),
+        learning_rate=config.train.learning_rate,
         seed=config.seed,
-        metrics=metrics,
-        best=result["best"],
-        headline=result["score_name"],
+        score_name=result["score_name"],
+        score=result["best"][result["score_name"]],
         maximize=result["maximize"],
+        best=result["best"],
+        metrics=metrics,
         trainable=result["trainable"],
         total=result["total"],
         adapter_bytes=result["adapter_bytes"],
-        seconds_per_update=statistics.median(windows[1:] or windows),
+        seconds_per_step=statistics.median(windows[1:] or windows),
+        flops_per_step=adapter_cost(config, make_work(config, length)).step.flops,
         peak_bytes=result["peak_bytes"],
-        flops_per_update=adapter_cost(config, make_work(config, length)).step.flops,
         forgetting=losses(folder, text) if text else None,
+        evaluation=None,
+        movement=None,
         base=result["base"] | {"name": portable(result["base"]["name"])},
         versions=result["versions"],
         device=result["device"],
         cores=len(os.sched_getaffinity(0)),
         platform=result["platform"],
         commit=_commit(),
+        config=fields_of(config),
     )
 
 
@@ -154,7 +213,7 @@ def fields_of(config: RunConfig | ConfigDict) -> dict[str, Any]:
 
 
 def portable(path: str) -> str:
-    """The end of a path, which says what it is from any folder and on another machine too."""
+    """The end of a path, which names it on any machine."""
     return "/".join(Path(path).parts[-2:])
 
 

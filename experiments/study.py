@@ -1,4 +1,4 @@
-"""Adapters on one base and task, each at the best of its rates, with several seeds: what the experiments share."""
+"""A study: adapters on one base and task, each at the best of its learning rates, with several seeds."""
 
 import argparse
 import os
@@ -8,77 +8,95 @@ from pathlib import Path
 
 import jax
 
+from experiments import report
+from experiments.analysis import to_frame
 from experiments.forgetting import held_out
 from experiments.grid import elsewhere, run_missing
-from experiments.record import RECORD, Record, read_record
-from experiments.report import Cell, at_best_rates, cell, pareto_picture, rank_picture, rate, rates_table, table
+from experiments.options import numbers, words
+from experiments.record import RECORD, Record, run_name, write_record
+from experiments.results import RESULTS, read_study, write_study
 from hut_jax.adapters.fingerprint import fingerprint
 from hut_jax.config import RunConfig, to_json, with_fields
 from hut_jax.core.errors import UserError
-from hut_jax.core.files import write_text
 from hut_jax.runs.adapter_names import with_adapter
 from hut_jax.runs.run import load_base, make_adapter, prepare
 from hut_jax.runs.workdir import check_writable
 
 HEAD = "head"
-"""Trains what `config.adapter.also_train` names, such as a new head, and nothing else."""
+"""Trains only the modules that `config.adapter.also_train` names, such as a new head."""
 
 
 def add_arguments(parser: argparse.ArgumentParser, workdir: str) -> None:
-    """The options of an experiment; `workdir` is the default of one."""
+    """The options of a study; `workdir` is the default of one of them."""
     parser.add_argument("--rates", default="1", help="learning rates, in multiples of each adapter's own")
-    parser.add_argument("--seeds", default="0", help="the runs of each adapter")
+    parser.add_argument("--seeds", default="0", help="one run of each adapter for each of them")
     parser.add_argument(
         "--jobs",
         type=int,
-        help="runs at a time; they share out the cores. Default: one a GPU of --gpus; without, two on a processor",
+        help="runs at a time; they divide the cores. Default: one for each GPU of --gpus, else two on a processor",
     )
-    parser.add_argument("--gpus", default="", help="such as 0,1,2,3: each run takes one; by default each takes all")
+    parser.add_argument("--gpus", default="", help="such as 0,1,2,3: each run takes one; default: each takes all")
     parser.add_argument("--text", default="", help="a text to measure the forgetting of a GPT-2 on")
     parser.add_argument("--workdir", default=workdir, metavar="FOLDER", help="where the runs are kept")
-    parser.add_argument("--report", action="store_true", help="run nothing")
+    parser.add_argument(
+        "--results",
+        metavar="FILE",
+        help=f"the study's JSONL; what it already holds is not run again. Default: {RESULTS} in the workdir",
+    )
 
 
 def study(config: RunConfig, tuned_as: Mapping[str, str], args: argparse.Namespace) -> None:
-    """Run what is missing and report.
+    """Run what is missing, print and draw the study's report, and write its JSONL.
 
     Args:
         config: base, task and all else.
-        tuned_as: each adapter, such as `hut:rank=8`, to the one whose rate it takes: itself, or another.
+        tuned_as: each adapter, such as `hut:rank=8`, to the one whose learning rate it takes: itself, or another.
         args: of `add_arguments`.
 
     Raises:
-        UserError: an adapter or an option is wrong, a run fails, or with `--report` there is none.
+        UserError: an adapter or an option is wrong, or a run fails.
     """
     rates, seeds = numbers("--rates", args.rates, float), numbers("--seeds", args.seeds, int)
-    gpus = [gpu for gpu in args.gpus.split(",") if gpu]
+    gpus = words(args.gpus)
     workdir = Path(args.workdir)
-    if args.report:
-        records = read_study(workdir)
-    else:
-        check_writable(workdir)
-        base, platform = elsewhere(check, configs_of(config, [*tuned_as], rates, seeds), args.text)
-        jobs = default_jobs(gpus, platform) if args.jobs is None else args.jobs
-        run = partial(run_missing, workdir=workdir, jobs=jobs, gpus=gpus, text=args.text, base=base)
-        tuned = dict.fromkeys(tuned_as.values())
-        best, tried = dict.fromkeys(tuned, rates[0]), dict[str, Record]()
-        if len(rates) > 1:
-            # Those that begin together are of different adapters: what one compiles, its next runs find.
-            trials = dict(make_run(config, adapter, rate, seeds[0]) for rate in rates for adapter in tuned)
-            tried = run(trials)
-            best = best_rates(tuned, rates, seeds[0], tried)
-        runs = dict(make_run(config, one, best[other], seed) for seed in seeds for one, other in tuned_as.items())
-        records = list((tried | run(runs)).values())
-    report(records, workdir)
+    results = Path(args.results) if args.results else workdir / RESULTS
+    check_writable(workdir)
+    check_writable(results.parent, "the folder of --results,")
+    base, platform = elsewhere(check, configs_of(config, [*tuned_as], rates, seeds), args.text)
+    if args.results and results.exists():
+        restore(results, workdir)
+    jobs = default_jobs(gpus, platform) if args.jobs is None else args.jobs
+    run = partial(run_missing, workdir=workdir, jobs=jobs, gpus=gpus, text=args.text, base=base)
+    tuned = dict.fromkeys(tuned_as.values())
+    best, tried = dict.fromkeys(tuned, rates[0]), dict[str, Record]()
+    if len(rates) > 1:
+        # Runs that begin together have different adapters: each adapter's later runs find what its first compiled.
+        trials = dict(make_run(config, adapter, rate, seeds[0]) for rate in rates for adapter in tuned)
+        tried = run(trials)
+        best = best_rates(tuned, rates, seeds[0], tried)
+    runs = dict(make_run(config, one, best[other], seed) for seed in seeds for one, other in tuned_as.items())
+    frame = to_frame((tried | run(runs)).values())
+    report.write(frame, report.make(frame), workdir)
+    write_study(results, read_study(workdir))
+    print(f"all runs: {results}")
+
+
+def restore(results: Path, workdir: Path) -> None:
+    """Write the record of each run of the JSONL to the run's folder, unless one stands there."""
+    for record in read_study(results):
+        folder = workdir / record.name
+        if not (folder / RECORD).exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            write_record(folder, record)
 
 
 def configs_of(
     config: RunConfig, adapters: Sequence[str], rates: Sequence[float], seeds: Sequence[int]
 ) -> list[RunConfig]:
-    """A config for each adapter, of those that it may run with.
+    """One config for each adapter, after a check of all that it may run with.
 
     Raises:
-        UserError: one of all these is wrong, or two adapters are one by two names.
+        UserError: a config is wrong, or two names are of the same adapter.
     """
     named: dict[str, str] = {}
     configs = []
@@ -92,22 +110,22 @@ def configs_of(
 
 
 def default_jobs(gpus: Sequence[str], platform: str) -> int:
-    """Runs at a time: one a GPU that is named; two on a processor, as a run starts and compiles on one core."""
+    """Runs at a time: one for each named GPU; two on a processor, since a run starts and compiles on one core."""
     return len(gpus) or (min(2, len(os.sched_getaffinity(0))) if platform == "cpu" else 1)
 
 
 def check(configs: Sequence[RunConfig], text: str) -> tuple[str, str]:
-    """Try what can be tried before anything runs: whether base, data and text are there and each adapter fits.
+    """Check before any run that base, data and text can be read, and that each adapter fits.
 
     Args:
-        configs: which differ in their adapters alone.
-        text: to measure forgetting on, if any.
+        configs: they differ only in their adapters.
+        text: measures forgetting; "" measures none.
 
     Returns:
-        The base's fingerprint, "" where each seed draws a base of its own; and the platform that JAX takes.
+        The base's fingerprint, "" if each seed draws its own base; and the platform that JAX takes.
 
     Raises:
-        UserError: a run would not begin, or forgetting could not be measured.
+        UserError: a run would fail at its start, or forgetting could not be measured.
     """
     run, _ = prepare(configs[0])
     for config in configs[1:]:
@@ -118,28 +136,17 @@ def check(configs: Sequence[RunConfig], text: str) -> tuple[str, str]:
     return base, jax.default_backend()
 
 
-def read_study(workdir: Path) -> list[Record]:
-    """The records of all runs that stand there.
-
-    Raises:
-        UserError: there is none, or one cannot be read.
-    """
-    records = [read_record(path.parent) for path in sorted(workdir.glob(f"*/*/*/{RECORD}"))]
-    if not records:
-        raise UserError(f"no run's {RECORD} in {workdir}")
-    named: dict[tuple, str] = {}
-    for record in records:
-        other = named.setdefault((cell(record), rate(record), record.seed), record.name)
-        if other != record.name:
-            raise UserError(f"{workdir}: {other} and {record.name} are the same run; take one of them away")
-    return records
-
-
 def make_run(config: RunConfig, adapter: str, rate: float, seed: int) -> tuple[str, RunConfig]:
-    """A run's name and its config.
+    """The name and the config of a run.
+
+    Args:
+        config: of the study.
+        adapter: such as hut:rank=8, or `HEAD`.
+        rate: the learning rate, as a multiple of the adapter's own.
+        seed: of the run.
 
     Raises:
-        UserError: there is no such adapter, or it does not go with the config.
+        UserError: there is no such adapter, or it does not fit the config.
     """
     if adapter == HEAD:
         if not config.adapter.also_train:
@@ -154,18 +161,13 @@ def make_run(config: RunConfig, adapter: str, rate: float, seed: int) -> tuple[s
     return run_name(adapter, rate, seed), own
 
 
-def run_name(adapter: str, rate: float, seed: int) -> str:
-    """The folder of a run."""
-    return f"{adapter.replace(':', ',')}/{rate:g}/{seed}"
-
-
 def best_rates(
     adapters: Sequence[str] | Mapping[str, None], rates: Sequence[float], seed: int, tried: Mapping[str, Record]
 ) -> dict[str, float]:
-    """For each adapter the rate whose run has the best score.
+    """The learning rate of each adapter whose run has the best score.
 
     Raises:
-        UserError: no rate has a run.
+        UserError: an adapter diverged at all of them.
     """
 
     def score(adapter: str, rate: float) -> float:
@@ -180,39 +182,3 @@ def best_rates(
             raise UserError(f"{adapter} diverges at each of --rates, {tries}; lower them")
         best[adapter] = max(ended, key=partial(score, adapter))
     return best
-
-
-def report(records: Sequence[Record], workdir: Path) -> None:
-    """Print the tables, of the best rates and of the trials, and write them and the pictures."""
-    records = in_order(records)
-    chosen = at_best_rates(records)
-    text = "\n\n".join(filter(None, [table(chosen), rates_table(records)]))
-    write_text(workdir / "table.md", text + "\n")
-    rank_picture(chosen, workdir / "rank")
-    pareto_picture(chosen, workdir / "pareto")
-    print(f"{text}\n\nin {workdir}: table.md, rank.svg, rank.png, pareto.svg, pareto.png")
-
-
-def in_order(records: Sequence[Record]) -> list[Record]:
-    """By what they are records of."""
-
-    def place(record: Record) -> Cell:
-        return cell(record)._replace(rank=cell(record).rank or 0)
-
-    return sorted(records, key=place)
-
-
-def numbers(option: str, text: str, kind: type) -> list:
-    """The numbers of an option, which commas part.
-
-    Raises:
-        UserError: one of them is none, or out of range.
-    """
-    try:
-        values = [kind(one) for one in text.split(",")]
-    except ValueError:
-        values = [-1]
-    if min(values) < 0 or (0 in values and option != "--seeds"):
-        wanted = "whole numbers" if kind is int else "numbers"
-        raise UserError(f"{option}={text}: {wanted} {'of 0 or more' if option == '--seeds' else 'above 0'} are wanted")
-    return values

@@ -1,70 +1,57 @@
-"""Several studies side by side, from their records alone: one row per method, one column per study.
+"""Several studies side by side, from their results alone: one row per adapter, one column per study.
 
     python -m experiments.summary runs/cola runs/sst2 --ranks=8 --output=runs/summary
 
-A study is the workdir of `method_comparison.py` or `rank_ablation.py`. The first table has mean and standard deviation
-over the seeds, and the method's place among those that every study has, as the mean over the studies; the second the
-mean difference to LoRA, or to `--peer`, over the seeds that both have, and the p of a paired t-test. What has fewer
-seeds than the rest of its study is marked, and has no place. With `--output` the tables are in `summary.md` there, too,
-and the differences in `summary.svg` and `.png`.
+A study is the workdir of `experiments.method_comparison` or `experiments.rank_ablation`, or its JSONL. The table
+`scores` has mean and standard deviation over the seeds, and the adapter's mean place among those that every study has.
+The table `differences` has the mean difference to LoRA, or to `--peer`, over the seeds that both have, and the p of a
+paired t-test. An adapter with fewer seeds than the rest of its study is marked and has no place.
+With `--output` the tables are in `summary.md` there, too, and the differences in `summary.svg` and `.png`.
+
+`--table` names other tables: `both` has scores and differences in one, `seeds` the score of each seed, and `trials` the
+score at each learning rate that was tried.
 """
 
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from scipy.stats import rankdata
+import pandas as pd
 
-from experiments.record import Record
-from experiments.report import (
+from experiments import report, tables
+from experiments.analysis import (
     PEER,
-    Cell,
-    against_peer,
-    at_best_rates,
-    by_cell,
+    at_best_learning_rates,
+    check_peer,
+    first_trials,
+    label_of,
     paired,
-    peers_of,
-    save,
-    show_difference,
-    show_spread,
-    style,
-    subplots,
+    to_frame,
 )
-from experiments.study import in_order, numbers, read_study
+from experiments.options import add_selection, selected, words
+from experiments.pictures import save, style, subplots
+from experiments.results import read_study
 from hut_jax.core import cli
 from hut_jax.core.errors import UserError, nearest
 from hut_jax.core.files import write_text
 from hut_jax.runs.workdir import check_writable
 
-Study = Mapping[Cell, list[Record]]
+Studies = Mapping[str, pd.DataFrame]
+"""Each study's runs by its name."""
 
 
-def of_ranks(records: Sequence[Record], ranks: Sequence[int]) -> Study:
-    """The runs that count, of each method; of those that have a rank only these ranks, where any are given."""
-    cells = by_cell(at_best_rates(in_order(records)))
-    return {key: group for key, group in cells.items() if not ranks or key.rank is None or key.rank in ranks}
-
-
-def by_name(workdirs: Sequence[Path], ranks: Sequence[int]) -> dict[str, Study]:
-    """The studies of these folders, by the folders' names: `sst2`, or `minilm/sst2` where another is called so, too.
+def by_name(paths: Sequence[Path]) -> dict[str, pd.DataFrame]:
+    """The studies by the names of their files or folders: `sst2`, or `minilm/sst2` where two are called so.
 
     Raises:
-        UserError: a folder has no records, or none of these ranks, or is given twice.
+        UserError: a study cannot be read, or is given twice.
     """
-    studies: dict[str, Study] = {}
-    for name, workdir in _named(workdirs).items():
-        records = read_study(workdir)
-        studies[name] = of_ranks(records, ranks)
-        if not studies[name]:
-            there = sorted({key.rank for key in by_cell(records) if key.rank is not None})
-            raise UserError(f"--ranks: {workdir} has runs of the ranks {', '.join(map(str, there))} only")
-    return studies
+    return {name: to_frame(read_study(path)) for name, path in _named(paths).items()}
 
 
-def _named(workdirs: Sequence[Path]) -> dict[str, Path]:
-    """Each folder by as many of its path's last parts as tell it from the others."""
-    parts = [workdir.resolve().parts for workdir in workdirs]
-    twice = next((workdir for workdir, those in zip(workdirs, parts, strict=True) if parts.count(those) > 1), None)
+def _named(paths: Sequence[Path]) -> dict[str, Path]:
+    """Each study by as many of its path's last parts as distinguish it from the others."""
+    parts = [path.resolve().with_suffix("").parts for path in paths]
+    twice = next((path for path, those in zip(paths, parts, strict=True) if parts.count(those) > 1), None)
     if twice is not None:
         raise UserError(f"{twice} is given twice; give each study once")
 
@@ -72,97 +59,141 @@ def _named(workdirs: Sequence[Path]) -> dict[str, Path]:
         ends = (own[-length:] for length in range(1, len(own) + 1))
         return "/".join(next(end for end in ends if sum(those[-len(end) :] == end for those in parts) == 1))
 
-    return {name(own): workdir for own, workdir in zip(parts, workdirs, strict=True)}
+    return {name(own): path for own, path in zip(parts, paths, strict=True)}
 
 
-def scores_table(studies: Mapping[str, Study]) -> str:
-    """Mean and standard deviation of each task, in Markdown, and the mean place where a method has all tasks."""
-    shared = [key for key in _keys(studies) if all(key in study and _whole(study, key) for study in studies.values())]
-    places = [_places(study, shared) for study in studies.values()]
-    lines = _head([*map(_title, studies, studies.values()), "place"])
-    for key in _keys(studies):
-        mean = f"{statistics.mean(place[key] for place in places):.1f}" if key in shared else "-"
-        lines.append("| " + " | ".join([str(key), *(_score(study, key) for study in studies.values()), mean]) + " |")
-    return "\n".join(lines)
+def scores(studies: Studies) -> pd.DataFrame:
+    """Mean and standard deviation in each study, and the mean place of the adapters that every study has."""
+    columns = {_title(name, runs): _scores(at_best_learning_rates(runs)) for name, runs in studies.items()}
+    table = pd.DataFrame(columns, index=_adapters(studies))
+    table["place"] = places(studies).map("{:.1f}".format)
+    return table
 
 
-def differences_table(studies: Mapping[str, Study], peer: str = PEER) -> str:
-    """The differences to the peer of each task, in Markdown."""
-    lines = _head([*map(_title, studies, studies.values())])
-    for key in _keys(studies):
-        found = [against_peer(study.get(key, []), peers_of(study, key, peer)) for study in studies.values()]
-        if any(found):
-            lines.append("| " + " | ".join([str(key), *map(show_difference, found)]) + " |")
-    return "\n".join(lines)
+def places(studies: Studies) -> pd.Series:
+    """Each adapter's place by its mean score, as the mean over the studies; only for adapters that all have whole."""
+    means = []
+    for runs in map(at_best_learning_rates, studies.values()):
+        groups = runs.groupby("adapter")["merit"]
+        equal_to_rounding = groups.mean().round(12)
+        means.append(equal_to_rounding[groups.size() == groups.size().max()])
+    return pd.concat(means, axis=1, join="inner").rank(ascending=False).mean(axis=1)
 
 
-def differences_picture(studies: Mapping[str, Study], path: Path, peer: str = PEER) -> None:
-    """The differences to the peer, SVG and PNG: the mean, and a bar from the least to the most of the seeds."""
+def differences(studies: Studies, peer: str = PEER) -> pd.DataFrame:
+    """The difference to the peer in each study, for adapters that have one."""
+    columns = {}
+    for name, runs in studies.items():
+        best = at_best_learning_rates(runs)
+        columns[_title(name, runs)] = report.differences(best, peer)
+    return pd.DataFrame(columns, index=_adapters(studies)).replace("", None).dropna(how="all")
+
+
+def both(studies: Studies, peer: str = PEER) -> pd.DataFrame:
+    """Scores and differences, study by study."""
+    table, minus = scores(studies), differences(studies, peer)
+    label = label_of(pd.concat(studies.values()), peer)
+    columns: dict[str, pd.Series] = {}
+    for name in minus:
+        columns |= {name: table[name], f"{name}, minus {label}'s (p)": minus[name]}
+    return pd.DataFrame(columns, index=table.index)
+
+
+def seeds(studies: Studies) -> pd.DataFrame:
+    """The mean score in each study, and in brackets the score of each seed and the learning rate."""
+    columns: dict[str, dict[str, str]] = {}
+    for name, runs in studies.items():
+        shown = f"{{:.{tables.digits_of(runs['score_name'].iloc[0])}f}}".format
+        column = columns.setdefault(_title(name, runs), {})
+        for adapter, group in at_best_learning_rates(runs).groupby("adapter"):
+            each = " / ".join(map(shown, group["score"]))
+            rate = tables.learning_rate(group["learning_rate"].iloc[0])
+            column[adapter] = f"{shown(group['score'].mean())} ({each}; {rate})"
+    return pd.DataFrame(columns, index=_adapters(studies))
+
+
+def trials(studies: Studies) -> pd.DataFrame:
+    """The score of the first seed at each learning rate, in the studies that tried several."""
+    columns: dict[str, pd.Series] = {}
+    for name, runs in studies.items():
+        tried = first_trials(runs)
+        if len(tried):
+            tried = tried.assign(text=report.trial_texts(tried))
+            columns[_title(name, runs)] = tried.set_index(["adapter", "learning_rate"])["text"]
+    if not columns:
+        raise UserError("--table=trials: no adapter of these studies was tried at several learning rates")
+    table = pd.DataFrame(columns).sort_index(level="learning_rate", sort_remaining=False)
+    table = pd.concat([table.xs(one, drop_level=False) for one in _adapters(studies) if one in table.index])
+    table.insert(0, "learning rate", [tables.learning_rate(rate) for rate in table.index.get_level_values(1)])
+    return table.droplevel(1).rename_axis(None)
+
+
+def differences_picture(studies: Studies, path: Path, peer: str = PEER) -> None:
+    """Draw the differences to the peer, as SVG and PNG: the mean, and a bar from the least to the greatest seed."""
     axes, figure = subplots(len(studies))
-    keys = [key for key in _keys(studies) if any(peers_of(study, key, peer) for study in studies.values())]
-    for axis, (name, study) in zip(axes, studies.items(), strict=True):
-        for row, key in enumerate(reversed(keys)):
-            differences = [own - peer for own, peer in paired(study.get(key, []), peers_of(study, key, peer))]
-            if differences:
-                mean = statistics.mean(differences)
-                reach = [[mean - min(differences)], [max(differences) - mean]]
-                axis.errorbar([mean], [row], xerr=reach, capsize=4, **style(key.variant))
+    adapters = list(differences(studies, peer).index[::-1])
+    for axis, (name, runs) in zip(axes, studies.items(), strict=True):
+        best = at_best_learning_rates(runs)
+        for row, adapter in enumerate(adapters):
+            minus = paired(best, adapter, peer)
+            if len(minus):
+                reach = [[minus.mean() - minus.min()], [minus.max() - minus.mean()]]
+                axis.errorbar([minus.mean()], [row], xerr=reach, capsize=4, **style(best[best["adapter"] == adapter]))
         axis.axvline(0, color="#999999", linewidth=1)
-        axis.set_yticks(range(len(keys)), [str(key) if axis is axes[0] else "" for key in reversed(keys)])
-        axis.set_ylim(-0.6, len(keys) - 0.4)
-        axis.set_xlabel(f"{_title(name, study)}, minus {peer}'s")
+        axis.set_yticks(range(len(adapters)), [one if axis is axes[0] else "" for one in adapters])
+        axis.set_ylim(-0.6, len(adapters) - 0.4)
+        axis.set_xlabel(f"{_title(name, runs)}, minus {label_of(best, peer)}'s")
     save(figure, path)
 
 
-def _keys(studies: Mapping[str, Study]) -> list[Cell]:
-    keys = {key for study in studies.values() for key in study}
-    return sorted(keys, key=lambda key: key._replace(rank=key.rank or 0))
+def _adapters(studies: Studies) -> list[str]:
+    """All adapters: those with a place by their places, then the others."""
+    placed = places(studies).sort_values(kind="stable").index
+    return list(dict.fromkeys([*placed, *pd.concat(studies.values())["adapter"]]))
 
 
-def _whole(study: Study, key: Cell) -> bool:
-    """Whether it has as many seeds as any of its study."""
-    return len(study[key]) == max(map(len, study.values()))
+def _scores(best: pd.DataFrame) -> pd.Series:
+    digits, groups = tables.digits_of(best["score_name"].iloc[0]), best.groupby("adapter")["score"]
+    most = groups.size().max()
+
+    def text(scores: pd.Series) -> str:
+        seeds = len(scores)
+        few = f" ({seeds} seed{'s' * (seeds > 1)})" if seeds < most else ""
+        return tables.spread(scores, digits) + few
+
+    return groups.apply(text)
 
 
-def _places(study: Study, keys: Sequence[Cell]) -> dict[Cell, float]:
-    """Each one's place by its mean score, 1 for the best."""
-    means = [statistics.mean(r.score if r.maximize else -r.score for r in study[key]) for key in keys]
-    return dict(zip(keys, rankdata([-mean for mean in means]).tolist(), strict=True))
-
-
-def _score(study: Study, key: Cell) -> str:
-    if key not in study:
-        return "-"
-    seeds = len(study[key])
-    few = "" if _whole(study, key) else f" ({seeds} seed{'s' * (seeds > 1)})"
-    return show_spread([record.score for record in study[key]]) + few
-
-
-def _title(name: str, study: Study) -> str:
-    record = next(iter(study.values()))[0]
-    return f"{name}, {record.headline if record.maximize else f'{record.headline} (less is better)'}"
-
-
-def _head(columns: Sequence[str]) -> list[str]:
-    return ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+def _title(name: str, runs: pd.DataFrame) -> str:
+    run = runs.iloc[0]
+    return f"{name}, {run['score_name']}" + ("" if run["maximize"] else " (less is better)")
 
 
 def main(argv: Sequence[str]) -> int:
-    """The summary; returns its exit code."""
+    """The command; returns its exit code."""
     parser = cli.Parser("experiments.summary", __doc__ or "")
-    parser.add_argument("studies", nargs="+", type=Path, metavar="WORKDIR", help="of an experiment")
-    parser.add_argument("--ranks", default="", help="show only these, and what has no rank")
-    parser.add_argument("--peer", default=PEER, help="the method that the others are compared with, lora by default")
+    parser.add_argument("studies", nargs="+", type=Path, metavar="STUDY", help="a workdir, or a JSONL")
+    parser.add_argument("--table", default="scores,differences", help="also: both, seeds, trials")
+    add_selection(parser)
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="where tables and picture go; made if need be")
     args = parser.parse_args(argv)
-    ranks = numbers("--ranks", args.ranks, int) if args.ranks else []
     if args.output:
         check_writable(args.output, "the folder of --output,")
-    studies = by_name(args.studies, ranks)
-    methods = [key.method for key in _keys(studies)]
-    if args.peer not in methods:
-        raise UserError(f"--peer: there are no runs of {args.peer!r}; {nearest(args.peer, methods)}")
-    text = f"{scores_table(studies)}\n\nminus {args.peer}'s:\n\n{differences_table(studies, args.peer)}"
+    studies = {name: selected(name, runs, args) for name, runs in by_name(args.studies).items()}
+    every = pd.concat(studies.values())
+    check_peer(args.peer, every)
+    peer = label_of(every, args.peer)
+    make: dict[str, Callable[[], str]] = {
+        "scores": lambda: tables.markdown(scores(studies)),
+        "differences": lambda: f"minus {peer}'s:\n\n{tables.markdown(differences(studies, args.peer))}",
+        "both": lambda: tables.markdown(both(studies, args.peer)),
+        "seeds": lambda: tables.markdown(seeds(studies)),
+        "trials": lambda: tables.markdown(trials(studies)),
+    }
+    for name in words(args.table):
+        if name not in make:
+            raise UserError(f"--table: no table {name!r}; {nearest(name, make)}")
+    text = "\n\n".join(make[name]() for name in words(args.table))
     print(text)
     if args.output:
         args.output.mkdir(parents=True, exist_ok=True)

@@ -69,7 +69,7 @@ def _stopped(*_):
 @pytest.mark.parametrize(
     ("end", "error", "reason"),
     [
-        (_killed, UserError, "a process was killed, .*; the same command goes on"),
+        (_killed, UserError, "a process was killed, .*; the same command resumes"),
         (_stopped, Interrupted, "SIGTERM: stopped after step 7 and saved"),
     ],
 )

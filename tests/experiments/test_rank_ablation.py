@@ -5,8 +5,9 @@ import re
 
 import pytest
 
-from experiments import rank_ablation
+from experiments import rank_ablation, report
 from experiments.record import RECORD, read_record
+from experiments.results import read_study
 from hut_jax.config import flatten_config
 from hut_jax.core.errors import UserError
 
@@ -31,7 +32,7 @@ def arguments(small_config, tmp_path):
 def test_it_sweeps_runs_reports_and_runs_nothing_twice(arguments, tmp_path, capfd):
     text = tmp_path / "text.txt"
     text.write_text("there was a diner by the river and it was good to eat there. " * 300)
-    grid = ["--methods=hut,lora", "--ranks=1,2", "--rates=1,0.001,1e30", f"--text={text}", "--jobs=2"]
+    grid = ["--methods=hut,lora", "--ranks=1,2", f"--text={text}", "--jobs=2", "--rates=1,0.001,1e30"]
     assert rank_ablation.main([*arguments, *grid]) == 0
     names = {str(path.parent.relative_to(tmp_path / "runs")) for path in (tmp_path / "runs").rglob(RECORD)}
     assert names == {
@@ -43,11 +44,12 @@ def test_it_sweeps_runs_reports_and_runs_nothing_twice(arguments, tmp_path, capf
     record = read_record(tmp_path / "runs/hut,rank=2/1/0")
     assert record.config["adapter.rank"] == 2
     assert record.score == min(line["loss"] for line in record.metrics if line["split"] == "validation")
-    assert record.flops_per_update > 0 < record.seconds_per_update
+    assert record.flops_per_step > 0 < record.seconds_per_step
     assert record.peak_bytes > 50e6
     assert record.forgetting["before"] != record.forgetting["after"]
     assert (tmp_path / "runs/table.md").read_text() in output.out
     assert (tmp_path / "runs/rank.svg").exists()
+    assert {record.name for record in read_study(tmp_path / "runs/results.jsonl")} == names
 
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob(RECORD)}
     broken = tmp_path / "runs/lora,rank=2/1/0" / RECORD
@@ -62,10 +64,17 @@ def test_it_sweeps_runs_reports_and_runs_nothing_twice(arguments, tmp_path, capf
     assert again["forgetting"] == pytest.approx(whole["forgetting"])
 
     tables = (tmp_path / "runs/table.md").read_text()
-    assert re.search(r"\| hut, r = 2 \| (0.02|2e-05) \| \S+ \| 1 \|", tables)
-    assert re.search(r"\| hut, r = 2 \| \S+ at 2e-05; \S+ at 0.02 \|", tables)
-    assert rank_ablation.main([*arguments, "--report"]) == 0
-    assert (tmp_path / "runs/table.md").read_text() == tables
+    assert re.search(r"\| HUT, r = 2 \| (2e-2|2e-5) \| \S+ \| 1 \|", tables)
+    assert "| | × 0.001 | × 1 | × 1 is |" in tables
+    for study in (tmp_path / "runs", tmp_path / "runs/results.jsonl"):
+        capfd.readouterr()
+        assert report.main([str(study)]) == 0
+        assert capfd.readouterr().out == tables
+    results = read_study(tmp_path / "runs/results.jsonl")
+    elsewhere = [f"--workdir={tmp_path / 'elsewhere'}", f"--results={tmp_path / 'runs/results.jsonl'}"]
+    assert rank_ablation.main([*arguments, *grid[:-1], "--rates=1,0.001", *elsewhere]) == 0  # what the JSONL holds is not run again
+    assert read_study(tmp_path / "runs/results.jsonl") == results
+    assert not (tmp_path / "elsewhere/hut,rank=2/1/0/log.txt").exists()
 
 
 @pytest.mark.parametrize(
@@ -77,7 +86,6 @@ def test_it_sweeps_runs_reports_and_runs_nothing_twice(arguments, tmp_path, capf
         ("--ranks=0", "--ranks=0: whole numbers above 0 are wanted"),
         ("--rates=fast", "--rates=fast: numbers above 0 are wanted"),
         ("--seeds=-1", "--seeds=-1: whole numbers of 0 or more are wanted"),
-        ("--report", "no run's record.json in"),
     ],
 )
 def test_bad_arguments_are_one_line(argument, reason, arguments):

@@ -1,11 +1,11 @@
-"""Records: what is written is read, and what is no record is refused with the reason."""
+"""Records of runs: what is written is read, and what is no record is refused with the reason."""
 
 import json
 import re
 
 import pytest
 
-from experiments.record import PATHS, RECORD, fields_of, portable, read_record, write_record
+from experiments.record import PATHS, RECORD, complete, fields_of, parse_name, portable, read_record, write_record
 from hut_jax.config import default_config, flatten_config
 from hut_jax.core.errors import UserError
 
@@ -20,13 +20,13 @@ def test_what_is_written_is_read(make, tmp_path):
     ("change", "reason"),
     [
         (lambda text: text[: len(text) // 2], "is no JSON"),
-        (lambda text: "[]", "it has too much or too little of an object"),
-        (lambda text: changed(text, "seed", None), "seed is None, and should be of type <class 'int'>"),
-        (lambda text: changed(text, "maximize", 1), "maximize is 1, and should be of type <class 'bool'>"),
-        (lambda text: changed(text, "trainable", True), "trainable is True"),
-        (lambda text: changed(text, "best", {"step": 3}), "best has no accuracy"),
-        (lambda text: changed(text, "spare", 1), "it has too much or too little of spare"),
-        (lambda text: text.replace('"platform"', '"system"'), "it has too much or too little of platform, system"),
+        (lambda text: "[]", "is no record: it is no JSON object"),
+        (lambda text: changed(text, "seed", None), "seed: Input should be a valid integer"),
+        (lambda text: changed(text, "seed", True), "seed: Input should be a valid integer"),
+        (lambda text: changed(text, "maximize", 1), "maximize: Input should be a valid boolean"),
+        (lambda text: changed(text, "score", "0.5"), "score: Input should be a valid number"),
+        (lambda text: changed(text, "spare", 1), "spare: Unexpected keyword argument"),
+        (lambda text: text.replace('"platform"', '"system"'), "platform: Field required"),
     ],
 )
 def test_what_is_no_record_is_named(change, reason, make, tmp_path):
@@ -39,6 +39,28 @@ def test_what_is_no_record_is_named(change, reason, make, tmp_path):
 
 def changed(text, field, value):
     return json.dumps(json.loads(text) | {field: value})
+
+
+def test_a_name_holds_method_settings_and_the_multiple_of_the_learning_rate():
+    def parsed(name):
+        fields = parse_name(name)
+        return fields["method"], fields["settings"], fields["learning_rate_multiple"]
+
+    assert parsed("hut,rank=4/0.15/0") == ("hut", "", 0.15)
+    assert parsed("hut,rank=4,spread=cyclic,shift=False/5/1") == ("hut", "spread=cyclic, shift=False", 5.0)
+    assert parsed("hut,rank=4,targets=('query$','value$')/1/0") == ("hut", "targets=('query$','value$')", 1.0)
+    assert parsed("ia3,targets=()/1/0") == ("ia3", "", 1.0)
+
+
+def test_what_was_found_after_training_is_in_the_record(make, tmp_path):
+    record = make()
+    assert complete(record, tmp_path) == record
+    (tmp_path / "evaluation.json").write_text('{"scores": {"BLEU": 0.5}}')
+    (tmp_path / "test_outputs.txt").write_text("a café\nan inn\n", encoding="utf-8")
+    (tmp_path / "movement.json").write_text('[{"kernel": "layer_0/query", "norm": 0.5}]')
+    whole = complete(record, tmp_path)
+    assert whole.evaluation == {"scores": {"BLEU": 0.5}, "texts": ["a café", "an inn"]}
+    assert whole.movement == [{"kernel": "layer_0/query", "norm": 0.5}]
 
 
 @pytest.mark.parametrize("task", ["e2e", "lm"])

@@ -3,8 +3,9 @@
 import jax
 import pytest
 
-from experiments.record import write_record
-from experiments.study import best_rates, check, configs_of, default_jobs, make_run, read_study
+from experiments.record import read_record, write_record
+from experiments.results import write_study
+from experiments.study import best_rates, check, configs_of, default_jobs, make_run, restore
 from hut_jax import UserError, fingerprint
 from hut_jax.config import freeze
 from hut_jax.runs import config_files
@@ -84,14 +85,18 @@ def test_what_would_stop_a_run_is_told_before_any(small_config, glue_config, tmp
         check([freeze(glue_config)], "")
 
 
-def test_one_adapter_by_two_names_and_a_seed_that_is_none_are_refused(config, make, tmp_path):
+def test_one_adapter_by_two_names_and_a_seed_that_is_none_are_refused(config):
     assert len(configs_of(config, ["hut", "hut:rank=4"], [1.0], [0])) == 2
     with pytest.raises(UserError, match="hut and hut:rank=8 are the same adapter; name it once"):
         configs_of(config, ["hut", "hut:rank=8"], [1.0], [0])
     with pytest.raises(UserError, match="seed"):
         configs_of(config, ["hut"], [1.0], [0, 5_000_000_000])
-    for name in ("hut/1/0", "hut,rank=4/1/0"):
-        (tmp_path / name).mkdir(parents=True)
-        write_record(tmp_path / name, make(name=name))
-    with pytest.raises(UserError, match="hut/1/0 and hut,rank=4/1/0 are the same run; take one of them away"):
-        read_study(tmp_path)
+
+
+def test_what_a_studys_jsonl_holds_stands_in_a_new_workdir(make, tmp_path):
+    theirs, ours = make(seed=0), make(seed=1, score=0.7)
+    write_study(tmp_path / "study.jsonl", [theirs, make(seed=1, score=0.1)])
+    (tmp_path / "runs" / ours.name).mkdir(parents=True)
+    write_record(tmp_path / "runs" / ours.name, ours)
+    restore(tmp_path / "study.jsonl", tmp_path / "runs")
+    assert [read_record(tmp_path / "runs" / one.name) for one in (theirs, ours)] == [theirs, ours]

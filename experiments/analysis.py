@@ -1,0 +1,142 @@
+"""Runs as a data frame: which of them count, and how adapters differ."""
+
+import re
+from collections.abc import Iterable, Sequence
+
+import pandas as pd
+from scipy.stats import ttest_1samp
+
+from experiments.record import Record
+from hut_jax.core.errors import UserError, nearest
+
+PEER = "lora"
+"""The method that others are compared with."""
+LABELS = {
+    "hut": "HUT", "lora": "LoRA", "hira": "HiRA", "dora": "DoRA", "ia3": "IA3", "ssf": "SSF", "bitfit": "BitFit",
+    "layernorm": "LayerNorm", "loha": "LoHa", "lora_plus": "LoRA+",
+}  # fmt: skip
+"""How tables and pictures call a method, in their order; other methods follow under their own names."""
+FIELDS = (
+    "name", "method", "rank", "settings", "learning_rate", "learning_rate_multiple", "seed", "score_name", "score",
+    "maximize", "trainable", "adapter_bytes", "seconds_per_step", "flops_per_step", "peak_bytes", "device",
+)  # fmt: skip
+"""The fields of a record that are columns."""
+
+
+def to_frame(records: Iterable[Record]) -> pd.DataFrame:
+    """A row for each run, sorted by adapter and seed.
+
+    The columns are `FIELDS`; `variant` and `adapter`, the method with its settings, and with its rank, too; `spec`, the
+    adapter as the command line has it; `merit`, the score turned so that more is better; `forgets`, by how much the
+    loss on a text has grown; and a column for each score of the texts that the run wrote.
+    """
+    runs = pd.DataFrame(
+        {field: getattr(record, field) for field in FIELDS}
+        | {"forgets": record.forgetting["after"] - record.forgetting["before"] if record.forgetting else None}
+        | (record.evaluation or {}).get("scores", {})
+        for record in records
+    )
+    runs["rank"] = runs["rank"].astype("Int64")
+    runs["forgets"] = runs["forgets"].astype(float)
+    runs["spec"] = [re.sub(r",(?=\w+=)", ":", name.rsplit("/", 2)[0]) for name in runs["name"]]
+    labels = runs["method"].map(lambda method: LABELS.get(method, method))
+    ranks = runs["rank"].map(lambda rank: f", r = {rank}", na_action="ignore").fillna("")
+    settings = runs["settings"].map(lambda text: f", {text}" if text else "")
+    runs["variant"], runs["adapter"] = labels + settings, labels + ranks + settings
+    runs["merit"] = runs["score"].where(runs["maximize"], -runs["score"])
+    order = runs.assign(place=runs["method"].map({method: place for place, method in enumerate(LABELS)}))
+    by = ["place", "method", "rank", "settings", "seed"]
+    return runs.iloc[order.sort_values(by, na_position="last").index].reset_index(drop=True)
+
+
+def select(
+    runs: pd.DataFrame, *, methods: Sequence[str] = (), ranks: Sequence[int] = (), plain: bool = False
+) -> pd.DataFrame:
+    """The runs of some adapters.
+
+    Args:
+        runs: from `to_frame`.
+        methods: these alone; none given: all.
+        ranks: of adapters that have a rank these alone; none given: all.
+        plain: only adapters without other settings than a rank.
+    """
+    chosen = pd.Series(True, index=runs.index)
+    if methods:
+        chosen &= runs["method"].isin(methods)
+    if ranks:
+        chosen &= runs["rank"].isna() | runs["rank"].isin(ranks)
+    if plain:
+        chosen &= runs["settings"] == ""
+    return runs[chosen]
+
+
+def at_best_learning_rates(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs of each adapter at one learning rate.
+
+    It is the one with the most seeds; of several, the one whose first seed has the best score. So trials at other
+    learning rates, which have one seed, do not count.
+    """
+    tried = runs.groupby(["adapter", "learning_rate"], sort=False).agg(seeds=("seed", "size"), merit=("merit", "first"))
+    best = tried.sort_values(["seeds", "merit"], kind="stable").reset_index().drop_duplicates("adapter", keep="last")
+    return runs.merge(best[["adapter", "learning_rate"]])
+
+
+def first_trials(runs: pd.DataFrame) -> pd.DataFrame:
+    """The first seed's run at each learning rate, of adapters that were tried at several."""
+    first = runs.drop_duplicates(["adapter", "learning_rate"])
+    return first[first.groupby("adapter")["learning_rate"].transform("size") > 1]
+
+
+def usual_device(runs: pd.DataFrame) -> str:
+    """The device that most of the runs had."""
+    return str(runs["device"].value_counts().index[0])
+
+
+def best_first(runs: pd.DataFrame) -> list[str]:
+    """The adapters by their mean scores."""
+    means = runs.groupby("adapter", sort=False)["merit"].mean()
+    return list(means.sort_values(ascending=False, kind="stable").index)
+
+
+def paired(runs: pd.DataFrame, adapter: str, peer: str) -> pd.Series:
+    """An adapter's scores minus the peer's, for the seeds that both have.
+
+    The peer's runs are those of the same rank, where both have one. There are none for the peer itself, and none where
+    two adapters are of the peer's method.
+
+    Args:
+        runs: of one study, at the best learning rates.
+        adapter: which.
+        peer: a method, such as lora, or an adapter as the command line has it, such as hut:rank=8.
+    """
+    own = runs[runs["adapter"] == adapter]
+    rank = own["rank"].max()
+    alike = runs["rank"].isna() | (pd.isna(rank) | (runs["rank"] == rank))
+    theirs = runs[(runs["spec"] == peer) | ((runs["method"] == peer) & alike)]
+    is_peer = peer in {*own["method"], *own["spec"]}
+    if is_peer or theirs["adapter"].nunique() != 1:
+        theirs = theirs[:0]
+    return (own.set_index("seed")["score"] - theirs.set_index("seed")["score"]).dropna()
+
+
+def label_of(runs: pd.DataFrame, peer: str) -> str:
+    """How tables call the peer, a method or an adapter."""
+    return next(iter(runs["adapter"][runs["spec"] == peer]), LABELS.get(peer, peer))
+
+
+def p_value(differences: pd.Series) -> float | None:
+    """The p of a paired t-test; None for fewer than three seeds, or where all have the same difference."""
+    if len(differences) < 3 or differences.nunique() == 1:
+        return None
+    return float(ttest_1samp(differences, 0).pvalue)
+
+
+def check_peer(peer: str, runs: pd.DataFrame) -> None:
+    """Check that a peer other than the default is among the runs.
+
+    Raises:
+        UserError: it is not.
+    """
+    known = {*runs["method"], *runs["spec"]}
+    if peer not in known | {PEER}:
+        raise UserError(f"--peer: there are no runs of {peer!r}; {nearest(peer, sorted(known))}")

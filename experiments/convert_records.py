@@ -1,0 +1,95 @@
+r"""Convert a study of version 0.1, which kept one `record.json` for each run, to one JSONL.
+
+    python -m experiments.convert_records OLD/minilm/sst2 results/minilm_sst2.jsonl \
+        --movement=OLD/movement_sst2/movement.json
+
+`OLD/minilm/sst2` holds the runs' folders. What `hut_jax.evaluate` left beside a record goes into the run's line.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.record import RECORD, Record, complete, parse, parse_name, run_name
+from experiments.results import write_study
+from hut_jax.core import cli
+from hut_jax.core.errors import UserError
+from hut_jax.transforms import TRANSFORMS
+
+RENAMED = {"headline": "score", "seconds_per_update": "seconds_per_step"}
+"""Keys of metrics."""
+
+
+def convert(old: Mapping[str, Any], movement: Sequence[Sequence[Any]] | None = None) -> Record:
+    """A record in the form of this version.
+
+    Args:
+        old: what a `record.json` of version 0.1 holds.
+        movement: the rows that the `movement.json` of version 0.1 holds of this run.
+
+    Raises:
+        UserError: it is no such record.
+    """
+    config = old["config"]
+    best = current(old["best"])
+    score_name = RENAMED.get(old["headline"], old["headline"])
+    fields = ("kernel", "norm", "rank", "factors")
+    rows = None if movement is None else [dict(zip(fields, row, strict=True)) for row in movement]
+    values = parse_name(name_of(old)) | {
+        "rank": config.get("adapter.rank"),
+        "learning_rate": config["train.learning_rate"],
+        "score_name": score_name,
+        "score": best[score_name],
+        "best": best,
+        "metrics": [current(line) for line in old["metrics"]],
+        "seconds_per_step": old["seconds_per_update"],
+        "flops_per_step": old["flops_per_update"],
+        "evaluation": None,
+        "movement": rows,
+    }
+    kept = (
+        "seed", "maximize", "trainable", "total", "adapter_bytes", "peak_bytes", "forgetting", "base", "versions",
+        "device", "cores", "platform", "commit", "config",
+    )  # fmt: skip
+    return parse(values | {field: old[field] for field in kept}, old["name"])
+
+
+def current(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Metrics by the names of this version."""
+    return {RENAMED.get(name, name): value for name, value in metrics.items()}
+
+
+def name_of(old: Mapping[str, Any]) -> str:
+    """The run's name. A run of `glue_minilm` was named by its task, method, learning rate and seed."""
+    if old["name"].count("/") == 2:
+        return str(old["name"])
+    _, method, _, seed = old["name"].split("/")
+    config = old["config"]
+    own = config["train.also_train_learning_rate"] if method == "head" else TRANSFORMS[method].learning_rate
+    adapter = f"{method}:rank={config['adapter.rank']}" if "adapter.rank" in config else method
+    return run_name(adapter, config["train.learning_rate"] / own, int(seed))
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command; returns its exit code."""
+    parser = cli.Parser("experiments.convert_records", __doc__ or "")
+    parser.add_argument("study", type=Path, metavar="FOLDER", help="the folder of the study's runs")
+    parser.add_argument("output", type=Path, metavar="FILE", help="the JSONL to write")
+    parser.add_argument("--movement", type=Path, metavar="FILE", help="the movement.json of runs of this study")
+    args = parser.parse_args(argv)
+    moved = json.loads(args.movement.read_text(encoding="utf-8")) if args.movement else {}
+    records = []
+    for file in sorted(args.study.glob(f"*/*/*/{RECORD}")):
+        old = json.loads(file.read_text(encoding="utf-8"))
+        _, rows = moved.get(old["name"], (None, None))
+        records.append(complete(convert(old, rows), file.parent))
+    if not records:
+        raise UserError(f"no run's {RECORD} in {args.study}")
+    write_study(args.output, records)
+    print(f"{len(records)} runs in {args.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,51 @@
+"""Options that the experiments' commands share."""
+
+import argparse
+
+import pandas as pd
+
+from experiments.analysis import PEER, select
+from hut_jax.core.errors import UserError
+
+
+def numbers(option: str, text: str, kind: type) -> list:
+    """The numbers of an option, separated by commas.
+
+    Raises:
+        UserError: one is no number or out of range.
+    """
+    try:
+        values = [kind(one) for one in text.split(",")]
+    except ValueError:
+        values = [-1]
+    if min(values) < 0 or (0 in values and option != "--seeds"):
+        wanted = "whole numbers" if kind is int else "numbers"
+        raise UserError(f"{option}={text}: {wanted} {'of 0 or more' if option == '--seeds' else 'above 0'} are wanted")
+    return values
+
+
+def words(text: str) -> list[str]:
+    """The words of an option, separated by commas."""
+    return text.split(",") if text else []
+
+
+def add_selection(parser: argparse.ArgumentParser) -> None:
+    """The options that select the runs of a study: see `selected`."""
+    parser.add_argument("--methods", default="", help="show only these")
+    parser.add_argument("--ranks", default="", help="of what has a rank, show only these")
+    parser.add_argument("--plain", action="store_true", help="show no adapter with settings other than a rank")
+    parser.add_argument("--peer", default=PEER, help=f"what the others are compared with, such as hut:rank=8; {PEER}")
+
+
+def selected(study: str, runs: pd.DataFrame, args: argparse.Namespace) -> pd.DataFrame:
+    """The runs of a study that the options ask for.
+
+    Raises:
+        UserError: there are none.
+    """
+    ranks = numbers("--ranks", args.ranks, int) if args.ranks else []
+    chosen = select(runs, methods=words(args.methods), ranks=ranks, plain=args.plain)
+    if chosen.empty:
+        there = ", ".join(runs["adapter"].unique())
+        raise UserError(f"no run of {study} is left by --methods, --ranks and --plain; it has {there}")
+    return chosen
