@@ -106,9 +106,9 @@ def seeds(studies: Studies) -> pd.DataFrame:
         shown = f"{{:.{tables.digits_of(runs['score_name'].iloc[0])}f}}".format
         column = columns.setdefault(_title(name, runs), {})
         for adapter, group in at_best_learning_rates(runs).groupby("adapter"):
-            each = " / ".join(map(shown, group["score"]))
+            each = f"{' / '.join(map(shown, group['score']))}; " if len(group) > 1 else ""
             rate = tables.learning_rate(group["learning_rate"].iloc[0])
-            column[adapter] = f"{shown(group['score'].mean())} ({each}; {rate})"
+            column[adapter] = f"{shown(group['score'].mean())} ({each}{rate})"
     return pd.DataFrame(columns, index=_adapters(studies))
 
 

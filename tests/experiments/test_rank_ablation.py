@@ -72,7 +72,9 @@ def test_it_sweeps_runs_reports_and_runs_nothing_twice(arguments, tmp_path, capf
         assert capfd.readouterr().out == tables
     results = read_study(tmp_path / "runs/results.jsonl")
     elsewhere = [f"--workdir={tmp_path / 'elsewhere'}", f"--results={tmp_path / 'runs/results.jsonl'}"]
-    assert rank_ablation.main([*arguments, *grid[:-1], "--rates=1,0.001", *elsewhere]) == 0  # what the JSONL holds is not run again
+    assert (
+        rank_ablation.main([*arguments, *grid[:-1], "--rates=1,0.001", *elsewhere]) == 0
+    )  # what the JSONL holds is not run again
     assert read_study(tmp_path / "runs/results.jsonl") == results
     assert not (tmp_path / "elsewhere/hut,rank=2/1/0/log.txt").exists()
 

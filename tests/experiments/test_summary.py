@@ -72,7 +72,9 @@ def test_without_ranks_all_are_shown(studies, capsys):
 def test_scores_and_differences_may_be_one_table(studies, capsys):
     main([*studies, "--ranks=4", "--peer=hut:rank=4", "--table=both"])
     head, _, hut, lora, _ = capsys.readouterr().out.splitlines()
-    assert head.startswith("| | one, accuracy | one, accuracy, minus HUT, r = 4's (p) | other, accuracy (less is better) |")
+    assert head.startswith(
+        "| | one, accuracy | one, accuracy, minus HUT, r = 4's (p) | other, accuracy (less is better) |"
+    )
     assert hut == "| HUT, r = 4 | 0.620 ± 0.026 | | 0.620 ± 0.026 | |"
     assert lora.startswith("| LoRA, r = 4 | 0.510 ± 0.010 | -0.11 (")
 
@@ -84,7 +86,9 @@ def test_each_seed_and_each_trial_may_be_shown(studies, make, tmp_path, capsys):
         "| HUT, r = 4 | 0.620 (0.600 / 0.650 / 0.610; 1e-2) | 0.620 (0.600 / 0.650 / 0.610; 1e-2) |",
         "| full | 0.703 (0.700 / 0.700 / 0.710; 1e-2) | |",
     ]
-    trials = [make(score=score, name=f"hut,rank=4/{at:g}/0", learning_rate=at / 100) for at, score in ((1, 0.6), (3, 0.5))]
+    trials = [
+        make(score=score, name=f"hut,rank=4/{at:g}/0", learning_rate=at / 100) for at, score in ((1, 0.6), (3, 0.5))
+    ]
     write_study(tmp_path / "third.jsonl", trials)
     main([*studies, str(tmp_path / "third.jsonl"), "--table=trials"])
     assert capsys.readouterr().out.splitlines() == [
@@ -105,7 +109,7 @@ def test_studies_of_one_name_are_told_apart_by_the_folders_above(studies, tmp_pa
     head = capsys.readouterr().out.splitlines()[0]
     loss = "accuracy (less is better)"
     assert head == f"| | one, accuracy | {tmp_path.name}/other, {loss} | again/other, {loss} | place |"
-    with pytest.raises(UserError, match="one.jsonl is given twice"):
+    with pytest.raises(UserError, match=r"one\.jsonl is given twice"):
         main([studies[0], str(tmp_path / "again/one.jsonl")])  # the same file by another path
 
 
@@ -118,5 +122,5 @@ def test_what_cannot_be_shown_is_one_line(studies, tmp_path):
         main([studies[0], "--peer=hat"])
     with pytest.raises(UserError, match="--table: no table 'score'; did you mean 'scores'"):
         main([studies[0], "--table=score"])
-    with pytest.raises(UserError, match="one.jsonl is given twice; give each study once"):
+    with pytest.raises(UserError, match=r"one\.jsonl is given twice; give each study once"):
         main([studies[0], studies[1], studies[0]])
