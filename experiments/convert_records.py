@@ -15,10 +15,8 @@ from experiments.record import RECORD, Record, complete, parse, parse_name, run_
 from experiments.results import write_study
 from hut_jax.core import cli
 from hut_jax.core.errors import UserError
+from hut_jax.training.earlier import current_names
 from hut_jax.transforms import TRANSFORMS
-
-RENAMED = {"headline": "score", "seconds_per_update": "seconds_per_step"}
-"""Keys of metrics."""
 
 
 def convert(old: Mapping[str, Any], movement: Sequence[Sequence[Any]] | None = None) -> Record:
@@ -31,33 +29,25 @@ def convert(old: Mapping[str, Any], movement: Sequence[Sequence[Any]] | None = N
     Raises:
         UserError: it is no such record.
     """
-    config = old["config"]
-    best = current(old["best"])
-    score_name = RENAMED.get(old["headline"], old["headline"])
+    config, renamed = old["config"], current_names(old)
+    score_name = renamed["score_name"]
     fields = ("kernel", "norm", "rank", "factors")
     rows = None if movement is None else [dict(zip(fields, row, strict=True)) for row in movement]
     values = parse_name(name_of(old)) | {
         "rank": config.get("adapter.rank"),
         "learning_rate": config["train.learning_rate"],
         "score_name": score_name,
-        "score": best[score_name],
-        "best": best,
-        "metrics": [current(line) for line in old["metrics"]],
-        "seconds_per_step": old["seconds_per_update"],
+        "score": renamed["best"][score_name],
+        "metrics": [current_names(line) for line in old["metrics"]],
         "flops_per_step": old["flops_per_update"],
         "evaluation": None,
         "movement": rows,
     }
     kept = (
-        "seed", "maximize", "trainable", "total", "adapter_bytes", "peak_bytes", "forgetting", "base", "versions",
-        "device", "cores", "platform", "commit", "config",
+        "seed", "best", "maximize", "trainable", "total", "adapter_bytes", "seconds_per_step", "peak_bytes",
+        "forgetting", "base", "versions", "device", "cores", "platform", "commit", "config",
     )  # fmt: skip
-    return parse(values | {field: old[field] for field in kept}, old["name"])
-
-
-def current(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Metrics by the names of this version."""
-    return {RENAMED.get(name, name): value for name, value in metrics.items()}
+    return parse(values | {field: renamed[field] for field in kept}, old["name"])
 
 
 def name_of(old: Mapping[str, Any]) -> str:

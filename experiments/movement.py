@@ -225,7 +225,7 @@ def main(argv: Sequence[str]) -> int:
         runs |= {prefix + name: run for name, run in read_movement(study).items()}
     for name, workdir in zip(short_names(workdirs), workdirs, strict=True):
         runs[name] = measure(workdir)
-        write_json(workdir / MOVEMENT, [one._asdict() for one in runs[name].kernels])
+        write_json(workdir / MOVEMENT, {"kernels": [one._asdict() for one in runs[name].kernels]})
     if args.table == "adapters":
         text = adapters_table(runs.values())
     else:

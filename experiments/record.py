@@ -5,6 +5,7 @@ import os
 import re
 import statistics
 import subprocess
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from ml_collections import ConfigDict
 from experiments.forgetting import losses
 from hut_jax.config import RunConfig, flatten_config
 from hut_jax.core.errors import UserError
-from hut_jax.core.files import lines_of, write_json
+from hut_jax.core.files import lines_of, read_json, read_text, write_json
 from hut_jax.runs.costs import adapter_cost, make_work
 from hut_jax.training.log import read_metrics
 
@@ -90,14 +91,12 @@ class Record:
     config: dict[str, Any]
 
 
-def parse(values: Any, where: str) -> Record:
+def parse(values: Mapping[str, Any], where: str) -> Record:
     """The record with these values.
 
     Raises:
         UserError: a field is missing, unknown or of another type; the message begins with `where`.
     """
-    if not isinstance(values, dict):
-        raise UserError(f"{where} is no record: it is no JSON object")
     try:
         return Record(**values)
     except pydantic.ValidationError as error:
@@ -117,27 +116,18 @@ def read_record(folder: Path) -> Record:
     Raises:
         UserError: it is missing or no record.
     """
-    return parse(_read_json(folder / RECORD), str(folder / RECORD))
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
-    except ValueError as error:
-        raise UserError(f"{path} is no JSON: {error}") from None
+    return parse(read_json(folder / RECORD), str(folder / RECORD))
 
 
 def complete(record: Record, folder: Path) -> Record:
     """The record with what was found of its run after training: its evaluation, and how far its kernels moved."""
     if (folder / EVALUATION).exists():
-        evaluation = _read_json(folder / EVALUATION)
+        evaluation = read_json(folder / EVALUATION)
         if (folder / TEXTS).exists():
-            evaluation["texts"] = lines_of((folder / TEXTS).read_text(encoding="utf-8"))
+            evaluation["texts"] = lines_of(read_text(folder / TEXTS))
         record = replace(record, evaluation=evaluation)
     if (folder / MOVEMENT).exists():
-        record = replace(record, movement=_read_json(folder / MOVEMENT))
+        record = replace(record, movement=read_json(folder / MOVEMENT)["kernels"])
     return record
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from experiments.record import RECORD, Record, complete, parse, read_record
 from hut_jax.core.errors import UserError
-from hut_jax.core.files import lines_of, write_text
+from hut_jax.core.files import lines_of, read_text, write_text
 
 RESULTS = "results.jsonl"
 """The study's JSONL in its workdir."""
@@ -59,11 +59,9 @@ def _of_folder(workdir: Path) -> list[Record]:
 
 def _of_file(path: Path) -> list[Record]:
     try:
-        head, *runs = [json.loads(line) for line in lines_of(path.read_text(encoding="utf-8"))]
+        head, *runs = [json.loads(line) for line in lines_of(read_text(path))]
         shared = head.get("config", {})
         runs = [line | {"config": shared | line["config"]} for line in runs]
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is no study's JSONL: {error}") from None
     return [parse(run, f"line {number} of {path}") for number, run in enumerate(runs, 2)]

@@ -20,7 +20,7 @@ def test_what_is_written_is_read(make, tmp_path):
     ("change", "reason"),
     [
         (lambda text: text[: len(text) // 2], "is no JSON"),
-        (lambda text: "[]", "is no record: it is no JSON object"),
+        (lambda text: "[]", "holds no JSON object, but a list"),
         (lambda text: changed(text, "seed", None), "seed: Input should be a valid integer"),
         (lambda text: changed(text, "seed", True), "seed: Input should be a valid integer"),
         (lambda text: changed(text, "maximize", 1), "maximize: Input should be a valid boolean"),
@@ -57,7 +57,7 @@ def test_what_was_found_after_training_is_in_the_record(make, tmp_path):
     assert complete(record, tmp_path) == record
     (tmp_path / "evaluation.json").write_text('{"scores": {"BLEU": 0.5}}')
     (tmp_path / "test_outputs.txt").write_text("a café\nan inn\n", encoding="utf-8")
-    (tmp_path / "movement.json").write_text('[{"kernel": "layer_0/query", "norm": 0.5}]')
+    (tmp_path / "movement.json").write_text('{"kernels": [{"kernel": "layer_0/query", "norm": 0.5}]}')
     whole = complete(record, tmp_path)
     assert whole.evaluation == {"scores": {"BLEU": 0.5}, "texts": ["a café", "an inn"]}
     assert whole.movement == [{"kernel": "layer_0/query", "norm": 0.5}]
@@ -80,5 +80,5 @@ def test_a_record_has_no_path_of_this_machine(task):
 
 
 def test_a_folder_without_one_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"record\.json: No such file"):
+    with pytest.raises(UserError, match=r"no record\.json in"):
         read_record(tmp_path)
