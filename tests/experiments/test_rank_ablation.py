@@ -40,7 +40,7 @@ def test_it_sweeps_runs_reports_and_runs_nothing_twice(arguments, tmp_path, capf
     }
     output = capfd.readouterr()
     for method in ("hut", "lora"):
-        assert f"note: {method},rank=2/1e+30/0 diverged and is left out: update " in output.out + output.err
+        assert f"note: {method},rank=2/1e+30/0 diverged and is left out: step " in output.out + output.err
     record = read_record(tmp_path / "runs/hut,rank=2/1/0")
     assert record.config["adapter.rank"] == 2
     assert record.score == min(line["loss"] for line in record.metrics if line["split"] == "validation")
