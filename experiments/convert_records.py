@@ -15,7 +15,7 @@ from experiments.record import RECORD, Record, complete, parse, parse_name, run_
 from experiments.results import write_study
 from hut_jax.core import cli
 from hut_jax.core.errors import UserError
-from hut_jax.training.earlier import current_names
+from hut_jax.training.earlier_names import current_names
 from hut_jax.transforms import TRANSFORMS
 
 

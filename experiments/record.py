@@ -165,7 +165,7 @@ def make_record(name: str, config: RunConfig, folder: Path, result: dict[str, An
     windows = [line["seconds_per_step"] for line in metrics if line["split"] == "train"]
     return Record(
         **parse_name(name),
-        rank=config.adapter.get("rank"),
+        rank=getattr(config.adapter.transform, "rank", None),
         learning_rate=config.train.learning_rate,
         seed=config.seed,
         score_name=result["score_name"],
