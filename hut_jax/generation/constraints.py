@@ -22,8 +22,8 @@ class Constraints:
     Attributes:
         max_new_tokens: the most tokens of a continuation, its end token included.
         eos_id: the token, or the tokens, that end a continuation; None: nothing does.
-        min_new_tokens: the tokens before the first end token is allowed.
-        no_repeat_ngram: no n-gram of this size repeats in a continuation; 0: any may.
+        min_new_tokens: no end token comes before this many other tokens.
+        no_repeat_ngram: the size of the n-grams that may not repeat in a continuation; 0: all may.
         ngrams_see_prompt: whether the n-grams of the prompt count too, as they do in transformers' `generate`.
 
     Raises:
@@ -122,7 +122,7 @@ def _forbid(scores: Array, tokens: Array) -> Array:
 
 
 def _repeats(history: Array, seen: Any, size: int) -> Array:
-    """For each index of the history where an n-gram may begin, the token that would now repeat it, if any.
+    """For each index of the history where an n-gram may begin, the token that would repeat it now, if any.
 
     Args:
         history: tokens, on the last axis.

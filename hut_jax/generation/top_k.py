@@ -1,4 +1,4 @@
-"""The k largest of very many numbers, such as a vocabulary's logits."""
+"""The k largest of very many numbers, such as the logits of a vocabulary."""
 
 import jax
 import jax.numpy as jnp
@@ -8,27 +8,27 @@ GROUP = 128
 
 
 def grouped_top_k(scores: Float[Array, "*rows n"], k: int) -> tuple[Float[Array, "*rows k"], Int[Array, "*rows k"]]:
-    """What `jax.lax.top_k` gives, which compares one number after the other, and on a CPU on one core.
+    """The same as `jax.lax.top_k`, which on a CPU uses one core; benchmarks/top_k.py compares the two.
 
-    The k largest lie in the k groups of neighbours with the largest maxima; all other groups are read once, for their
-    maximum. Of equal numbers the first come first, and are in the first of the groups with equal maxima.
+    The k largest numbers lie in the k groups of neighbours with the largest maxima. All other groups are read only
+    once, for their maxima. Of equal numbers the first come first, as their groups do among groups with equal maxima.
 
     Args:
         scores: without NaN.
-        k: how many; at most `n`.
+        k: at most `n`.
 
     Returns:
-        The k largest in descending order, and their places.
+        The k largest in descending order, and their indices.
     """
     n = scores.shape[-1]
     if n <= GROUP * k:
         return jax.lax.top_k(scores, k)
-    room = [(0, 0)] * (scores.ndim - 1) + [(0, -n % GROUP)]
-    groups = jnp.pad(scores, room, constant_values=-jnp.inf).reshape(*scores.shape[:-1], -1, GROUP)
+    padding = [(0, 0)] * (scores.ndim - 1) + [(0, -n % GROUP)]
+    groups = jnp.pad(scores, padding, constant_values=-jnp.inf).reshape(*scores.shape[:-1], -1, GROUP)
     _, chosen = jax.lax.top_k(groups.max(axis=-1), k)
     chosen = jnp.sort(chosen, axis=-1)  # so that of equal numbers the first come first
-    places = (chosen[..., None] * GROUP + jnp.arange(GROUP)).reshape(*scores.shape[:-1], -1)
-    # From the scores and not from the groups: XLA writes no groups to memory where only their maxima are wanted.
-    candidates = jnp.take_along_axis(scores, places, axis=-1, mode="fill", fill_value=-jnp.inf)
+    indices = (chosen[..., None] * GROUP + jnp.arange(GROUP)).reshape(*scores.shape[:-1], -1)
+    # Taken from the scores, so that XLA needs only the maxima of the groups and does not write the groups to memory.
+    candidates = jnp.take_along_axis(scores, indices, axis=-1, mode="fill", fill_value=-jnp.inf)
     largest, kept = jax.lax.top_k(candidates, k)
-    return largest, jnp.take_along_axis(places, kept, axis=-1)
+    return largest, jnp.take_along_axis(indices, kept, axis=-1)
