@@ -27,3 +27,11 @@ def test_importing_the_library_imports_no_jax():
         "import sys, hut_jax; assert 'jax' not in sys.modules; hut_jax.LoRA; assert 'hut_jax.models' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_exceptions_have_a_door_of_their_own():
+    import hut_jax.errors
+
+    assert hut_jax.errors.UserError is hut_jax.UserError
+    assert issubclass(hut_jax.errors.Diverged, hut_jax.UserError)
+    assert issubclass(hut_jax.errors.Interrupted, Exception)
