@@ -1,4 +1,4 @@
-"""A transformation applied to some of a model's parameters: its sites, the interceptor, its files.
+"""Adapters: a transformation at some sites of a model, applied by an interceptor; their banks and files.
 
-Imports transforms, parallel and core.
+May import transforms, parallel and core.
 """

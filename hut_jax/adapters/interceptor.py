@@ -19,7 +19,7 @@ from hut_jax.adapters.layout import Layout
 from hut_jax.adapters.site import Site
 from hut_jax.core.errors import UserError
 from hut_jax.core.trees import Path, show
-from hut_jax.parallel.activations import ANY, shared_out, splits_kernels
+from hut_jax.parallel.activations import ANY, split_batch, splits_kernels
 from hut_jax.transforms.base import Layer, Transform, wide
 
 COLLECTION = "adapter"
@@ -134,7 +134,7 @@ def _run(
         # devices sum the factors' gradients. With one W for all parts they would sum gradients of W, which are far
         # larger.
         def own(leaf: jax.Array) -> jax.Array:
-            return shared_out(jnp.broadcast_to(leaf, (shards, *leaf.shape)), *(ANY,) * leaf.ndim)
+            return split_batch(jnp.broadcast_to(leaf, (shards, *leaf.shape)), *(ANY,) * leaf.ndim)
 
         parts = x.reshape(shards, -1, *x.shape[1:])
         y = jax.vmap(partial(forward, key))(own(matrix), parts, jax.tree.map(own, factors))

@@ -1,1 +1,4 @@
-"""What all other folders use: one-line errors, files that appear whole, trees and paths. Imports no other folder."""
+"""What all other folders use: errors of one line, files that appear whole, trees and their paths, sections of a config.
+
+May import no other folder.
+"""

@@ -1,1 +1,1 @@
-"""The FLOPs of a model with and without an adapter. Imports core alone."""
+"""The FLOPs of a function, counted from its shapes or by XLA. May import core."""

@@ -1,1 +1,1 @@
-"""Sources (E2E, plain text) -> tokens -> batches."""
+"""From files (E2E, GLUE, plain text) to tokens, and from tokens to batches. May import parallel and core."""

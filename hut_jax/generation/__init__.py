@@ -1,4 +1,4 @@
-"""Text from a causal model: beam search, greedy and sampling over one cache. Imports models, and layers below."""
+"""Text from a causal model: beam search, greedy decoding and sampling. May import models and the folders below it."""
 
 from hut_jax.generation.beam import Beam
 from hut_jax.generation.constraints import Constraints

@@ -1,4 +1,4 @@
-"""Adapters of Hugging Face PEFT: its folders read into ours, and ours written as its own."""
+"""Adapters of Hugging Face PEFT, read as ours and written from ours. May import adapters and the folders below it."""
 
 from hut_jax.interop.load import load_peft
 from hut_jax.interop.save import save_peft

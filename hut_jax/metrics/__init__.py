@@ -1,1 +1,1 @@
-"""From predictions and references to scores."""
+"""Scores, from predictions and references. May import core."""

@@ -14,7 +14,7 @@ from hut_jax.models.beam_cache import LayerBeams
 from hut_jax.models.dropout import Dropout
 from hut_jax.models.layers import dense
 from hut_jax.models.shapes import Heads, Hidden, Keys
-from hut_jax.parallel.activations import shared_out
+from hut_jax.parallel.activations import split_batch
 
 ATTENTION = ("xla", "cudnn")
 
@@ -59,7 +59,7 @@ class Attention(nn.Module):
 
         def split(name: str) -> Heads:
             y = dense(width, self.std, self.dtype, name)(x)
-            return shared_out(y.reshape(*x.shape[:-1], self.heads, width // self.heads), None, "tensor", None)
+            return split_batch(y.reshape(*x.shape[:-1], self.heads, width // self.heads), None, "tensor", None)
 
         query, key, value = split("query"), split("key"), split("value")
         if isinstance(cache, LayerBeams):

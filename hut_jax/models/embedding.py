@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from hut_jax.parallel.activations import whole
+from hut_jax.parallel.activations import gathered
 
 
 class Embed(nn.Embed):
@@ -17,4 +17,4 @@ class Embed(nn.Embed):
         if self.num_embeddings == 1:
             return super().__call__(inputs)
         (table,) = self.promote_dtype(self.embedding, dtype=self.dtype, inexact=False)
-        return jnp.take(whole(jnp.asarray(table)), inputs, axis=0)
+        return jnp.take(gathered(jnp.asarray(table)), inputs, axis=0)

@@ -29,7 +29,7 @@ from hut_jax.models.gpt2_config import GPT2Config
 from hut_jax.models.layers import MLP, at_positions, dense, fp32_dot, layer_norm, tied_logits
 from hut_jax.models.shapes import Hidden, Indices, Mask, PerToken, Tokens
 from hut_jax.models.transformer import Transformer
-from hut_jax.parallel.activations import shared_out
+from hut_jax.parallel.activations import split_batch
 
 
 class Layer(nn.Module):
@@ -49,9 +49,9 @@ class Layer(nn.Module):
         mlp = MLP(c.inner_width, c.activation_function, *stds, self.dtype, name="mlp")
         y = layer_norm(c.layer_norm_epsilon, self.dtype, "attention_norm")(x)
         y, cache = attention(y, mask, scale, deterministic, cache, index)
-        x = shared_out(x + drop(y), None, None)
+        x = split_batch(x + drop(y), None, None)
         y = layer_norm(c.layer_norm_epsilon, self.dtype, "mlp_norm")(x)
-        return shared_out(x + drop(mlp(y)), None, None), cache
+        return split_batch(x + drop(mlp(y)), None, None), cache
 
 
 class GPT2(Transformer):
@@ -142,7 +142,7 @@ class GPT2(Transformer):
             if attention_mask is not None:
                 mask = mask & jnp.asarray(attention_mask, bool)[:, None, None, :]
 
-        x = shared_out(self.token_embedding(input_ids) + self.position_embedding(position_ids), None, None)
+        x = split_batch(self.token_embedding(input_ids) + self.position_embedding(position_ids), None, None)
         x = self.embedding_dropout(x, deterministic=deterministic)
         caches: Any = None if cache is None else cache.layers
         if self.scan_layers:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from hut_jax.core.errors import UserError, nearest
 from hut_jax.models.shapes import Hidden, Indices
-from hut_jax.parallel.activations import shared_out
+from hut_jax.parallel.activations import split_batch
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu_new": functools.partial(nn.gelu, approximate=True),
@@ -54,7 +54,7 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: Hidden) -> Hidden:
         """Maps width -> inner -> width."""
-        y = shared_out(dense(self.inner, self.std, self.dtype, "up")(x), None, "tensor")
+        y = split_batch(dense(self.inner, self.std, self.dtype, "up")(x), None, "tensor")
         return dense(x.shape[-1], self.out_std, self.dtype, "down")(ACTIVATIONS[self.activation](y))
 
 

@@ -29,7 +29,7 @@ from hut_jax.models.layers import ACTIVATIONS, MLP, at_positions, dense, fp32_do
 from hut_jax.models.roberta_config import RobertaConfig
 from hut_jax.models.shapes import Hidden, Indices, Mask, PerToken, Tokens
 from hut_jax.models.transformer import Transformer
-from hut_jax.parallel.activations import shared_out
+from hut_jax.parallel.activations import split_batch
 
 AllKeys = Bool[Array, "#batch 1 1 keys"]
 
@@ -52,9 +52,9 @@ class Layer(nn.Module):
         )
         mlp = MLP(c.intermediate_size, c.hidden_act, std, std, self.dtype, name="mlp")
         y, _ = attention(x, mask, (c.hidden_size // heads) ** -0.5, deterministic)
-        x = layer_norm(c.layer_norm_eps, self.dtype, "attention_norm")(shared_out(x + drop(y), None, None))
+        x = layer_norm(c.layer_norm_eps, self.dtype, "attention_norm")(split_batch(x + drop(y), None, None))
         y = mlp(x)
-        return layer_norm(c.layer_norm_eps, self.dtype, "mlp_norm")(shared_out(x + drop(y), None, None)), None
+        return layer_norm(c.layer_norm_eps, self.dtype, "mlp_norm")(split_batch(x + drop(y), None, None)), None
 
 
 class Classifier(nn.Module):
@@ -185,7 +185,7 @@ class Roberta(Transformer):
         if token_type_ids is None:
             token_type_ids = jnp.zeros((1, length), jnp.int32)
 
-        x = shared_out(self.token_embedding(input_ids) + self.position_embedding(position_ids), None, None)
+        x = split_batch(self.token_embedding(input_ids) + self.position_embedding(position_ids), None, None)
         x = self.embedding_norm(x + self.type_embedding(token_type_ids))
         x = self.embedding_dropout(x, deterministic=deterministic)
         if self.scan_layers:

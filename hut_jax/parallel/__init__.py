@@ -1,1 +1,1 @@
-"""A mesh of devices and several processes: what lies where. Imports core alone."""
+"""The mesh of devices, how arrays are split over it, and several processes. May import core."""

@@ -1,4 +1,4 @@
-"""Where a model's activations lie on a mesh with the axes of `hut_jax.parallel.mesh`; without a mesh, nothing."""
+"""How a model's activations are split over a mesh with the axes of `hut_jax.parallel.mesh`, if there is one."""
 
 import math
 from collections.abc import Callable
@@ -12,12 +12,14 @@ T = TypeVar("T")
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = ("data", "fsdp")
-"""The axes over which examples are shared out."""
+"""The axes over which a batch is split."""
+
 ANY = PartitionSpec.UNCONSTRAINED
+"""An axis that XLA may split as it likes."""
 
 
 def run_on(mesh: Mesh, forward: Callable[..., T]) -> Callable[..., T]:
-    """The model, with what it says of its activations said of this mesh."""
+    """The function with this mesh as the one over which its activations are split."""
 
     def run(*args: Any, **kwargs: Any) -> T:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
@@ -26,36 +28,37 @@ def run_on(mesh: Mesh, forward: Callable[..., T]) -> Callable[..., T]:
     return run
 
 
-def shared_out(x: Array, *axes: Any) -> Array:
-    """The same, with its first axis, of examples, shared out over the devices, and the others as named.
+def split_batch(x: Array, *axes: Any) -> Array:
+    """The activation with its first axis, of examples, split over the devices of a batch.
 
-    Without this XLA may rather send activations than gather a layer's kernel when it is used.
+    Without this constraint XLA may send activations instead of gathering a layer's kernel when it is used.
 
     Args:
         x: an activation.
-        *axes: for each further axis the mesh's, None for whole on each device, or `ANY`.
+        *axes: for each further axis the axis of the mesh that splits it, None for no split, or `ANY`.
     """
-    return _lies(x, BATCH, *axes)
+    return _constrained(x, BATCH, *axes)
 
 
 def batch_parts() -> int:
-    """Into how many parts devices share out a batch here."""
+    """The number of parts into which a batch is split on the mesh of `run_on`; 1 without a mesh."""
     mesh = jax.sharding.get_abstract_mesh()
     return math.prod(mesh.shape[axis] for axis in BATCH) if {*AXES} <= {*mesh.auto_axes} else 1
 
 
 def splits_kernels() -> bool:
-    """Whether several devices hold a part of each kernel here, for their part of the products."""
+    """Whether each kernel is split over several devices on the mesh of `run_on`, which then split the products."""
     mesh = jax.sharding.get_abstract_mesh()
     return {*AXES} <= {*mesh.auto_axes} and mesh.shape["tensor"] > 1
 
 
-def whole(x: Array) -> Array:
-    """The same, gathered on each device."""
-    return _lies(x)
+def gathered(x: Array) -> Array:
+    """The array, whole on each device."""
+    return _constrained(x)
 
 
-def _lies(x: Array, *axes: Any) -> Array:
-    if not {*AXES} <= {*jax.sharding.get_abstract_mesh().auto_axes}:  # within `jax.shard_map` each device is alone
+def _constrained(x: Array, *axes: Any) -> Array:
+    # Within `jax.shard_map` a device has only its own part.
+    if not {*AXES} <= {*jax.sharding.get_abstract_mesh().auto_axes}:
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*axes))

@@ -1,1 +1,1 @@
-"""A config becomes a run, and a workdir becomes one again. Imports everything but the commands."""
+"""A run from its config, and again from its workdir. May import all other folders, and the config."""

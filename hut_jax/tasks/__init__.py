@@ -1,4 +1,4 @@
-"""What is learned: a family of tasks a file, and all tasks by name. May import generation, metrics, data and models."""
+"""What is learned: tasks by kind, and all of them by name. May import generation and the folders below it."""
 
 from typing import Any
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from hut_jax.parallel.activations import batch_parts, shared_out
+from hut_jax.parallel.activations import batch_parts, split_batch
 
 CHUNK = 256
 """Positions in a chunk, for each part of a batch that devices share out. With fewer, the products with the vocabulary's
@@ -76,7 +76,7 @@ def prediction_loss(
         return apply(part, method="logits", **keys, **kwargs)
 
     def total(logits: Callable, hidden: Array, labels: Array, weights: Array, index: Array) -> Array:
-        return jnp.sum(cross_entropy(logits(shared_out(hidden, None), index), labels, label_smoothing) * weights)
+        return jnp.sum(cross_entropy(logits(split_batch(hidden, None), index), labels, label_smoothing) * weights)
 
     hidden, labels, weights = (_cut(leaf, chunks, parts) for leaf in (hidden, labels, weights))
     return _sum_over_chunks(total, logits, hidden, (labels, weights, jnp.arange(chunks)))

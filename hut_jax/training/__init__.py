@@ -1,1 +1,4 @@
-"""The training step, the loop around it, the optimizer, checkpoints and the log. Imports parallel and core alone."""
+"""The training step, the loop around it, the optimizer, checkpoints and the log.
+
+May import parallel, transforms and core.
+"""

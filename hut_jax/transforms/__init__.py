@@ -1,4 +1,4 @@
-"""Transformations of a frozen kernel, `W = U(W0; factors)`, and their names in a config. Imports core."""
+"""Transformations of a frozen kernel, `W = U(W0; factors)`, and their names in a config. May import core."""
 
 import dataclasses
 from typing import Any

@@ -6,7 +6,7 @@ import pytest
 
 from hut_jax import UserError
 from hut_jax.config import freeze
-from hut_jax.models.hub.pretrained import build_model, load_config
+from hut_jax.models.hub.pretrained import build_model
 from hut_jax.runs import config_files
 
 
@@ -16,7 +16,7 @@ from hut_jax.runs import config_files
 def test_a_base_has_the_real_models_vocabulary_and_takes_its_blocks(name, head):
     config = config_files.load_config_file(f"configs/pretrain.py:{name}")
     freeze(config)
-    model = load_config(config.model)
+    model = build_model(config.model).config
     assert model.vocab_size == {"causal": 50257, "mlm": 50265}[head]
     assert model.n_positions >= config.data.block
     assert build_model(config.model, head=head).config.head == head
@@ -34,7 +34,7 @@ def test_e2e_is_the_papers_recipe_for_less_time(base, steps):
     freeze(config)
     assert config.train.epochs * config.data.max_examples == steps * config.train.batch_size
     assert config.train.label_smoothing == config_files.load_config_file("configs/e2e.py").train.label_smoothing == 0.1
-    assert load_config(f"configs/bases/{base}").n_positions >= 142  # E2E's longest
+    assert build_model(f"configs/bases/{base}").config.n_positions >= 142  # E2E's longest
 
 
 def test_e2e_is_on_the_base_that_the_two_commands_make():

@@ -4,7 +4,7 @@ import pytest
 
 from hut_jax import UserError
 from hut_jax.config import freeze
-from hut_jax.models.hub.pretrained import load_config
+from hut_jax.models.hub.pretrained import build_model
 from hut_jax.runs import config_files
 
 
@@ -12,7 +12,7 @@ def test_it_is_the_tasks_config_with_the_encoder_in_place_of_roberta():
     config = config_files.load_config_file("configs/minilm.py:sst2")
     assert (config.task, config.data.max_examples, config.train.epochs) == ("sst2", 5000, 2.0)
     assert config.adapter.also_train == ("^(pooler|classifier)",)
-    encoder = load_config(config.model)
+    encoder = build_model(config.model).config
     assert (encoder.model_type, encoder.hidden_size, encoder.num_hidden_layers) == ("bert", 384, 6)
 
 

@@ -118,7 +118,7 @@ def test_convolutions_and_their_gradients_are_counted_as_xla_counts_them():
 
 
 def test_a_models_gradient_is_counted_as_the_lowered_program_counts_it():
-    """The program before XLA compiles it. It also counts comparisons and integers, fewer than one in a hundred operations here.
+    """Before XLA compiles it. Its count has comparisons and integers too, under 1% of the operations here.
 
     The control: a model with another layer has far more operations than that.
     """

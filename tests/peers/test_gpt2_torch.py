@@ -7,7 +7,7 @@ import pytest
 
 from hut_jax.models.compute import Compute
 from hut_jax.models.gpt2 import GPT2
-from hut_jax.models.hub.pretrained import load_config, load_pretrained
+from hut_jax.models.hub.pretrained import build_model, load_pretrained
 from hut_jax.models.hub.saving import save_pretrained
 
 pytestmark = pytest.mark.peers
@@ -98,7 +98,7 @@ def test_config_means_the_same_to_transformers(tmp_path):
     save_pretrained(tmp_path / "ours", model, params)
     again = transformers.AutoConfig.from_pretrained(tmp_path / "ours")
     assert again.to_diff_dict() == transformers.AutoConfig.from_pretrained(tmp_path / "theirs").to_diff_dict()
-    assert load_config(tmp_path / "ours") == model.config
+    assert build_model(tmp_path / "ours").config == model.config
 
 
 def test_gradients(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 
 from hut_jax.models.compute import Compute
 from hut_jax.models.hub.heads import Head
-from hut_jax.models.hub.pretrained import load_config, load_pretrained
+from hut_jax.models.hub.pretrained import build_model, load_pretrained
 from hut_jax.models.hub.saving import save_pretrained
 
 pytestmark = pytest.mark.peers
@@ -104,7 +104,7 @@ def test_transformers_loads_what_is_saved(tmp_path, seed, dtype):
         # Untied, transformers 5 has a bias beside the decoder's that it never reads.
         if theirs.config.tie_word_embeddings or not name.endswith(unused):
             assert torch.equal(state[name], tensor), name
-    assert load_config(tmp_path / "ours") == model.config
+    assert build_model(tmp_path / "ours").config == model.config
     assert again.config.to_diff_dict() == transformers.AutoConfig.from_pretrained(tmp_path / "theirs").to_diff_dict()
 
 

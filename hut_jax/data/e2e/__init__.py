@@ -1,1 +1,1 @@
-"""The E2E NLG data: restaurants to describe. Imports data and what lies below it."""
+"""The E2E NLG data: restaurants to describe. May import data and the folders below it."""

@@ -1,1 +1,1 @@
-"""The tasks of GLUE and their files. Imports data and what lies below it."""
+"""The tasks of GLUE and their files. May import data and the folders below it."""

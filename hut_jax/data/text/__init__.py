@@ -1,1 +1,1 @@
-"""Plain text in blocks of tokens. Imports data and what lies below it."""
+"""Plain text as blocks of tokens. May import data and the folders below it."""

@@ -1,1 +1,1 @@
-"""The E2E challenge's five scores. Imports metrics and core."""
+"""The five scores of the E2E challenge. May import metrics and core."""

@@ -1,1 +1,1 @@
-"""Hugging Face's checkpoints, read into our models and written from them. Imports models and what lies below it."""
+"""Hugging Face's checkpoints, read and written. May import models and the folders below it."""

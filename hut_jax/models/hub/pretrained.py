@@ -83,15 +83,6 @@ def missing_params(name: str | os.PathLike, *, head: Head | str | None = None) -
     return match_tensors(Weights(folder, source.architecture), source).drawn
 
 
-def load_config(name: str | os.PathLike) -> Any:
-    """The config of a folder or hub name; its class is the family's.
-
-    Raises:
-        UserError: nothing has that name, or config.json is not supported.
-    """
-    return read_source(locate(name, (model_files.CONFIG,)), Head()).config
-
-
 def build_model(name: str | os.PathLike, *, head: Head | str | None = None, compute: Compute = FLOAT32) -> Model:
     """The model that the config.json of a folder or hub name describes. For parameters see `init_params`.
 

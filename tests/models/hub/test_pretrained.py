@@ -18,7 +18,7 @@ from hut_jax.core.scanned_layers import stack_layers
 from hut_jax.models.compute import Compute
 from hut_jax.models.gpt2 import GPT2
 from hut_jax.models.gpt2_config import GPT2Config
-from hut_jax.models.hub.pretrained import build_model, init_params, load_config, load_pretrained
+from hut_jax.models.hub.pretrained import build_model, init_params, load_pretrained
 from hut_jax.models.hub.saving import save_pretrained
 
 GOLDENS = Path(__file__).parents[2] / "goldens"
@@ -140,7 +140,7 @@ def test_a_tied_head_may_be_stored_if_it_is_the_embedding(folder):
 
 def test_config_alone_builds_a_model():
     model = build_model(GOLDENS / "gpt2_variant", compute=Compute(remat="dots", attention="xla"))
-    assert model == GPT2(load_config(GOLDENS / "gpt2_variant"), remat="dots", attention="xla")
+    assert model == GPT2(build_model(GOLDENS / "gpt2_variant").config, remat="dots", attention="xla")
     assert model.config.n_inner == 21
     drawn = init_params(model, jax.random.key(0), dtype=jnp.bfloat16)
     loaded = load_pretrained(GOLDENS / "gpt2_variant", compute=Compute(dtype=jnp.bfloat16))[1]
@@ -266,7 +266,7 @@ def test_config_json_errors(folder):
     refused("model_type 'gpt_2' is not supported; did you mean 'gpt2'", load_pretrained, folder)
     values = json.loads(path.read_text())
     path.write_text(json.dumps({name: value for name, value in values.items() if name != "model_type"}))
-    refused("no 'model_type'; valid: 'bert', 'gpt2', 'roberta'", load_config, folder)
+    refused("no 'model_type'; valid: 'bert', 'gpt2', 'roberta'", build_model, folder)
     path.write_text(json.dumps({"model_type": "gpt2", "n_embd": 12}))
     refused("missing 'vocab_size', 'n_positions', 'n_layer', 'n_head'", build_model, folder)
     path.write_text('{"model_type":\n')
@@ -304,7 +304,7 @@ def test_a_hub_name_comes_from_the_cache(offline):
     (offline / "models--some--gpt2" / "refs" / "main").write_text(snapshot.name)
     model, params = load_pretrained("some/gpt2")
     equal(params, load_pretrained(GOLDENS / "gpt2_sharded")[1])
-    assert model.config == load_config("some/gpt2")
+    assert model.config == build_model("some/gpt2").config
 
 
 def test_offline_without_a_cached_copy(offline):
