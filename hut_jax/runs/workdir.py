@@ -56,7 +56,7 @@ def use_workdir(workdir: Path) -> Iterator[None]:
         UserError: another process trains in it.
     """
     workdir.mkdir(parents=True, exist_ok=True)
-    # Not a soft lock in place of the system's: a kill leaves the file that is a soft lock.
+    # Without filelock's fallback, a soft lock: a killed process would leave it.
     lock = FileLock(workdir / LOCK, timeout=0, fallback_to_soft=False)
     try:
         lock.acquire()

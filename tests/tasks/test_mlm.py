@@ -21,19 +21,22 @@ def blocks(rows=200, length=100, seed=0):
 
 def test_fifteen_percent_are_predicted_eight_in_ten_of_them_masked_and_one_in_ten_random():
     tokens = blocks()
-    shown, places, weights = hide(jax.random.key(0), tokens, tokens >= 0, mask=MASK, vocab=VOCAB)
-    assert places.shape == weights.shape == (200 * 15,)
+    shown, positions, weights = hide(jax.random.key(0), tokens, tokens >= 0, mask=MASK, vocab=VOCAB)
+    assert positions.shape == weights.shape == (200 * 15,)
     assert weights.min() == 1
-    rows = np.asarray(places).reshape(200, 15)
+    rows = np.asarray(positions).reshape(200, 15)
     assert all(len(set(row)) == 15 for row in rows)
     assert (rows // 100 == np.arange(200)[:, None]).all()
-    seen, old = np.asarray(shown).reshape(-1)[np.asarray(places)], np.asarray(tokens).reshape(-1)[np.asarray(places)]
+    seen, old = (
+        np.asarray(shown).reshape(-1)[np.asarray(positions)],
+        np.asarray(tokens).reshape(-1)[np.asarray(positions)],
+    )
     # Of 3,000, five standard deviations are 0.037 and 0.027. A random token is the mask or the old one 1 in 100 times.
     assert np.mean(seen == MASK) == pytest.approx(0.801, abs=0.037)
     assert np.mean(seen == old) == pytest.approx(0.101, abs=0.028)
     assert np.mean((seen != MASK) & (seen != old)) == pytest.approx(0.098, abs=0.027)
     untouched = np.ones(tokens.size, bool)
-    untouched[np.asarray(places)] = False
+    untouched[np.asarray(positions)] = False
     np.testing.assert_array_equal(np.asarray(shown).reshape(-1)[untouched], np.asarray(tokens).reshape(-1)[untouched])
 
 
@@ -59,13 +62,13 @@ def test_the_loss_is_the_cross_entropy_of_what_was_hidden():
 
     options = {"cls": CLS, "sep": SEP, "mask": MASK, "vocab": VOCAB, "deterministic": True}
     total, weight, _ = masked_lm_loss(apply, batch, **options)
-    (shown, places) = calls[0]
+    (shown, positions) = calls[0]
     framed = tokens.at[:, 0].set(CLS)
     np.testing.assert_array_equal(shown[:, 0], CLS)
     assert shown[1, 7] == SEP
-    logs = jax.nn.log_softmax(table[shown.reshape(-1)[places]])
-    expected = -logs[np.arange(len(places)), framed.reshape(-1)[places]].sum()
-    assert float(weight) == len(places) == 4 * 6
+    logs = jax.nn.log_softmax(table[shown.reshape(-1)[positions]])
+    expected = -logs[np.arange(len(positions)), framed.reshape(-1)[positions]].sum()
+    assert float(weight) == len(positions) == 4 * 6
     assert float(total) == pytest.approx(float(expected), rel=1e-5)
     again, _, _ = masked_lm_loss(apply, batch, **options)
     assert float(again) == float(total)
