@@ -154,12 +154,12 @@ def load_base(config: RunConfig, shardings: PyTree[Any] = None) -> tuple[Any, Py
     return model, params if shardings is None else put_tree(params, shardings)
 
 
-def multipliers(config: RunConfig, adapter: Adapter, shapes: Any) -> Any:
+def multipliers(config: RunConfig, adapter: Adapter, shapes: PyTree[Any]) -> PyTree[float]:
     """The learning-rate multiplier of each factor: a tree like the factors'.
 
     Args:
-        config: with its learning rates resolved (`config.resolve`).
-        adapter: of the run.
+        config: the run's.
+        adapter: the run's.
         shapes: of the base's parameters.
     """
     also = config.train.also_train_learning_rate / config.train.learning_rate
