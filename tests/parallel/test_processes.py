@@ -127,7 +127,7 @@ def test_several_processes_give_one_processs_losses(count, config_file, tmp_path
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_process_stops_all_and_another_number_of_them_goes_on(config_file, tmp_path):
+def test_a_signal_to_one_process_stops_all_and_another_number_of_them_resumes(config_file, tmp_path):
     options = [*MESH, "--config.train.steps=60", "--config.eval.every=60", "--config.checkpoint.every=2"]
     finish(config_file, tmp_path / "one", 1, *options, devices=4)
     run = start(config_file, tmp_path / "several", 2, *options, devices=2)
@@ -139,7 +139,7 @@ def test_a_signal_to_one_process_stops_all_and_another_number_of_them_goes_on(co
     newest = max((tmp_path / "several/checkpoints").iterdir(), key=lambda path: int(path.name.split("_")[1]))
     flip_a_byte(newest / "state/d")
     said = finish(config_file, tmp_path / "several", 4, *options)[0][1]
-    assert f"the checkpoint of update {newest.name.split('_')[1]} is damaged" in said
+    assert f"the checkpoint of step {newest.name.split('_')[1]} is damaged" in said
     np.testing.assert_allclose(losses(tmp_path / "several"), losses(tmp_path / "one"), atol=1e-4)
 
 
