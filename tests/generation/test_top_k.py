@@ -19,7 +19,7 @@ search = jax.jit(grouped_top_k, static_argnums=1)
     forbidden=st.sampled_from((0.0, 0.5, 0.999, 1.0)),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_it_is_top_k_to_the_place_whatever_is_equal_or_forbidden(n, k, values, forbidden, seed):
+def test_it_is_top_k_to_the_index_whatever_is_equal_or_forbidden(n, k, values, forbidden, seed):
     random = np.random.default_rng(seed)
     scores = random.integers(values, size=(2, 3, n)).astype(np.float32)
     scores[random.random(scores.shape) < forbidden] = -np.inf
