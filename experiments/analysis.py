@@ -15,20 +15,26 @@ LABELS = {
     "hut": "HUT", "lora": "LoRA", "hira": "HiRA", "dora": "DoRA", "ia3": "IA3", "ssf": "SSF", "bitfit": "BitFit",
     "layernorm": "LayerNorm", "loha": "LoHa", "lora_plus": "LoRA+",
 }  # fmt: skip
-"""How tables and pictures call a method, in their order; other methods follow under their own names."""
+"""The names of methods in tables and pictures, in their order; other methods follow under their own names."""
 FIELDS = (
     "name", "method", "rank", "settings", "learning_rate", "learning_rate_multiple", "seed", "score_name", "score",
     "maximize", "trainable", "adapter_bytes", "seconds_per_step", "flops_per_step", "peak_bytes", "device",
 )  # fmt: skip
 """The fields of a record that are columns."""
+TEXT_SCORES = ("BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr")
+"""The scores of the texts that a run wrote; each is a column where a run has it."""
 
 
 def to_frame(records: Iterable[Record]) -> pd.DataFrame:
     """A row for each run, sorted by adapter and seed.
 
-    The columns are `FIELDS`; `variant` and `adapter`, the method with its settings, and with its rank, too; `spec`, the
-    adapter as the command line has it; `merit`, the score turned so that more is better; `forgets`, by how much the
-    loss on a text has grown; and a column for each score of the texts that the run wrote.
+    The columns are `FIELDS`, `TEXT_SCORES` and
+
+    - `variant`: the method with its settings, such as "HUT, spread=cyclic"
+    - `adapter`: the same with its rank, such as "HUT, r = 8, spread=cyclic"
+    - `spec`: the adapter as the command line has it, such as "hut:rank=8:spread=cyclic"
+    - `merit`: the score, or minus it where less is better
+    - `forgets`: by how much the loss on a text has grown
     """
     runs = pd.DataFrame(
         {field: getattr(record, field) for field in FIELDS}
@@ -57,7 +63,7 @@ def select(
     Args:
         runs: from `to_frame`.
         methods: these alone; none given: all.
-        ranks: of adapters that have a rank these alone; none given: all.
+        ranks: these alone, and adapters without a rank; none given: all.
         plain: only adapters without other settings than a rank.
     """
     chosen = pd.Series(True, index=runs.index)
@@ -71,10 +77,10 @@ def select(
 
 
 def at_best_learning_rates(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs of each adapter at one learning rate.
+    """The runs of each adapter at its best learning rate: the one with the most seeds.
 
-    It is the one with the most seeds; of several, the one whose first seed has the best score. So trials at other
-    learning rates, which have one seed, do not count.
+    Of several such, it is the one whose first seed has the best score. Trials at other learning rates have one seed,
+    so they do not count.
     """
     tried = runs.groupby(["adapter", "learning_rate"], sort=False).agg(seeds=("seed", "size"), merit=("merit", "first"))
     best = tried.sort_values(["seeds", "merit"], kind="stable").reset_index().drop_duplicates("adapter", keep="last")
@@ -82,7 +88,7 @@ def at_best_learning_rates(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def first_trials(runs: pd.DataFrame) -> pd.DataFrame:
-    """The first seed's run at each learning rate, of adapters that were tried at several."""
+    """The first seed's run at each learning rate, for adapters that were tried at several."""
     first = runs.drop_duplicates(["adapter", "learning_rate"])
     return first[first.groupby("adapter")["learning_rate"].transform("size") > 1]
 
@@ -93,7 +99,7 @@ def usual_device(runs: pd.DataFrame) -> str:
 
 
 def best_first(runs: pd.DataFrame) -> list[str]:
-    """The adapters by their mean scores."""
+    """The adapters, sorted by their mean scores."""
     means = runs.groupby("adapter", sort=False)["merit"].mean()
     return list(means.sort_values(ascending=False, kind="stable").index)
 
@@ -101,12 +107,12 @@ def best_first(runs: pd.DataFrame) -> list[str]:
 def paired(runs: pd.DataFrame, adapter: str, peer: str) -> pd.Series:
     """An adapter's scores minus the peer's, for the seeds that both have.
 
-    The peer's runs are those of the same rank, where both have one. There are none for the peer itself, and none where
+    The peer's runs are those of the same rank, where both have one. The result is empty for the peer itself, and where
     two adapters are of the peer's method.
 
     Args:
         runs: of one study, at the best learning rates.
-        adapter: which.
+        adapter: as in the column of this name.
         peer: a method, such as lora, or an adapter as the command line has it, such as hut:rank=8.
     """
     own = runs[runs["adapter"] == adapter]
@@ -120,12 +126,12 @@ def paired(runs: pd.DataFrame, adapter: str, peer: str) -> pd.Series:
 
 
 def label_of(runs: pd.DataFrame, peer: str) -> str:
-    """How tables call the peer, a method or an adapter."""
+    """The peer's name in tables."""
     return next(iter(runs["adapter"][runs["spec"] == peer]), LABELS.get(peer, peer))
 
 
 def p_value(differences: pd.Series) -> float | None:
-    """The p of a paired t-test; None for fewer than three seeds, or where all have the same difference."""
+    """The p of a paired t-test; None for fewer than three seeds, or if all have the same difference."""
     if len(differences) < 3 or differences.nunique() == 1:
         return None
     return float(ttest_1samp(differences, 0).pvalue)

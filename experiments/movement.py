@@ -197,7 +197,7 @@ def picture(runs: Mapping[str, Run], path: Path) -> None:
 
 
 def short_names(workdirs: Sequence[Path]) -> list[str]:
-    """Each folder without what all have in common."""
+    """The folders' paths without their common part."""
     if len(workdirs) < 2:
         return [workdir.resolve().name for workdir in workdirs]
     common = os.path.commonpath([workdir.resolve() for workdir in workdirs])

@@ -18,7 +18,7 @@ MARKERS = dict(zip(COLORS, "osD^vP*XpHd<", strict=True))
 
 
 def rank_picture(best: pd.DataFrame, path: Path) -> None:
-    """Draw the score against the rank, as SVG and PNG: means, and a bar from the least to the greatest of the seeds.
+    """Draw the score against the rank, as SVG and PNG: the mean, and a bar from the least to the greatest seed.
 
     Args:
         best: the runs of a study at their best learning rates.

@@ -17,6 +17,7 @@ import pandas as pd
 from experiments import pictures, tables
 from experiments.analysis import (
     PEER,
+    TEXT_SCORES,
     at_best_learning_rates,
     best_first,
     check_peer,
@@ -38,9 +39,10 @@ COSTS = {
     "flops_per_step": ("GFLOP per step", 1e-9),
     "peak_bytes": ("peak memory, MB", 1e-6),
 }
-"""Columns that depend on the device: their head, and the factor from the record's unit."""
+"""Columns that depend on the device: their heading, and the factor from the record's unit."""
 COLUMNS = ("learning_rate", "score", "seeds", "difference", "trainable", "adapter_bytes", *COSTS)
-"""Of `adapters_table`, where none are named; `forgets` is one more where it was measured."""
+"""The default columns of `adapters_table`; `forgets` is one more where it was measured."""
+TABLES = ("adapters", "trials", "ranks")
 
 
 def adapters_table(runs: pd.DataFrame, *, peer: str = PEER, columns: Sequence[str] = ()) -> str:
@@ -51,7 +53,7 @@ def adapters_table(runs: pd.DataFrame, *, peer: str = PEER, columns: Sequence[st
     Args:
         runs: of one study.
         peer: what the adapters are compared with.
-        columns: of `COLUMNS`, `forgets` or the scores of texts, such as BLEU.
+        columns: from `COLUMNS`, `forgets` and `TEXT_SCORES`; none given: the default.
 
     Raises:
         UserError: there is no such column.
@@ -74,7 +76,7 @@ def adapters_table(runs: pd.DataFrame, *, peer: str = PEER, columns: Sequence[st
         known[name] = (head, tables.three_digits(unit * alike[name].median()))
     if best["forgets"].notna().any():
         known["forgets"] = ("forgets, nats", groups["forgets"].apply(tables.spread, digits=digits))
-    for name in best.columns[best.columns.get_loc("forgets") + 1 : best.columns.get_loc("spec")]:
+    for name in best.columns.intersection(TEXT_SCORES):
         known[name] = (name, groups[name].apply(tables.spread, digits=tables.digits_of(name)))
     for column in columns:
         if column not in known:
@@ -134,11 +136,8 @@ def ranks_table(runs: pd.DataFrame, *, peer: str = PEER) -> str:
     return tables.markdown(table.rename_axis(columns=None))
 
 
-TABLES = ("adapters", "trials", "ranks")
-
-
 def make(runs: pd.DataFrame, *, peer: str = PEER, columns: Sequence[str] = (), names: Sequence[str] = TABLES) -> str:
-    """The tables of these names, of those that the study has."""
+    """The tables of these names, without those that the study has no runs for."""
     made = {
         "adapters": lambda: adapters_table(runs, peer=peer, columns=columns),
         "trials": lambda: trials_table(runs),
@@ -148,7 +147,7 @@ def make(runs: pd.DataFrame, *, peer: str = PEER, columns: Sequence[str] = (), n
 
 
 def write(runs: pd.DataFrame, text: str, folder: Path) -> None:
-    """Write tables and pictures to the folder, and print them with their place."""
+    """Print the tables, and write them and the pictures to the folder."""
     best = at_best_learning_rates(runs)
     write_text(folder / "table.md", text + "\n")
     pictures.rank_picture(best, folder / "rank")

@@ -5,8 +5,8 @@
 A study is the workdir of `experiments.method_comparison` or `experiments.rank_ablation`, or its JSONL. The table
 `scores` has mean and standard deviation over the seeds, and the adapter's mean place among those that every study has.
 The table `differences` has the mean difference to LoRA, or to `--peer`, over the seeds that both have, and the p of a
-paired t-test. An adapter with fewer seeds than the rest of its study is marked and has no place.
-With `--output` the tables are in `summary.md` there, too, and the differences in `summary.svg` and `.png`.
+paired t-test. An adapter with fewer seeds than the rest of its study is marked and has no place. With `--output` the
+tables are in `summary.md` there, too, and the differences in `summary.svg` and `.png`.
 
 `--table` names other tables: `both` has scores and differences in one, `seeds` the score of each seed, and `trials` the
 score at each learning rate that was tried.
@@ -50,7 +50,7 @@ def by_name(paths: Sequence[Path]) -> dict[str, pd.DataFrame]:
 
 def _named(paths: Sequence[Path]) -> dict[str, Path]:
     """Each study by as many of its path's last parts as distinguish it from the others."""
-    parts = [path.resolve().with_suffix("").parts for path in paths]
+    parts = [Path(str(path.resolve()).removesuffix(".jsonl")).parts for path in paths]
     twice = next((path for path, those in zip(paths, parts, strict=True) if parts.count(those) > 1), None)
     if twice is not None:
         raise UserError(f"{twice} is given twice; give each study once")
@@ -71,7 +71,7 @@ def scores(studies: Studies) -> pd.DataFrame:
 
 
 def places(studies: Studies) -> pd.Series:
-    """Each adapter's place by its mean score, as the mean over the studies; only for adapters that all have whole."""
+    """The mean over the studies of each adapter's place, for adapters that all studies have with all seeds."""
     means = []
     for runs in map(at_best_learning_rates, studies.values()):
         groups = runs.groupby("adapter")["merit"]

@@ -1,22 +1,27 @@
 """How figures and tables are written."""
 
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import pandas as pd
 
 from experiments.analysis import p_value
 
 DIGITS = {"loss": 2, "NIST": 2}
-"""Decimals of a score; of all others `USUAL_DIGITS`."""
+"""The decimals of a score; others have `USUAL_DIGITS`."""
 USUAL_DIGITS = 3
 
 
 def markdown(table: pd.DataFrame) -> str:
     """The table in Markdown, with its index as the first column; a missing value is an empty cell."""
-    names = [table.index.name or "", *table.columns]
-    lines = [names, *table.astype(object).fillna("").itertuples()]
-    head, *rows = [f"| {' | '.join(map(str, line))} |".replace("|  |", "| |").replace("|  |", "| |") for line in lines]
-    return "\n".join([head, "|" + "---|" * len(names), *rows])
+    head = _row([table.index.name or "", *table.columns])
+    rows = map(_row, table.astype(object).fillna("").itertuples())
+    return "\n".join([head, "|" + "---|" * (1 + table.shape[1]), *rows])
+
+
+def _row(cells: Iterable[Any]) -> str:
+    return "|" + "".join(f" {cell} |" if cell != "" else " |" for cell in cells)
 
 
 def digits_of(score_name: str) -> int:
@@ -52,13 +57,13 @@ def probability(p: float) -> str:
 
 
 def learning_rate(value: float) -> str:
-    """Such as 1.5e-2."""
+    """A learning rate such as 1.5e-2."""
     mantissa, exponent = f"{value:.10e}".split("e")
     return f"{float(mantissa):g}e{int(exponent)}"
 
 
 def three_digits(values: pd.Series) -> pd.Series:
-    """Numbers with so many decimals that the largest of them has three digits or more."""
+    """Numbers with as many decimals as give the largest of them three digits."""
     values = values.dropna()
     largest = values.abs().max() if len(values) else 1.0
     decimals = max(0, 2 - math.floor(math.log10(largest))) if largest else 0

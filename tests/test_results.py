@@ -8,9 +8,26 @@ from pathlib import Path
 
 import pytest
 
+from experiments.grid import run_missing
 from experiments.results import read_study
+from experiments.study import make_run, restore
+from hut_jax.config import freeze
+from hut_jax.runs import config_files
 
 ROOT = Path(__file__).parent.parent
+OFTEN = {"data.max_examples": 0, "eval.every": 150}
+CONFIGS = {
+    **{f"minilm_{task}": (f"minilm.py:{task}", {}) for task in ("cola", "stsb", "mrpc", "sst2")},
+    **{f"glue_minilm_{task}": (f"minilm.py:{task}", OFTEN) for task in ("cola", "mrpc", "stsb", "rte")},
+    "glue_minilm_sst2": ("minilm.py:sst2", OFTEN | {"data.max_examples": 10_000}),
+    "roberta_books_sst2": (
+        "roberta_books.py:sst2",
+        {"model": "runs/bases/roberta_50m/merged", "tokenizer": "tokenizers/roberta"},
+    ),
+    "e2e_books": ("e2e_books.py:gpt2_50m", {"tokenizer": "tokenizers/gpt2"}),
+    "e2e_again": ("e2e_books.py:gpt2_50m", {"tokenizer": "tokenizers/gpt2"}),
+}
+"""The config of each study, and what its command on the page sets of it."""
 TABLE = re.compile(r"\n((?:    .*\n)+)\n((?:\|.*\n)+)")
 """The commands, indented, and the table under them."""
 
@@ -40,6 +57,21 @@ def test_a_table_is_what_its_command_prints(command, table, capsys, monkeypatch)
     assert shown == table, shlex.join(command)
 
 
-def test_every_study_can_be_read():
-    names = [file.name for file in (ROOT / "results").glob("*.jsonl")]
-    assert sum(len(read_study(ROOT / "results" / name)) for name in names) == 596
+@pytest.mark.parametrize("study", CONFIGS)
+def test_its_command_would_run_nothing_of_a_study_again(study, tmp_path):
+    file, options = CONFIGS[study]
+    config = config_files.load_config_file(str(ROOT / "configs" / file))
+    config.update_from_flattened_dict(options)
+    records = {record.name: record for record in read_study(ROOT / f"results/{study}.jsonl")}
+    runs = {}
+    for record in records.values():
+        adapter = record.name.rsplit("/", 2)[0].replace(",", ":")
+        name, runs[record.name] = make_run(freeze(config), adapter, record.learning_rate_multiple, record.seed)
+        assert name == record.name
+    restore(ROOT / f"results/{study}.jsonl", tmp_path)
+    assert run_missing(runs, tmp_path) == records  # or it names the fields that differ
+
+
+def test_every_study_is_there_and_whole():
+    assert {file.stem for file in (ROOT / "results").glob("*.jsonl")} == CONFIGS.keys()
+    assert sum(len(read_study(ROOT / f"results/{study}.jsonl")) for study in CONFIGS) == 596
