@@ -50,7 +50,7 @@ class Sequences:
 
     @classmethod
     def from_lists(cls, sequences: Sequence[Sequence[int]], loss_start: Sequence[int]) -> "Sequences":
-        """Make them of one list of token ids a sequence, and the index of the first token that each predicts.
+        """The sequences of these lists of token ids. `loss_start` has the index of each one's first predicted token.
 
         Raises:
             UserError: there are not as many indices as sequences, or an index is out of range.

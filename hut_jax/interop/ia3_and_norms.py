@@ -30,7 +30,7 @@ class Scales(Method):
         shape = given["l"].shape
         if shape not in sides or len(sides) == 1:
             raise UserError(
-                f"{module}.ia3_l is {list(shape)}; this layer wants {[layer.outputs, 1]} for its outputs or "
+                f"{module}.ia3_l is {list(shape)}; this layer needs {[layer.outputs, 1]} for its outputs or "
                 f"{[1, layer.inputs]} for its inputs, and the two must differ"
             )
         deviations = given["l"].reshape(-1) - 1

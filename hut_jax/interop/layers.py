@@ -52,7 +52,7 @@ class Layers:
 
     Attributes:
         tensors: transformers' name -> the tensor.
-        equal: names that are not in `tensors`, since they name a tensor that has another name there -> that name.
+        equal: further names of tensors, since they are tied or have two names -> the name in `tensors`.
         tied: those of `equal` that config.json ties.
     """
 

@@ -44,7 +44,7 @@ class LowRank(Method):
             wanted = {"a": (rank, layer.inputs), "b": (layer.outputs, rank), "m": (layer.outputs,)}[name[0]]
             if given[name].shape != wanted:
                 raise UserError(
-                    f"{module}.{ending} is {list(given[name].shape)}; rank {rank} on this layer wants {list(wanted)}"
+                    f"{module}.{ending} is {list(given[name].shape)}; rank {rank} on this layer needs {list(wanted)}"
                 )
         scale = self.scale(module, rank, fields)
         return [Part(path, factors, scale) for path, factors in self.ours(layer, given).items()]

@@ -37,7 +37,7 @@ def read_whole(given: Mapping[str, np.ndarray], entries: Sequence[str], layers: 
             raise UserError(f"{key!r} is {list(tensor.shape)}, and the model's is {list(base.shape)}")
         if not _saved(name, entries) and not _same(tensor, base):
             raise UserError(
-                f"{key!r} differs from the base, and modules_to_save does not name it; take the base that was trained, "
+                f"{key!r} differs from the base, and modules_to_save does not name it; load the base that was trained, "
                 f"or {MERGE_THERE}"
             )
         tensors[name] = tensor

@@ -117,7 +117,7 @@ def _classes(predictions: ArrayLike, labels: ArrayLike, most: int = 2**31 - 1) -
     given, wanted = _pair(predictions, labels)
     for what, array in (("prediction", given), ("label", wanted)):
         if not np.issubdtype(array.dtype, np.integer):
-            raise UserError(f"the {what}s are {array.dtype}; integers from 0 on are expected")
+            raise UserError(f"the {what}s are {array.dtype}; classes must be integers")
         bad = np.flatnonzero((array < 0) | (array > most))
         if len(bad):
             raise UserError(f"{what} {bad[0]} is {array[bad[0]]}; a class from 0 to {most} is expected")

@@ -1,4 +1,4 @@
-"""How a model computes, beside what it computes."""
+"""How a model computes: its dtype, what it recomputes, whether its layers are scanned, and its attention."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -87,7 +87,7 @@ def tied_logits(
 
 
 def at_positions(hidden: Hidden, logits_at: Indices | None) -> Float[Array, "*n width"]:
-    """The hidden states at these indices into the flattened `batch * length` positions; None: all, as they are."""
+    """The hidden states at these indices into the flattened `batch * length` positions; None: all, unchanged."""
     return hidden if logits_at is None else hidden.reshape(-1, hidden.shape[-1])[logits_at]
 
 

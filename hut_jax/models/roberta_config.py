@@ -81,7 +81,7 @@ class RobertaConfig:
         """
         for name in ("is_decoder", "add_cross_attention"):
             if values.get(name):
-                raise UserError(f"{where}: {name!r} is not supported: this is an encoder alone")
+                raise UserError(f"{where}: {name!r} is not supported: this is only an encoder")
         positions = values.get("position_embedding_type") or "absolute"
         if positions != "absolute":
             raise UserError(f"{where}: position_embedding_type {positions!r} is not supported; valid: 'absolute'")
@@ -108,7 +108,7 @@ class RobertaConfig:
 
     @property
     def position_offset(self) -> int:
-        """The first token's position. RoBERTa's padding has its own id as position, and tokens count from there."""
+        """The first token's position. In RoBERTa padding has its token id as position, and tokens follow it."""
         if self.model_type == "bert":
             return 0
         assert isinstance(self.pad_token_id, int)

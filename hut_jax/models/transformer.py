@@ -44,7 +44,7 @@ class Transformer(nn.Module):
             in_axes: of `nn.scan`, for the arguments of the layer's call after the first.
 
         Raises:
-            UserError: the attention asked for is not to be had, or there is no such `remat`.
+            UserError: this machine or model cannot have the attention, or there is no such `remat`.
         """
         c = self.config
         check_attention(self.attention, self.dtype, width // c.heads)

@@ -7,7 +7,7 @@ from hut_jax.core.sections import section
 
 @section
 class MeshConfig:
-    """How many devices share out what (docs/running.md); -1: all that the other axes leave."""
+    """The number of devices on each axis of the mesh (docs/running.md); -1: as many as the other axes leave."""
 
     data: int = Field(default=-1, description="devices that share out batches")
     fsdp: int = Field(default=1, description="devices that share out batches and parameters")

@@ -59,15 +59,11 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[
     fixed = math.prod(size for size in sizes.values() if size != -1)
     if fixed > len(devices) or (free and len(devices) % fixed):
         named = " x ".join(f"{axis} {size}" for axis, size in sizes.items() if size != -1)
-        raise UserError(
-            f"config.mesh: {named} is {fixed}, which "
-            + (
-                f"is more than the {len(devices)} devices"
-                if fixed > len(devices)
-                else f"{len(devices)} is no multiple of"
-            )
-            + f"; sizes that fit: {', '.join(str(n) for n in range(1, len(devices) + 1) if len(devices) % n == 0)}"
+        fits = ", ".join(str(n) for n in range(1, len(devices) + 1) if len(devices) % n == 0)
+        which = (
+            f"is more than the {len(devices)} devices" if fixed > len(devices) else f"does not divide {len(devices)}"
         )
+        raise UserError(f"config.mesh: {named} is {fixed}, which {which}; sizes that fit: {fits}")
     sizes.update({axis: len(devices) // fixed for axis in free})
     shape = tuple(sizes.values())
     if math.prod(shape) < len(devices) and jax.process_count() > 1:

@@ -152,7 +152,7 @@ def test_every_tasks_metrics_are_here():
         ("accuracy", [], [], r"shape \(0,\)"),
         ("accuracy", [1, 0], [1], r"shape \(2,\) and labels \(1,\)"),
         ("accuracy", [[1, 0]], [[1, 0]], r"shape \(1, 2\)"),
-        ("accuracy", [0.5, 1.0], [0, 1], "predictions are float64; integers from 0 on are expected"),
+        ("accuracy", [0.5, 1.0], [0, 1], "predictions are float64; classes must be integers"),
         ("accuracy", [0, 1], [0, -1], r"label 1 is -1; a class from 0 to"),
         ("f1", [0, 2], [0, 1], "prediction 1 is 2; a class from 0 to 1 is expected"),
         ("pearson", [0.0, math.nan], [0.0, 1.0], "prediction 1 is nan; a finite number is expected"),

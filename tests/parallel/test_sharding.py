@@ -263,7 +263,7 @@ def test_a_foreign_models_largest_axes_are_split():
     ("sizes", "message"),
     [
         ((3, 1, 1), None),
-        ((-1, 3, 1), r"config.mesh: fsdp 3 x tensor 1 is 3, which 8 is no multiple of; sizes that fit: 1, 2, 4, 8"),
+        ((-1, 3, 1), r"config.mesh: fsdp 3 x tensor 1 is 3, which does not divide 8; sizes that fit: 1, 2, 4, 8"),
         ((4, 4, 1), r"data 4 x fsdp 4 x tensor 1 is 16, which is more than the 8 devices"),
         ((-1, -1, 1), r"config.mesh.data and config.mesh.fsdp are both -1"),
         ((0, 1, 1), r"config.mesh.data is 0; it must be 1 or more, or -1"),

@@ -1,4 +1,4 @@
-"""E2E's CSV files: rows of a meaning representation and a text, or an error that names the line."""
+"""E2E's CSV files: rows of a meaning representation and a text, read with errors that name the line."""
 
 import csv
 import io
@@ -28,7 +28,7 @@ def find_files(folder: str | os.PathLike[str]) -> dict[str, Path]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"no folder {str(folder)!r}; E2E's holds {', '.join(FILES.values())}")
+        raise UserError(f"no folder {str(folder)!r}; give one with {', '.join(FILES.values())}")
     paths = {split: folder / name for split, name in FILES.items()}
     missing = [path.name for path in paths.values() if not path.is_file()]
     if missing:

@@ -93,7 +93,7 @@ def write_restaurants(
         if count < 1:
             raise UserError(f"{split} is {count}; each split has at least 1 meaning representation")
     if sum(counts.values()) > 100_000:
-        raise UserError(f"{sum(counts.values())} meaning representations are expected; at most 100000 are made")
+        raise UserError(f"{sum(counts.values())} meaning representations are asked for; at most 100000 are made")
     random = Random(seed)
     meanings = _distinct_meanings(random)
     try:

@@ -18,7 +18,7 @@ def read_tfds(task: GlueTask, *, cache_dir: str | os.PathLike[str] | None = None
 
     TFDS registers its builder of GLUE only where TensorFlow is installed. The builder itself does not need TensorFlow,
     so it is imported from its module. The prepared data is kept as array_record files, which TFDS reads without
-    TensorFlow. Data that a TensorFlow program prepared earlier may be in another format, which it does not.
+    TensorFlow. Data that a TensorFlow program prepared earlier may be in a format that needs TensorFlow.
 
     Args:
         task: the task.

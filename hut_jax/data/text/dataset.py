@@ -25,10 +25,10 @@ class TextSplits(NamedTuple):
 def load_text(
     path: str | os.PathLike[str], tokenizer: BaseTokenizer, *, block: int, holdout: float = 0.01, max_bytes: int = 0
 ) -> TextSplits:
-    """Blocks of `block` predicted tokens, each of `block + 1` tokens that overlap the next one by one.
+    """Blocks of `block + 1` tokens, of which all but the first are predicted. Neighbouring blocks share one token.
 
     In the file a line `<|endoftext|>` separates two documents; in the blocks that token follows each document. A rest
-    at the end that is too short for a block is dropped. All tokens of a block but the first are predicted.
+    at the end that is too short for a block is dropped.
 
     Args:
         path: a UTF-8 text, plain or `.xz`.
@@ -43,9 +43,9 @@ def load_text(
     if block < 1:
         raise UserError(f"block is {block}; a block predicts at least 1 token")
     if not 0 <= holdout < 1:
-        raise UserError(f"holdout is {holdout}; it is a share from 0 up to, not including, 1")
+        raise UserError(f"holdout is {holdout}; it must be at least 0 and below 1")
     if max_bytes < 0:
-        raise UserError(f"max_bytes is {max_bytes}; 0 reads all, and nothing is below it")
+        raise UserError(f"max_bytes is {max_bytes}; it must be at least 0, which reads all")
     tokens = _encode(path, tokenizer, max_bytes)
     blocks = max(len(tokens) - 1, 0) // block
     held_out = max(round(holdout * blocks), 1) if holdout else 0

@@ -69,7 +69,7 @@ def read_references(path: str | os.PathLike[str]) -> References:
     while lines and not lines[-1]:
         lines.pop()
     if not lines:
-        raise UserError(f"{path} is empty; one reference a line is expected")
+        raise UserError(f"{path} is empty; one reference on each line is expected")
     groups: list[list[str]] = [[]]
     for number, line in enumerate(lines, start=1):
         if line:
@@ -100,7 +100,7 @@ def align(outputs: Outputs, references: References) -> tuple[list[str], list[lis
         groups = [by_mr[mr] for mr in outputs.mrs]
     if len(outputs.texts) != len(groups):
         raise UserError(
-            f"{len(outputs.texts)} outputs for the {len(groups)} MRs of the references; one each is expected"
+            f"{len(outputs.texts)} outputs for the {len(groups)} MRs of the references; one for each is expected"
         )
     return outputs.texts, groups
 
@@ -126,7 +126,9 @@ def in_order_of(first: Outputs, outputs: Outputs, references: References) -> Out
         return outputs
     if references.mrs is None:
         if outputs.mrs and first.mrs:
-            raise UserError("the two systems have other MRs or another order, and the references have none to go by")
+            raise UserError(
+                "the two systems have different MRs or another order, and the references have no MRs to order them by"
+            )
         return outputs
     usual = list(dict.fromkeys(references.mrs))
     if len(usual) < len(references.mrs) and (outputs.mrs is None or first.mrs is None):
@@ -134,9 +136,7 @@ def in_order_of(first: Outputs, outputs: Outputs, references: References) -> Out
     theirs, wanted = outputs.mrs or usual, first.mrs or usual
     differing = list((Counter(theirs) - Counter(wanted)) + (Counter(wanted) - Counter(theirs)))
     if differing:
-        raise UserError(
-            f"one of the two systems has more outputs for the MR {differing[0]!r}; as many each are expected"
-        )
+        raise UserError(f"the two systems have different numbers of outputs for the MR {differing[0]!r}")
     if len(set(wanted)) < len(wanted) and theirs != wanted:
         raise UserError("an MR has several outputs: the two systems must have their MRs in the same order")
     texts = dict(zip(theirs, outputs.texts, strict=True))
@@ -151,7 +151,7 @@ def _lines(path: str | os.PathLike[str]) -> list[str]:
     """The file's lines without surrounding white space."""
     text = read_text(Path(path))
     if not text:
-        raise UserError(f"{path} is empty; one text a line is expected, or a table named .tsv or .csv")
+        raise UserError(f"{path} is empty; one text on each line is expected, or a table named .tsv or .csv")
     return [line.strip() for line in lines_of(text)]
 
 

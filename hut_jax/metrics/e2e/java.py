@@ -69,7 +69,7 @@ def meteor_statistics(outputs: Sequence[str], references: Sequence[Sequence[str]
 
 def _jar(name: str) -> Path:
     if shutil.which("java") is None:
-        raise Unavailable("no java on the PATH; a Java runtime of version 8 or later is expected")
+        raise Unavailable("no java on the PATH; a Java runtime of version 8 or later is needed")
     found = importlib.util.find_spec("pycocoevalcap")
     for folder in (found.submodule_search_locations or []) if found else []:
         if (Path(folder) / name).is_file():

@@ -80,8 +80,8 @@ def with_head(family: Family, config: Any, values: Mapping[str, Any], head: Head
         where: the name of config.json in an error.
 
     Raises:
-        UserError: the family has no such head, config.json names none that is known, or only a classification head
-            has what is asked for.
+        UserError: the family has no such head, config.json names none that is known, or what is asked for
+            needs a classification head.
     """
     valid = sorted({*family.heads.values()})
     if head.name is not None and head.name not in valid:
@@ -89,7 +89,7 @@ def with_head(family: Family, config: Any, values: Mapping[str, Any], head: Head
     name = head.name or stored_head(family, values)
     if name is None:
         raise UserError(
-            f"{where}: of its architectures {values['architectures']} none is supported; {nearest('', family.heads)}; "
+            f"{where}: none of its architectures {values['architectures']} is supported; {nearest('', family.heads)}; "
             f"or take its encoder and ask for a head: {', '.join(map(repr, valid))}"
         )
     given = [field for field in ("num_labels", "labels", "problem_type") if getattr(head, field) is not None]

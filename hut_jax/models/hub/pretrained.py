@@ -48,8 +48,8 @@ def load_pretrained(
         draw: False sets it to zero, for an adapter that holds all of it (`also_train`).
         report: called with a line on the parameters that the files lack, and one on the tensors of other heads that
             were left out, if there are any. Default: a logged warning.
-        shardings: where each parameter is to lie: a tree of `jax.sharding.Sharding`s like the parameters'. Each is put
-            there as it is read. Default: all of them on one device.
+        shardings: a tree of `jax.sharding.Sharding`s, one for each parameter, which is placed by it as it is read.
+            Default: all parameters on one device.
 
     Raises:
         UserError: nothing has that name, config.json is not supported, the model cannot have the head or the
@@ -60,12 +60,12 @@ def load_pretrained(
     model = _model(source, compute)
     files = Weights(folder, source.architecture)
     match = match_tensors(files, source)
-    lie = {} if shardings is None else flatten(shardings)
-    params = read_params(files, match, source, model, np.dtype(compute.dtype), lie)
+    placed = {} if shardings is None else flatten(shardings)
+    params = read_params(files, match, source, model, np.dtype(compute.dtype), placed)
     if match.drawn:
         new = _draw(model, jax.random.key(0) if key is None else key, list(map(split, match.drawn)), compute.dtype)
         new = new if draw else {path: jnp.zeros_like(leaf) for path, leaf in new.items()}
-        params.update({path: put(np.asarray(leaf), lie.get(path)) for path, leaf in new.items()})
+        params.update({path: put(np.asarray(leaf), placed.get(path)) for path, leaf in new.items()})
         how = "drawn at random" if draw else "set to zero"
         report(f"{folder}: {how}, since the files have none that fit: {listing(match.drawn)}")
     if match.left_out:

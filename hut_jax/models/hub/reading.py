@@ -24,9 +24,9 @@ def read_params(
         files: of the model.
         match: which of their tensors are read.
         source: of the files.
-        model: whose layers are stacked or not.
+        model: the model, which tells whether layers are stacked.
         dtype: of the parameters.
-        shardings: where each is to lie; one that is missing lies on one device.
+        shardings: of the parameters; a parameter without one is placed on one device.
 
     Raises:
         UserError: two tensors that config.json ties differ.
@@ -35,7 +35,7 @@ def read_params(
         if {name, other} <= match.stored.keys() and not _same(files[match.stored[name]], files[match.stored[other]]):
             raise UserError(
                 f"{files.folder}: {name!r} is not {other!r}, to which config.json ties it; "
-                "where they should differ, set its 'tie_word_embeddings' to false"
+                "if they should differ, set its 'tie_word_embeddings' to false"
             )
     # One parameter of all layers after another, so that few stacks are unfinished at a time. The largest comes first:
     # for a moment it is in memory twice, as read and as placed.

@@ -52,7 +52,7 @@ def _check(leaves: Mapping[Path, Any], shapes: Mapping[Path, tuple[int, ...]]) -
         if path not in leaves:
             raise UserError(f"params have no {name!r}; {nearest(name, map(show, leaves))}")
         if path not in shapes:
-            raise UserError(f"params have {name!r}, which is none of the model's; {nearest(name, map(show, shapes))}")
+            raise UserError(f"params have {name!r}, which the model does not have; {nearest(name, map(show, shapes))}")
         if leaves[path].shape != shapes[path]:
             raise UserError(f"params: {name!r} is {list(leaves[path].shape)}, not {list(shapes[path])}")
 

@@ -114,7 +114,7 @@ def match_tensors(files: Weights, source: Source) -> Match:
         if files.shapes[there] != shapes[name]
     ]
     odd = [f"{there} {files.dtypes[there]}" for there in stored.values() if files.dtypes[there] not in _FLOATS]
-    faults = {"missing": missing, "unknown": unknown, "of another shape": misshapen, "no floats": odd}
+    faults = {"missing": missing, "unknown": unknown, "of another shape": misshapen, "not floats": odd}
     found = [f"{len(names)} {what}: {listing(names)}" for what, names in faults.items() if names]
     if found:
         raise UserError(f"{files.folder}: its tensors are not those of its config.json: {'; '.join(found)}")

@@ -108,7 +108,7 @@ def test_a_malformed_file_is_told_before_anything_is_prepared(folder, tmp_path, 
 
 
 def test_missing_folder_and_files(folder, tmp_path):
-    with pytest.raises(UserError, match=r"no folder '.*absent'; E2E's holds trainset\.csv, devset\.csv"):
+    with pytest.raises(UserError, match=r"no folder '.*absent'; give one with trainset\.csv, devset\.csv"):
         load_e2e(tmp_path / "absent")
     (folder / "devset.csv").rename(folder / "dev.csv")
     with pytest.raises(UserError, match=r"lacks devset\.csv; its CSV files: dev\.csv, testset_w_refs\.csv, trainset"):

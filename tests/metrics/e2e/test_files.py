@@ -120,9 +120,9 @@ def test_an_mr_may_have_several_outputs_or_none_as_in_the_challenges_script():
 @pytest.mark.parametrize(
     ("first", "other", "message"),
     [
-        (["m1", "m2"], ["m1"], "more outputs for the MR 'm2'"),
-        (["m1"], None, "more outputs for the MR 'm2'"),
-        (["m1", "m1"], ["m1", "m2"], "more outputs for the MR 'm"),
+        (["m1", "m2"], ["m1"], "different numbers of outputs for the MR 'm2'"),
+        (["m1"], None, "different numbers of outputs for the MR 'm2'"),
+        (["m1", "m1"], ["m1", "m2"], "different numbers of outputs for the MR 'm"),
         (["m1", "m2", "m1"], ["m1", "m1", "m2"], "in the same order"),
     ],
 )

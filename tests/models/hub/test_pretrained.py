@@ -174,7 +174,7 @@ def test_saving_refuses_params_of_another_model(tmp_path):
     less = {name: leaf for name, leaf in params.items() if name != "final_norm"}
     refused("params have no 'final_norm/(scale|bias)'", save_pretrained, tmp_path / "new", model, less)
     more = {**params, "adapter": {"x": jnp.zeros(2)}}
-    refused("params have 'adapter/x', which is none of", save_pretrained, tmp_path / "new", model, more)
+    refused("params have 'adapter/x', which the model does not have", save_pretrained, tmp_path / "new", model, more)
     other = {**params, "token_embedding": {"embedding": jnp.zeros((29, 13))}}
     refused(r"'token_embedding/embedding' is \[29, 13\], not \[29, 12\]", save_pretrained, tmp_path, model, other)
     refused("params have no 'layers/", save_pretrained, tmp_path / "new", model.clone(scan_layers=True), params)
@@ -195,7 +195,7 @@ def test_tensors_missing_unknown_and_misshapen_are_all_named(folder):
     assert "1 missing: 'transformer.ln_f.bias'" in message
     assert "1 unknown: 'score.weight'" in message
     assert "1 of another shape: 'transformer.h.0.mlp.c_fc.weight [48, 12], not [12, 48]'" in message
-    assert "1 no floats: 'transformer.wpe.weight I8'" in message
+    assert "1 not floats: 'transformer.wpe.weight I8'" in message
 
 
 def test_a_long_list_of_tensors_is_cut(folder):
