@@ -18,9 +18,10 @@ from hut_jax import Compute, Head, evaluate, merge, predict
 from hut_jax.config import default_config, freeze, set_transform
 from hut_jax.train import train
 from hut_jax.training.log import read_metrics
+from tests.goldens.archives import golden_models
 
-GOLDENS = Path(__file__).parent / "goldens"
-VERSION_0_1 = GOLDENS / "version_0_1"
+MODELS = golden_models()
+VERSION_0_1 = Path(__file__).parent / "goldens/version_0_1"
 
 with zipfile.ZipFile(VERSION_0_1 / "adapters.zip") as archive:
     ADAPTERS = json.loads(archive.read("index.json"))
@@ -51,7 +52,7 @@ def close(got, wanted, tolerance=1e-6):
 
 def base_of(name, **options):
     base = ADAPTERS[name]
-    folder = GOLDENS / base["base"]
+    folder = MODELS / base["base"]
     options = base["options"] | options  # of version 0.1's load_pretrained
     head = Head(options.pop("head", None), num_labels=options.pop("num_labels", None))
     compute = Compute(scan_layers=options.pop("scan_layers", False))

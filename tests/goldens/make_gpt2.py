@@ -1,4 +1,4 @@
-"""Writes the golden GPT-2 folders beside this file with PyTorch and transformers. Run by hand:
+"""Writes gpt2.zip, the golden GPT-2 folders, with PyTorch and transformers. Run by hand:
 
     python tests/goldens/make_gpt2.py
 
@@ -6,14 +6,15 @@ Each folder is a small Hugging Face checkpoint with random weights, and golden.s
 `attention_mask`, `position_ids` where they were given, and the `logits` that transformers computed.
 """
 
-import shutil
+import tempfile
 from pathlib import Path
 
 import torch
+from archives import HERE, pack
 from safetensors.torch import save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
-HERE = Path(__file__).parent
+OUTPUT = Path(tempfile.mkdtemp())
 SMALL = {"vocab_size": 29, "n_positions": 16, "n_embd": 12, "n_layer": 2, "n_head": 3}
 
 
@@ -30,8 +31,7 @@ def random_model(seed: int, **config) -> GPT2LMHeadModel:
 
 
 def write(name: str, model: GPT2LMHeadModel, *, lengths, pad: str = "right", positions: bool = False, **how) -> None:
-    folder = HERE / name
-    shutil.rmtree(folder, ignore_errors=True)
+    folder = OUTPUT / name
     longest = max(lengths)
     ids = torch.randint(0, model.config.vocab_size, (len(lengths), longest))
     places = torch.arange(longest)[None]
@@ -63,7 +63,7 @@ def main() -> None:
 
     first = random_model(1, **SMALL)
     write("gpt2_right_padded", first, lengths=[9, 4, 1])
-    as_first_released(HERE / "gpt2_right_padded", first)
+    as_first_released(OUTPUT / "gpt2_right_padded", first)
 
     write("gpt2_left_padded", random_model(2, **SMALL), lengths=[3, 10, 7], pad="left")
     write("gpt2_left_padded_positions", random_model(3, **SMALL), lengths=[3, 10, 7], pad="left", positions=True)
@@ -76,3 +76,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    pack(OUTPUT, HERE / "gpt2.zip")

@@ -1,4 +1,4 @@
-"""Writes the golden RoBERTa and BERT folders beside this file with PyTorch and transformers. Run by hand:
+"""Writes encoders.zip, the golden RoBERTa and BERT folders, with PyTorch and transformers. Run by hand:
 
     python tests/goldens/make_roberta.py
 
@@ -7,10 +7,11 @@ Each folder is a small Hugging Face checkpoint with random weights, and golden.s
 and `logits` or, where the class has no head, `pooled`.
 """
 
-import shutil
+import tempfile
 from pathlib import Path
 
 import torch
+from archives import HERE, pack
 from safetensors.torch import load_file, save_file
 from transformers import (
     BertConfig,
@@ -23,7 +24,7 @@ from transformers import (
     RobertaModel,
 )
 
-HERE = Path(__file__).parent
+OUTPUT = Path(tempfile.mkdtemp())
 SMALL = {
     "vocab_size": 29,
     "hidden_size": 12,
@@ -49,8 +50,7 @@ def random_model(seed: int, cls, **config):
 
 def write(name: str, model, *, lengths, first: list[int] | None = None, positions: bool = False, shard: bool = False):
     """`first`: how many tokens of each row are of the pair's first text."""
-    folder = HERE / name
-    shutil.rmtree(folder, ignore_errors=True)
+    folder = OUTPUT / name
     config, longest = model.config, max(lengths)
     places, counts = torch.arange(longest)[None], torch.tensor(lengths)[:, None]
     mask = places < counts
@@ -90,7 +90,7 @@ def main() -> None:
     write("roberta_untied", random_model(3, RobertaForMaskedLM, **variant), lengths=[8, 5], positions=True)
     write("bert_bare", random_model(4, BertModel, num_hidden_layers=3), lengths=[11], first=[6], shard=True)
     write("bert_mlm", random_model(5, BertForMaskedLM, hidden_act="gelu_new"), lengths=[6, 5, 2], first=[3, 2, 2])
-    as_first_released(HERE / "bert_mlm")
+    as_first_released(OUTPUT / "bert_mlm")
     one = {"num_labels": 1, "problem_type": "regression"}
     pairs = {"lengths": [7, 4, 2, 5], "first": [4, 2, 1, 3]}
     write("bert_classification", random_model(6, BertForSequenceClassification, **one), **pairs)
@@ -98,3 +98,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    pack(OUTPUT, HERE / "encoders.zip")

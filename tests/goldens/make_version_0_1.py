@@ -20,12 +20,12 @@ import os
 import shutil
 import signal
 import tempfile
-import zipfile
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from archives import HERE, golden_models, pack
 from safetensors.numpy import load_file, save_file
 
 import hut_jax
@@ -43,10 +43,10 @@ from hut_jax.targets import flatten
 from hut_jax.train import train
 from hut_jax.training import Steps
 
-GOLDENS = Path(__file__).parent
-OUTPUT = GOLDENS / "version_0_1"
+MODELS = golden_models()
+OUTPUT = HERE / "version_0_1"
 
-# The base of an adapter: a folder beside this file, and the options of load_pretrained.
+# The base of an adapter: a golden model, and the options of load_pretrained.
 GPT2_BASE = {"base": "gpt2_left_padded", "options": {}}
 GPT2_SCANNED = {"base": "gpt2_left_padded", "options": {"scan_layers": True}}
 ENCODER = {"base": "roberta_classification", "options": {}}
@@ -91,7 +91,7 @@ def write_adapters(folder: Path) -> None:
     """Each adapter with random factors, and what it computes."""
     index = {}
     for number, (name, (base, adapter)) in enumerate(adapters().items()):
-        model, params = hut_jax.load_pretrained(GOLDENS / base["base"], **base["options"])
+        model, params = hut_jax.load_pretrained(MODELS / base["base"], **base["options"])
         factors = adapter.init(jax.random.key(number), params)
         random = np.random.default_rng(number)
         factors = jax.tree.map(lambda leaf, draw=random: leaf + 0.1 * draw.standard_normal(leaf.shape), factors)
@@ -99,7 +99,7 @@ def write_adapters(folder: Path) -> None:
         hut_jax.save_adapter(folder / name, adapter, factors, params, base_name=base["base"])
         merged = flatten(adapter.merge(params, factors))
         tensors = {f"merged/{path}": np.asarray(merged[path]) for path in adapter.leaves(params)}
-        ids = load_file(GOLDENS / base["base"] / "golden.safetensors")["input_ids"]
+        ids = load_file(MODELS / base["base"] / "golden.safetensors")["input_ids"]
         tensors["logits"] = np.asarray(adapter.apply(model, params, factors, jnp.asarray(ids)))
         save_file(tensors, folder / name / "expected.safetensors")
         index[name] = base
@@ -230,15 +230,6 @@ def copy_workdir(workdir: Path, to: Path) -> None:
     shutil.copytree(workdir, to, ignore=shutil.ignore_patterns("tensorboard"))
     for note in to.rglob("commit_success.txt"):  # Orbax looks for the file alone
         note.write_text(note.read_text().replace(f"{Path.cwd()}/", ""))
-
-
-def pack(folder: Path, archive: Path) -> None:
-    """The folder's files, in order and without times, so that the same files make the same archive."""
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as file:
-        for path in sorted(folder.rglob("*")):
-            name = str(path.relative_to(folder)) + ("/" if path.is_dir() else "")
-            file.writestr(zipfile.ZipInfo(name), b"" if path.is_dir() else path.read_bytes(), zipfile.ZIP_DEFLATED)
-    print(f"{archive}: {archive.stat().st_size:,} bytes")
 
 
 def main() -> None:

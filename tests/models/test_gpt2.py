@@ -1,7 +1,5 @@
 """GPT-2's computation: against transformers' golden logits, and each way to run it against the plain one."""
 
-from pathlib import Path
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -17,8 +15,9 @@ from hut_jax.models.compute import Compute
 from hut_jax.models.gpt2 import GPT2
 from hut_jax.models.gpt2_config import GPT2Config
 from hut_jax.models.hub.pretrained import init_params, load_pretrained
+from tests.goldens.archives import golden_models
 
-GOLDENS = sorted((Path(__file__).parents[1] / "goldens").glob("gpt2_*/"))
+GOLDENS = sorted(golden_models().glob("gpt2_*/"))
 CONFIG = GPT2Config(vocab_size=23, n_positions=12, n_embd=8, n_layer=2, n_head=2)
 BATCH, LENGTH = 3, 10
 LEFT_PADDED = jnp.arange(LENGTH) >= jnp.array([[0], [4], [9]])

@@ -1,7 +1,6 @@
 """RoBERTa's and BERT's computation: against transformers' goldens, and each way to run it against the plain one."""
 
 import dataclasses
-from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -20,12 +19,9 @@ from hut_jax.models.compute import Compute
 from hut_jax.models.hub.pretrained import init_params, load_pretrained
 from hut_jax.models.roberta import Roberta, default_positions
 from hut_jax.models.roberta_config import RobertaConfig
+from tests.goldens.archives import golden_models
 
-GOLDENS = [
-    folder
-    for folder in sorted((Path(__file__).parents[1] / "goldens").glob("*/"))
-    if folder.name.startswith(("roberta_", "bert_"))
-]
+GOLDENS = [*sorted(golden_models().glob("bert_*/")), *sorted(golden_models().glob("roberta_*/"))]
 GIVEN = {
     "vocab_size": 23,
     "hidden_size": 8,

@@ -18,14 +18,15 @@ from hut_jax.models.compute import Compute
 from hut_jax.models.hub.heads import Head
 from hut_jax.models.hub.pretrained import build_model, init_params, load_pretrained
 from hut_jax.models.hub.saving import save_pretrained
+from tests.goldens.archives import golden_models
 
-GOLDENS = Path(__file__).parents[2] / "goldens"
+MODELS = golden_models()
 
 
 @pytest.fixture
 def copy(tmp_path):
     """A golden checkpoint by name, to be changed."""
-    return lambda name: Path(shutil.copytree(GOLDENS / name, tmp_path / name))
+    return lambda name: Path(shutil.copytree(MODELS / name, tmp_path / name))
 
 
 def edit(folder, change):
@@ -48,7 +49,7 @@ def refused(message, call, *args, **kwargs):
 def load(name, **kwargs):
     """The model, its parameters by path, and what was reported."""
     lines = []
-    model, params = load_pretrained(GOLDENS / name, report=lines.append, **kwargs)
+    model, params = load_pretrained(MODELS / name, report=lines.append, **kwargs)
     return model, flatten_dict(params, sep="/"), lines
 
 
@@ -65,8 +66,8 @@ def test_the_head_is_the_one_of_the_architectures(name, head, labels):
     model, _, lines = load(name)
     assert (model.config.head, model.config.labels) == (head, labels)
     assert lines == []
-    assert model.config == build_model(GOLDENS / name).config
-    assert model == build_model(GOLDENS / name)
+    assert model.config == build_model(MODELS / name).config
+    assert model == build_model(MODELS / name)
 
 
 def test_a_head_that_the_files_lack_is_drawn_with_the_key_and_reported():
@@ -135,7 +136,7 @@ def test_other_names_for_as_many_labels_keep_the_whole_head():
 
 def test_without_a_report_the_lines_are_logged(caplog):
     with caplog.at_level(logging.WARNING, logger="hut_jax"):
-        load_pretrained(GOLDENS / "roberta_mlm", head="none")
+        load_pretrained(MODELS / "roberta_mlm", head="none")
     assert [line.split(":")[1].split(",")[0].strip() for line in caplog.messages] == ["drawn at random", "left out"]
 
 
@@ -214,8 +215,8 @@ def test_an_unknown_architecture_must_be_told_its_head(copy):
     ],
 )
 def test_heads_and_labels_that_make_no_sense(name, asked, message):
-    refused(message, lambda: load_pretrained(GOLDENS / name, head=Head(**asked)))
-    refused(message, lambda: build_model(GOLDENS / name, head=Head(**asked)))
+    refused(message, lambda: load_pretrained(MODELS / name, head=Head(**asked)))
+    refused(message, lambda: build_model(MODELS / name, head=Head(**asked)))
 
 
 def test_a_pickle_is_converted_with_its_own_class(copy):
@@ -237,7 +238,7 @@ def test_distilbert_is_not_bert(copy):
 
 def test_a_drawn_head_is_saved_with_its_names(tmp_path):
     model, params = load_pretrained(
-        GOLDENS / "roberta_mlm", head=Head("classification", labels=["no", "yes"]), report=print
+        MODELS / "roberta_mlm", head=Head("classification", labels=["no", "yes"]), report=print
     )
     save_pretrained(tmp_path, model, params)
     values = json.loads((tmp_path / "config.json").read_text())

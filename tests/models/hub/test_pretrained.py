@@ -20,19 +20,20 @@ from hut_jax.models.gpt2 import GPT2
 from hut_jax.models.gpt2_config import GPT2Config
 from hut_jax.models.hub.pretrained import build_model, init_params, load_pretrained
 from hut_jax.models.hub.saving import save_pretrained
+from tests.goldens.archives import golden_models
 
-GOLDENS = Path(__file__).parents[2] / "goldens"
+MODELS = golden_models()
 
 
 @pytest.fixture
 def folder(tmp_path):
     """A checkpoint of one file, to be damaged."""
-    return Path(shutil.copytree(GOLDENS / "gpt2_left_padded", tmp_path / "model"))
+    return Path(shutil.copytree(MODELS / "gpt2_left_padded", tmp_path / "model"))
 
 
 @pytest.fixture
 def sharded(tmp_path):
-    return Path(shutil.copytree(GOLDENS / "gpt2_sharded", tmp_path / "model"))
+    return Path(shutil.copytree(MODELS / "gpt2_sharded", tmp_path / "model"))
 
 
 def edit(folder, change):
@@ -59,7 +60,7 @@ def equal(a, b):
 
 
 def test_c_attn_is_split_in_order():
-    folder = GOLDENS / "gpt2_left_padded"
+    folder = MODELS / "gpt2_left_padded"
     fused = load_file(folder / "model.safetensors")["transformer.h.1.attn.c_attn.weight"]
     _, params = load_pretrained(folder)
     for i, name in enumerate(("query", "key", "value")):
@@ -73,13 +74,13 @@ ENCODERS = ["roberta_odd", "roberta_mlm", "roberta_classification", "roberta_unt
 @pytest.mark.parametrize("name", ["gpt2_right_padded", "gpt2_sharded", "gpt2_untied", "gpt2_variant", *ENCODERS])
 @pytest.mark.parametrize("scan_layers", [False, True])
 def test_saving_is_the_inverse_of_loading(tmp_path, name, scan_layers):
-    model, params = load_pretrained(GOLDENS / name, compute=Compute(scan_layers=scan_layers))
+    model, params = load_pretrained(MODELS / name, compute=Compute(scan_layers=scan_layers))
     save_pretrained(tmp_path / "a" / "b", model, params)
     again, loaded = load_pretrained(tmp_path / "a" / "b", compute=Compute(scan_layers=scan_layers))
     assert again == model
     equal(loaded, params)
     ours = load_file(tmp_path / "a" / "b" / "model.safetensors")
-    files = [load_file(file) for file in (GOLDENS / name).glob("model*.safetensors")]
+    files = [load_file(file) for file in (MODELS / name).glob("model*.safetensors")]
     theirs = {key: value for file in files for key, value in file.items()}
     if name == "gpt2_right_padded":  # the old names and buffers
         theirs = {f"transformer.{key}": value for key, value in theirs.items() if ".attn.bias" not in key}
@@ -98,12 +99,12 @@ def test_saving_is_the_inverse_of_loading(tmp_path, name, scan_layers):
 
 
 def test_scanned_loading_stacks():
-    folder = GOLDENS / "gpt2_variant"
+    folder = MODELS / "gpt2_variant"
     equal(load_pretrained(folder, compute=Compute(scan_layers=True))[1], stack_layers(load_pretrained(folder)[1]))
 
 
 def test_bf16(tmp_path):
-    folder = GOLDENS / "gpt2_variant"
+    folder = MODELS / "gpt2_variant"
     model, params = load_pretrained(folder, compute=Compute(dtype=jnp.bfloat16))
     assert model.dtype == jnp.bfloat16
     full = load_pretrained(folder)[1]
@@ -139,16 +140,16 @@ def test_a_tied_head_may_be_stored_if_it_is_the_embedding(folder):
 
 
 def test_config_alone_builds_a_model():
-    model = build_model(GOLDENS / "gpt2_variant", compute=Compute(remat="dots", attention="xla"))
-    assert model == GPT2(build_model(GOLDENS / "gpt2_variant").config, remat="dots", attention="xla")
+    model = build_model(MODELS / "gpt2_variant", compute=Compute(remat="dots", attention="xla"))
+    assert model == GPT2(build_model(MODELS / "gpt2_variant").config, remat="dots", attention="xla")
     assert model.config.n_inner == 21
     drawn = init_params(model, jax.random.key(0), dtype=jnp.bfloat16)
-    loaded = load_pretrained(GOLDENS / "gpt2_variant", compute=Compute(dtype=jnp.bfloat16))[1]
+    loaded = load_pretrained(MODELS / "gpt2_variant", compute=Compute(dtype=jnp.bfloat16))[1]
     assert jax.tree.map(lambda x: (x.shape, x.dtype), drawn) == jax.tree.map(lambda x: (x.shape, x.dtype), loaded)
 
 
 def test_an_overwritten_checkpoint_is_the_new_one(folder):
-    model, params = load_pretrained(GOLDENS / "gpt2_variant")
+    model, params = load_pretrained(MODELS / "gpt2_variant")
     save_pretrained(folder, model, params)
     again, loaded = load_pretrained(folder)
     assert again == model
@@ -157,7 +158,7 @@ def test_an_overwritten_checkpoint_is_the_new_one(folder):
 
 def test_a_failed_save_leaves_what_was_there(folder, monkeypatch):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    model, params = load_pretrained(GOLDENS / "gpt2_variant")
+    model, params = load_pretrained(MODELS / "gpt2_variant")
 
     def full_disk(tensors, path, metadata):
         Path(path).write_bytes(b"half")
@@ -170,7 +171,7 @@ def test_a_failed_save_leaves_what_was_there(folder, monkeypatch):
 
 
 def test_saving_refuses_params_of_another_model(tmp_path):
-    model, params = load_pretrained(GOLDENS / "gpt2_variant")
+    model, params = load_pretrained(MODELS / "gpt2_variant")
     less = {name: leaf for name, leaf in params.items() if name != "final_norm"}
     refused("params have no 'final_norm/(scale|bias)'", save_pretrained, tmp_path / "new", model, less)
     more = {**params, "adapter": {"x": jnp.zeros(2)}}
@@ -299,11 +300,11 @@ def offline(tmp_path, monkeypatch):
 
 def test_a_hub_name_comes_from_the_cache(offline):
     snapshot = offline / "models--some--gpt2" / "snapshots" / "0123456789abcdef0123456789abcdef01234567"
-    shutil.copytree(GOLDENS / "gpt2_sharded", snapshot)
+    shutil.copytree(MODELS / "gpt2_sharded", snapshot)
     (offline / "models--some--gpt2" / "refs").mkdir()
     (offline / "models--some--gpt2" / "refs" / "main").write_text(snapshot.name)
     model, params = load_pretrained("some/gpt2")
-    equal(params, load_pretrained(GOLDENS / "gpt2_sharded")[1])
+    equal(params, load_pretrained(MODELS / "gpt2_sharded")[1])
     assert model.config == build_model("some/gpt2").config
 
 
@@ -317,7 +318,7 @@ def test_only_config_and_safetensors_are_downloaded(monkeypatch):
 
     def download(name, allow_patterns):
         patterns.extend(allow_patterns)
-        return str(GOLDENS / "gpt2_variant")
+        return str(MODELS / "gpt2_variant")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     load_pretrained("some/gpt2")
