@@ -6,8 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from hut_jax.models.attention import check_attention
-from hut_jax.models.embedding import Embed
-from hut_jax.models.layers import recomputed
+from hut_jax.models.layers import Embed, recomputed
 
 
 class Transformer(nn.Module):
