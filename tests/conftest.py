@@ -16,7 +16,13 @@ ROOT = Path(__file__).parent.parent
 
 # Shapes in signatures are checked under test, and only there.
 install_import_hook(
-    ["hut_jax.transforms", "hut_jax.models.gpt2", "hut_jax.models.layers", "hut_jax.models.roberta"],
+    [
+        "hut_jax.transforms",
+        "hut_jax.models.attention",
+        "hut_jax.models.gpt2",
+        "hut_jax.models.layers",
+        "hut_jax.models.roberta",
+    ],
     "beartype.beartype",
 )
 

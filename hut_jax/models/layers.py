@@ -1,4 +1,4 @@
-"""The layers that the models share: embedding, dense, norm, feed-forward network; and how a layer is recomputed."""
+"""The layers that the models share: dense, norm, feed-forward network; and how a layer is recomputed."""
 
 import functools
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from hut_jax.core.errors import UserError, nearest
 from hut_jax.models.shapes import Hidden, Indices
-from hut_jax.parallel.activations import gathered, split_batch
+from hut_jax.parallel.activations import split_batch
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu_new": functools.partial(nn.gelu, approximate=True),
@@ -32,17 +32,6 @@ REMAT: dict[str, Callable | None] = {
 
 # In bf16 the products are still summed and returned in fp32. Logits rounded to bf16 would have ties.
 fp32_dot = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
-
-
-class Embed(nn.Embed):
-    """`nn.Embed` that on a mesh gathers its table before the lookup, as other layers gather their kernels."""
-
-    def __call__(self, inputs: Any) -> Array:
-        """The rows of the table with these ids."""
-        if self.num_embeddings == 1:
-            return super().__call__(inputs)
-        (table,) = self.promote_dtype(self.embedding, dtype=self.dtype, inexact=False)
-        return jnp.take(gathered(jnp.asarray(table)), inputs, axis=0)
 
 
 class MLP(nn.Module):
