@@ -1,7 +1,7 @@
 """The config of a run: users write an ml_collections ConfigDict, and the code reads a frozen `RunConfig`.
 
-`freeze` makes the one of the other, and `thaw` leads back. Each section is defined in the layer that reads it, with the
-default, meaning and range of each field.
+`freeze` turns a ConfigDict into a `RunConfig`, and `thaw` is its inverse. Each section is defined in the layer that
+reads it, with the default, meaning and range of each field.
 """
 
 import json
@@ -22,26 +22,28 @@ from hut_jax.tasks import TASKS, GeneratesText, task_named
 from hut_jax.training.config import CheckpointConfig, EvalConfig, LogConfig, TrainConfig
 
 VERSION = 2
-"""The version of config.json's fields. In the first, every task had the fields of all tasks."""
+"""The version of config.json's fields. In version 1 every task had the fields of all tasks."""
 
 
 @section
 class RunConfig:
     """A run: what is learned, on which base, with which adapter, and how.
 
-    The learning rates are resolved: where a config leaves one to the transformation, it is the transformation's own.
+    The learning rates are resolved: a learning rate of 0 is replaced by the transformation's own.
     """
 
     task: str = Field(description=f"what is learned: {', '.join(TASKS)}")
     model: str = Field(default="", description="the base: a hub name, or a folder in Hugging Face's layout")
     init: Literal["pretrained", "random"] = Field(
-        default="pretrained", description="'random' reads only the base's config.json and draws its weights"
+        default="pretrained", description="'random' reads only the base's config.json and draws random weights"
     )
-    tokenizer: str = Field(default="", description="a hub name or a folder; empty: the base's own")
+    tokenizer: str = Field(default="", description="the tokenizer: a hub name or a folder; empty: the base's own")
     dtype: Literal["float32", "bfloat16"] = Field(
-        default="float32", description="of the base and what is computed with it; factors are float32"
+        default="float32", description="the dtype of the base and of the computation; factors are float32"
     )
-    seed: int = Field(default=0, ge=0, lt=2**32, description="of factors, the data's order, dropout and random weights")
+    seed: int = Field(
+        default=0, ge=0, lt=2**32, description="the seed of factors, the data's order, dropout and random weights"
+    )
     data: Any = Field(description="the task's data: TASKS[task].data_section")
     adapter: AdapterConfig = AdapterConfig()
     train: TrainConfig = TrainConfig()
@@ -95,9 +97,9 @@ def default_config(task: str = "e2e") -> ConfigDict:
 
 
 def set_task(config: ConfigDict, task: str) -> None:
-    """Change the task of `config`: `data` becomes the task's own section, and `decode` is there if it generates text.
+    """Change the task of `config`: `data` becomes the section of the new task, which has `decode` if it generates text.
 
-    A section that both tasks have keeps its values; a new one has its defaults.
+    A section that both tasks have keeps its values. A new section has its defaults.
 
     Raises:
         UserError: there is no such task.
@@ -192,8 +194,8 @@ def from_json(text: str) -> RunConfig:
     """The inverse of `to_json`; reads earlier versions too.
 
     Raises:
-        UserError: it is not a config of this version or an earlier one.
-        ValueError: it is not a JSON object.
+        UserError: the text is not a config of this version or an earlier one.
+        ValueError: the text is not a JSON object.
     """
     fields = json.loads(text)
     if not isinstance(fields, dict):
@@ -202,7 +204,7 @@ def from_json(text: str) -> RunConfig:
 
 
 def _upgraded(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a config.json of any version, as this version has them."""
+    """Convert the fields of a config.json of any version to those of this version."""
     version = fields.get("version", 1)
     if version not in (1, VERSION):
         raise UserError(f"its version is {version!r}, and this hut_jax reads 1 to {VERSION}")
@@ -230,7 +232,7 @@ def unknown(field: str, task: str, known: Iterable[str]) -> str:
     if having:
         several = "the tasks" if len(having) > 1 else "the task"
         return f"config.{field} is a field of {several} {', '.join(map(repr, having))}; config.task is {task!r}"
-    return f"unknown config field config.{repr(field)[1:-1]}; {nearest(field, known)}"  # on one line, whatever it holds
+    return f"unknown config field config.{repr(field)[1:-1]}; {nearest(field, known)}"  # repr keeps it on one line
 
 
 def tasks_with(field: str) -> list[str]:
@@ -263,7 +265,7 @@ def _flat(fields: Mapping[str, Any] | ConfigDict, prefix: str = "") -> Iterator[
 
 
 def _tuples(value: Any) -> Any:
-    """The same with tuples for lists: JSON has no tuples."""
+    """The same value with tuples in place of lists: JSON has no tuples."""
     if isinstance(value, Mapping):
         return {name: _tuples(item) for name, item in value.items()}
     return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value

@@ -1,8 +1,8 @@
-"""What adapters cost, from shapes alone: python -m hut_jax.cost --config=configs/e2e.py --config.model=gpt2
+"""Compute the cost of adapters from shapes alone: python -m hut_jax.cost --config=configs/e2e.py --config.model=gpt2
 
-The model is built from its config.json; no weights and no data are read. Each adapter has a line: the trainable
-parameters, the FLOPs of a forward pass and of a training step, what the adapter adds to both on paper, and the bytes of
-factors, optimiser state and checkpoint. docs/cost.md explains the columns.
+The model is built from its config.json. No weights and no data are read. The table has a line for each adapter: its
+trainable parameters, the FLOPs of a forward pass and of a training step, the FLOPs that the adapter adds by its
+formulas, and the bytes of factors, optimiser state and checkpoint. docs/cost.md explains the columns.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,10 +28,10 @@ def main(argv: Sequence[str]) -> int:
         "--adapters",
         default=ADAPTERS,
         metavar="LIST",
-        help=f"names with their settings, as in hut:rank=8:spread=cyclic,lora; default: {ADAPTERS}. Those of dense "
-        "layers act on the config's targets, those of whole parameters on their own",
+        help=f"names with their settings, as in hut:rank=8:spread=cyclic,lora; default: {ADAPTERS}. Adapters of "
+        "dense layers act on the config's targets; adapters of whole parameters act on their own targets",
     )
-    parser.add_argument("--xla", action="store_true", help="compile, and show XLA's own count beside ours")
+    parser.add_argument("--xla", action="store_true", help="also compile, and show XLA's own count beside ours")
     args, config = config_files.parse_with_config(parser, argv)
     if args.batch is not None:
         config = with_fields(config, {"train.batch_size": args.batch})

@@ -1,8 +1,9 @@
 """Generate texts for a run's test set and score them: python -m hut_jax.evaluate --workdir=runs/e2e
 
 The workdir then also holds `test_outputs.txt`, one text for each meaning representation of E2E's test set, and
-`evaluation.json`: the challenge's five scores, how the texts were decoded, times, versions. `result.json` gets it as
-`test`. Beam search is as in the LoRA paper (arXiv 2106.09685), and can be changed: --config.decode.length_penalty=0.8
+`evaluation.json`: the challenge's five scores, the decoding options, times and versions. The evaluation is also in
+`result.json`, as `test`. The default is the beam search of the LoRA paper (arXiv 2106.09685). Every option can be
+changed: --config.decode.length_penalty=0.8
 """
 
 import hashlib
@@ -40,9 +41,9 @@ References = Mapping[str, Sequence[str]]
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit code."""
     parser = cli.Parser("hut_jax.evaluate", __doc__ or "")
-    parser.add_argument("--workdir", required=True, metavar="FOLDER", help="of a run of hut_jax.train")
+    parser.add_argument("--workdir", required=True, metavar="FOLDER", help="the folder of a run of hut_jax.train")
     parser.add_argument("--force", action="store_true", help="evaluate even if the base is not the one trained on")
-    parser.add_argument("--again", action="store_true", help="decode even if it is done already")
+    parser.add_argument("--again", action="store_true", help="decode even if the texts are there already")
     args, overrides = parser.parse_known_args(argv)
 
     workdir = Path(args.workdir)
@@ -56,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
     if evaluation is None:
         evaluation = evaluate(workdir, config, task, references, source, force=args.force)
     else:
-        print(f"decoded before, with the same options, adapter and test set; --again decodes it anew ({workdir})")
+        print(f"{workdir} was decoded before with the same options, adapter and test set; --again decodes it anew")
         if evaluation["reasons"] and task.can_score_fully():
             evaluation |= score(task, read_outputs(workdir), references)
             write_json(workdir / EVALUATION, evaluation)
@@ -76,10 +77,10 @@ def evaluate(
     *,
     force: bool,
 ) -> dict[str, Any]:
-    """Generate the texts, score them, and write both; returns the evaluation.
+    """Generate the texts, score them, write texts and scores, and return the evaluation.
 
     Raises:
-        UserError: a part of the run cannot be had, a text to continue is too long, or the workdir cannot be written.
+        UserError: a part of the run cannot be loaded, a text to continue is too long, or the workdir cannot be written.
     """
     check_writable(workdir)
     decoder = Decoder(load_run(workdir, config, scan_layers=False, force=force), task)
@@ -89,7 +90,7 @@ def evaluate(
     seconds = time.perf_counter() - start
     outputs = [decoder.text(tokens) for tokens in generated]
 
-    # The outputs first, so that they are there whatever happens; the evaluation names the outputs that it is of.
+    # The outputs are written first, so that a failure in scoring does not lose them. The evaluation has their digest.
     written = "".join(f"{output}\n" for output in outputs)
     write_text(workdir / OUTPUTS, written)
     evaluation = score(task, outputs, references) | {
@@ -120,7 +121,7 @@ def score(task: ScoresTexts[Any], outputs: Sequence[str], references: References
 
 
 def source_of(workdir: Path, config: RunConfig, references: References) -> dict[str, Any]:
-    """Everything that outputs and scores follow from."""
+    """Everything that determines the outputs and the scores."""
     return {
         "adapter": _digest((workdir / ADAPTER / WEIGHTS_FILE).read_bytes()),
         "test_set": _digest(json.dumps(list(references.items())).encode()),
@@ -134,7 +135,7 @@ def source_of(workdir: Path, config: RunConfig, references: References) -> dict[
 
 
 def read_evaluation(workdir: Path, source: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The evaluation in the workdir, if it is of the same source."""
+    """The evaluation in the workdir if it has the same source, else None."""
     try:
         evaluation = json.loads((workdir / EVALUATION).read_text(encoding="utf-8"))
         same = evaluation["outputs_sha256"] == _digest((workdir / OUTPUTS).read_bytes())

@@ -1,7 +1,7 @@
 """Generate texts with a run: python -m hut_jax.generate --workdir=runs/e2e --input=mrs.txt --output=texts.txt
 
-The input has one meaning representation a line (one beginning of a text, where the task is language modelling), and
-the output one text a line. The run's config.decode says how to decode, and can be changed: --config.decode.beams=4
+The input has one meaning representation on each line; for language modelling, one beginning of a text. The output has
+one text on each line. The run's config.decode says how to decode. It can be changed: --config.decode.beams=4
 """
 
 from collections.abc import Sequence
@@ -21,11 +21,11 @@ from hut_jax.tasks import GeneratesText
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit code."""
     parser = cli.Parser("hut_jax.generate", __doc__ or "")
-    parser.add_argument("--workdir", required=True, metavar="FOLDER", help="of a run of hut_jax.train")
+    parser.add_argument("--workdir", required=True, metavar="FOLDER", help="the folder of a run of hut_jax.train")
     parser.add_argument(
-        "--input", required=True, metavar="FILE", help="UTF-8, one MR or one beginning of a text a line"
+        "--input", required=True, metavar="FILE", help="a UTF-8 file, one MR or beginning of a text on each line"
     )
-    parser.add_argument("--output", required=True, metavar="FILE", help="where the texts go, one a line")
+    parser.add_argument("--output", required=True, metavar="FILE", help="the file for the texts, one on each line")
     parser.add_argument("--force", action="store_true", help="generate even if the base is not the one trained on")
     args, overrides = parser.parse_known_args(argv)
 
@@ -49,7 +49,7 @@ def read_lines(path: Path) -> list[str]:
     """The lines of a text file, none of them empty.
 
     Raises:
-        UserError: it cannot be read, has no line, or has an empty one.
+        UserError: the file cannot be read, has no lines, or has an empty line.
     """
     lines = lines_of(read_text(path, encoding="utf-8-sig"))
     if not lines:
@@ -61,10 +61,10 @@ def read_lines(path: Path) -> list[str]:
 
 
 def check_output(output: Path) -> None:
-    """Make sure that a file can be written there.
+    """Check that this file can be written.
 
     Raises:
-        UserError: it cannot.
+        UserError: it cannot be written.
     """
     try:
         if output.is_dir():

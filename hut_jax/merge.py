@@ -1,7 +1,7 @@
 """Merge a run's best factors into its base: python -m hut_jax.merge --workdir=runs/e2e --output=merged
 
-The output is a Hugging Face checkpoint (`config.json`, `model.safetensors`, the tokenizer's files) with no trace
-of the adapter: any tool loads it as it stands.
+The output is a Hugging Face checkpoint (`config.json`, `model.safetensors`, the tokenizer's files) without
+an adapter. Any tool that reads such checkpoints can load it.
 """
 
 from collections.abc import Sequence
@@ -17,9 +17,11 @@ from hut_jax.runs.trained import load_run
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit code."""
     parser = cli.Parser("hut_jax.merge", __doc__ or "")
-    parser.add_argument("--workdir", required=True, metavar="FOLDER", help="of a run of hut_jax.train")
-    parser.add_argument("--output", required=True, metavar="FOLDER", help="where the merged model goes")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the merged model; default: the run's own")
+    parser.add_argument("--workdir", required=True, metavar="FOLDER", help="the folder of a run of hut_jax.train")
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="the folder for the merged model")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), help="the dtype of the merged model; default: the run's own"
+    )
     parser.add_argument("--force", action="store_true", help="merge even if the base is not the one trained on")
     args = parser.parse_args(argv)
 

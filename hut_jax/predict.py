@@ -1,7 +1,7 @@
 """Write a GLUE run's predictions for the test server: python -m hut_jax.predict --workdir=runs/mrpc --output=out
 
-The files are those that the server wants, such as `MRPC.tsv`, one for each test split of the data. The factors are the
-run's best.
+There is one file for each test split of the data, named as the server expects, such as `MRPC.tsv`. The predictions are
+made with the run's best factors.
 """
 
 from collections.abc import Sequence
@@ -22,8 +22,8 @@ from hut_jax.tasks import PredictsLabels
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit code."""
     parser = cli.Parser("hut_jax.predict", __doc__ or "")
-    parser.add_argument("--workdir", required=True, metavar="FOLDER", help="of a run of hut_jax.train on GLUE")
-    parser.add_argument("--output", required=True, metavar="FOLDER", help="where the files go")
+    parser.add_argument("--workdir", required=True, metavar="FOLDER", help="the folder of a GLUE run of hut_jax.train")
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="the folder for the files")
     parser.add_argument("--force", action="store_true", help="predict even if the base is not the one trained on")
     args = parser.parse_args(argv)
 

@@ -1,4 +1,4 @@
-"""The quickstart: train as configs/quickstart.py says, then compare base and HUT on held-out text.
+"""Train as configs/quickstart.py says, then compare the base and HUT on held-out text.
 
 python -m hut_jax.quickstart, or make quickstart
 """
@@ -25,7 +25,7 @@ NEW_TOKENS = 64
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit code."""
     parser = cli.Parser("hut_jax.quickstart", __doc__ or "")
-    parser.add_argument("--workdir", default="runs/quickstart", metavar="FOLDER", help="where the run is kept")
+    parser.add_argument("--workdir", default="runs/quickstart", metavar="FOLDER", help="the folder of the run")
     args, config = config_files.parse_with_config(parser, argv, default="configs/quickstart.py")
     workdir = Path(args.workdir)
     result = train(config, workdir)
@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def compare(run: TrainedRun) -> None:
-    """Print the loss of base and adapted model on the test split, and some texts by each of them and by a human."""
+    """Print the loss of base and adapted model on the test split, and some texts by each model and by a human."""
     data, tokenizer = run.config.data, run.tokenizer
     test = load_e2e(data.dir, cache_dir=data.cache, splits=["test"])["test"]
     texts = references(test)
@@ -48,7 +48,7 @@ def compare(run: TrainedRun) -> None:
     sequences = encode_e2e(test, tokenizer, data.max_length).sequences
     batches = list(batch_dataset(sequences, evaluation_batching(run.config)))
     evaluate = run.plain_evaluation()
-    print(f"\nOn {len(texts)} restaurants that were held out ({len(test)} texts):\n\n        loss  perplexity")
+    print(f"\nOn {len(texts)} held-out restaurants ({len(test)} texts):\n\n        loss  perplexity")
     for name, params in models.items():
         loss = evaluate(params, batches).loss
         print(f"{name:>5}  {loss:5.3f}  {math.exp(loss):10.2f}")
@@ -58,10 +58,10 @@ def compare(run: TrainedRun) -> None:
     constraints = Constraints(NEW_TOKENS, tokenizer.eos_id)
     generated = {name: generate(run.model, params, prompts, Greedy(), constraints) for name, params in models.items()}
     for i, mr in enumerate(mrs):
-        print(f"\n  to say  {mr}")
+        print(f"\n   input  {mr}")
         for name in models:
             print(f"{name:>8}  {tokenizer.decode(generated[name][i].tokens).strip()!r}")
-        print(f" written  {texts[mr][0]!r}")
+        print(f"   human  {texts[mr][0]!r}")
 
 
 if __name__ == "__main__":

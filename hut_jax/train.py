@@ -1,7 +1,7 @@
 """Fine-tune a model: python -m hut_jax.train --config=configs/e2e.py --workdir=runs/e2e
 
-The same command resumes a run that was stopped. The workdir then holds `config.json`, `metrics.jsonl`, `tensorboard/`,
-`checkpoints/`, the best factors in `adapter/`, and at the end `result.json`.
+The same command resumes a run that was stopped. During a run the workdir holds `config.json`, `metrics.jsonl`,
+`tensorboard/`, `checkpoints/`, and the best factors in `adapter/`. At its end the run writes `result.json`.
 """
 
 import math
@@ -40,7 +40,7 @@ from hut_jax.training.steps import Forward, Steps, state_shardings
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit code."""
     parser = cli.Parser("hut_jax.train", __doc__ or "")
-    parser.add_argument("--workdir", required=True, metavar="FOLDER", help="where the run is kept")
+    parser.add_argument("--workdir", required=True, metavar="FOLDER", help="the folder of the run")
     processes.add_arguments(parser)
     args, config = config_files.parse_with_config(parser, argv)
     processes.join(args)
@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def train(config: RunConfig, workdir: Path) -> dict[str, Any]:
-    """The run that the config describes, from its start or from its last checkpoint.
+    """Train the run that the config describes, from its start or from its last checkpoint.
 
     Returns:
         The contents of `result.json`.
@@ -76,7 +76,7 @@ def train(config: RunConfig, workdir: Path) -> dict[str, Any]:
     print_description(run, data, plan, placement)
 
     _, params = load_base(config, placement.params)
-    if (workdir / ADAPTER / CONFIG_FILE).exists():  # a run killed on its way to it leaves an empty folder
+    if (workdir / ADAPTER / CONFIG_FILE).exists():  # a run killed before its first evaluation leaves an empty folder
         check_base(workdir / ADAPTER, params, name=config.model)
     factors = processes.put_tree(init_factors(run, params), placement.factors)
     base = fingerprint(params)
@@ -125,7 +125,7 @@ def make_plan(config: RunConfig, examples: int) -> Plan:
 
     Args:
         config: the run's.
-        examples: to learn from.
+        examples: the number of training examples.
     """
     per_epoch = math.ceil(examples / config.train.batch_size)
     return Plan(
@@ -157,20 +157,20 @@ def make_evaluate(
 
 
 def print_description(run: Run, data: TaskData, plan: Plan, placement: Placement) -> None:
-    """Print what trains, on how much data, on which devices, and what the user should know of it."""
+    """Print the trainable parameters, the data, the padding, the devices, and notes for the user."""
     padding = Batches(data.train, training_batching(run.config)).report()
     validating = sum(map(len, data.validation.values()))
     print(run.adapter.report(run.shapes))
     print(
-        f"{len(data.train):,} examples to learn from, {validating:,} to validate; {plan.steps:,} steps of "
-        f"{run.config.train.batch_size}; {100 * padding.real_tokens:.0f} % of the positions hold real tokens, in "
-        f"{len(padding.shapes)} shapes of batch"
+        f"{len(data.train):,} training examples, {validating:,} validation examples; {plan.steps:,} steps of "
+        f"{run.config.train.batch_size} examples; {100 * padding.real_tokens:.0f} % of the positions hold real "
+        f"tokens, in {len(padding.shapes)} batch shapes"
     )
     for note in data.notes:
         print(f"note: {note}")
     asked, warmup = run.config.train.warmup, warmup_steps(run.config.train, plan.steps)
     if asked >= 1 and warmup != int(asked):
-        print(f"note: config.train.warmup, {asked:.0f}, does not fit {plan.steps} steps: {warmup} warm up")
+        print(f"note: config.train.warmup is {asked:.0f}, but the run has {plan.steps} steps: it warms up for {warmup}")
     if placement.mesh.size > 1:
         print(placement.describe())
     sys.stdout.flush()

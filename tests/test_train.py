@@ -110,9 +110,9 @@ def test_attention_that_the_machine_cannot_have_is_refused_and_leaves_nothing(sm
 def test_a_damaged_config_is_one_line(small_config, tmp_path):
     small_config.train.steps = 2
     train(freeze(small_config), tmp_path / "run")
-    for text, message in (("[1]", "no config of a run"), ("{", "no config of a run"), ("null", "no config of a run")):
+    for text in ("[1]", "{", "null"):
         (tmp_path / "run/config.json").write_text(text)
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(UserError, match=r"config.json is damaged"):
             train(freeze(small_config), tmp_path / "run")
 
 

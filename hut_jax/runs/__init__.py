@@ -1,1 +1,1 @@
-"""A run from its config, and again from its workdir. May import all other folders, and the config."""
+"""Runs: made from a config, or loaded from a workdir. May import all other folders, and the config."""

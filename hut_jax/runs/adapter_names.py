@@ -1,4 +1,4 @@
-"""Adapters by one word, such as `hut:rank=8:spread=cyclic`."""
+"""Adapters named by one word, such as `hut:rank=8:spread=cyclic`."""
 
 from hut_jax.config import RunConfig, freeze, set_transform, thaw
 from hut_jax.core.errors import UserError
@@ -9,7 +9,7 @@ from hut_jax.transforms import TRANSFORMS
 def with_adapter(config: RunConfig, text: str) -> RunConfig:
     """The config with the adapter that the text names, and its learning rates.
 
-    A setting that the text does not give is the config's, if that has the same transformation; else it is the default.
+    Settings that the text leaves out are the config's if the transformation is the same; otherwise the defaults.
 
     Raises:
         UserError: there is no such transformation or setting, or a value is not of its type.

@@ -5,7 +5,7 @@ from hut_jax.data.batching import Batching
 
 
 def training_batching(config: RunConfig) -> Batching:
-    """The batches of training; a step takes `config.train.accumulate` of them."""
+    """The batches of training. A step takes `config.train.accumulate` of them."""
     size = config.train.batch_size // config.train.accumulate
     return Batching(size, seed=config.seed, **config.data.padding())
 

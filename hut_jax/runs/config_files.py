@@ -33,9 +33,9 @@ def parse_with_config(
     own sections. `--help` lists the fields of the config.
 
     Args:
-        parser: with the command's own options.
+        parser: has the command's own options.
         argv: the command line.
-        default: the config file where none is given; without it one must be.
+        default: the config file if none is given. Without a default, --config is required.
 
     Raises:
         UserError: an argument or field is unknown, a value has the wrong type, or the config is invalid.
@@ -45,7 +45,7 @@ def parse_with_config(
         required=default is None,
         default=default,
         metavar="FILE",
-        help=f"the config file, such as {default or 'configs/e2e.py'}; with --help its fields are listed",
+        help=f"the config file, such as {default or 'configs/e2e.py'}; with --help, list its fields",
     )
     parser.epilog = "any field of the config can be set: --config.train.steps=100"
     if {"--help", "-h"} & {*argv}:
@@ -75,7 +75,7 @@ def load_config_file(spec: str) -> ConfigDict:
     except UserError:
         raise
     except Exception as error:  # whatever goes wrong in a config file is its writer's mistake
-        # ml_collections' own message for a misspelt field lists every other one before the nearest.
+        # For a misspelt field, ml_collections' own message lists all fields before the nearest one.
         text = re.sub(r'Other fields present: "\{.*\}"', "", str(error).strip("'\"").replace("\\n", " "))
         text = " ".join(text.split())
         raise UserError(f"config file {path}: {type(error).__name__}: {text}") from error
@@ -95,7 +95,7 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> None:
         set_task(config, given["task"])
     if given.get("adapter.name", config.adapter.name) != config.adapter.name:
         set_transform(config, given["adapter.name"])
-        config.train.learning_rate = 0.0  # the new transformation's own; the file's was meant for the other
+        config.train.learning_rate = 0.0  # the new transformation's own; the file's learning rate was for the old one
     fields = flatten_config(config)
     for name in given:
         if name not in fields:
@@ -115,7 +115,7 @@ def overridden(config: RunConfig, arguments: Sequence[str]) -> RunConfig:
     """The config with `--config.field=value` arguments applied.
 
     Raises:
-        UserError: there is no such field, the value is not of its type, or out of its range.
+        UserError: there is no such field, or the value has the wrong type or is out of range.
     """
     changed = thaw(config)
     override(changed, arguments)
@@ -123,7 +123,7 @@ def overridden(config: RunConfig, arguments: Sequence[str]) -> RunConfig:
 
 
 def list_fields(config: ConfigDict) -> str:
-    """The fields of the config with their values and meanings, a paragraph a section."""
+    """List the fields of the config with their values and meanings, one paragraph for each section."""
     sections: dict[str, type] = {**sections_of(config.task), "adapter": AdapterConfig}
     own = {name: meaning(info) for name, info in fields_of(RunConfig).items() if name in {*config} - {*sections}}
     paragraphs = [_paragraph("config: a run", "", own, config)]

@@ -1,4 +1,4 @@
-"""What an adapter costs a run: trainable parameters, FLOPs and bytes, from shapes alone."""
+"""The cost of an adapter in a run: trainable parameters, FLOPs and bytes, from shapes alone."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -29,11 +29,11 @@ class Work:
     """What a model does in one step, as shapes.
 
     Attributes:
-        model: of this library.
-        params: its parameters.
-        inputs: its arguments in a forward pass.
+        model: a model of this library.
+        params: the model's parameters.
+        inputs: the model's arguments in a forward pass.
         batches: the step's batches.
-        loss: the task's, in training.
+        loss: the task's training loss.
     """
 
     model: Any
@@ -57,16 +57,16 @@ class Work:
 
 
 def make_work(config: RunConfig, length: int | None = None) -> Work:
-    """A step of the config's model and task. No position of it is padding.
+    """A step of the config's model and task, without padding.
 
     Args:
         config: the run's.
-        length: the tokens of an example; default: of the longest that the config and the model allow.
+        length: the tokens of an example; default: the most that the config and the model allow.
 
     Raises:
-        UserError: the task or the model cannot be had.
+        UserError: the task or the model cannot be loaded.
     """
-    config = with_fields(config, {"train.attention": "xla"})  # which any device has
+    config = with_fields(config, {"train.attention": "xla"})  # every device has it
     model, task = make_model(config), task_named(config.task)
     length = min(task.longest(config.data), model.config.n_positions) if length is None else length
     whole = task.example(model.config, config.train.batch_size, length)
@@ -83,11 +83,11 @@ class AdapterCost:
         count: the trainable parameters.
         forward: FLOPs of the adapted model's forward pass.
         step: FLOPs of a training step, from the batches to the new factors.
-        paper: what the adapter adds to a forward and a backward pass by its formulas; None where there are none.
-        factor_bytes: of the factors; an adapter's file has them and their names.
-        optimizer_bytes: of the optimiser's state.
-        checkpoint_bytes: of the arrays in a checkpoint, before Orbax compresses them.
-        xla: XLA's own counts of forward and step, if they were asked for.
+        paper: FLOPs that the adapter adds to a forward and a backward pass by its formulas; None if it has none.
+        factor_bytes: the size of the factors. An adapter's file holds them and their names.
+        optimizer_bytes: the size of the optimiser's state.
+        checkpoint_bytes: the size of the arrays in a checkpoint, before Orbax compresses them.
+        xla: XLA's own counts for forward and step, if requested.
     """
 
     count: Count
@@ -101,12 +101,12 @@ class AdapterCost:
 
 
 def adapter_cost(config: RunConfig, work: Work, *, xla: bool = False) -> AdapterCost:
-    """The cost of the config's adapter. Nothing is allocated or run; only for `xla` is anything compiled.
+    """The cost of the config's adapter. Nothing is allocated or run. Only `xla` compiles.
 
     Args:
         config: the run's.
         work: what the model does.
-        xla: whether XLA counts too.
+        xla: whether to add XLA's own counts.
 
     Raises:
         UserError: the adapter does not fit the model.
@@ -135,7 +135,9 @@ def adapter_cost(config: RunConfig, work: Work, *, xla: bool = False) -> Adapter
 
 
 def make_steps(config: RunConfig, work: Work) -> tuple[Adapter, Steps]:
-    """The config's adapter and its training step, on one device, at a constant learning rate: no count depends on it.
+    """The config's adapter and its training step on one device.
+
+    The learning rate is constant: no count depends on the schedule.
 
     Args:
         config: the run's.
@@ -169,7 +171,7 @@ def paper_cost(adapter: Adapter, work: Work) -> Cost | None:
 
 
 def tree_bytes(tree: PyTree) -> int:
-    """The bytes of all its arrays."""
+    """The size of all arrays of a tree, in bytes."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
@@ -200,5 +202,5 @@ def _use(site: Site, work: Work) -> _Use | None:
         and config.tie_word_embeddings
     ):
         logits = work.calls[()].returned // config.vocab_size
-        return use._replace(n=logits, leaf="kernel")  # the tied head's product, beside which the lookups cost little
+        return use._replace(n=logits, leaf="kernel")  # the tied head's product; the lookups cost little beside it
     return use

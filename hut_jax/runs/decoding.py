@@ -1,4 +1,4 @@
-"""Texts that a trained run generates, as its config says."""
+"""Text generation with a trained run, as its config says."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,11 +14,14 @@ from hut_jax.tasks import GeneratesText
 
 
 class Decoder:
-    """Generates texts with the merged model of a run. Each device has the whole model and decodes a part of each batch.
+    """Generates texts with the merged model of a run.
+
+    Each device has the whole model and decodes a part of each batch.
 
     Args:
-        run: of a task that generates text, its layers not scanned: a scan copies every layer's cache at every token.
-        task: the run's.
+        run: a run of a task that generates text. Its layers are not scanned: a scan copies every layer's cache at
+            every token.
+        task: the run's task.
 
     Raises:
         UserError: a merged parameter is not finite.
@@ -26,7 +29,7 @@ class Decoder:
 
     def __init__(self, run: TrainedRun, task: GeneratesText[Any]):
         self._run, self._task = run, task
-        # As many devices as can share out a batch evenly.
+        # The largest number of devices that divides the batch size.
         size = run.config.decode.batch_size
         count = max(n for n in range(1, len(jax.devices()) + 1) if size % n == 0)
         mesh = make_mesh(count, devices=jax.devices()[:count])
@@ -37,8 +40,8 @@ class Decoder:
         """The tokens that continue each text.
 
         Args:
-            texts: meaning representations where the task is E2E, beginnings of texts where it is language modelling.
-            progress: called after each batch with the number of its texts.
+            texts: meaning representations for E2E, beginnings of texts for language modelling.
+            progress: called after each batch with the number of texts in it.
 
         Raises:
             UserError: a text is empty or too long, or `config.decode` does not fit the model.

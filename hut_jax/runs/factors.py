@@ -1,4 +1,4 @@
-"""The factors that a run begins with."""
+"""The initial factors of a run."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,16 +15,16 @@ from hut_jax.runs.run import Run
 
 
 def init_factors(run: Run, params: PyTree[Array]) -> PyTree[Array]:
-    """The identity, or the factors of the adapter `config.adapter.start`.
+    """The initial factors: those of the adapter `config.adapter.start`, or else the identity.
 
-    Parameters that the checkpoint lacks begin as the model's authors drew them.
+    Parameters that the checkpoint lacks are drawn at random, as the model's authors drew them.
 
     Args:
         run: the run.
         params: the base's parameters.
 
     Raises:
-        UserError: the adapter to start from has another transformation, other sites, or another base.
+        UserError: the adapter to start from has another transformation, other sites or another base.
     """
     key = jax.random.key(run.config.seed)
     factors = flatten(jax.jit(run.adapter.init)(key, params))
@@ -44,14 +44,14 @@ def _started(run: Run, params: PyTree[Array], factors: Mapping[Path, Any]) -> di
     other, started = load_adapter(folder)
     if other.transform != run.adapter.transform:
         raise UserError(
-            f"config.adapter.start: {folder} is of {other.transform}, and this run of {run.adapter.transform}"
+            f"config.adapter.start: {folder} has {other.transform}, and this run has {run.adapter.transform}"
         )
     given = flatten(stacked_as(started, params))
     wanted = [(*site.path, name) for site in run.adapter.sites(params) if not site.also for name in site.factors]
     for path in wanted:
         if path not in given or given[path].shape != factors[path].shape:
             raise UserError(
-                f"config.adapter.start: {folder} has no {show(path)} as this run has it; "
+                f"config.adapter.start: {folder} has no {show(path)} of this run's shape; "
                 f"{nearest(show(path), map(show, given))}"
             )
     return {path: given[path] for path in wanted}

@@ -1,4 +1,4 @@
-"""The machine of a run: its devices, the versions of its libraries, and the memory that was used."""
+"""The machine of a run: its devices, the versions of its libraries, and the peak memory."""
 
 import importlib.metadata
 import platform
@@ -12,11 +12,11 @@ import jax
 from hut_jax.core.version import VERSION
 
 VECTORS = ("avx512f", "avx2", "avx", "sve", "asimd")
-"""The vector instructions that a processor may have, the widest first."""
+"""The vector instruction sets that a processor may have, the widest first."""
 
 
 def describe_machine(*libraries: str) -> dict[str, Any]:
-    """The devices, the operating system, and the versions of Python, of this library and of the ones named."""
+    """The devices, the operating system, and the versions of Python, this library and the named libraries."""
     versions = {"hut_jax": VERSION, "python": platform.python_version()}
     return {
         "device": device_name(),
@@ -26,7 +26,7 @@ def describe_machine(*libraries: str) -> dict[str, Any]:
 
 
 def device_name() -> str:
-    """How many devices of which kind, such as "8 x NVIDIA H200" or "1 x cpu (AMD EPYC, avx2)"."""
+    """The number and kind of the devices, such as "8 x NVIDIA H200" or "1 x cpu (AMD EPYC, avx2)"."""
     kind = jax.devices()[0].device_kind
     return f"{jax.device_count()} x {f'cpu ({_this_processor()})' if kind == 'cpu' else kind}"
 
@@ -47,6 +47,6 @@ def _this_processor() -> str:
 
 
 def peak_bytes() -> int:
-    """The peak memory: of a device that can tell, else of this process."""
+    """The peak memory of a device if JAX reports it, else of this process."""
     of_device = jax.local_devices()[0].memory_stats() or {}
     return of_device.get("peak_bytes_in_use") or 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

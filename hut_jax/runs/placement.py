@@ -1,4 +1,4 @@
-"""Where a run's arrays lie on the devices that train it."""
+"""The placement of a run's arrays on the devices that train it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -64,12 +64,12 @@ class Placement:
 
     @property
     def whole(self) -> NamedSharding:
-        """Where an array lies that every device has whole."""
+        """The placement of an array that every device holds whole."""
         return NamedSharding(self.mesh, PartitionSpec())
 
     @property
     def parts(self) -> int:
-        """Into how many parts a batch is split."""
+        """The number of parts that a batch is split into."""
         return batch_parts(self.mesh)
 
     @cached_property
@@ -78,15 +78,15 @@ class Placement:
         return own_share(self.mesh)
 
     def batch(self, batch: PyTree[Any]) -> PyTree[Array]:
-        """This process's share of a batch, each device's examples on it."""
+        """Place this process's share of a batch: each device gets its own examples."""
         return place_batch(self.mesh, batch, share=self.share)
 
     def run(self, function: Callable[..., T]) -> Callable[..., T]:
-        """The function, whose activations lie as the mesh says."""
+        """The function with its activations placed on the mesh."""
         return run_on(self.mesh, function)
 
     def describe(self) -> str:
-        """The mesh, and how many parameters are split how."""
+        """Describe the mesh, and how the parameters are split over it."""
         return describe(self.mesh, self.specs)
 
 

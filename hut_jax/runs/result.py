@@ -23,10 +23,10 @@ def make_result(run: Run, data: TaskData, done: Fit, fingerprint: str, workdir: 
 
     Args:
         run: the run.
-        data: what it learned from.
-        done: its training.
-        fingerprint: of the base.
-        workdir: where its best factors are.
+        data: the run's data.
+        done: the finished training.
+        fingerprint: the base's.
+        workdir: the folder with the best factors.
     """
     count = run.adapter.count(run.shapes)
     result = {
@@ -46,14 +46,14 @@ def make_result(run: Run, data: TaskData, done: Fit, fingerprint: str, workdir: 
         "base": {"name": run.config.model, "fingerprint": fingerprint},
         **describe_machine(*_LIBRARIES),
     }
-    if not done.steps_now:  # a finished run was started again: what trained it, and with how much memory, is known
+    if not done.steps_now:  # a finished run was started again: keep the machine and peak memory of its training
         earlier = read_kept(workdir)
         result |= {name: earlier[name] for name in _OF_THE_TRAINING if name in earlier}
     return result
 
 
 def read_result(workdir: Path) -> dict[str, Any] | None:
-    """The figures of the run in this folder; None where it has not ended yet.
+    """The figures of the run in this folder; None if the run has not ended yet.
 
     Raises:
         UserError: the file is damaged.
@@ -68,7 +68,7 @@ def read_result(workdir: Path) -> dict[str, Any] | None:
 
 
 def read_kept(workdir: Path) -> dict[str, Any]:
-    """The figures of a run that had ended before, an evaluation's too; {} where there are none, or they are damaged."""
+    """The figures of an earlier end of the run, with those of an evaluation; {} if they are missing or damaged."""
     try:
         return read_result(workdir) or {}
     except UserError:

@@ -1,4 +1,4 @@
-"""A config becomes a run: its task, tokenizer, model and adapter, which fit each other. No weights are read for it."""
+"""From a config to a run: its task, tokenizer, model and adapter, checked to fit each other. No weights are read."""
 
 from dataclasses import dataclass, fields
 from typing import Any
@@ -22,15 +22,15 @@ from hut_jax.transforms import Full
 
 @dataclass(frozen=True)
 class Run:
-    """What a config describes, but for the weights.
+    """Everything that a config describes, without the weights.
 
     Attributes:
         config: the run's.
-        task: what it learns.
+        task: the task to learn.
         tokenizer: the base's, of the kind that the task needs.
         model: the base with the task's head.
-        shapes: of the base's parameters.
-        adapter: what trains.
+        shapes: the shapes of the base's parameters.
+        adapter: the adapter to train.
     """
 
     config: RunConfig
@@ -41,7 +41,7 @@ class Run:
     adapter: Adapter
 
     def load_data(self) -> TaskData:
-        """The examples to learn from and to validate with.
+        """The training and validation examples.
 
         Raises:
             UserError: the data is missing or malformed, or an example is longer than the model allows.
@@ -49,13 +49,13 @@ class Run:
         data = self.task.load_data(self.config.data, self.tokenizer).limit_validation(self.config.eval.max_examples)
         if data.longest > self.model.config.n_positions:
             raise UserError(
-                f"the longest example has {data.longest} tokens and the model takes {self.model.config.n_positions}; "
-                "lower config.data.max_length or config.data.block"
+                f"the longest example has {data.longest} tokens, and the model takes at most "
+                f"{self.model.config.n_positions}; lower config.data.max_length or config.data.block"
             )
         return data
 
     def new_parameters(self) -> list[str]:
-        """The paths of the parameters that the checkpoint lacks, such as a new head's; all of them train.
+        """The paths of the parameters that the checkpoint lacks, such as a new head's. All of them must train.
 
         Raises:
             UserError: one of them does not train.
@@ -77,7 +77,7 @@ def make_run(config: RunConfig) -> Run:
     """The run of a config. Neither data nor weights are read.
 
     Raises:
-        UserError: a part of it cannot be had, or does not fit another.
+        UserError: a part of the run cannot be loaded, or does not fit another part.
     """
     task = task_named(config.task)
     model = make_model(config)
@@ -87,8 +87,8 @@ def make_run(config: RunConfig) -> Run:
     tokenizer = task.load_tokenizer(config.tokenizer or config.model)
     if tokenizer.vocab_size > model.config.vocab_size:
         raise UserError(
-            f"the tokenizer {config.tokenizer or config.model} has {tokenizer.vocab_size:,} tokens and the model "
-            f"{config.model} a vocabulary of {model.config.vocab_size:,}; give config.tokenizer the model's own"
+            f"the tokenizer {config.tokenizer or config.model} has {tokenizer.vocab_size:,} tokens, and the model "
+            f"{config.model} has a vocabulary of {model.config.vocab_size:,}; set config.tokenizer to the model's own"
         )
     return Run(config, task, tokenizer, model, shapes, adapter)
 
@@ -97,7 +97,7 @@ def prepare(config: RunConfig) -> tuple[Run, TaskData]:
     """The run of a config and its data: everything that can be checked before weights are read.
 
     Raises:
-        UserError: a part of the run cannot be had, or does not fit another.
+        UserError: a part of the run cannot be loaded, or the parts do not fit each other.
     """
     run = make_run(config)
     data = run.load_data()
@@ -109,7 +109,7 @@ def make_model(config: RunConfig) -> Any:
     """The base with the task's head; only its config.json is read.
 
     Raises:
-        UserError: the model or the task cannot be had, or do not go together.
+        UserError: the model or the task cannot be loaded, or they do not fit each other.
     """
     return build_model(config.model, head=task_named(config.task).head, compute=_compute(config))
 
@@ -131,14 +131,14 @@ def make_adapter(config: RunConfig) -> Adapter:
 def load_base(config: RunConfig, shardings: PyTree[Any] = None) -> tuple[Any, PyTree[jax.Array]]:
     """The base model and its parameters: pretrained, or drawn at random from the seed.
 
-    Parameters that a pretrained checkpoint lacks, such as a new head's, are zero: their values are in the adapter.
+    Parameters that a pretrained checkpoint lacks, such as a new head's, are zero. The adapter holds their values.
 
     Args:
         config: the run's.
-        shardings: where each parameter is to lie: a tree like the parameters'. Default: on one device.
+        shardings: the placement of each parameter, a tree like the parameters'. Default: on one device.
 
     Raises:
-        UserError: the model cannot be had.
+        UserError: the model cannot be loaded.
     """
     if config.init == "pretrained":
         return load_pretrained(
@@ -160,7 +160,7 @@ def multipliers(config: RunConfig, adapter: Adapter, shapes: PyTree[Any]) -> PyT
     Args:
         config: the run's.
         adapter: the run's.
-        shapes: of the base's parameters.
+        shapes: the shapes of the base's parameters.
     """
     also = config.train.also_train_learning_rate / config.train.learning_rate
     return learning_rate_multipliers(adapter, shapes, also_train=also)

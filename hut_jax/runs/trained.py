@@ -1,4 +1,4 @@
-"""A run after training, read back from its workdir."""
+"""A trained run, loaded from its workdir."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -20,23 +20,23 @@ from hut_jax.training.evaluation import Evaluated, Evaluation
 from hut_jax.training.steps import Batch
 
 CHANGEABLE = ("decode.", "data.dir", "data.cache", "model", "tokenizer", "dtype", "seed")
-"""The fields that may change after training: how texts are decoded, and where this machine has its files."""
+"""The fields that may change after training: decoding, the paths of files, the dtype and the seed."""
 
 T = TypeVar("T", bound=Ability[Any])
 
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A base, an adapter with its best factors, and what they were trained for.
+    """A base, an adapter with its best factors, and the task they were trained for.
 
     Attributes:
         config: the run's.
-        task: what it has learned.
+        task: the task that was learned.
         tokenizer: the base's.
         model: the base with the task's head.
         params: the base's parameters.
-        adapter: what was trained.
-        factors: the best ones.
+        adapter: the trained adapter.
+        factors: the best factors of the run.
     """
 
     config: RunConfig
@@ -48,17 +48,17 @@ class TrainedRun:
     factors: PyTree[Array]
 
     def merge(self) -> PyTree[Array]:
-        """The parameters of the plain model that computes what base and adapter do.
+        """Merge the factors into the base: the result is the parameters of a plain model that computes the same.
 
         Raises:
-            UserError: one of them is not finite.
+            UserError: a merged parameter is not finite.
         """
         return self.adapter.merge(self.params, self.factors)
 
     def plain_evaluation(self) -> Callable[[PyTree[Array], Iterable[Batch]], Evaluated]:
-        """A function that evaluates parameters of the plain model, such as the base's or the merged ones, on batches.
+        """A function that evaluates a plain model on batches, for parameters such as the base's or the merged ones.
 
-        It is compiled once for all of them.
+        It is compiled once for all parameters.
         """
 
         def forward(params: PyTree[Array], _: Any, *args: Any, **kwargs: Any) -> Array:
@@ -71,16 +71,16 @@ class TrainedRun:
 def load_run(
     workdir: Path, config: RunConfig | None = None, *, scan_layers: bool | None = None, force: bool = False
 ) -> TrainedRun:
-    """The trained run in a workdir, on one device. What its config asks of particular devices is left out.
+    """Load the trained run in a workdir, on one device. The config's options for particular devices are ignored.
 
     Args:
-        workdir: of the run.
-        config: of the run, where `read_trained_config` has read it already.
+        workdir: the run's.
+        config: the run's, if `read_trained_config` has read it already.
         scan_layers: whether the layers are one `nn.scan`; default: as in training.
-        force: take the base even if it is not the one that the adapter was trained on.
+        force: load the base even if it is not the one that the adapter was trained on.
 
     Raises:
-        UserError: there is no trained run, or a part of it cannot be had or does not fit another.
+        UserError: there is no trained run, or a part of it cannot be loaded or does not fit another part.
     """
     config = read_trained_config(workdir) if config is None else config
     scan_layers = config.train.scan_layers if scan_layers is None else scan_layers
@@ -96,7 +96,7 @@ def read_trained_config(workdir: Path, overrides: Sequence[str] = ()) -> RunConf
     """The config of a trained run, with `--config.field=value` arguments applied.
 
     Raises:
-        UserError: there is no run with an adapter, or an argument changes what is fixed after training.
+        UserError: there is no run with an adapter, or an argument changes a field that is fixed after training.
     """
     config = read_config(workdir)
     read_description(workdir / ADAPTER)  # for its errors
@@ -112,10 +112,10 @@ def read_trained_config(workdir: Path, overrides: Sequence[str] = ()) -> RunConf
 
 
 def task_that(ability: type[T], workdir: Path, config: RunConfig) -> T:
-    """The run's task, which must have an ability such as `GeneratesText`.
+    """The run's task, checked to have an ability such as `GeneratesText`.
 
     Raises:
-        UserError: it does not have it; the message names the tasks that do.
+        UserError: the task does not have the ability. The message names the tasks that do.
     """
     task = task_named(config.task)
     if not isinstance(task, ability):

@@ -20,11 +20,11 @@ LOCK = ".lock"
 
 
 def check_workdir(workdir: Path, config: RunConfig) -> None:
-    """Make sure that a run with this config may use this folder. Nothing is left behind.
+    """Check that a run with this config may use this folder. Nothing is left behind.
 
     Raises:
-        UserError: it cannot be written, another process trains in it, or it holds a run with another config; the
-            message names the fields that differ.
+        UserError: the folder cannot be written, another process trains in it, or it holds a run with another config.
+            The message names the fields that differ.
     """
     check_writable(workdir)
     if (workdir / LOCK).exists():
@@ -41,29 +41,29 @@ def check_workdir(workdir: Path, config: RunConfig) -> None:
     if differing:
         raise UserError(
             f"{workdir} holds a run with another config: {'; '.join(differing)}; "
-            "give another --workdir, or the config that it was begun with"
+            "give another --workdir, or that run's own config"
         )
 
 
 @contextmanager
 def use_workdir(workdir: Path) -> Iterator[None]:
-    """Make the folder, and keep it for this process until it ends, however it ends.
+    """Make the folder, and lock it for this process.
 
-    The operating system holds the lock, so a killed process leaves none. It is on a file, since network file systems
-    lock no folders.
+    The operating system holds the lock, so a killed process leaves none. The lock is on a file, since network file
+    systems do not lock folders.
 
     Raises:
         UserError: another process trains in it.
     """
     workdir.mkdir(parents=True, exist_ok=True)
-    # Without filelock's fallback, a soft lock: a killed process would leave it.
+    # filelock's fallback, a soft lock, is off: a killed process would leave it behind.
     lock = FileLock(workdir / LOCK, timeout=0, fallback_to_soft=False)
     try:
         lock.acquire()
     except Timeout:
         raise UserError(f"another process trains in {workdir}; wait for it, or give another --workdir") from None
     except OSError as error:
-        print(f"note: {workdir} cannot be locked ({error.strerror}): see to it that no other run uses it")
+        print(f"note: {workdir} cannot be locked ({error.strerror}): make sure that no other run uses it")
     try:
         # What a killed run had begun to write, here or in a folder such as `adapter`.
         for partial in [*workdir.glob(f".*{PARTIAL}"), *workdir.glob(f"*/.*{PARTIAL}")]:
@@ -87,13 +87,13 @@ def read_config(workdir: Path) -> RunConfig:
     except UserError as error:
         raise UserError(f"{path} is no config of this version: {error}") from None
     except (AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is damaged, and no config of a run: {error}") from None
+        raise UserError(f"{path} is damaged: {error}") from None
 
 
 def check_writable(folder: Path, name: str = "the workdir") -> None:
-    """Make sure that the folder can be written, or made. Nothing is left behind.
+    """Check that the folder can be written or made. Nothing is left behind.
 
-    A missing folder is made on trial within a temporary one: other runs may be about to make the same parents.
+    The trial happens in a temporary folder: other runs may be about to make the same parents.
 
     Raises:
         UserError: it cannot be written.

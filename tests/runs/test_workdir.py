@@ -80,7 +80,7 @@ def test_a_folder_that_cannot_be_locked_is_used_with_a_note(number, tmp_path, mo
     with use_workdir(tmp_path / "run"):
         (tmp_path / "run/file").write_text("")
     assert capsys.readouterr().out == (
-        f"note: {tmp_path / 'run'} cannot be locked ({os.strerror(number)}): see to it that no other run uses it\n"
+        f"note: {tmp_path / 'run'} cannot be locked ({os.strerror(number)}): make sure that no other run uses it\n"
     )
     assert {path.name for path in (tmp_path / "run").iterdir()} <= {".lock", "file"}
     monkeypatch.undo()

@@ -149,7 +149,7 @@ def test_a_run_may_start_from_another_tasks_adapter_with_a_new_head(glue_config,
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), factors["layer_0"], second["layer_0"])
     assert second["classifier"]["out"]["kernel"]["d"].shape == (16, 1)
     glue_config.adapter.rank = 4
-    with pytest.raises(UserError, match=r"config.adapter.start: .* is of HUT\(rank=2.*and this run of HUT\(rank=4"):
+    with pytest.raises(UserError, match=r"config.adapter.start: .* has HUT\(rank=2.*and this run has HUT\(rank=4"):
         train(freeze(glue_config), tmp_path / "other")
 
 
