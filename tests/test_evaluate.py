@@ -76,7 +76,7 @@ def test_scores_that_could_not_be_had_are_made_up_for_without_decoding(run, caps
 def test_a_damaged_result_is_told_before_anything_is_decoded(run, monkeypatch):
     monkeypatch.setattr(evaluate, "load_run", None)
     (run / "result.json").write_text("{")
-    with pytest.raises(UserError, match=r"result.json is no JSON: .*training command writes it anew"):
+    with pytest.raises(UserError, match=r"result.json is not JSON: .*training command writes it anew"):
         evaluate.main([f"--workdir={run}"])
 
 

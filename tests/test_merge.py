@@ -75,7 +75,7 @@ def test_factors_that_are_not_finite_are_refused_and_nothing_is_written(run, tmp
     tensors = dict(load_file(path))
     tensors["layer_1/attention/value/g"] = np.full_like(tensors["layer_1/attention/value/g"], np.inf)
     save_file(tensors, path)
-    with pytest.raises(UserError, match=r"merging gives layer_1/attention/value/kernel numbers that are not finite"):
+    with pytest.raises(UserError, match=r"the merged layer_1/attention/value/kernel has values that are not finite"):
         merge.main([f"--workdir={run}", f"--output={tmp_path / 'merged'}"])
     assert not (tmp_path / "merged").exists()
 
@@ -86,7 +86,7 @@ def test_numbers_too_large_for_the_dtype_are_refused(run, tmp_path):
     tensors = dict(load_file(path))
     tensors["layer_1/attention/value/s"] = np.full_like(tensors["layer_1/attention/value/s"], np.finfo(np.float32).max)
     save_file(tensors, path)
-    with pytest.raises(UserError, match=r"merging gives layer_1/attention/value/bias numbers that are not finite"):
+    with pytest.raises(UserError, match=r"the merged layer_1/attention/value/bias has values that are not finite"):
         merge.main([f"--workdir={run}", f"--output={tmp_path / 'merged'}", "--dtype=bfloat16"])
     assert not (tmp_path / "merged").exists()
 

@@ -382,7 +382,7 @@ def drop_tensor(folder):
 BAD_INPUT = [
     ("a rank that does not divide", ["--config.adapter.rank=3"], "rank 3 does not divide .* ranks that do: 2, 4"),
     ("a pattern that matches nothing", ["--config.adapter.targets=atention/query$"], "mean 'layer_0/attention/query'"),
-    ("a pattern that is none", ["--config.adapter.targets=("], "is no regular expression"),
+    ("a pattern that is none", ["--config.adapter.targets=("], "is not a regular expression"),
     ("a misspelt field", ["--config.train.stps=3"], "config.train.stps; did you mean 'train.steps'"),
     ("an unknown task", ["--config.task=e2"], "config.task is 'e2'; did you mean 'e2e'"),
     (

@@ -1,4 +1,4 @@
-"""An adapter: a transformation and what it acts on. It computes, and knows nothing of files and optimisers."""
+"""An adapter: a transformation and the sites it acts on. Files and optimisers are handled in other modules."""
 
 import math
 import re
@@ -58,12 +58,13 @@ class Adapter:
             transformation of whole leaves, of all parameters. "all-linear" matches every path. Without patterns the
             transformation's default targets apply.
         exclude: patterns of paths to leave alone.
-        ranks: the rank by pattern, such as `{"mlp/": 4}`, where it is not the transformation's own; the first match
-            counts.
-        layout: how to read the axes of kernels whose shapes leave doubt, by pattern, such as `{"^layers/": "lio"}`: one
-            letter an axis, l for stacked layers, i for inputs, o for outputs.
+        ranks: ranks by pattern, such as `{"mlp/": 4}`, for sites whose rank is not the transformation's. The first
+            match counts.
+        layout: layouts by pattern, such as `{"^layers/": "lio"}`, for kernels whose shape does not tell their axes. A
+            layout has one letter for each axis: l for stacked layers, i for inputs, o for outputs.
         also_train: patterns of modules that train in full beside the factors, such as a new head. "all-linear" and the
-            default targets leave these modules out. An embedding must be named in full: a head tied to it trains, too.
+            default targets leave these modules out. An embedding must be named in full, since a head tied to it trains
+            too.
     """
 
     transform: Transform
@@ -84,7 +85,7 @@ class Adapter:
         also_train: Patterns = None,
     ):
         if ranks and not hasattr(transform, "rank"):
-            raise UserError(f"ranks= was given, and {transform.name} has no rank")
+            raise UserError(f"ranks= was given, but {transform.name} has no rank")
         for pattern, rank in as_rules(ranks):
             check_rank(f"ranks= at {pattern!r}", rank)
         # As tuples, so that an adapter hashes and compares by value, as a static argument of `jit` must.
@@ -97,7 +98,7 @@ class Adapter:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Adapter":
-        """The inverse of `to_dict`. Lists may stand for tuples, as in JSON, and other keys are ignored.
+        """The inverse of `to_dict`. Lists may stand for tuples, as in JSON. Other keys are ignored.
 
         Raises:
             UserError: a key is missing, or a value is wrong.
@@ -112,7 +113,7 @@ class Adapter:
         return cls(**own | {"transform": make_transform(**transform)})
 
     def to_dict(self) -> dict[str, Any]:
-        """The adapter in values that fit in JSON: its fields, with the transformation as its name and settings."""
+        """The adapter's fields as JSON values. The transformation is given by its name and settings."""
         transform = {"name": self.transform.name, **asdict(self.transform)}
         return {field.name: getattr(self, field.name) for field in fields(self)} | {"transform": transform}
 
@@ -140,13 +141,13 @@ class Adapter:
         for site in sites:
             if also.keys() & site.leaves(flat):
                 raise UserError(
-                    f"{show(site.path)} is among the targets and trains in full by also_train={list(self.also_train)}; "
+                    f"{show(site.path)} is both a target and in also_train={list(self.also_train)}; "
                     "exclude= it from the targets, or leave it out of also_train="
                 )
         return sites + [leaf_site(Full(), path, flat, also=True) for path in also]
 
     def init(self, key: jax.Array, params: Params) -> PyTree[Array]:
-        """Factors under which nothing changes yet, in a tree that mirrors the modules' paths.
+        """Factors with which the model still equals the base, in a tree that mirrors the modules' paths.
 
         Raises:
             UserError: as `sites`.
@@ -154,7 +155,7 @@ class Adapter:
         flat = flatten(params)
         factors = {}
         for site in self.sites(params):
-            # The key comes from the path, so that other targets change nothing here.
+            # The key depends on the site's path, so that other targets do not change these factors.
             factors[site.path] = site.init(jax.random.fold_in(key, zlib.crc32(show(site.path).encode())), flat)
         return unflatten(factors)
 
@@ -172,10 +173,10 @@ class Adapter:
     ) -> Any:
         """`model.apply({"params": params}, *args, **kwargs)` with these factors, for any Linen model.
 
-        A model with `nn.jit` inside keeps what it traced for one adapter and runs it for another: merge instead.
+        Do not use it on a model with `nn.jit` inside, which reuses one adapter's trace for another. Merge instead.
 
-        Dropout of the transformation's own (LoRA's) draws from the rng "dropout" and obeys the model's argument
-        `deterministic`, `train` or `training`. Where the model has none of them, it acts if such an rng is given.
+        The transformation's own dropout (LoRA's) draws from the rng "dropout". It obeys the model's argument
+        `deterministic`, `train` or `training`. If the model has none of them, dropout acts if that rng is given.
 
         Args:
             model: the model.
@@ -188,7 +189,7 @@ class Adapter:
                 the input of every adapted layer. Under `jit` an index out of range gives NaN.
             collections: the model's other variables, such as `{"batch_stats": ...}`.
             shards: the number of parts into which devices split the batch, the first axis of the input of every
-                adapted layer. The result is the same, and in training devices send each other less.
+                adapted layer. The result does not depend on it, but the right number saves communication in training.
             **kwargs: the model's own.
 
         Raises:
@@ -246,7 +247,7 @@ class Adapter:
             finite = jnp.isfinite(flat[path]).all()
             if not isinstance(finite, jax.core.Tracer) and not bool(finite):
                 raise UserError(
-                    f"merging gives {show(path)} numbers that are not finite; look at the factors, or the dtype"
+                    f"the merged {show(path)} has values that are not finite; check the factors and the dtype"
                 )
 
     def leaves(self, params: Params) -> list[Path]:
@@ -260,7 +261,7 @@ class Adapter:
         return unflatten({path: flat[path] for path in self.leaves(params)})
 
     def unmerge(self, merged: Params, base: Params) -> dict[str, Any]:
-        """The base, to the bit: W0 is put back, not computed by a division.
+        """Restore the base to the bit: W0 is put back, not computed by a division.
 
         Args:
             merged: from `merge`.
@@ -282,7 +283,7 @@ class Adapter:
         return unflatten(flat)
 
     def check(self, params: Params, factors: PyTree[Array], *, stacked: bool = False) -> list[Site]:
-        """The sites, after a check that the factors are theirs: no more, no fewer, of the right shapes.
+        """Check that the factors are exactly those of the sites, with the right shapes, and return the sites.
 
         Raises:
             UserError: they are not.
@@ -358,12 +359,12 @@ def _merged(sites: Iterable[Site], params: Params, factors: PyTree[Array]) -> di
 
 
 def _checked_ids(ids: Any, sets: int) -> Int[Array, " batch"]:
-    """The indices, after a check that they are whole numbers and, outside of `jit`, in range."""
+    """Check that the indices are whole numbers and, outside of `jit`, in range, and return them."""
     known = None if isinstance(ids, jax.core.Tracer) else np.asarray(ids)  # JAX would trace it under `jit`
     ids = jnp.asarray(ids)
     if ids.ndim != 1 or not jnp.issubdtype(ids.dtype, jnp.integer):
         raise UserError(
-            f"adapter_ids are {ids.dtype}{list(ids.shape)}; a whole number for each row of the batch is wanted"
+            f"adapter_ids are {ids.dtype}{list(ids.shape)}; one whole number for each row of the batch is expected"
         )
     if known is not None and len(known) and (known.min() < 0 or known.max() >= sets):
         raise UserError(f"adapter_ids go from {known.min()} to {known.max()}, and there are {sets} sets of factors")

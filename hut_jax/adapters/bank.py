@@ -18,7 +18,7 @@ from hut_jax.transforms.base import Factors
 
 
 class Bank:
-    """Factor sets of one adapter by name. All have the same shapes, so that switching recompiles nothing.
+    """Factor sets of one adapter by name. All have the same shapes, so switching recompiles nothing.
 
         bank = Bank(adapter, params)
         bank["formal"] = factors
@@ -28,7 +28,7 @@ class Bank:
 
     Attributes:
         adapter: what the factors belong to.
-        off: factors that are the identity.
+        off: factors that leave the base unchanged.
     """
 
     def __init__(self, adapter: Adapter, params: Params):
@@ -60,7 +60,7 @@ class Bank:
             UserError: they are not those of this bank's adapter for its base.
         """
         self.adapter.check(self._shapes, factors)
-        # In one dtype, so that no set recompiles anything.
+        # All sets have one dtype, so that none of them causes a recompilation.
         self._sets[name] = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), factors)
 
     def __delitem__(self, name: str) -> None:
@@ -86,10 +86,10 @@ class Bank:
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), self.off, *self._sets.values())
 
     def ids(self, names: Sequence[str | None]) -> Int[Array, " batch"]:
-        """The index in `stacked` for each row of a batch, given the name of its adapter; None is the base alone.
+        """The index in `stacked` for each row of a batch, given the name of its adapter. None is the base alone.
 
         Raises:
-            UserError: a name is none of the bank's.
+            UserError: a name is not in the bank.
         """
         index = {name: i for i, name in enumerate(self._sets, start=1)}
         for name in names:
@@ -101,7 +101,7 @@ class Bank:
 def combine(
     sets: Sequence[tuple[Adapter, PyTree[Array]]], weights: Sequence[float], params: Params
 ) -> tuple[Adapter, PyTree[Array]]:
-    """One adapter for several of the same transformation and sites, each with its weight.
+    """Combine adapters of the same transformation and sites into one, each with its weight.
 
     Deviations are summed by weight. LoRA's and HiRA's are combined exactly, by concatenation: ranks add up, and the
     joint adapter computes `W0 + sum_i weights[i] dW_i` (HiRA: `W0 ⊙ (1 + sum_i weights[i] A_i B_i)`).
@@ -135,7 +135,7 @@ def combine(
 
 
 def _with_transforms(adapter: Adapter, sites: Mapping[Path, Site], transforms: Mapping[Path, Transform]) -> Adapter:
-    """The adapter whose sites have these transformations, up to LoRA's scaling, which `under` moves into B."""
+    """The adapter whose sites have these transformations. `under` moves a difference in LoRA's scaling into B."""
     if all(new == sites[path].transform for path, new in transforms.items()):
         return adapter
     ranked = {path: cast(Any, new) for path, new in transforms.items() if not sites[path].also}

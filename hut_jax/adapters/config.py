@@ -16,7 +16,7 @@ class AdapterConfig:
 
     transform: InstanceOf[Transform] = Field(default=HUT(), description=f"the transformation: {', '.join(TRANSFORMS)}")
     targets: tuple[str, ...] = Field(
-        default=(), description="patterns of the sites' paths; none: the transformation's own, by the model's family"
+        default=(), description="patterns of the sites' paths; none: the transformation's defaults for the model"
     )
     exclude: tuple[str, ...] = Field(default=(), description="patterns of paths to leave alone")
     ranks: tuple[tuple[str, int], ...] = Field(
@@ -34,7 +34,7 @@ class AdapterConfig:
     )
     start: str = Field(
         default="",
-        description="the folder of an adapter to start from; the modules of also_train start anew all the same",
+        description="the folder of an adapter to start from; the modules of also_train still start anew",
     )
 
     @property
@@ -43,7 +43,7 @@ class AdapterConfig:
         return self.transform.name
 
     def to_fields(self) -> dict[str, Any]:
-        """The fields as a config has them: the transformation's settings stand beside the others."""
+        """The fields as in a config, with the transformation's settings beside the others."""
         own = {name: getattr(self, name) for name in OWN_FIELDS}
         return {"name": self.name, **asdict(self.transform), **own}
 

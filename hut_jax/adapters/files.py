@@ -26,7 +26,7 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 _ADAPTER = "adapter"
 _ESCAPED = "RFC 6901"
-"""How a '/' within a name is escaped in the tensors' names. In a folder that does not say so nothing is escaped."""
+"""How a '/' within a name is escaped in the tensors' names. If a folder does not state it, nothing is escaped."""
 
 
 def save_adapter(
@@ -38,7 +38,7 @@ def save_adapter(
     base_name: str | None = None,
     base_fingerprint: str | None = None,
 ) -> None:
-    """Write the adapter to `folder`, all of it or nothing. An adapter that is there is replaced.
+    """Write the adapter to `folder`, all of it or nothing. An existing adapter is replaced.
 
     Factors of stacked layers (`scan_layers`) are written layer by layer, so that they fit a model of either kind.
 
@@ -67,14 +67,14 @@ def save_adapter(
 def load_adapter(
     folder: str | Path, params: Mapping[str, Any] | None = None, *, name: str | None = None, force: bool = False
 ) -> tuple[Adapter, PyTree[Array]]:
-    """The adapter and its factors. Nothing is unpickled or run.
+    """Read an adapter and its factors. Nothing is unpickled or run.
 
     Args:
         folder: what `save_adapter` wrote.
         params: the base to apply it to. If given, the fingerprint is compared, and the factors are checked against
             the parameters and stacked as the base's layers are.
-        name: that base's name, for the message if it is the wrong one.
-        force: take the base whatever its fingerprint.
+        name: that base's name, for the error message.
+        force: accept any base.
 
     Raises:
         UserError: the folder holds no adapter of this library, a file is damaged, or `params` are not the base on
@@ -130,7 +130,7 @@ def check_base(folder: str | Path, params: Mapping[str, Any], *, name: str | Non
 
 
 def _identity(description: Mapping[str, Any]) -> str:
-    """A hash of the adapter's fields. It is kept beside the factors, since the two files are replaced one by one."""
+    """A hash of the adapter's fields, stored with the factors too, since the two files are replaced one by one."""
     text = json.dumps([description[field.name] for field in dataclasses.fields(Adapter)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -138,7 +138,7 @@ def _identity(description: Mapping[str, Any]) -> str:
 def write_adapter_files(
     folder: str | Path, description: Mapping[str, Any], tensors: Mapping[str, np.ndarray], metadata: dict | None = None
 ) -> None:
-    """Write both files of an adapter, all of it or nothing.
+    """Write both files of an adapter, or neither.
 
     Args:
         folder: made if it is missing.
@@ -168,7 +168,7 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     except FileNotFoundError:
         raise UserError(f"{path.parent} has no {path.name}") from None
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is damaged or no safetensors file: {one_line(error)}") from None
+        raise UserError(f"{path} is damaged or not a safetensors file: {one_line(error)}") from None
     for name, tensor in tensors.items():
         if not jnp.issubdtype(tensor.dtype, jnp.floating):
             raise UserError(f"{path}: {name!r} is {tensor.dtype}, and factors are floats")
@@ -179,7 +179,7 @@ def read_description(folder: str | Path) -> dict[str, Any]:
     """The contents of `adapter_config.json`.
 
     Raises:
-        UserError: there is none, or it is no JSON object.
+        UserError: there is none, or it is not a JSON object.
     """
     path = Path(folder) / CONFIG_FILE
     if not path.exists():

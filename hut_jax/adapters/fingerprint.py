@@ -1,4 +1,4 @@
-"""A name for exact weights, by which an adapter knows its base."""
+"""A hash of a base's weights, by which an adapter recognises its base."""
 
 import hashlib
 from collections.abc import Mapping
@@ -15,13 +15,13 @@ from hut_jax.parallel.processes import fetch
 def fingerprint(params: Mapping[str, Any]) -> str:
     """A SHA-256 over every parameter's path, dtype, shape and bytes, in the order of the paths.
 
-    Layers stacked for `nn.scan` have the fingerprint of the same layers apart. A parameter whose entries are all zero
-    is left out: so a head that is yet to be learned, with any number of labels, does not change the fingerprint.
+    Layers stacked for `nn.scan` have the same fingerprint as separate layers. A parameter whose entries are all zero is
+    left out. So a head that has not been trained yet does not change the fingerprint, whatever its number of labels.
     """
     digest = hashlib.sha256()
     if (
         jax.default_backend() == "cpu" and jax.device_count() == 1
-    ):  # to fetch copies nothing here, and then nor does unstacking
+    ):  # fetching copies nothing here, nor does unstacking what was fetched
         params = fetch(params)
     flat = flatten(unstack_layers(params))
     for path in sorted(flat, key=lambda path: (show(path), path)):

@@ -1,4 +1,4 @@
-"""Where factors meet a running module, and nowhere else.
+"""The interceptor, the only place where factors are applied to a running module.
 
 Factors live in a Flax variable collection, `adapter`, whose tree mirrors the modules' paths. The interceptor runs a
 dense layer at a site on its transformed kernel, and leaves the module as it is. As an ordinary variable collection,
@@ -40,8 +40,8 @@ def interceptor(
 
     Args:
         sites: dense layers, by path.
-        used: the path of each layer that ran adapted is added to it.
-        drop: whether dropout of the transformations' own acts; it draws from the rng "dropout".
+        used: a set, to which the path of each layer that ran adapted is added.
+        drop: whether the transformations' own dropout acts; it draws from the rng "dropout".
         ids: the index of each row's factor set, where sets are stacked on the factors' first axis.
         shards: the number of equal parts into which devices split the batch's rows.
 
@@ -62,8 +62,8 @@ def interceptor(
         x = jnp.asarray(args[0] if args else kwargs["inputs"])
         if ids is not None and (x.ndim < 2 or x.shape[0] != ids.shape[0]):
             raise UserError(
-                f"{show(path)} sees {list(x.shape)}, whose first axis is not the {ids.shape[0]} rows of adapter_ids; "
-                "exclude it, or run a batch for each adapter"
+                f"the input of {show(path)} is {list(x.shape)}, whose first axis is not the {ids.shape[0]} rows of "
+                "adapter_ids; exclude it, or run a batch for each adapter"
             )
         key = module.make_rng("dropout") if drop and site.transform.random else None
         return _run(site.transform, site.layout, module, x, key, ids, shards)
@@ -101,7 +101,7 @@ def _run(
     ids: jax.Array | None,
     shards: int,
 ) -> Any:
-    """The module's output for x, by the module's own code on the kernel and bias that the transformation gives."""
+    """Run the module's own code on x, with the transformed kernel and bias."""
     variables = module.variables
     params = dict(variables["params"])
     factors = {name: leaf.astype(wide(leaf)) for name, leaf in variables[COLLECTION].items()}
@@ -149,7 +149,7 @@ def _run(
 
 
 def _rows(leaf: jax.Array, ids: jax.Array) -> jax.Array:
-    """The factors of each row. Under jit an id without a set cannot be refused: it gives NaN, not another set."""
+    """The factors of each row. Under `jit` an index out of range cannot be refused: it gives NaN."""
     ids = jnp.where(ids < 0, leaf.shape[0], ids)
     return leaf.at[ids].get(mode="fill", fill_value=jnp.nan)
 

@@ -34,15 +34,15 @@ class Layout:
 
     @classmethod
     def parse(cls, text: str, shape: Sequence[int]) -> "Layout":
-        """The layout that a string such as "lio" spells, a letter an axis: l(ayer), i(nput), o(utput).
+        """Parse a layout such as "lio", with one letter for each axis: l(ayer), i(nput), o(utput).
 
         Raises:
-            UserError: the string spells no layout of a kernel of this shape.
+            UserError: the string is not a layout of a kernel of this shape.
         """
         if not re.fullmatch("l*i+o+", str(text)) or len(text) != len(shape):
             raise UserError(
                 f"layout {text!r} does not fit a kernel of shape {list(shape)}: "
-                "one letter an axis, l for stacked layers, then i for inputs, then o for outputs"
+                "it has one letter for each axis, l for stacked layers, then i for inputs, then o for outputs"
             )
         return cls._of(shape, text.count("l"), text.count("i"))
 
@@ -50,8 +50,8 @@ class Layout:
     def infer(cls, shape: Sequence[int], bias_shape: Sequence[int] | None) -> "Layout":
         """The only layout that the shapes allow.
 
-        A matrix is inputs by outputs. A kernel with more axes is read by its bias, which has the output axes, after one
-        leading axis for each axis of stacked layers.
+        A matrix is inputs by outputs. A kernel with more axes is read with its bias, which has the axes of stacked
+        layers and then those of the outputs.
 
         Raises:
             UserError: there is no bias, or it fits several layouts or none.
@@ -72,8 +72,8 @@ class Layout:
                     readings.append(cls._of(shape, stacked, inputs))
         if len(readings) != 1:
             raise UserError(
-                f"which axes of a kernel of shape {list(shape)} are inputs and which outputs cannot be told; "
-                'say so with layout={pattern: "lio"}, a letter an axis (l stacked layers, i input, o output)'
+                f"cannot tell which axes of a kernel of shape {list(shape)} are inputs and which are outputs; "
+                'say so with layout={pattern: "lio"}, one letter for each axis (l stacked layers, i input, o output)'
             )
         return readings[0]
 

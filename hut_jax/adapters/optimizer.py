@@ -1,4 +1,4 @@
-"""What an optimiser must know of an adapter."""
+"""The learning-rate multipliers of an adapter's factors."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,6 +1,6 @@
 """How factors are split over a mesh: along the axes of their kernel, and never along the rank.
 
-So W is formed where W0 lies, and devices send each other nothing for it.
+Each device then forms its own part of W, without communication.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ def factor_specs(sites: Sequence[Site], params: Mapping[Path, PartitionSpec]) ->
             continue
         kernel = (*params[*site.path, "kernel"], *(None,) * len(site.shape))[: len(site.shape)]
         stack, inputs = len(site.layout.stack), len(site.layout.inputs)
-        # Several axes that are read as one are split as one where the first of them, the outermost, is.
+        # Axes that are flattened into one are split as the first of them, the outermost, is.
         along = {"d": kernel[stack], "k": kernel[stack + inputs], None: None}
         for name, axes in site.factor_axes.items():
             specs[*site.path, name] = PartitionSpec(*kernel[:stack], *(along[axis] for axis in axes))

@@ -27,9 +27,9 @@ class Site:
 
     Attributes:
         path: of the dense layer or the parameter.
-        transform: what is done there.
+        transform: the transformation at this site.
         shape: of the kernel or the parameter.
-        factors: the shapes of what trains.
+        factors: the shapes of the factors.
         layout: how the dense layer's kernel is read; None for a parameter.
         also: whether the parameter is one of `also_train`'s.
         has_bias: whether the dense layer has a bias.
@@ -47,7 +47,7 @@ class Site:
     def factor_axes(self) -> dict[str, tuple[str | None, ...]]:
         """The meaning of each axis of a dense layer's factors: "d", "k", or None for a rank; stacked layers left out.
 
-        An axis is named by what it grows with, so that transformations need not say it.
+        The meaning is found by trying a larger d and a larger k, so that transformations need not state it.
         """
         assert self.layout is not None
         d, k = self.layout.d, self.layout.k
@@ -74,7 +74,7 @@ class Site:
         return [path for path in ((*self.path, "kernel"), (*self.path, "bias")) if path in flat]
 
     def own(self, flat_factors: Mapping[Path, Array]) -> Factors:
-        """This site's factors out of all, in fp32 or wider: `1 + a` in half precision would round most of `a` away."""
+        """This site's factors, in fp32 or wider: in half precision `1 + a` would round most of `a` away."""
         own = {name: jnp.asarray(flat_factors[*self.path, name]) for name in self.factors}
         return {name: leaf.astype(wide(leaf)) for name, leaf in own.items()}
 
@@ -97,9 +97,9 @@ class Site:
         return merged
 
     def layers_first(self, factors: Factors) -> Factors:
-        """Factor sets stacked on a first axis, with that axis moved behind those of stacked layers.
+        """Move the first axis, on which factor sets are stacked, behind the axes of stacked layers.
 
-        `nn.scan` goes over the axes of stacked layers, which must come first.
+        `nn.scan` iterates over the axes of stacked layers, so these must come first.
         """
         stacked = 0 if self.layout is None else len(self.layout.stack)
         return {name: jnp.moveaxis(leaf, 0, stacked) for name, leaf in factors.items()}
@@ -128,7 +128,7 @@ def dense_site(transform: Transform, path: Path, flat: Flat, layouts: Sequence[t
     """The site of the dense layer at this path.
 
     Raises:
-        UserError: how the kernel's axes are read is in doubt, or the transformation does not fit it.
+        UserError: the layout of the kernel is unknown or wrong, or the transformation does not fit it.
     """
     transform = transform.at(show(path))
     kernel, bias = flat[*path, "kernel"], flat.get((*path, "bias"))
@@ -140,8 +140,8 @@ def dense_site(transform: Transform, path: Path, flat: Flat, layouts: Sequence[t
         raise UserError(f"{show(path)}: {error}") from None
     if bias is not None and math.prod(bias.shape) != math.prod(layout.stack) * layout.k:
         raise UserError(
-            f"{show(path)}: its bias {list(bias.shape)} does not fit the outputs of its kernel {list(shape)}: it is no "
-            "dense layer y = x @ kernel + bias, or its layout= is another"
+            f"{show(path)}: its bias {list(bias.shape)} does not fit the outputs of its kernel {list(shape)}: it is "
+            "not a dense layer y = x @ kernel + bias, or it needs another layout="
         )
     factors = _factor_shapes(transform, (layout.d, layout.k), bias is not None, path)
     stacked_factors = {name: (*layout.stack, *sizes) for name, sizes in factors.items()}

@@ -19,7 +19,7 @@ def as_patterns(patterns: Patterns) -> tuple[str, ...]:
     """One pattern, several or none, as a tuple.
 
     Raises:
-        UserError: one is no regular expression.
+        UserError: one is not a regular expression.
     """
     several = () if patterns is None else (patterns,) if isinstance(patterns, str) else tuple(patterns)
     for pattern in several:
@@ -31,11 +31,11 @@ def as_rules(rules: Rules) -> tuple[tuple[str, Any], ...]:
     """Pairs of a pattern and a value, in order, from pairs or from a mapping.
 
     Raises:
-        UserError: a pattern is no regular expression.
+        UserError: a pattern is not a regular expression.
     """
     pairs = list(rules.items()) if isinstance(rules, Mapping) else rules
     if not isinstance(pairs, list | tuple) or not all(isinstance(p, list | tuple) and len(p) == 2 for p in pairs):
-        raise UserError(f"{rules!r} are no pairs of a pattern and a value, such as (('mlp/', 4),)")
+        raise UserError(f"{rules!r} are not pairs of a pattern and a value, such as (('mlp/', 4),)")
     for pattern, _ in pairs:
         _check(pattern)
     return tuple((pattern, value) for pattern, value in pairs)
@@ -58,7 +58,7 @@ def match(paths: Sequence[Path], targets: Sequence[str], exclude: Sequence[str])
             raise UserError(f"exclude pattern {pattern!r} matches no path; {nearest_path(pattern, paths)}")
         chosen.difference_update(_found(pattern, paths))
     if not chosen:
-        raise UserError(f"exclude {list(exclude)} takes away all that targets {list(targets)} match")
+        raise UserError(f"exclude {list(exclude)} removes every path that targets {list(targets)} match")
     return [path for path in paths if path in chosen]
 
 
@@ -105,7 +105,7 @@ def match_modules(leaves: Sequence[Path], patterns: Sequence[str]) -> list[Path]
 
 
 def nearest_path(pattern: str, paths: Sequence[Path]) -> str:
-    """As `errors.nearest`, for a pattern. It is compared with the last parts of each path, as many as it has itself."""
+    """As `errors.nearest`, for a pattern. A pattern of n parts is compared with the last n parts of each path."""
     parts = pattern.count("/") + 1
     endings = {show(path[-parts:]): show(path) for path in reversed(paths)}
     close = difflib.get_close_matches(re.sub(r"[^\w/]", "", pattern), endings, cutoff=0.5)
@@ -129,7 +129,7 @@ def _check(pattern: str) -> None:
     try:
         re.compile(pattern)
     except (re.error, TypeError) as error:
-        raise UserError(f"{pattern!r} is no regular expression: {error}") from None
+        raise UserError(f"{pattern!r} is not a regular expression: {error}") from None
 
 
 def _some(paths: Sequence[Path]) -> str:

@@ -1,4 +1,4 @@
-"""What all other folders use: errors of one line, files that appear whole, trees and their paths, sections of a config.
+"""Code that all other folders use: one-line errors, files written whole or not at all, trees, sections of a config.
 
 May import no other folder.
 """

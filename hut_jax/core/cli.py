@@ -26,15 +26,15 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        """Raise what argparse finds wrong with the arguments."""
+        """Raise argparse's message as a `UserError`."""
         raise UserError(f"{message}; {self.prog} --help lists the arguments")
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
-    """Call `main` with the command line and exit; a user's mistake is one line on stderr and exit code 2."""
+    """Call `main` with the command line and exit. A user's mistake gives one line on stderr and exit code 2."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal without é must not end the command
+            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show é must not end the command
     keep_compiled()
     gc.freeze()  # imported objects stay; checking them at each collection would delay the first step
     try:
@@ -51,7 +51,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
             raise
         print(
             f"error: another process of this run has ended or cannot be reached ({one_line(error)}); "
-            "the same command, in all of them, resumes from the last checkpoint",
+            "the same command in every process resumes from the last checkpoint",
             file=sys.stderr,
             flush=True,
         )

@@ -1,4 +1,4 @@
-"""What XLA compiled is kept on disk: the same command reaches its first step sooner the next time."""
+"""Keep compiled code on disk, so that the next run of a command reaches its first step sooner."""
 
 import hashlib
 import os
@@ -7,29 +7,29 @@ from pathlib import Path
 import jax
 
 MOST_BYTES = 2 * 2**30
-"""Beyond them what was used least recently goes."""
+"""The most bytes that are kept. Beyond them, the code that was used least recently is deleted."""
 
 
 def keep_compiled() -> None:
-    """Keep compiled code in the user's cache folder, unless JAX has been told where to keep it, or not to.
+    """Keep compiled code in the user's cache folder, unless JAX already has a folder for it.
 
-    `JAX_COMPILATION_CACHE_DIR` names another folder, and `JAX_ENABLE_COMPILATION_CACHE=false` turns it off.
+    `JAX_COMPILATION_CACHE_DIR` names another folder. `JAX_ENABLE_COMPILATION_CACHE=false` turns the cache off.
     """
     if jax.config.values["jax_compilation_cache_dir"]:
         return
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hut_jax" / "compiled" / _processor()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:  # a home that cannot be written
+    except OSError:  # the home folder is not writable
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_compilation_cache_max_size", MOST_BYTES)
-    # However short: a run has dozens of small programs, which together hold up a second start.
+    # Keep even what compiles fast: a run has dozens of small programs, which together delay the next start.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def _processor() -> str:
-    """A name for what this processor can do: a home may be shared by machines, and JAX takes any CPU for the same."""
+    """A name for this processor's features, since machines may share a home and JAX does not tell CPUs apart."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, whenever the process ends; and files of others, read with one-line errors."""
+"""Write files whole or not at all, even if the process is killed. Read users' files with one-line errors."""
 
 import io
 import json
@@ -14,14 +14,14 @@ from safetensors.numpy import save_file
 from hut_jax.core.errors import UserError
 
 PARTIAL = ".partial"
-"""The end of the name of a file that is not written whole yet. The name begins with a dot."""
+"""The ending of the name of a file that is still being written. The name begins with a dot."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to, beside this one. When all went well it takes this one's place, or that of a link's target."""
+    """A temporary path to write to. If all goes well, the new file replaces `path`, or what `path` links to."""
     path = path.resolve()
-    partial = path.with_name(f".{path.name[:32]}.{os.getpid()}{PARTIAL}")  # no longer than a name may be
+    partial = path.with_name(f".{path.name[:32]}.{os.getpid()}{PARTIAL}")  # short enough for a file name
     try:
         yield partial
         os.replace(partial, path)
@@ -31,11 +31,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_all(folder: Path, names: Sequence[str]) -> Iterator[list[Path]]:
-    """Paths to write files to. When all went well they take the place of the files of these names, one by one.
+    """Temporary paths to write to. If all goes well, the new files replace the files of these names, one by one.
 
     Args:
-        folder: of the files; it is made if it is missing.
-        names: of the files, in the order in which they are replaced.
+        folder: the files' folder; made if it is missing.
+        names: the files' names, in the order in which they are replaced.
 
     Raises:
         UserError: the folder cannot be made.
@@ -46,7 +46,7 @@ def replacing_all(folder: Path, names: Sequence[str]) -> Iterator[list[Path]]:
     except OSError as error:
         raise UserError(f"cannot make the folder {folder}: {error.strerror}") from None
     try:
-        with ExitStack() as stack:  # which ends with the file that was entered last
+        with ExitStack() as stack:  # it leaves the file that was entered last first
             paths = [stack.enter_context(replacing(folder / name)) for name in reversed(names)]
             yield paths[::-1]
     except BaseException:
@@ -57,7 +57,7 @@ def replacing_all(folder: Path, names: Sequence[str]) -> Iterator[list[Path]]:
 
 
 def lines_of(text: str) -> list[str]:
-    r"""The lines of a text. They end with \n, \r\n or \r alone, unlike those of `str.splitlines`."""
+    r"""The lines of a text. Only \n, \r\n and \r end a line; `str.splitlines` knows more line ends."""
     return [line.removesuffix("\n") for line in io.StringIO(text, newline=None)]
 
 
@@ -91,7 +91,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"no {path.name} in {path.parent}") from None
     except (OSError, RecursionError, ValueError) as error:
-        raise UserError(f"{path} is no JSON: {error}") from None
+        raise UserError(f"{path} is not JSON: {error}") from None
     if not isinstance(value, dict):
         raise UserError(f"{path} holds no JSON object, but a {type(value).__name__}")
     return value
@@ -104,7 +104,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write the value for people and programs to read."""
+    """Write the value as indented JSON."""
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
@@ -113,7 +113,7 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[
 
     Args:
         path: the file.
-        tensors: by name.
+        tensors: the tensors, by name.
         metadata: for the file's header.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Separate layers, `layer_{i}/...`, and layers stacked for `nn.scan`, `layers/...` with a leading axis."""
+"""Convert between separate layers, `layer_{i}/...`, and layers stacked on a first axis for `nn.scan`, `layers/...`."""
 
 import re
 from collections.abc import Mapping
@@ -13,16 +13,16 @@ Tree = Mapping[str, Any]
 
 
 def scanned(path: Path) -> tuple[Path, int | None]:
-    """The path of the stacked parameter that holds this one with `scan_layers`, and the index on its leading axis.
+    """The path of the stacked parameter that holds this one, and this one's index on its leading axis.
 
-    A parameter outside of the layers keeps its path, and has no index.
+    A parameter outside of the layers keeps its path and has no index.
     """
     match = re.fullmatch(r"layer_(\d+)", path[0]) if len(path) > 1 else None
     return (("layers", *path[1:]), int(match[1])) if match else (path, None)
 
 
 def stack_layers(params: Tree) -> dict[str, Any]:
-    """The parameters (or factors) of a model with `scan_layers`, from those of the same model without."""
+    """Stack separate layers: give the parameters (or factors) of the same model with `scan_layers`."""
     stacked: dict[Path, Any] = {}
     for path, leaf in flatten(params).items():
         target, depth = scanned(path)
@@ -39,12 +39,12 @@ def stack_layers(params: Tree) -> dict[str, Any]:
 
 
 def stacked_as(tree: Tree, params: Tree) -> dict[str, Any]:
-    """The tree, whose layers are separate, with its layers stacked if those of `params` are."""
+    """Stack the separate layers of `tree`, if those of `params` are stacked."""
     return stack_layers(tree) if "layers" in params else dict(tree)
 
 
 def unstack_layers(params: Tree) -> dict[str, Any]:
-    """The inverse of `stack_layers`. A `layers` whose leaves have no leading axis in common is left as it is."""
+    """The inverse of `stack_layers`. A `layers` whose leaves differ in the leading axis stays as it is."""
     flat = flatten(params)
     depths = {np.shape(leaf)[:1] for path, leaf in flat.items() if _is_stacked(path)}
     if len(depths) != 1 or () in depths:

@@ -26,7 +26,7 @@ from hut_jax.core.errors import UserError, nearest, one_line
 T = TypeVar("T")
 
 STRICT = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-"""No conversion but from int to float, no unknown fields, and no float that is not finite."""
+"""Refuse unknown fields, floats that are not finite, and every conversion except from int to float."""
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(Field,))
@@ -69,7 +69,7 @@ def meaning(info: FieldInfo) -> str:
 
 
 def attributes(cls: type) -> dict[str, str]:
-    """The texts under "Attributes:" in the docstrings of a class and its bases, by name."""
+    """The descriptions under "Attributes:" in the docstrings of a class and its bases, by name."""
     found: dict[str, str] = {}
     for each in reversed(cls.__mro__):
         part = re.search(r"^Attributes:\n((?: .*\n?)+)", inspect.cleandoc(each.__doc__ or ""), re.MULTILINE)
@@ -102,7 +102,7 @@ def _message(error: pydantic.ValidationError, section: type, fields: Mapping[str
 
 
 def _bounds(info: FieldInfo) -> str:
-    """The range of a number, such as "at least 0 and below 1"; empty where it has none."""
+    """The range of a number, such as "at least 0 and below 1"; empty if it has none."""
     bounds = []
     for bound in info.metadata:
         match bound:
@@ -134,7 +134,7 @@ _SEVERAL = {int: "whole numbers", float: "numbers", str: "texts"}
 
 
 def _kind(annotation: Any) -> str:
-    """The values of this type in words."""
+    """A phrase for the values of this type."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return _choices(annotation)

@@ -1,7 +1,7 @@
 """Trees of dicts, and the paths of their leaves.
 
-A path is a tuple of names. It is shown with a '/' between them, and patterns are matched on it as shown. A name may
-itself hold a '/', as those of Flax's `WeightNorm` do, so that a tree can only be rebuilt from the tuples.
+A path is a tuple of names. It is shown with a '/' between the names, and patterns are matched against this text. A name
+may itself hold a '/', as in Flax's `WeightNorm`. So a tree can be rebuilt from the tuples, but not from the texts.
 """
 
 from collections.abc import Mapping
@@ -28,12 +28,12 @@ def show(path: Path) -> str:
 
 
 def split(text: str) -> Path:
-    """The inverse of `show`, where no name holds a '/'."""
+    """The inverse of `show`, if no name holds a '/'."""
     return tuple(text.split("/")) if text else ()
 
 
 def escape(path: Path) -> str:
-    """The path as `show` has it, but with '~1' for each '/' within a name and '~0' for each '~', as in RFC 6901."""
+    """The path as `show` gives it, with '~1' for each '/' within a name and '~0' for each '~', as in RFC 6901."""
     return "/".join(name.replace("~", "~0").replace("/", "~1") for name in path)
 
 

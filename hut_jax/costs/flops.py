@@ -1,9 +1,10 @@
 """FLOPs of any JAX function, counted from shapes only: nothing is allocated, compiled or run.
 
 The function is traced, operations that its results do not depend on are dropped, and the rest is counted much as XLA
-counts it. A product of matrices `[m, k]` and `[k, n]` is 2mnk, floating-point arithmetic one for each element of the
-result, a reduction one for each element that it reads. Transcendental functions are counted separately. Copies,
-comparisons, selections and all operations on integers (those of random generators too) count nothing.
+counts it. A product of matrices `[m, k]` and `[k, n]` is 2mnk operations. Floating-point arithmetic is one for each
+element of its result. A reduction is one for each element that it reads. Transcendental functions are counted
+separately. Copies, comparisons, selections and all operations on integers (those of random generators too) count
+nothing.
 """
 
 import math
@@ -51,7 +52,7 @@ class Flops(NamedTuple):
 def count_flops(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Flops:
     """The operations of one call of the function.
 
-    The body of a `scan` counts as often as it runs, and recomputation by `remat` counts too. Of a `cond` the branch
+    The body of a `scan` counts as often as it runs, and recomputation by `remat` counts too. For a `cond`, the branch
     with the most operations counts. The body of a `while` loop counts once, as in XLA's own count, since shapes do not
     tell how often it runs.
 

@@ -1,4 +1,4 @@
-"""Adapters of Hugging Face PEFT, read as ours and written from ours. May import adapters and the folders below it."""
+"""Read and write the adapters of Hugging Face PEFT. May import adapters and the folders below it."""
 
 from hut_jax.interop.load import load_peft
 from hut_jax.interop.save import save_peft

@@ -1,4 +1,4 @@
-"""PEFT's adapter_config.json: its fields, each checked, and none that is not understood."""
+"""The fields of PEFT's adapter_config.json, each checked. A field that is not understood is refused."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -8,7 +8,7 @@ from hut_jax.core.errors import UserError
 
 MERGE_THERE = "merge it in PEFT, merge_and_unload(), and load the merged model"
 
-_LARGEST = 3e38  # in fp32; and NaN is not below it
+_LARGEST = 3e38  # in fp32; no comparison with NaN holds
 
 # Fields that change nothing once the tensors are known, or that are read for every method.
 _COMMON = {
@@ -35,7 +35,7 @@ class Fields:
         self._values = values
 
     def only(self, known: Collection[str]) -> None:
-        """Check that no field is set but these.
+        """Check that only these fields are set.
 
         Raises:
             UserError: another one is.
@@ -73,7 +73,7 @@ class Fields:
         return default if value is None else value
 
     def rank(self, module: str, default: int) -> int:
-        """The rank of a module of theirs, by `rank_pattern` or else `r`."""
+        """The rank of a PEFT module, by `rank_pattern` or else `r`."""
         return self._at(module, "rank_pattern", "r", default, _whole, "a whole number of at least 1")
 
     def alpha(self, module: str, name: str, default: float) -> float:
@@ -91,7 +91,7 @@ class Fields:
                 if re.match(rf"(.*\.)?({pattern})$", module):
                     return special
             except (re.error, OverflowError, RecursionError) as error:
-                raise UserError(f"{patterns!r}: {pattern!r} is no regular expression: {error}") from None
+                raise UserError(f"{patterns!r}: {pattern!r} is not a regular expression: {error}") from None
         return value
 
     def _get(self, name: str, default: Any, holds: Any, words: str) -> Any:

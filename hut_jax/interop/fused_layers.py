@@ -28,7 +28,7 @@ def separated(layer: Layer, factors: Arrays) -> dict[str, Arrays]:
 
 
 def _untangled(apart: dict[str, Arrays]) -> dict[str, Arrays]:
-    """The factors without layers that change nothing beside one that does, and without a block diagonal's zeros."""
+    """Drop the layers that change nothing, if another one does, and the zeros of a block diagonal."""
     acting = {path: own for path, own in apart.items() if own["b"].any() or ("g" in own and own["g"].any())}
     if not acting:
         return apart  # not trained yet: all layers are kept

@@ -37,7 +37,7 @@ class Scales(Method):
         if sides[shape] == "input":
             return [Part(path, {"l": deviations}, side="input") for path in layer.paths]
         parts = [Part(path, {"l": deviations[columns]}, side="output") for path, columns in layer.columns()]
-        # Layers of a fused module that change nothing beside one that does were no targets.
+        # A layer of a fused module that changes nothing was not a target, if another one changes something.
         return [part for part in parts if part.factors["l"].any()] or parts
 
     def transform(self, parts: Sequence[Part], fields: Fields) -> tuple[Transform, dict[str, int]]:
@@ -66,7 +66,7 @@ class Scales(Method):
             or any((one.factors["l"] != first).any() for one in own.values())
         ):
             raise UserError(
-                f"{module} is one module there, and IA3 scales its inputs alike for {', '.join(layer.paths)}"
+                f"{module} is one module in PEFT, and its IA3 must scale the inputs of {', '.join(layer.paths)} alike"
             )
         return Written({"ia3_l": (1 + first)[None]}, side="input", linear=layer.linear)
 

@@ -15,7 +15,7 @@ _OURS_OF_NORM = {"weight": "scale", "bias": "bias"}
 
 
 class Layer(NamedTuple):
-    """A dense module of theirs and the layers of ours that it computes.
+    """A dense module of transformers, and our layers that it computes.
 
     Attributes:
         name: of the module in transformers, such as `transformer.h.0.attn.c_attn`.
@@ -52,7 +52,7 @@ class Layers:
 
     Attributes:
         tensors: transformers' name -> the tensor.
-        equal: further names of tensors, since they are tied or have two names -> the name in `tensors`.
+        equal: another name of a tensor, of a tied one or a second name -> the name in `tensors`.
         tied: those of `equal` that config.json ties.
     """
 
@@ -82,7 +82,7 @@ class Layers:
         self._modules = {path: layer for layer in self._dense.values() for path in layer.paths}
 
     def dense(self, module: str) -> Layer:
-        """Their dense layer of this name, with the body's prefix or without.
+        """The transformers module of this name, a dense layer. The name may lack the body's prefix.
 
         Raises:
             UserError: there is none.
@@ -90,15 +90,15 @@ class Layers:
         layer = self._dense.get(self._names.bare(module))
         if layer is None:
             names = [one.name for one in self._dense.values()]
-            raise UserError(f"{module} is no dense layer of this model; {nearest(module, names)}")
+            raise UserError(f"{module} is not a dense layer of this model; {nearest(module, names)}")
         return layer
 
     def dense_at(self, path: str) -> Layer:
-        """The module of theirs that computes our dense layer at this path."""
+        """The transformers module that computes our dense layer at this path."""
         return self._modules[path]
 
     def norm(self, module: str) -> dict[str, str]:
-        """The parameters of their norm of this name: their names -> our paths.
+        """The parameters of the transformers norm of this name: their names there -> our paths.
 
         Raises:
             UserError: there is none.
@@ -106,12 +106,12 @@ class Layers:
         norms = {self._names.bare(name.removesuffix(".weight")): name for name in self._norm_weights()}
         name = norms.get(self._names.bare(module))
         if name is None:
-            raise UserError(f"{module} is no norm of this model; {nearest(module, norms)}")
+            raise UserError(f"{module} is not a norm of this model; {nearest(module, norms)}")
         ours = self.tensors[name].paths[0].removesuffix("/scale")
         return {theirs: f"{ours}/{leaf}" for theirs, leaf in _OURS_OF_NORM.items()}
 
     def norm_at(self, path: str) -> str:
-        """The name of their module for our norm at this path."""
+        """The name of the transformers module for our norm at this path."""
         names = {self.tensors[name].paths[0]: name for name in self._norm_weights()}
         return names[f"{path}/scale"].removesuffix(".weight")
 
@@ -132,7 +132,7 @@ class Layers:
         return whole.T if tensor.transpose else whole
 
     def split(self, name: str, whole: np.ndarray) -> dict[str, np.ndarray]:
-        """A tensor of theirs as our parameters, by path."""
+        """A tensor of transformers as our parameters, by path."""
         tensor = self.tensors[name]
         whole = whole.T if tensor.transpose else whole
         return dict(zip(tensor.paths, np.split(whole, len(tensor.paths), axis=-1), strict=True))

@@ -45,7 +45,9 @@ def load_peft(folder: str | Path, model: nn.Module, params: Mapping[str, Any]) -
     where, weights = Path(folder) / CONFIG_FILE, Path(folder) / WEIGHTS_FILE
     values = read_description(folder)
     if "peft_type" not in values:
-        raise UserError(f"{where} describes no adapter of PEFT: it has no 'peft_type'; for ours there is load_adapter")
+        raise UserError(
+            f"{where} is not PEFT's: it has no 'peft_type'; read an adapter of this library with load_adapter"
+        )
     if not weights.is_file() and weights.with_suffix(".bin").is_file():
         raise UserError(
             f"{folder} has only adapter_model.bin, a pickle, which is never read here; convert it with PEFT: "
@@ -82,7 +84,7 @@ def _adapter(
     leaves = {f"{part.path}/{name}": leaf for part in (*parts, *also) for name, leaf in part.factors.items()}
     for path, leaf in leaves.items():
         if not np.isfinite(leaf).all():
-            raise UserError(f"its factor {path} has numbers that are not finite")
+            raise UserError(f"its factor {path} has values that are not finite")
     factors = unflatten({split(path): jnp.asarray(leaf, jnp.float32) for path, leaf in leaves.items()})
     adapter.check(params, factors)
     return adapter, factors
@@ -106,7 +108,7 @@ def _by_module(
     for key, tensor in tensors.items():
         name = key.removeprefix(PREFIX)
         if name == key:
-            raise UserError(f"{key!r} is no tensor of PEFT's, whose names begin with {PREFIX!r}")
+            raise UserError(f"{key!r} is not a tensor of PEFT's, whose names begin with {PREFIX!r}")
         ours = next((ours for ours, ending in endings.items() if name.endswith(f".{ending}")), None)
         if ours is None:
             rest[name] = tensor

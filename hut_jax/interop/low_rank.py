@@ -24,7 +24,7 @@ _INITS = (True, False, "gaussian", "eva", "orthogonal", "mica")  # those that le
 
 
 class LowRank(Method):
-    """Products of thin matrices. By our names, those that begin with a have the inputs, those with b the outputs."""
+    """Products of thin matrices. Names of ours that begin with a are of inputs, those with b of outputs."""
 
     matrices: ClassVar[dict[str, str]]
     """A module's matrices: our name -> the end of PEFT's name."""
@@ -131,9 +131,11 @@ class LORA(LowRank):
         return self.matrices | ({"m": MAGNITUDES} if fields.flag("use_dora") else {})
 
     def check(self, fields: Fields) -> None:
-        """Check also the initialisation, which may have changed the base."""
+        """Check the initialisation too, since it may have changed the base."""
         super().check(fields)
-        fields.one_of("bias", ("none",), "none", f"biases train only in our bitfit, alone; {MERGE_THERE}")
+        fields.one_of(
+            "bias", ("none",), "none", f"biases train only in our bitfit, without other factors; {MERGE_THERE}"
+        )
         fields.one_of(
             "init_lora_weights",
             _INITS,

@@ -37,7 +37,7 @@ class Own(NamedTuple):
 
 
 class Written(NamedTuple):
-    """The tensors to write for one of their modules.
+    """The tensors to write for one PEFT module.
 
     Attributes:
         tensors: the end of a tensor's name -> the tensor.
@@ -104,7 +104,7 @@ class Method:
         raise NotImplementedError
 
     def target(self, path: str, layers: Layers) -> str:
-        """The module of theirs that has our layer or parameter at this path."""
+        """The PEFT module that has our layer or parameter at this path."""
         return layers.dense_at(path).name
 
     def write(self, module: str, own: Mapping[str, Own], layers: Layers) -> Written:

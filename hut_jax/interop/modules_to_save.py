@@ -29,7 +29,7 @@ def read_whole(given: Mapping[str, np.ndarray], entries: Sequence[str], layers: 
     for key, tensor in given.items():
         name = layers.name(key.replace(".base_layer.", "."))
         if name is None:
-            raise UserError(f"{key!r} is no tensor of this model or adapter; {nearest(key, layers.tensors)}")
+            raise UserError(f"{key!r} is not a tensor of this model or adapter; {nearest(key, layers.tensors)}")
         if name in tensors:
             raise UserError(f"{key!r} is there twice, with and without the prefix of the model's body")
         base = layers.value(name)
@@ -66,8 +66,8 @@ def read_whole(given: Mapping[str, np.ndarray], entries: Sequence[str], layers: 
 def write_whole(deviations: Mapping[str, np.ndarray], layers: Layers) -> tuple[list[str], Arrays]:
     """The modules to save, and all of their tensors by name.
 
-    PEFT reads whole modules, so a module's untrained tensors are written with the base's values. Tensors that are tied
-    to a trained one are written too, since PEFT's copy of a module is no longer tied.
+    PEFT reads whole modules, so a module's untrained tensors are written with the base's values. Tensors tied to a
+    trained one are written too, since PEFT's copy of a module is no longer tied.
 
     Args:
         deviations: of the trained parameters, by path.

@@ -15,8 +15,8 @@ class Tensor(NamedTuple):
         name: its name as transformers writes it.
         paths: of our parameters, '/'-joined. With several, the last axis is split evenly among them, in this order.
         transpose: whether it is `[out, in]`, as torch's Linear has it, where Flax has `[in, out]`.
-        also: another name of it, which some versions of transformers read and write instead. It is written under both
-            names, and read under either.
+        also: another name, which some versions of transformers use instead. The tensor is written under both names,
+            and read under either.
     """
 
     name: str
@@ -31,8 +31,8 @@ class TensorNames:
 
     Attributes:
         tensors: in the order in which they are written.
-        tied: tensors that may be left out, since they equal another one: name -> the other's name.
-        prefix: the beginning of some files' names, which files of the model without a head leave out.
+        tied: tensors that files may leave out, since each equals another one: name -> the other's name.
+        prefix: the beginning of names that files of the model without a head leave out.
     """
 
     tensors: Sequence[Tensor]

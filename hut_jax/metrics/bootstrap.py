@@ -2,7 +2,7 @@
 
 Only the segments' sums are resampled; no text is scored again. Intervals are percentiles of the bootstrap (Efron and
 Tibshirani 1993; Koehn, EMNLP 2004, for scores of texts). The test of two outputs is approximate randomisation (Riezler
-and Maxwell, 2005). What a metric derives from all references, such as document frequencies, is not resampled.
+and Maxwell, 2005). Values that a metric takes from all references, such as document frequencies, are not resampled.
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """GLUE's metrics (Wang et al., arXiv 1804.07461, 2018, section 2), by scikit-learn and SciPy.
 
-Where a metric is 0/0, as the correlation with constant predictions is, it is 0: the score of a guess.
+A metric that is 0/0, such as the correlation with constant predictions, counts as 0, the score of a guess.
 """
 
 import warnings
@@ -94,9 +94,9 @@ METRICS: Mapping[str, Callable[[ArrayLike, ArrayLike], float]] = {
 def glue_scores(names: Sequence[str], predictions: ArrayLike, labels: ArrayLike) -> dict[str, float]:
     """A task's metrics and its `score`, their mean, as on the leaderboard of GLUE.
 
-    The score of CoLA is the Matthews correlation, that of MRPC and QQP the mean of accuracy and F1, that of STS-B the
-    mean of the Pearson and Spearman correlations, and that of all other tasks the accuracy. All are finite and at most
-    1.
+    The score of CoLA is the Matthews correlation. For MRPC and QQP it is the mean of accuracy and F1, and for STS-B the
+    mean of the Pearson and Spearman correlations. For all other tasks it is the accuracy. All scores are finite and at
+    most 1.
 
     Args:
         names: of the metrics, as in a `GlueTask`.

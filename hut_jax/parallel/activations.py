@@ -19,7 +19,7 @@ ANY = PartitionSpec.UNCONSTRAINED
 
 
 def run_on(mesh: Mesh, forward: Callable[..., T]) -> Callable[..., T]:
-    """The function with this mesh as the one over which its activations are split."""
+    """Wrap a function so that its activations are split over this mesh."""
 
     def run(*args: Any, **kwargs: Any) -> T:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
@@ -29,9 +29,9 @@ def run_on(mesh: Mesh, forward: Callable[..., T]) -> Callable[..., T]:
 
 
 def split_batch(x: Array, *axes: Any) -> Array:
-    """The activation with its first axis, of examples, split over the devices of a batch.
+    """Split an activation's first axis, the examples, over the devices that split the batch.
 
-    Without this constraint XLA may send activations instead of gathering a layer's kernel when it is used.
+    Without this, XLA may send activations between devices instead of gathering a kernel when it is used.
 
     Args:
         x: an activation.
@@ -47,7 +47,7 @@ def batch_parts() -> int:
 
 
 def splits_kernels() -> bool:
-    """Whether each kernel is split over several devices on the mesh of `run_on`, which then split the products."""
+    """Whether the mesh of `run_on` has several devices on `tensor`, so that each product with a kernel is split."""
     mesh = jax.sharding.get_abstract_mesh()
     return {*AXES} <= {*mesh.auto_axes} and mesh.shape["tensor"] > 1
 

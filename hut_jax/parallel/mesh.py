@@ -21,7 +21,7 @@ from hut_jax.parallel.activations import AXES, BATCH
 from hut_jax.parallel.processes import ALL, Share, put
 
 Rules = Sequence[tuple[str, PartitionSpec]]
-"""A pattern, and how the last axes of a parameter are split whose '/'-joined path it matches."""
+"""Pairs of a pattern of '/'-joined paths, and the way to split the last axes of a parameter that it matches."""
 
 TRANSFORMER: Rules = (
     (r"attention/(query|key|value)/kernel$", PartitionSpec("fsdp", "tensor")),
@@ -79,8 +79,9 @@ def param_specs(shapes: Mapping[str, Any], rules: Rules | None, mesh: Mesh) -> d
 
     Args:
         shapes: the parameters, or their shapes.
-        rules: the first one that matches decides, for the last axes. Axes before them, such as that of stacked layers,
-            are not split. None, for a model without rules: `fsdp` splits the largest axis that it divides.
+        rules: the first rule that matches decides how the last axes are split. Axes before them, such as that of
+            stacked layers, are not split. None, for a model without rules: `fsdp` splits the largest axis that it
+            divides.
         mesh: the mesh whose axes the rules name.
 
     Raises:
@@ -138,7 +139,7 @@ def shardings(mesh: Mesh, specs: Mapping[Path, PartitionSpec]) -> PyTree[NamedSh
 
 
 def own_share(mesh: Mesh) -> Share:
-    """The share of each batch on this process's devices; if its parts are not consecutive, the whole batch."""
+    """The share of each batch on this process's devices. If its parts are not consecutive, it is the whole batch."""
     parts = batch_parts(mesh)
     where = NamedSharding(mesh, PartitionSpec(BATCH)).addressable_devices_indices_map((parts,))
     own = sorted({part for index in where.values() if index for part in range(parts)[index[0]]})
@@ -160,7 +161,7 @@ def place_batch(mesh: Mesh, batch: PyTree[Any], share: Share = ALL) -> PyTree[Ar
 
 
 def describe(mesh: Mesh, specs: Mapping[Path, PartitionSpec]) -> str:
-    """A line with the mesh, and how many parameters are split in which way."""
+    """One line with the mesh, and the number of parameter arrays that are split in each way."""
     counts: dict[str, int] = {}
     for spec in specs.values():
         split = ", ".join("-" if axis is None else str(axis) for axis in spec) or "whole on each"

@@ -46,13 +46,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--distributed", action="store_true", help="under Slurm, Open MPI or on a TPU pod: find the others"
     )
-    group.add_argument("--coordinator", metavar="HOST:PORT", help="elsewhere: where the first process listens,")
-    group.add_argument("--processes", type=int, metavar="N", help="how many there are,")
-    group.add_argument("--process", type=int, metavar="I", help="and which of them this is, from 0")
+    group.add_argument(
+        "--coordinator", metavar="HOST:PORT", help="elsewhere: the address of process 0; also give the next two"
+    )
+    group.add_argument("--processes", type=int, metavar="N", help="the number of processes")
+    group.add_argument("--process", type=int, metavar="I", help="the index of this process, from 0")
 
 
 def join(args: argparse.Namespace) -> None:
-    """Join the other processes, if the arguments name any. It must come before anything uses a device.
+    """Join the other processes, if the arguments name any. Call it before anything uses a device.
 
     Raises:
         UserError: the arguments do not go together, or the others cannot be found.
@@ -61,7 +63,9 @@ def join(args: argparse.Namespace) -> None:
     if not args.distributed and given == [None] * 3:
         return
     if args.distributed and given != [None] * 3:
-        raise UserError("--distributed finds --coordinator, --processes and --process itself; give it or these")
+        raise UserError(
+            "--distributed finds --coordinator, --processes and --process itself; give it alone, or only these three"
+        )
     if not args.distributed and None in given:
         raise UserError("--coordinator, --processes and --process go together; one of them is missing")
     if not args.distributed and not 0 <= args.process < args.processes:
@@ -110,7 +114,7 @@ def on_first(function: Callable[[], Any]) -> None:
             function()
         except UserError as error:
             message = str(error)
-        except OSError as error:  # such as a full disk, of which the others would not learn
+        except OSError as error:  # such as a full disk, which the others would not notice
             message = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
     if several():
         buffer = np.zeros(_MESSAGE, np.uint8)

@@ -1,4 +1,4 @@
-"""What every transformation of a frozen kernel promises: `W = U(W0; factors)`."""
+"""The interface of every transformation of a frozen kernel: `W = U(W0; factors)`."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from hut_jax.core.errors import UserError
 
 Factors = dict[str, Array]
-"""What trains for one kernel, by name. If all are zero, or for a product one of its two factors, W is W0."""
+"""The trainable arrays of one kernel, by name. If all are zero, W is W0. In a product of two, one zero is enough."""
 
 QUERY_VALUE = (
     r"attention/(query|value)$",  # this library's models
@@ -25,10 +25,10 @@ class Layer:
     """A dense layer as a transformation sees it.
 
     Attributes:
-        dense: `dense(x, kernel, bias)` runs the module itself with another kernel and bias (None: without one).
+        dense: `dense(x, kernel, bias)` runs the module's own code with another kernel and bias (None: no bias).
         kernel: W0.
-        bias: the base's, if there is one.
-        split: whether several devices hold a part of the kernel each.
+        bias: the base's bias, or None.
+        split: whether the kernel is split over several devices.
     """
 
     dense: Callable[[Array, Array, Array | None], Array]
@@ -41,8 +41,8 @@ class Cost(NamedTuple):
     """Floating-point operations beyond the frozen layer's.
 
     Attributes:
-        forward: of the layer's output.
-        backward: of the gradients by the factors and by the layer's input, together.
+        forward: for the layer's output.
+        backward: for the gradients with respect to the factors and to the layer's input, together.
     """
 
     forward: int
@@ -53,8 +53,8 @@ class Cost(NamedTuple):
 class Transform:
     """One member of the family, as pure functions of one kernel.
 
-    A kernel comes as a matrix `[d, k]` (`y = x @ kernel + bias`), whatever axes its module gives it: the
-    adapter flattens axes and maps over stacked layers. A transformation holds its settings, and no arrays.
+    A kernel is always a matrix `[d, k]` (`y = x @ kernel + bias`). The adapter flattens the axes of a module's kernel
+    and maps over stacked layers. A transformation holds its settings, and no arrays.
     """
 
     name: ClassVar[str]
@@ -64,7 +64,7 @@ class Transform:
     """The peak learning rate of a run whose config gives none."""
 
     default_targets: ClassVar[tuple[str, ...]] = QUERY_VALUE
-    """The targets if none are given: the first of these patterns that matches."""
+    """The default targets: the first of these patterns that matches a path."""
 
     whole_leaves: ClassVar[bool] = False
     """Whether it acts on parameters of any shape, rather than on the kernel and output of a dense layer."""
@@ -76,12 +76,12 @@ class Transform:
 
     @property
     def forms_kernel(self) -> bool:
-        """Whether `forward` forms W. Its backward pass then forms the gradient of W, for those of the factors."""
+        """Whether `forward` forms W. If so, the backward pass forms the gradient of W, to get those of the factors."""
         return True
 
     @property
     def random(self) -> bool:
-        """Whether `forward` draws at random in training, and needs a key for it."""
+        """Whether `forward` uses random numbers in training, and so needs a key."""
         return False
 
     def at(self, path: str) -> "Transform":
@@ -89,7 +89,7 @@ class Transform:
         return self
 
     def takes(self, leaf: str, siblings: Collection[str]) -> bool:
-        """Whether a transformation of whole leaves acts on a parameter of this name beside these others."""
+        """Whether a transformation of whole leaves acts on `leaf`, in a module whose parameters are `siblings`."""
         return True
 
     def init(self, key: jax.Array, kernel: Float[Array, "d k"], bias: Float[Array, " k"] | None) -> Factors:
@@ -105,7 +105,7 @@ class Transform:
         raise NotImplementedError
 
     def output(self, y: Float[Array, "*batch k"], factors: Factors) -> Float[Array, "*batch k"]:
-        """The output, given `y = x @ W + bias`; y itself, unless a transformation says otherwise."""
+        """The layer's output, from `y = x @ W + bias`. By default it is y."""
         return y
 
     def forward(
@@ -117,7 +117,7 @@ class Transform:
             layer: the dense layer and its frozen parameters.
             x: its input.
             factors: what trains.
-            key: for what is random in training; None otherwise.
+            key: for the random numbers in training; None otherwise.
         """
         return self.output(layer.dense(x, self.weight(layer.kernel, factors), layer.bias), factors)
 
@@ -128,10 +128,10 @@ class Transform:
         return self.weight(kernel, factors), bias
 
     def cost(self, n: int, d: int, k: int, leaf: str = "kernel") -> Cost | None:
-        """What `forward` and its gradient cost beyond the frozen layer, by a formula; None if there is no formula.
+        """The cost of `forward` and its gradient beyond the frozen layer, by a formula; None if there is no formula.
 
         A product of `[m, k]` and `[k, n]` is 2mnk operations. Other arithmetic is one operation for each entry of its
-        result. The formulas leave out dropout, and terms without n that are no larger than the factors.
+        result. The formulas leave out dropout, and small terms: those without n that are no larger than the factors.
 
         Args:
             n: the tokens of a batch.
@@ -143,7 +143,7 @@ class Transform:
         return None
 
     def under(self, other: "Transform", factors: Factors) -> Factors:
-        """Factors that do with the settings `other` what these do with these settings. The ranks must be equal."""
+        """Convert factors to the settings of `other`, so that W stays the same. The ranks must be equal."""
         return factors
 
     def combine(
@@ -151,7 +151,7 @@ class Transform:
     ) -> tuple["Transform", Factors]:
         """One transformation and factor set for several sets of the same layer, each with its weight.
 
-        Deviations are summed by weight, unless a transformation has a better way.
+        The default is the weighted sum of the deviations.
 
         Raises:
             UserError: these sets do not combine.
@@ -163,7 +163,7 @@ class Transform:
 
 
 def wide(*arrays: Array) -> jnp.dtype:
-    """The dtype in which a product of these is formed: fp64 if one of them has it, else fp32."""
+    """The dtype in which a product of these is formed: fp64 if one of them is fp64, else fp32."""
     return jnp.result_type(jnp.float32, *arrays)
 
 
@@ -173,7 +173,7 @@ def add(w: Array, d: Array) -> Array:
 
 
 def same_kind(transform: Transform, sets: Sequence[tuple[Transform, Factors]]) -> Sequence[tuple[Transform, Factors]]:
-    """The sets, after a check that they are all of this transformation, with any settings.
+    """Check that all sets are of this transformation, with any settings, and return them.
 
     Raises:
         UserError: one is of another transformation.

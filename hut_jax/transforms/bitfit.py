@@ -15,5 +15,5 @@ class BitFit(Full):
     learning_rate: ClassVar[float] = 1e-3
 
     def takes(self, leaf: str, siblings: Collection[str]) -> bool:
-        """Biases."""
+        """Whether the parameter is a bias."""
         return leaf == "bias"

@@ -1,11 +1,11 @@
 """DoRA, weight-decomposed low-rank adaptation (Liu et al., arXiv 2402.09353, 2024, section 4).
 
     V = W0 + s A B        A: [d, r], drawn at random    B: [r, k], zero at the start    s = alpha / r
-    W = m ⊙ V / |V|       m: [k], at the start |W0|; |.| is the norm of each column (of an output's weights)
+    W = m ⊙ V / |V|       m: [k], at the start |W0|; |.|: the norm of each column, an output's weights
 
 The relative deviation of m is stored: `m = |W0| (1 + g)`. The layer computes `(x @ W0 + s (x @ A) @ B)` times
-`m / |V|`. |V| comes from |W0|, W0^T A and A^T A, so that no matrix of W0's size is formed. Where A B nearly cancels
-W0, |V| loses digits.
+`m / |V|`. |V| comes from |W0|, W0^T A and A^T A, so that no matrix of W0's size is formed. If A B nearly cancels
+W0, |V| is less precise.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ class DoRA(LoRA):
     """LoRA on the direction of each output's weights, and a scale for their norm.
 
     Attributes:
-        detach: whether the gradient takes |V| for a constant, which saves memory (the paper's section 4.3).
+        detach: whether the gradient treats |V| as a constant, which saves memory (the paper's section 4.3).
     """
 
     detach: bool = True
@@ -54,22 +54,22 @@ class DoRA(LoRA):
         return y if layer.bias is None else y + layer.bias.astype(y.dtype)
 
     def combine(self, sets: Sequence[tuple[Transform, Factors]], weights: Sequence[float]) -> tuple[Transform, Factors]:
-        """Not possible: a sum of columns, each scaled to its own norm, is not of this form.
+        """Refuse: a sum of columns, each scaled to its own norm, is not of this form.
 
         Raises:
             UserError: always.
         """
-        raise UserError("DoRA's factors do not combine: a sum of normalised columns is none; merge instead")
+        raise UserError("DoRA's factors do not combine: a sum of normalised columns is not normalised; merge instead")
 
     def cost(self, n: int, d: int, k: int, leaf: str = "kernel") -> Cost:
-        """LoRA's, a scale of the output, and |V|: the norms of W0, `W0^T A`, and terms in r squared."""
+        """LoRA's cost, a scale of the output, and |V|: the norms of W0, `W0^T A`, and terms in r squared."""
         lora, r = super().cost(n, d, k), self.rank
         norms = 2 * r * d * k + 2 * r * r * (d + k)
         norms_backward = 0 if self.detach else norms + 2 * r * r * (d + k)
         return Cost(lora.forward + n * k + norms + 2 * d * k, lora.backward + 3 * n * k + norms_backward)
 
     def _scale(self, kernel: Float[Array, "d k"], factors: Factors) -> Float[Array, " k"]:
-        """`m / |V|`. Written so that it is 1 to the bit where the factors are zero."""
+        """`m / |V|`. It is computed so that zero factors give exactly 1."""
         a, b = factors["a"], self.scaling * factors["b"]
         w = kernel.astype(wide(kernel, a, b))
         base = jnp.sum(w * w, axis=0)

@@ -12,10 +12,10 @@ from hut_jax.transforms.base import Cost, Factors, Transform, add, wide
 
 @dataclass(frozen=True)
 class Full(Transform):
-    """`W0 + D` on any parameter, `D` of its shape.
+    """A parameter of any shape plus `D`, of the same shape.
 
     `D` trains, not `W`, so that weight decay pulls towards the pretrained model, as with the other transformations.
-    From a base drawn at random this is pre-training.
+    With a base drawn at random this is pre-training.
     """
 
     name: ClassVar[str] = "full"

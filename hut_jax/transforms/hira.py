@@ -43,7 +43,7 @@ class HiRA(Transform):
         return (kernel.astype(wide(kernel, scale)) * scale).astype(kernel.dtype)
 
     def cost(self, n: int, d: int, k: int, leaf: str = "kernel") -> Cost:
-        """`A B`, W, the gradient of W, `x^T g`, and from it those of A and B."""
+        """Forward: `A B` and W. Backward: the gradient of W, `x^T g`, and from it those of A and B."""
         product = 2 * self.rank * d * k
         return Cost(product + 2 * d * k, 2 * n * d * k + 2 * product + d * k)
 

@@ -1,14 +1,23 @@
-"""HUT, the Hadamard Updated Transformation (Zhang, Zhou and Chen, arXiv 2409.13501, 2024, section 3).
+"""HUT, the Hadamard Updated Transformation (Zhang, Zhou and Chen, arXiv 2409.13501, 2024).
 
-    W = (M_A x 1_A) ⊙ W0 ⊙ (1_B x M_B)        M_A: [d, r]    M_B: [r, k]
+    W = (M_A x 1_A)^r ⊙ W0 ⊙ (1_B x M_B)^r    M_A: [d, r]    M_B: [r, k]
     h = gamma ⊙ (x @ W + bias) + beta          gamma, beta: [k]
 
-so that `W[i, j] = M_A[i, q(j)] * W0[i, j] * M_B[p(i), j]`: each of r groups of outputs has its own scale for
-every input, and each of r groups of inputs its own scale for every output. The paper leaves the spreading of
-the two low-rank matrices over W0 to its reader. `block` is our reading: groups are runs of neighbours,
-`q(j) = j // (k/r)` and `p(i) = i // (d/r)`; `cyclic` deals them out, `q(j) = j mod r` and `p(i) = i mod r`.
+How sure we are: the paper's body could not be had. Its abstract names two low-rank matrices and a Hadamard
+transformation. The formula of W is second-hand, from a published review of the paper. A second review gives gamma and
+beta. So no result of this library is a reproduction of the paper's tables.
 
-What is stored are deviations from the identity: `M_A = 1 + a`, `M_B = 1 + b`, `gamma = 1 + g`, `beta = s`.
+What `x` and the index `r` mean is our reading, the `spread`. Both of our readings multiply entry by entry:
+
+    W[i, j] = M_A[i, q(j)] * W0[i, j] * M_B[p(i), j]
+
+    block     q(j) = j // (k/r)    p(i) = i // (d/r)    a group is a run of neighbours
+    cyclic    q(j) = j mod r       p(i) = i mod r       a group takes every r-th
+
+The outputs form r groups, and each group has its own scale for every input. The inputs form r groups, and each group
+has its own scale for every output. At r = 1 both readings are `diag(M_A) W0 diag(M_B)`.
+
+The stored factors are deviations from the identity: `M_A = 1 + a`, `M_B = 1 + b`, `gamma = 1 + g`, `beta = s`.
 """
 
 import math
@@ -31,8 +40,8 @@ class HUT(Transform):
     """Two low-rank Hadamard factors on the kernel, a scale and a shift on the output.
 
     Attributes:
-        rank: r; must divide both sides of every kernel. r = 1 is `diag(a) W0 diag(b)`.
-        spread: how the low-rank matrices are spread over W0, "block" or "cyclic".
+        rank: r; it must divide both sides of every kernel. r = 1 is `diag(1 + a) W0 diag(1 + b)`.
+        spread: how the low-rank matrices are spread over W0, "block" or "cyclic": our reading of the formula.
         scale: whether gamma trains.
         shift: whether beta trains; it needs a layer with a bias, into which it can be merged.
     """
@@ -52,16 +61,16 @@ class HUT(Transform):
 
     @property
     def learning_rate_multipliers(self) -> Mapping[str, float]:
-        """A tenth for scale and shift: at the full learning rate they do harm (docs/method.md, "Learning rates")."""
+        """A tenth for scale and shift, which do harm at the full learning rate (docs/method.md, "Learning rates")."""
         return {"g": 0.1, "s": 0.1}
 
     @property
     def forms_kernel(self) -> bool:
-        """Not at r = 1, where activations are scaled."""
+        """True, except at r = 1, where activations are scaled instead."""
         return self.rank != 1
 
     def init(self, key: jax.Array, kernel: Float[Array, "d k"], bias: Float[Array, " k"] | None) -> Factors:
-        """Zeros `a: [d, r]`, `b: [r, k]`, and where they train `g: [k]`, `s: [k]`.
+        """Zeros: `a: [d, r]` and `b: [r, k]`, with `g: [k]` if gamma trains and `s: [k]` if beta trains.
 
         Raises:
             UserError: the rank does not divide d and k, or `shift` is on and the layer has no bias.
@@ -92,10 +101,10 @@ class HUT(Transform):
     def forward(
         self, layer: Layer, x: Float[Array, "*batch d"], factors: Factors, key: jax.Array | None = None
     ) -> Float[Array, "*batch k"]:
-        """By the merged kernel and bias; at r = 1 by the activations, `((x ⊙ M_A) @ W0) ⊙ M_B`, with no gradient of W.
+        """The layer with the merged kernel and bias; at r = 1 `((x ⊙ M_A) @ W0) ⊙ M_B`, which needs no gradient of W.
 
-        Scale and shift are folded into the kernel and bias, or into M_B and the bias. The backward pass keeps no
-        activation but x, as LoRA's does; at r = 1 it also keeps the product with W0.
+        Scale and shift are folded into the kernel and bias, or at r = 1 into M_B and the bias. Of the activations only
+        x is kept for the backward pass, as in LoRA. At r = 1 the product with W0 is kept too.
         """
         if self.forms_kernel:
             return self._by_kernel(layer)(x, layer.kernel, layer.bias, factors)
@@ -108,11 +117,11 @@ class HUT(Transform):
     def merge(
         self, kernel: Float[Array, "d k"], bias: Float[Array, " k"] | None, factors: Factors
     ) -> tuple[Float[Array, "d k"], Float[Array, " k"] | None]:
-        """Scale and shift folded into kernel and bias: `W ⊙ gamma` and `gamma ⊙ bias + beta`."""
+        """The kernel and bias with scale and shift folded in: `W ⊙ gamma` and `gamma ⊙ bias + beta`."""
         return self._merged(kernel, bias, factors, split=False)
 
     def cost(self, n: int, d: int, k: int, leaf: str = "kernel") -> Cost:
-        """By the kernel: W, formed twice, and its gradient. At r = 1 products of activations alone."""
+        """W, which is formed twice, and its gradient. At r = 1 only products of activations."""
         folded = n * k if self.scale or self.shift else 0  # the bias then has a gradient
         if self.rank == 1:
             return Cost(n * (d + k), 3 * n * (d + k) + folded)
@@ -120,10 +129,10 @@ class HUT(Transform):
         return Cost(form, 2 * n * d * k + 5 * d * k + form + folded)
 
     def _by_kernel(self, layer: Layer) -> Callable[..., Array]:
-        """The layer by the merged kernel. Its backward pass forms W again, which is little work, and need not keep it.
+        """The layer with the merged kernel. Its backward pass forms W again, which is cheap, instead of keeping it.
 
-        `jax.checkpoint` would do, but for XLA's compiler for CPUs: it sees that W is computed twice, and keeps the
-        first. So the second is made to depend on the gradient, by a zero.
+        `jax.checkpoint` is not enough on CPUs: XLA's compiler sees that W is computed twice, and keeps the first W.
+        So a zero is added to the second, which makes it depend on the gradient.
         """
 
         def run(x, kernel, bias, factors):
@@ -143,7 +152,7 @@ class HUT(Transform):
     def _merged(
         self, kernel: Float[Array, "d k"], bias: Float[Array, " k"] | None, factors: Factors, *, split: bool
     ) -> tuple[Float[Array, "d k"], Float[Array, " k"] | None]:
-        columns = self._scaled(1 + factors["b"], factors)  # so gamma costs r k, and not d k
+        columns = self._scaled(1 + factors["b"], factors)  # gamma then costs r k products instead of d k
         merged = spread_product(self.spread, kernel, 1 + factors["a"], columns, split=split).astype(kernel.dtype)
         return merged, None if bias is None else scale_and_shift(bias, factors)
 

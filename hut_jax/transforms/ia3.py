@@ -27,7 +27,7 @@ class IA3(Transform):
 
     Attributes:
         side: which activations: a layer's "output" or its "input".
-        feedforward: a pattern of the layers whose inputs are scaled, whatever `side` says; "" for none.
+        feedforward: a pattern for layers whose inputs are scaled, whatever `side` is; "" for none.
     """
 
     side: str = "output"
@@ -46,10 +46,10 @@ class IA3(Transform):
         try:
             re.compile(self.feedforward)
         except (re.error, TypeError) as error:
-            raise UserError(f"IA3: feedforward {self.feedforward!r} is no regular expression: {error}") from None
+            raise UserError(f"IA3: feedforward {self.feedforward!r} is not a regular expression: {error}") from None
 
     def at(self, path: str) -> "IA3":
-        """The same, with `side` as it is for the layer at this path."""
+        """The transformation with the `side` of the layer at this path."""
         side = "input" if self.feedforward and re.search(self.feedforward, path) else self.side
         return replace(self, side=side)
 
@@ -86,7 +86,7 @@ class IA3(Transform):
     def merge(
         self, kernel: Float[Array, "d k"], bias: Float[Array, " k"] | None, factors: Factors
     ) -> tuple[Float[Array, "d k"], Float[Array, " k"] | None]:
-        """The scaled kernel; where outputs are scaled, the bias with them."""
+        """The scaled kernel. If outputs are scaled, the bias is scaled too."""
         if bias is not None and self.side == "output":
             bias = (bias.astype(wide(bias)) * (1 + factors["l"])).astype(bias.dtype)
         return self.weight(kernel, factors), bias

@@ -18,5 +18,5 @@ class LayerNorm(Full):
     learning_rate: ClassVar[float] = 1e-3
 
     def takes(self, leaf: str, siblings: Collection[str]) -> bool:
-        """The parameters of norms."""
+        """Whether the parameter is a norm's."""
         return "scale" in siblings and "kernel" not in siblings

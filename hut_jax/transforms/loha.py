@@ -3,7 +3,8 @@ as an adapter: Yeh et al., LyCORIS, arXiv 2309.14859, 2023).
 
     W = W0 + s (A1 B1) ⊙ (A2 B2)        A1, A2: [d, r]    B1, B2: [r, k]    s = alpha / r
 
-Two products of rank r give a difference of rank up to r squared. A1, B1 and A2 are drawn at random, B2 is zero.
+The entrywise product of two matrices of rank r has a rank of up to r squared. A1, B1 and A2 are drawn at random, and
+B2 is zero.
 """
 
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ class LoHa(Transform):
     """The entrywise product of two low-rank matrices, added to the kernel.
 
     Attributes:
-        rank: r, of each of the two.
+        rank: r, the rank of each of the two matrices.
         alpha: the numerator of the scaling.
     """
 
@@ -60,14 +61,16 @@ class LoHa(Transform):
         return add(kernel.astype(wide(kernel, d)), d).astype(kernel.dtype)
 
     def cost(self, n: int, d: int, k: int, leaf: str = "kernel") -> Cost:
-        """As HiRA's, with two products instead of one."""
+        """HiRA's cost, with two products instead of one."""
         products = 4 * self.rank * d * k
         return Cost(products + 4 * d * k, 2 * n * d * k + 2 * products + 5 * d * k)
 
     def combine(self, sets: Sequence[tuple[Transform, Factors]], weights: Sequence[float]) -> tuple[Transform, Factors]:
-        """Not possible: a sum of such products is no such product of their rank.
+        """Refuse: a sum of such products is not one such product of the same rank.
 
         Raises:
             UserError: always.
         """
-        raise UserError("LoHa's factors do not combine: a sum of entrywise products is none; merge instead")
+        raise UserError(
+            "LoHa's factors do not combine: a sum of entrywise products is not one such product; merge instead"
+        )

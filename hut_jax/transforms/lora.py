@@ -26,7 +26,7 @@ class LoRA(Transform):
     Attributes:
         rank: r.
         alpha: the numerator of the scaling.
-        rs: whether the scaling is alpha / sqrt(r), with which the low-rank path keeps its size as r grows.
+        rs: whether the scaling is alpha / sqrt(r), which keeps the size of the low-rank path as r grows.
         dropout: the share of x that is dropped from the low-rank path in training.
     """
 
@@ -46,7 +46,7 @@ class LoRA(Transform):
 
     @property
     def random(self) -> bool:
-        """Where there is dropout."""
+        """Whether there is dropout."""
         return self.dropout > 0
 
     @property
@@ -87,7 +87,7 @@ class LoRA(Transform):
         return (x.astype(dtype) @ factors["a"].astype(dtype)) @ (self.scaling * factors["b"]).astype(dtype)
 
     def under(self, other: Transform, factors: Factors) -> Factors:
-        """B is rescaled by the ratio of the scalings."""
+        """Rescale B by the ratio of the scalings."""
         return factors | {"b": factors["b"] * (self.scaling / cast(LoRA, other).scaling)}
 
     def combine(self, sets: Sequence[tuple[Transform, Factors]], weights: Sequence[float]) -> tuple[Transform, Factors]:

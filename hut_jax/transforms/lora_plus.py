@@ -18,7 +18,7 @@ class LoRAPlus(LoRA):
     """LoRA with a learning rate of its own for B.
 
     Attributes:
-        ratio: B's learning rate over A's, which is the run's. The paper's experiments take 16 (section 5).
+        ratio: B's learning rate divided by A's. A has the run's. The paper's experiments take 16 (section 5).
     """
 
     ratio: float = 16.0
@@ -32,5 +32,5 @@ class LoRAPlus(LoRA):
 
     @property
     def learning_rate_multipliers(self) -> Mapping[str, float]:
-        """B's."""
+        """The multiplier of B: `ratio`."""
         return {"b": self.ratio}

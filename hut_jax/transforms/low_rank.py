@@ -1,4 +1,4 @@
-"""Thin matrices whose product has a kernel's shape: drawn, multiplied, and several pairs joined into one."""
+"""Thin matrices whose product has a kernel's shape: draw them, multiply them, join several pairs into one."""
 
 import math
 from collections.abc import Sequence
@@ -11,13 +11,13 @@ from hut_jax.transforms.base import Factors, wide
 
 
 def thin(key: jax.Array, d: int, rank: int) -> Float[Array, "d r"]:
-    """A random `[d, r]` in fp32, uniform within 1 / sqrt(d), so that `x @ A` has entries of the size of x's."""
+    """A random `[d, r]` in fp32, uniform within 1 / sqrt(d). The entries of `x @ A` are then about as large as x's."""
     bound = 1 / math.sqrt(d)
     return jax.random.uniform(key, (d, rank), jnp.float32, -bound, bound)
 
 
 def thin_pair(key: jax.Array, shape: Sequence[int], rank: int) -> Factors:
-    """`a: [d, r]`, random, and `b: [r, k]`, zeros: their product is zero, the gradient of `b` is not."""
+    """`a: [d, r]`, random, and `b: [r, k]`, zeros. Their product is zero, but the gradient of `b` is not."""
     d, k = shape
     return {"a": thin(key, d, rank), "b": jnp.zeros((rank, k), jnp.float32)}
 

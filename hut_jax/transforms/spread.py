@@ -21,16 +21,16 @@ def spread_product(
 ) -> Float[Array, "d k"]:
     """`(rows x 1) ⊙ W0 ⊙ (1 x columns)`, in the wide dtype.
 
-    The factors are broadcast over W0 cut into groups, so that no other large matrix is formed. JAX's own gradient would
-    form several, and keep some of them from the forward pass. With a gradient of its own, the product has no
-    forward-mode derivative.
+    W0 is cut into groups and the factors are broadcast over them, so that no other large matrix is formed. The gradient
+    is written by hand: JAX's own would form several large matrices, and keep some of them from the forward pass. The
+    product has therefore no forward-mode derivative.
 
     Args:
         spread: "block" or "cyclic".
         kernel: W0.
         rows: a scale for each input and group of outputs.
         columns: a scale for each group of inputs and output.
-        split: whether several devices hold a part of the kernel each. The gradient is then computed in another way.
+        split: whether the kernel is split over several devices. If so, the gradient is computed in another way.
     """
     return _product(spread, split, kernel, rows, columns)
 
@@ -42,7 +42,7 @@ def _product(spread: str, split: bool, kernel: Array, rows: Array, columns: Arra
 
 
 def _in_groups(spread: str, kernel: Array, rows: Array, columns: Array) -> tuple[Array, Array, Array]:
-    """The three with axes p and q for the groups of inputs and of outputs, i and j within them."""
+    """W0, rows and columns by groups. Axis p is a group of inputs, i within it; q a group of outputs, j within it."""
     (d, k), r = kernel.shape, rows.shape[1]
     w = kernel.astype(wide(kernel, rows, columns))
     if spread == "block":  # p i q j
@@ -55,11 +55,11 @@ def _keep(spread: str, split: bool, kernel: Array, rows: Array, columns: Array) 
 
 
 def _pull_back(spread: str, split: bool, kept: tuple, gradient: Array) -> tuple[Array, Array, Array]:
-    """The gradients of kernel, rows and columns; XLA leaves out what is not asked for.
+    """The gradients of kernel, rows and columns. XLA drops those that are not used.
 
-    Where the kernel is split, each device has some of the blocks, and the sums of blocks would be gathered from all
-    devices. As products with ones over the split axis they are added up instead, as LoRA's gradients are. This takes
-    2dkr operations.
+    If the kernel is split, each device has some of the blocks, and sums within blocks would be gathered from all
+    devices. So the sums are written as products with matrices of zeros and ones. Devices then add up their parts, as
+    they do for LoRA's gradients. This takes 2dkr operations.
     """
     kernel, rows, columns = kept
     w, a, b = _in_groups(spread, kernel, rows, columns)

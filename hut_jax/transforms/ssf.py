@@ -2,8 +2,9 @@
 
     y = gamma ⊙ (x @ W0 + bias) + beta        gamma, beta: [k]
 
-Deviations are stored: `gamma = 1 + g`, `beta = s`. The paper puts a pair after every operation of its transformers.
-Here a pair follows every targeted dense layer, by default all those of attention and feed-forward.
+The stored factors are deviations from the identity: `gamma = 1 + g`, `beta = s`. The paper puts a pair after
+every operation of its transformers. Here a pair follows every targeted dense layer. The default targets are all dense
+layers of attention and feed-forward.
 """
 
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ class SSF(Transform):
         return False
 
     def init(self, key: jax.Array, kernel: Float[Array, "d k"], bias: Float[Array, " k"] | None) -> Factors:
-        """Zeros `g: [k]`, and where it trains `s: [k]`.
+        """Zeros: `g: [k]`, and `s: [k]` if beta trains.
 
         Raises:
             UserError: `shift` is on and the layer has no bias.
@@ -63,7 +64,7 @@ class SSF(Transform):
         return merged, None if bias is None else scale_and_shift(bias, factors)
 
     def cost(self, n: int, d: int, k: int, leaf: str = "kernel") -> Cost:
-        """That of the output alone: no kernel has a gradient."""
+        """The cost of scaling the output alone: the kernel has no gradient."""
         return scale_and_shift_cost(n, k, scale=True, shift=self.shift)
 
 

@@ -250,7 +250,7 @@ def test_the_axes_of_a_kernel_without_a_bias_must_be_said():
     hut = HUT(rank=2, shift=False)
     x = jnp.ones((3, 8))
     params = NoBias().init(jax.random.key(0), x)["params"]
-    with pytest.raises(UserError, match=r"heads: which axes .*layout="):
+    with pytest.raises(UserError, match=r"heads: cannot tell which axes .*layout="):
         Adapter(hut, "heads").init(jax.random.key(0), params)
     with pytest.raises(UserError, match=r"heads: layout 'io' does not fit a kernel of shape \[8, 2, 4\]"):
         Adapter(hut, "heads", layout={"heads": "io"}).init(jax.random.key(0), params)
@@ -265,9 +265,9 @@ def test_the_axes_of_a_kernel_without_a_bias_must_be_said():
     ("arguments", "message"),
     [
         ({"targets": "upp$"}, "target pattern 'upp\\$' matches no path; did you mean 'block_0/up'"),
-        ({"targets": "("}, "'\\(' is no regular expression"),
+        ({"targets": "("}, "'\\(' is not a regular expression"),
         ({"targets": "up", "exclude": "dwn"}, "exclude pattern 'dwn' matches no path"),
-        ({"targets": "up", "exclude": "block"}, "takes away all"),
+        ({"targets": "up", "exclude": "block"}, "removes every path"),
         ({}, "no default targets fit this model"),
         ({"targets": "up", "ranks": {"join": 2}}, "'join' in ranks= matches no target"),
         ({"targets": "up", "layout": {"join": "iio"}}, "'join' in layout= matches no target"),
@@ -387,8 +387,8 @@ def test_an_adapter_is_rebuilt_from_its_description(adapter):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"ranks": None}, "None are no pairs of a pattern and a value"),
-        ({"targets": "("}, "is no regular expression"),
+        ({"ranks": None}, "None are not pairs of a pattern and a value"),
+        ({"targets": "("}, "is not a regular expression"),
         ({"transform": {"rank": 2}}, "it names no transformation"),
         ({"transform": "hut"}, "it names no transformation"),
         ({"transform": {"name": "hat"}}, "unknown transformation 'hat'; did you mean 'hut'"),

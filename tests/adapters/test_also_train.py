@@ -84,7 +84,7 @@ def test_an_embedding_is_never_trained_by_accident(pattern):
     _, params = model()
     adapter = Adapter(HUT(rank=2, shift=False), r"query$", also_train=pattern)
     if pattern == ".":
-        with pytest.raises(UserError, match=r"layer_0/attention/query is among the targets and trains in full"):
+        with pytest.raises(UserError, match=r"layer_0/attention/query is both a target and in also_train="):
             adapter.sites(params)
         return
     with pytest.raises(
@@ -104,9 +104,9 @@ def test_all_linear_leaves_them_alone_and_a_pattern_that_takes_them_is_refused()
     everything = Adapter(Full(), also_train="lm_head").sites(params)
     assert [site.path for site in everything if site.also] == [("lm_head", "kernel")]
     assert len(everything) == len(jax.tree.leaves(params))
-    with pytest.raises(UserError, match=r"lm_head is among the targets and trains in full by also_train=\['lm_head'\]"):
+    with pytest.raises(UserError, match=r"lm_head is both a target and in also_train=\['lm_head'\]"):
         Adapter(shifted, "lm_head|query", also_train="lm_head").sites(params)
-    with pytest.raises(UserError, match=r"lm_head/kernel is among the targets and trains in full"):
+    with pytest.raises(UserError, match=r"lm_head/kernel is both a target and in also_train="):
         Adapter(Full(), "head", also_train="lm_head").sites(params)
 
 

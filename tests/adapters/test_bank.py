@@ -78,7 +78,7 @@ def test_what_cannot_differ_by_row_is_refused():
     with pytest.raises(UserError, match=r"final_norm/\w+ trains in full, and cannot differ from row to row"):
         bank.adapter.apply(MODEL, PARAMS, bank.stacked(), IDS, adapter_ids=ids)
     bank = filled(Adapter(HUT(rank=2)))
-    with pytest.raises(UserError, match=r"query sees \[4, 6, 8\], whose first axis is not the 3 rows of adapter_ids"):
+    with pytest.raises(UserError, match=r"query is \[4, 6, 8\], whose first axis is not the 3 rows of adapter_ids"):
         bank.adapter.apply(MODEL, PARAMS, bank.stacked(), IDS, adapter_ids=ids[:3])
     with pytest.raises(UserError, match=r"with adapter_ids the factor sets are stacked on a new first axis"):
         bank.adapter.apply(MODEL, PARAMS, bank["terse"], IDS, adapter_ids=ids)
@@ -125,9 +125,9 @@ def test_a_place_whose_settings_stay_what_they_were_keeps_its_rank():
     [
         ([0, 1, 2, 4], r"adapter_ids go from 0 to 4, and there are 4 sets"),
         ([0, -1, 2, 3], r"adapter_ids go from -1 to 3, and there are 4 sets"),
-        ([[0], [1], [2], [3]], r"adapter_ids are int32\[4, 1\]; a whole number for each row"),
-        ([0.0, 1.0, 2.0, 3.0], r"adapter_ids are float32\[4\]; a whole number for each row"),
-        ([True, False, True, False], r"adapter_ids are bool\[4\]; a whole number for each row"),
+        ([[0], [1], [2], [3]], r"adapter_ids are int32\[4, 1\]; one whole number for each row"),
+        ([0.0, 1.0, 2.0, 3.0], r"adapter_ids are float32\[4\]; one whole number for each row"),
+        ([True, False, True, False], r"adapter_ids are bool\[4\]; one whole number for each row"),
     ],
 )
 def test_ids_that_are_none_are_refused(ids, message):

@@ -59,10 +59,10 @@ def test_another_base_is_refused_unless_forced(saved):
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("adapter_model.safetensors", lambda data: data[:40], "damaged or no safetensors file"),
-        ("adapter_model.safetensors", lambda data: b"", "damaged or no safetensors file"),
+        ("adapter_model.safetensors", lambda data: data[:40], "damaged or not a safetensors file"),
+        ("adapter_model.safetensors", lambda data: b"", "damaged or not a safetensors file"),
         ("adapter_model.safetensors", None, "has no adapter_model.safetensors"),
-        ("adapter_config.json", lambda data: b"{", "is no JSON"),
+        ("adapter_config.json", lambda data: b"{", "is not JSON"),
         ("adapter_config.json", lambda data: b"[]", "holds no JSON object"),
         ("adapter_config.json", lambda data: b"{}", "describes no adapter"),
         ("adapter_config.json", lambda data: data.replace(b'"rank"', b'"rnk"'), "hut has no setting 'rnk'"),
@@ -171,7 +171,7 @@ def test_a_hostile_description_is_one_line_or_harmless(saved, value):
 def test_a_hostile_text_is_one_line(saved, text):
     folder, _ = saved
     (folder / "adapter_config.json").write_bytes(text.encode("utf-8", "surrogatepass"))
-    with pytest.raises(UserError, match=r"adapter_config.json (is no JSON|holds no JSON object)"):
+    with pytest.raises(UserError, match=r"adapter_config.json (is not JSON|holds no JSON object)"):
         load_adapter(folder)
 
 

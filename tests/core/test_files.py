@@ -86,8 +86,8 @@ def test_a_text_that_cannot_be_read_is_one_line(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "x.json is no JSON"),
-        ("[" * 100_000, "x.json is no JSON"),
+        ("{", "x.json is not JSON"),
+        ("[" * 100_000, "x.json is not JSON"),
         ("[1]", "x.json holds no JSON object, but a list"),
         (None, "no x.json in"),
     ],

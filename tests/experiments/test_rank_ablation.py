@@ -56,7 +56,7 @@ def test_it_sweeps_runs_reports_and_runs_nothing_twice(arguments, tmp_path, capf
     whole = json.loads(broken.read_text())
     broken.write_text(broken.read_text()[:100])
     assert rank_ablation.main([*arguments, *grid]) == 0
-    assert f"note: {broken} is no JSON" in capfd.readouterr().out
+    assert f"note: {broken} is not JSON" in capfd.readouterr().out
     after = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob(RECORD)}
     assert {path for path in before if before[path] != after[path]} == {broken}
     again = json.loads(broken.read_text())  # from its last checkpoint: nothing of it is trained twice

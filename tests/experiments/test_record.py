@@ -19,7 +19,7 @@ def test_what_is_written_is_read(make, tmp_path):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda text: text[: len(text) // 2], "is no JSON"),
+        (lambda text: text[: len(text) // 2], "is not JSON"),
         (lambda text: "[]", "holds no JSON object, but a list"),
         (lambda text: changed(text, "seed", None), "seed: Input should be a valid integer"),
         (lambda text: changed(text, "seed", True), "seed: Input should be a valid integer"),

@@ -296,7 +296,7 @@ def test_stacked_layers_must_be_adapted_alike(gpt2, write):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"transform": {}}, "describes no adapter of PEFT: it has no 'peft_type'; for ours there is load_adapter"),
+        ({"transform": {}}, "is not PEFT's: it has no 'peft_type'; read an adapter of this library with load_adapter"),
         ({"peft_type": "VERA"}, "peft_type 'VERA' is not supported; valid: 'HIRA', 'IA3', 'LN_TUNING', 'LOHA', 'LORA'"),
         ({"peft_type": ["LORA"]}, r"'peft_type' must be a string, not \['LORA'\]"),
         (LORA | {"r": 3}, r"lora_A.weight is \[2, 4\]; rank 3 on this layer needs \[3, 4\]"),
@@ -313,7 +313,7 @@ def test_stacked_layers_must_be_adapted_alike(gpt2, write):
             LORA | {"rank_pattern": {"c_attn": 0}},
             "'rank_pattern': 'c_attn' must be a whole number of at least 1, not 0",
         ),
-        (LORA | {"rank_pattern": {"(": 2}}, r"'rank_pattern': '\(' is no regular expression"),
+        (LORA | {"rank_pattern": {"(": 2}}, r"'rank_pattern': '\(' is not a regular expression"),
         (LORA | {"alpha_pattern": [1]}, r"'alpha_pattern' must be an object, not \[1\]"),
         (LORA | {"modules_to_save": "lm_head"}, "'modules_to_save' must be a list of strings, not 'lm_head'"),
         (
@@ -333,13 +333,17 @@ def test_what_the_description_asks_and_we_cannot(gpt2, write, config, message):
 @pytest.mark.parametrize(
     ("config", "tensors", "message"),
     [
-        (LORA, lora("transformer.h.2.attn.c_attn"), "transformer.h.2.attn.c_attn is no dense layer of this model; did"),
+        (
+            LORA,
+            lora("transformer.h.2.attn.c_attn"),
+            "transformer.h.2.attn.c_attn is not a dense layer of this model; did",
+        ),
         (LORA, lora(k=8), r"lora_B.weight is \[8, 2\]; rank 2 on this layer needs \[12, 2\]"),
         (LORA, lora() | {f"{C_ATTN}.lora_A.weight": normal(2)}, r"lora_A.weight is \[2\]; rank 2"),
         (LORA, {f"{C_ATTN}.lora_A.weight": normal(2, 4)}, "has no transformer.h.0.attn.c_attn.lora_B.weight, but"),
-        (LORA, lora() | {f"{C_ATTN}.lora_B.bias": normal(12)}, "lora_B.bias' is no tensor of this model or adapter"),
+        (LORA, lora() | {f"{C_ATTN}.lora_B.bias": normal(12)}, "lora_B.bias' is not a tensor of this model or adapter"),
         (LORA, lora() | {"lm_head.weight": normal(8, 4)}, r"'lm_head.weight' is \[8, 4\], and the model's is \[7, 4\]"),
-        (LORA, {name: tensor * np.inf for name, tensor in lora().items()}, "query/a has numbers that are not finite"),
+        (LORA, {name: tensor * np.inf for name, tensor in lora().items()}, "query/a has values that are not finite"),
         (LORA, {name: tensor.astype(int) for name, tensor in lora().items()}, "is int64, and factors are floats"),
         ({"peft_type": "IA3"}, {f"{C_ATTN}.ia3_l": normal(12)}, r"ia3_l is \[12\]; this layer needs \[12, 1\] for its"),
         (
@@ -350,7 +354,7 @@ def test_what_the_description_asks_and_we_cannot(gpt2, write, config, message):
         (
             {"peft_type": "LN_TUNING"},
             {"transformer.h.0.mlp.c_fc.ln_tuning_layers.weight": normal(4)},
-            "transformer.h.0.mlp.c_fc is no norm of this model",
+            "transformer.h.0.mlp.c_fc is not a norm of this model",
         ),
         (
             {"peft_type": "LOHA", "r": 2},
@@ -373,10 +377,12 @@ def test_pickles_foreign_names_and_damage_are_one_line(gpt2, write):
     folder = write(LORA, lora())
     weights = folder / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
-    with pytest.raises(UserError, match="damaged or no safetensors file"):
+    with pytest.raises(UserError, match="damaged or not a safetensors file"):
         load_peft(folder, *gpt2)
     save_file({"lora_A": normal(2, 4)}, weights)
-    with pytest.raises(UserError, match=r"'lora_A' is no tensor of PEFT's, whose names begin with 'base_model.model.'"):
+    with pytest.raises(
+        UserError, match=r"'lora_A' is not a tensor of PEFT's, whose names begin with 'base_model.model.'"
+    ):
         load_peft(folder, *gpt2)
     weights.rename(folder / "adapter_model.bin")
     with pytest.raises(UserError, match=r"only adapter_model.bin, a pickle, which is never read here; convert it with"):

@@ -183,8 +183,8 @@ def test_what_peft_does_not_have_is_exported_merged(gpt2, tmp_path, transform):
     ("adapter", "message"),
     [
         (Adapter(LoHa(rank=2), QV), "c_attn is a Conv1D, for which PEFT has no LoHa; export the merged"),
-        (Adapter(IA3(side="input"), QV), r"c_attn is one module there, and IA3 scales its inputs alike for layer_0"),
-        (Adapter(IA3(feedforward="query"), QV), r"c_attn is one module there, and IA3 scales its inputs alike"),
+        (Adapter(IA3(side="input"), QV), r"c_attn is one module in PEFT, and its IA3 must scale the inputs of layer_0"),
+        (Adapter(IA3(feedforward="query"), QV), r"c_attn is one module in PEFT, and its IA3 must scale the inputs"),
         (Adapter(LoRA(rank=2), QV, also_train="key"), r"c_attn has factors, but PEFT saves it whole with modules_to"),
     ],
 )

@@ -33,7 +33,7 @@ def arguments(*argv):
         (["--coordinator=localhost:1"], "go together; one of them is missing"),
         (["--processes=2", "--process=0"], "go together; one of them is missing"),
         (["--coordinator=localhost:1", "--processes=2", "--process=2"], "--process is 2; it must be .* below .* 2"),
-        (["--distributed", "--process=0"], "--distributed finds .* itself; give it or these"),
+        (["--distributed", "--process=0"], "--distributed finds .* itself; give it alone, or only these three"),
     ],
 )
 def test_arguments_that_do_not_go_together_are_one_line(argv, message):

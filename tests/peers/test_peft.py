@@ -324,12 +324,12 @@ def test_an_untied_head_is_a_target(tmp_path):
         (lambda: peft.LoraConfig(target_modules=["query"], lora_bias=True), "'lora_bias' is set"),
         (lambda: peft.LoraConfig(target_modules=["query"], init_lora_weights="pissa"), "changes the base"),
         (lambda: peft.LoraConfig(target_modules=["query"], trainable_token_indices=[1]), "'trainable_token_indices'"),
-        (lambda: peft.LoraConfig(target_modules=["query", "word_embeddings"]), "lora_embedding_A' is no tensor of"),
+        (lambda: peft.LoraConfig(target_modules=["query", "word_embeddings"]), "lora_embedding_A' is not a tensor of"),
         (
             lambda: peft.VeraConfig(target_modules=["query"]),
             "peft_type 'VERA' is not supported; valid: 'HIRA', 'IA3', 'LN_TUNING', 'LOHA', 'LORA'",
         ),
-        (lambda: peft.LNTuningConfig(target_modules=["query"]), "self.query is no norm of this model"),
+        (lambda: peft.LNTuningConfig(target_modules=["query"]), "self.query is not a norm of this model"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers` to `True`:UserWarning")

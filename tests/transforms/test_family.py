@@ -298,7 +298,7 @@ def test_merging_what_is_not_finite_is_refused(name):
     adapter, factors = adapted(name)
     leaves, tree = jax.tree.flatten(factors)
     leaves[-1] = leaves[-1].at[(0,) * leaves[-1].ndim].set(jnp.nan)
-    with pytest.raises(UserError, match=r"merging gives layers/\S+ numbers that are not finite"):
+    with pytest.raises(UserError, match=r"the merged layers/\S+ has values that are not finite"):
         adapter.merge(params, jax.tree.unflatten(tree, leaves))
 
 

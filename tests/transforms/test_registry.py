@@ -26,7 +26,7 @@ def test_unknown_names_and_settings_are_answered_with_the_nearest():
         ("lora", {"alpha": None}, "lora: alpha must be a float such as 16.0, not None"),
         ("lora", {"alpha": float("nan")}, "LoRA: alpha must be a number of at least 0, not nan"),
         ("ia3", {"side": "left"}, "IA3: unknown side 'left'; valid: 'input', 'output'"),
-        ("ia3", {"feedforward": "("}, "IA3: feedforward '\\(' is no regular expression"),
+        ("ia3", {"feedforward": "("}, "IA3: feedforward '\\(' is not a regular expression"),
     ],
 )
 def test_a_value_that_is_none_is_refused(name, settings, message):

@@ -1,6 +1,6 @@
 """BLEU (Papineni, Roukos, Ward and Zhu, ACL 2002) as in mteval-v13a: smoothed, with the closest reference's length.
 
-Where no n-gram of some length matches, the precision is 1 / (2^k t) for the k-th such length and t n-grams. So single
+If no n-gram of some length matches, the precision is 1 / (2^k t) for the k-th such length, with t n-grams. So single
 segments have a score too.
 """
 

@@ -2,8 +2,8 @@
 
 A matching n-gram is weighted by its information: log2 of (count of its first n - 1 words / count of the n-gram) in all
 references. Outputs that are shorter than the references are penalised. The references' length is the mean length of all
-references, times segments. Where segments have different numbers of references this is not the sum of the segments'
-mean lengths, which the challenge's reimplementation in Python takes.
+references, times segments. The challenge's reimplementation in Python takes the sum of the segments' mean lengths. The
+two differ if segments have different numbers of references.
 """
 
 import math

@@ -3,8 +3,9 @@
 The rules were inferred from the original's outputs; `docs/metrics.md` says on which texts the two agree. Where there is
 Java, `java.py` runs the original.
 
-As in the original, the rule with the longest match wins, lookahead included, and of equally long ones the first. All
-texts are read as one, on a line each, since a full stop after an abbreviation depends on the start of the next line.
+As in the original, the rule with the longest match wins, lookahead included. Of equally long matches the first wins.
+All texts are read as one, on a line each, since a full stop after an abbreviation depends on the start of the next
+line.
 """
 
 import re

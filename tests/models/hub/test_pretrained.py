@@ -271,7 +271,7 @@ def test_config_json_errors(folder):
     path.write_text(json.dumps({"model_type": "gpt2", "n_embd": 12}))
     refused("missing 'vocab_size', 'n_positions', 'n_layer', 'n_head'", build_model, folder)
     path.write_text('{"model_type":\n')
-    refused("config.json is no JSON", load_pretrained, folder)
+    refused("config.json is not JSON", load_pretrained, folder)
     path.unlink()
     refused("no config.json in ", load_pretrained, folder)
 
