@@ -1,24 +1,24 @@
-"""LoRA training against Hugging Face PEFT on PyTorch, both in one process, in turns.
+"""Compare LoRA training with Hugging Face PEFT on PyTorch, both in one process, in turns.
 
     python -m benchmarks.against_peft --data=FOLDER_WITH_E2E --tokenizer=GPT2_FOLDER
     python -m benchmarks.against_peft --data=FOLDER_WITH_E2E --tokenizer=GPT2_FOLDER --dtype=bfloat16 --compile
 
 Both train a model with GPT-2 small's shape and the same random weights on the same E2E examples, with the optimiser's
 settings of `configs/e2e.py`, a constant learning rate and no label smoothing. Each turn starts with new factors. Before
-anything is timed, the mean loss of one batch must agree.
+anything is timed, both must give the same mean loss for one batch.
 
-"same batches": both get the same padded batches in the same order, already on the device. The batches are ours, of
-similar lengths; PEFT runs in a plain PyTorch loop. "as used": PEFT runs in `transformers.Trainer`, which draws examples
-at random and pads to the longest of a batch. Ours uses the input pipeline of `hut_jax.train`, without its evaluations
-and checkpoints. Tokens per second leave out padding. Ours computes logits only where there is a label, PEFT at every
-position: that is how each library works.
+There are two comparisons. "same batches": both get the same padded batches in the same order, already on the device.
+The batches are ours and hold examples of similar lengths. PEFT runs in a plain PyTorch loop. "as used": PEFT runs in
+`transformers.Trainer`, which draws examples at random and pads to the longest of a batch. Ours uses the input pipeline
+of `hut_jax.train`, without its evaluations and checkpoints. Padding does not count in tokens per second. Ours computes
+logits only where there is a label, and PEFT at every position, as each library does by itself.
 
 Transformers keeps query, key and value in one kernel, c_attn. So PEFT has one pair of factors of rank 8 where ours has
-three, and trains fewer parameters; both counts are printed. On a GPU JAX multiplies float32 in TF32 by default, and
-PyTorch is told to do the same. Two things are not timed: a pass over all shapes of batch, which compiles ours, and a
-few steps of the Trainer. Beside the table stands how much longer the first pass took than a second one. Other work on
-the machine disturbs the two unequally, so the report has the load, and the ratio of processor time beside that of
-elapsed time.
+three pairs. PEFT trains fewer parameters; both counts are printed. On a GPU JAX multiplies float32 in TF32 by default,
+and PyTorch is told to do the same. Two things are not timed: a pass over all shapes of batch, which compiles ours, and
+a few steps of the Trainer. Below the table, the report says how much longer the first pass took than a second one.
+Other work on the machine disturbs the two unequally. So the report has the load, and the ratio of processor times
+beside that of elapsed times.
 """
 
 import argparse
@@ -158,7 +158,7 @@ class Ours:
         return self._evaluation(self._params, self._factors, [batch]).loss
 
     def train(self, batches):
-        """Take one step per batch. A step's figures are read once the next one runs, as `training.loop` does."""
+        """Take one step per batch. A step's figures are read while the next step runs, as in `training.loop`."""
         state = jax.block_until_ready(self._steps.init(self._factors))
         figures, pending, clock = [], None, Clock()
         with clock:
@@ -250,7 +250,7 @@ def as_example(examples, index):
 
 
 def as_tensors(batch):
-    """A batch of ours for transformers' models, with labels already where they are predicted."""
+    """A batch of ours for transformers' models; each label is already at the position that predicts it."""
     labels = np.full(batch["input_ids"].size, NO_LABEL)
     used = batch["weights"] > 0
     labels[batch["logits_at"][used]] = batch["labels"][used]
@@ -260,7 +260,7 @@ def as_tensors(batch):
 
 
 class Clock(transformers.TrainerCallback):
-    """Elapsed and processor time of a `with` block, or, as a callback, of the Trainer's loop without its set-up."""
+    """The elapsed and processor time of a `with` block. As a callback: that of the Trainer's loop, without set-up."""
 
     def __enter__(self, *_, **__):
         self._began = self._now()
@@ -314,8 +314,9 @@ def row_of(sides, tokens, filled):
 
 def table(report):
     """The report's rows in Markdown, and what both sides share."""
-    head = ["", "ours, tokens/s", "PEFT, tokens/s", "times", "turn by turn", "in processor time",
-            "positions with a token", "PEFT's", "mean training loss", "PEFT's", "load"]  # fmt: skip
+    head = ["", "ours, tokens/s", "PEFT, tokens/s", "ours / PEFT", "min to max over turns", "in processor time",
+            "positions that hold a token, ours", "the same, PEFT", "mean training loss, ours", "the same, PEFT",
+            "load"]  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for name, row in report["rows"].items():
         cells = [name, *(f"{rate:,.1f}" for rate in row["rates"].values()), f"{row['ratio']:.2f}"]

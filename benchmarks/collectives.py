@@ -1,4 +1,4 @@
-"""What devices send one another in a training step of LoRA and of HUT: python -m benchmarks.collectives
+"""What devices send each other in a training step of LoRA and of HUT: python -m benchmarks.collectives
 
 HUT is counted twice: with a W for each part of the batch, as the library does it, and with one W for the whole batch.
 Nothing is timed: the numbers are read from the compiled gradient, on eight virtual devices of the CPU.
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def count(mesh: Mesh, transform: HUT | LoRA, parts: int) -> int:
-    """How many numbers the collectives of one gradient give a device."""
+    """How many numbers a device receives from the collectives of one gradient."""
     adapter = Adapter(transform)
     params = init_params(MODEL, jax.random.key(0))
     specs = param_specs(params, TRANSFORMER, mesh)

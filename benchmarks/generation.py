@@ -1,12 +1,12 @@
-"""Beam search against transformers' `generate` on PyTorch, both in one run, in turns.
+"""Compare beam search with transformers' `generate` on PyTorch, both in one run, in turns.
 
     python -m benchmarks.generation
     python -m benchmarks.generation --data=FOLDER_WITH_E2E --tokenizer=GPT2_FOLDER --batch-sizes=8,16 --repeats=5
 
 Both run a model with GPT-2 small's shape and the same random weights. Beams, length penalty and n-grams are those of
-E2E. There is no end token, so both write every token. The report also has the floor: the time of the products with the
+E2E. There is no end token, so both write every token. The report also has the floor: the speed of the products with the
 weights alone, measured in the same turns, with their FLOPs and bytes. Other work on the machine disturbs the two
-unequally, so the report has the load, and the ratio of processor time beside that of elapsed time. On a GPU JAX
+unequally. So the report has the load, and the ratio of processor times beside that of elapsed times. On a GPU JAX
 multiplies float32 in TF32 by default, and PyTorch is told to do the same.
 """
 
@@ -85,7 +85,7 @@ def describe(row):
         f"{row['ratios']['theirs']:.2f} times (turn by turn {min(turns):.2f} to {max(turns):.2f}; in processor time "
         f"{row['cpu_ratios']['theirs']:.2f}); the floor is {rates['floor']:.1f}, {1 / row['ratios']['floor']:.2f} "
         f"times ours (in processor time {1 / row['cpu_ratios']['floor']:.2f}): {row['gflop_a_token']:.2f} GFLOP and "
-        f"{row['weight_megabytes_a_token']:.0f} MB of weights a token; {100 * row['same']:.0f} % of the outputs are "
+        f"{row['weight_megabytes_a_token']:.0f} MB of weights per token; {100 * row['same']:.0f} % of the outputs are "
         f"the same; load {row['load'][0]:.1f}"
     )
 
@@ -152,7 +152,7 @@ def matrices(params):
 
 
 def products(params, rows, steps):
-    """A function that multiplies so many rows by each of the weights, once per step."""
+    """A function that multiplies this many rows by each of the weights, once per step."""
     weights = matrices(params)
     inputs = {width: jnp.ones((rows, width)) for width in {weight.shape[0] for weight in weights}}
 

@@ -1,11 +1,11 @@
-"""A forward pass with HUT, merged or not, and with many adapters, against the base alone: in one run and in turns.
+"""Compare a forward pass with HUT (merged, unmerged, many adapters) with the base's, in one run and in turns.
 
     python -m benchmarks.inference
     python -m benchmarks.inference --model=roberta-large --dtype=bfloat16 --batch=64 --length=128
 
 `merged` uses `adapter.merge`, `unmerged` uses `adapter.apply`. In `64 adapters` each row of the batch has its own
-factors (`apply(..., adapter_ids=)`); it is compared with the same batch under one adapter, not with the base. GPT-2
-runs up to its last hidden states: the product with the vocabulary would hide the difference.
+factors (`apply(..., adapter_ids=)`). It is compared with the same batch under one adapter, not with the base. GPT-2
+runs only up to its last hidden states, because the product with the vocabulary would hide the difference.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def main():
 
 
 def make_turns(args, model, base):
-    """What runs in a turn, by name, and the name of what each is compared with."""
+    """The functions of a turn, by name, and for each the name of the function that it is compared with."""
     ids = jnp.asarray(np.random.default_rng(0).integers(0, 400, (args.batch, args.length)), jnp.int32)
     options = {"method": "hidden"} if "gpt2" in args.model else {}
     plain = jax.jit(lambda params: model.apply({"params": params}, ids, **options))

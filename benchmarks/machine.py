@@ -1,4 +1,4 @@
-"""What the benchmarks report of the machine."""
+"""What the benchmarks report about the machine."""
 
 import os
 import platform

@@ -1,11 +1,11 @@
-"""How soon a training command reaches its first step, on a first and a second start; and the time of the import.
+"""The time until a training command takes its first step, on a first and a second start, and that of the import.
 
     python -m benchmarks.startup
     python -m benchmarks.startup --repeats=3 --config=configs/e2e.py --config.model=FOLDER --config.data.dir=FOLDER
 
-Each pair of starts has an empty folder for compiled code, and each start its own workdir. The first step is done when
-the log has its line, so the time includes the evaluation before it, on the whole validation split. The import's time is
-what `import hut_jax` adds to `import jax, flax` in one process.
+Each pair of starts begins with an empty folder for compiled code, and each start has its own workdir. The first step
+counts as done when the log has its line. So the time includes the evaluation before it, on the whole validation split.
+The time of the import is what `import hut_jax` adds to `import jax, flax` in one process.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def main():
 
 
 def pair(config, overrides):
-    """Seconds to the first step with nothing compiled yet, and again with what that left."""
+    """Seconds to the first step: first with nothing compiled, then with the code that the first start compiled."""
     with tempfile.TemporaryDirectory() as folder:
         options = [f"--config={config}", *overrides, "--config.log.every=1", "--config.train.steps=1"]
         return [first_step(Path(folder), name, options) for name in ("first", "again")]

@@ -1,11 +1,11 @@
-"""The grouped top-k of beam search against `jax.lax.top_k`, in turns.
+"""Compare the grouped top-k of beam search with `jax.lax.top_k`, in turns.
 
     python -m benchmarks.top_k
     python -m benchmarks.top_k --rows=10,80,160 --vocabulary=50257 --k=20 --turns=31
 
-The rows are the beams of all prompts, and k is what beam search asks of each beam: twice the beams. In each turn both
-run once, so that other work on the machine disturbs both. The ratio is the median over turns, with its quartiles, and
-in processor time.
+The rows are the beams of all prompts. k is the number of tokens that beam search needs from each beam: twice the number
+of beams. In each turn both run once, so that other work on the machine disturbs both. The ratio is the median over
+turns. It is given with its quartiles, and also for processor time.
 """
 
 import argparse

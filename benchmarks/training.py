@@ -4,11 +4,12 @@
     python -m benchmarks.training --model=roberta-large --dtype=bfloat16 --batch=128 --length=128 --plot=steps.svg
 
 Models have the named shape and random weights. A step includes dropout, clipping and AdamW, and every position of its
-batch holds a token. `frozen` trains only one bias of the lowest layer (of all layers where they are scanned): it is the
-forward and backward pass that every method needs. A ratio is taken within a turn: a method's time over that of LoRA of
-the same rank. The order within a turn is random. FLOPs are counted from shapes (`hut_jax.costs.flops`). Their share is
-of the speed that products of large matrices reach here, in the same turns. Memory is XLA's figure: the arguments and
-temporaries of the compiled step. On a GPU the allocator's peak stands beside it, measured in a process for each method.
+batch holds a token. `frozen` trains only one bias of the lowest layer, or of all layers if they are scanned. It shows
+the forward and backward pass that every method needs. A ratio is taken within a turn: a method's time over that of LoRA
+of the same rank. The order within a turn is random. FLOPs are counted from shapes (`hut_jax.costs.flops`). The column
+"% of matrix speed" compares FLOPs per second with those of products of large matrices in the same turns. Memory is
+XLA's figure for the arguments and temporaries of the compiled step. On a GPU the table also has the allocator's peak,
+measured for each method in a process of its own.
 """
 
 import argparse
@@ -108,7 +109,7 @@ def main():
 
 
 def names(args):
-    """The methods; those with a rank once for each rank."""
+    """The methods; a method with ranks has one entry for each rank."""
     wanted = dict.fromkeys([FROZEN, "lora", *args.methods.split(",")])
     ranks = args.ranks.split(",")
     return [
@@ -273,7 +274,7 @@ def allocator_peak(args):
 
 
 def plot(report, path):
-    """Draw time and memory against rank: a curve for each method with ranks, a level for each without."""
+    """Draw time and memory against rank: a curve for each method with ranks, a horizontal line for each without."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -287,7 +288,7 @@ def plot(report, path):
         )
     )
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.5))
-    for axis, field, scale, label in zip(axes, ("seconds", "memory"), (1e3, 1e-6), ("ms a step", "MB"), strict=True):
+    for axis, field, scale, label in zip(axes, ("seconds", "memory"), (1e3, 1e-6), ("ms per step", "MB"), strict=True):
         for method, color in colors.items():
             rows = {name: row for name, row in report["rows"].items() if name.split(":")[0] == method}
             if method in RANKED and rows:

@@ -1,4 +1,4 @@
-"""What devices send one another in a compiled program, read from XLA's text of it."""
+"""What devices send each other in a compiled program, read from the program's text in XLA."""
 
 import math
 import re

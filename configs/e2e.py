@@ -7,9 +7,9 @@ downloads gpt2-medium and the data. Where both are in folders, nothing is downlo
     python -m hut_jax.train --config=configs/e2e.py --config.model=FOLDER --config.tokenizer=FOLDER \
         --config.data.dir=FOLDER --workdir=runs/e2e
 
-What to expect: 26,290 steps, and 88 % of the positions hold real tokens. The score of gpt2-medium has not been measured
-yet. On assets/tiny, a small stand-in, 900 steps at this learning rate take the loss on 400 development rows from 5.255
-to 2.354 (docs/method.md, "Learning rates").
+What to expect: the run takes 26,290 steps, and 88 % of the positions hold real tokens. The score of gpt2-medium has not
+been measured yet. On assets/tiny, a small stand-in, 900 steps at this learning rate take the loss on 400 development
+rows from 5.255 to 2.354 (docs/method.md, "Learning rates").
 """
 
 from ml_collections import ConfigDict
@@ -27,11 +27,11 @@ def get_config() -> ConfigDict:
 
     config.data.dir = ""  # a folder with trainset.csv, devset.csv and testset_w_refs.csv; empty: download
     config.data.cache = ""  # where TFDS keeps the prepared data; empty: its own folder
-    config.data.max_length = 512  # as the paper's; E2E's longest example has 142 GPT-2 tokens, so nothing is cut
+    config.data.max_length = 512  # as in the paper; E2E's longest example has 142 GPT-2 tokens, so nothing is cut
     config.data.length_multiple = 16  # 88 % of the positions hold real tokens, in 14 shapes of batch to compile
-    config.data.slot_multiple = 8  # the same for the positions whose logits are computed
+    config.data.slot_multiple = 8  # a multiple for the positions whose logits are computed
 
-    set_transform(config, "hut", rank=8)  # the paper's LoRA has rank 4; HUT of any rank costs the same forward
+    set_transform(config, "hut", rank=8)  # the paper's LoRA has rank 4; HUT's forward cost hardly depends on the rank
     config.adapter.targets = ()  # the transformation's own: query and value, as for the paper's LoRA
     config.adapter.spread = "block"  # neighbours share a scale; see docs/method.md
     config.adapter.scale = True  # gamma, at a tenth of the learning rate

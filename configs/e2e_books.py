@@ -4,9 +4,9 @@ r"""E2E on a GPT-2 that `pretrain.py` makes: `--config=configs/e2e_books.py:gpt2
         --adapters=hut:rank=8,lora:rank=8 --rates=0.5,1.5,5,15 --seeds=0,1,2 --workdir=runs/e2e_books
 
 Trains for one epoch on 6,400 of the 42,061 rows, in batches of 16. The score is the loss on 800 rows of the development
-set, before training and after it. `:gpt2` is for two cores: it has the smaller base and 4,800 rows in batches of 8. Old
-books are far from restaurants, so methods with targets act on all dense layers. `E2E` is the folder of the official
-files.
+set. It is measured before and after training. `:gpt2` is for two cores: it has the smaller base and 4,800 rows in
+batches of 8. The base knows only old books, which are far from restaurants. So methods with targets act on all dense
+layers. `E2E` is the folder of the official files.
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ NEVER = 10**9
 
 
 class Size(NamedTuple):
-    """How much is learned on a base, and the shapes of its batches: few where compiling costs more than padding."""
+    """How many rows a base is trained on, and the shapes of its batches; few shapes save compiling and cost padding."""
 
     rows: int
     batch_size: int

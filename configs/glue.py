@@ -3,12 +3,12 @@
     python -m hut_jax.train --config=configs/glue.py:mrpc --config.data.dir=GLUE --workdir=runs/mrpc
     python -m hut_jax.train --config=configs/glue.py:mrpc,large --config.data.dir=GLUE --workdir=runs/mrpc-large
 
-The task is named behind the file and not by `--config.task`, since each task has a recipe of its own: batch size,
-epochs, length. `GLUE` is the folder that holds the official `CoLA/`, `SST-2/` and so on; without it, TFDS downloads
+The task stands after the file's name and is not set by `--config.task`, because each task has its own batch size,
+epochs and length. `GLUE` is the folder that holds the official `CoLA/`, `SST-2/` and so on; without it, TFDS downloads
 `glue/<task>`. `--config.model` names any RoBERTa or BERT.
 
-MRPC, RTE and STS-B gain from what MNLI teaches. The paper starts them from MNLI's adapter, as
-`--config.adapter.start=runs/mnli/adapter` does here. The head is always new.
+MRPC, RTE and STS-B gain from training on MNLI first. The paper starts them from MNLI's adapter. Here
+`--config.adapter.start=runs/mnli/adapter` does that. The head is always new.
 """
 
 from typing import NamedTuple
@@ -28,7 +28,7 @@ class Recipe(NamedTuple):
     max_length: int
 
 
-# The columns of LoRA in the paper's table 9. It has no WNLI, which gets the recipe of RTE, the task most like it.
+# The columns of LoRA in the paper's table 9. WNLI is not in it and gets the recipe of RTE, the most similar task.
 BASE = {
     "mnli": Recipe(16, 30, 512),
     "sst2": Recipe(16, 60, 512),
@@ -74,7 +74,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.model = f"roberta-{size}"  # a hub name or a folder; any RoBERTa or BERT
     config.seed = 0  # the paper reports the median of five
 
-    config.data.max_length = recipe.max_length  # tokens of an example; longer ones lose their longer text's end
+    config.data.max_length = recipe.max_length  # tokens of an example; in longer ones the longer text is cut
     config.data.length_multiple = 16  # a batch has examples of similar lengths, so it is padded little
 
     set_transform(config, "hut", rank=8)  # as the paper's LoRA

@@ -1,10 +1,10 @@
-r"""A task of GLUE in minutes on two cores: two epochs, of the larger tasks over a part of their examples.
+r"""A task of GLUE in minutes on two cores: two epochs, and only a part of the examples of the larger tasks.
 
     python -m hut_jax.train --config=configs/glue_brief.py:cola --config.model=MODEL --config.data.dir=GLUE \
         --workdir=runs/cola
 
-The recipe of `glue.py`, shortened, for the comparisons on small models (`minilm.py`, `roberta_books.py`). The model is
-scored before training and after it, and at no other step, so that no score is the best of several.
+This is a shorter recipe than that of `glue.py`, for the comparisons on small models (`minilm.py`, `roberta_books.py`).
+The model is scored only before and after training, so that no score is the best of several evaluations during training.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from hut_jax.runs import config_files
 
 EXAMPLES = {"sst2": 5000, "mrpc": 2000, "stsb": 2000}
-"""The training examples of the larger tasks; of the others all."""
+"""How many training examples the larger tasks use; the other tasks use all."""
 NEVER = 10**9
 
 

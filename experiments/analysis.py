@@ -22,7 +22,7 @@ FIELDS = (
 )  # fmt: skip
 """The fields of a record that are columns."""
 TEXT_SCORES = ("BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr")
-"""The scores of the texts that a run wrote; each is a column where a run has it."""
+"""The scores of the texts that a run wrote; a score is a column if a run has it."""
 
 
 def to_frame(records: Iterable[Record]) -> pd.DataFrame:
@@ -62,9 +62,9 @@ def select(
 
     Args:
         runs: from `to_frame`.
-        methods: these alone; none given: all.
-        ranks: these alone, and adapters without a rank; none given: all.
-        plain: only adapters without other settings than a rank.
+        methods: only these; none given: all.
+        ranks: only these, and adapters without a rank; none given: all.
+        plain: only adapters that have no settings except a rank.
     """
     chosen = pd.Series(True, index=runs.index)
     if methods:
@@ -79,8 +79,8 @@ def select(
 def at_best_learning_rates(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs of each adapter at its best learning rate: the one with the most seeds.
 
-    Of several such, it is the one whose first seed has the best score. Trials at other learning rates have one seed,
-    so they do not count.
+    If several have equally many seeds, it is the one whose first seed has the best score. Trials at other learning
+    rates have one seed, so they do not count.
     """
     tried = runs.groupby(["adapter", "learning_rate"], sort=False).agg(seeds=("seed", "size"), merit=("merit", "first"))
     best = tried.sort_values(["seeds", "merit"], kind="stable").reset_index().drop_duplicates("adapter", keep="last")
@@ -107,8 +107,8 @@ def best_first(runs: pd.DataFrame) -> list[str]:
 def paired(runs: pd.DataFrame, adapter: str, peer: str) -> pd.Series:
     """An adapter's scores minus the peer's, for the seeds that both have.
 
-    The peer's runs are those of the same rank, where both have one. The result is empty for the peer itself, and where
-    two adapters are of the peer's method.
+    If both have a rank, the peer's runs are those of the same rank. The result is empty for the peer itself, and if two
+    adapters have the peer's method.
 
     Args:
         runs: of one study, at the best learning rates.

@@ -3,7 +3,8 @@ r"""Convert a study of version 0.1, which kept one `record.json` for each run, t
     python -m experiments.convert_records OLD/minilm/sst2 results/minilm_sst2.jsonl \
         --movement=OLD/movement_sst2/movement.json
 
-`OLD/minilm/sst2` holds the runs' folders. What `hut_jax.evaluate` left beside a record goes into the run's line.
+`OLD/minilm/sst2` holds the runs' folders. If `hut_jax.evaluate` wrote files beside a record, they go into the run's
+line.
 """
 
 import json
@@ -24,10 +25,10 @@ def convert(old: Mapping[str, Any], movement: Sequence[Sequence[Any]] | None = N
 
     Args:
         old: what a `record.json` of version 0.1 holds.
-        movement: the rows that the `movement.json` of version 0.1 holds of this run.
+        movement: the rows of this run in the `movement.json` of version 0.1.
 
     Raises:
-        UserError: it is no such record.
+        UserError: `old` is not such a record.
     """
     config, renamed = old["config"], current_names(old)
     score_name = renamed["score_name"]

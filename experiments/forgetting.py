@@ -1,4 +1,4 @@
-"""How much of its language modelling a base forgets in fine-tuning: its loss on a text, before and after."""
+"""How much of its language modelling a base forgets in fine-tuning: its loss on a text, before and after it."""
 
 from pathlib import Path
 from typing import Any

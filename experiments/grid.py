@@ -1,4 +1,4 @@
-"""A grid of training runs, several at a time; a run whose record stands is not run again."""
+"""A grid of training runs, several at a time; a run that has a record is not run again."""
 
 import contextlib
 import os
@@ -32,7 +32,7 @@ CHANGES_NOTHING = (
     "train.attention",
     "train.scan_layers",
 )
-"""Fields of the config that name files, or change how something is computed and not what, dropout's draws aside."""
+"""Fields that name files or change only how a result is computed; dropout's random numbers may change, too."""
 
 
 class Share(NamedTuple):
@@ -51,7 +51,7 @@ def run_missing(
     text: str = "",
     base: str = "",
 ) -> dict[str, Record]:
-    """Train each config in the folder of its name under `workdir`, unless its record stands there.
+    """Train each config in the folder of its name under `workdir`, unless its record is there.
 
     A run that was stopped resumes from its last checkpoint. A record that cannot be read is named and made again. Each
     run has its own process, and prints to its `log.txt`. A run that diverges is named and has no record.
@@ -59,13 +59,13 @@ def run_missing(
     Args:
         runs: name to config.
         workdir: of all runs.
-        jobs: how many run at a time; they divide the processor's cores among them.
+        jobs: how many run at a time; they share the processor's cores.
         gpus: names of GPUs, as in CUDA_VISIBLE_DEVICES; each job gets one of them. Default: each job takes all.
         text: measures forgetting: see `make_record`.
         base: the fingerprint of the base that all runs have; "" leaves it unchecked.
 
     Returns:
-        Name to record, of the runs that did not diverge.
+        The record of each run that did not diverge, by the run's name.
 
     Raises:
         UserError: a record or an unfinished run has another config, base or text. A run's own error is raised when
@@ -109,7 +109,7 @@ def _stands(folder: Path, config: RunConfig, text: str, base: str) -> bool:
     except UserError as error:
         print(f"note: {error}; it is made again")
         return False
-    # A field that the record's version did not have had its default.
+    # If the record's version did not have a field, the run had the field's default.
     known = default_config(config.task)
     set_transform(known, config.adapter.name)
     was = fields_of(known) | record.config

@@ -4,11 +4,12 @@
     python -m experiments.movement runs/study/hut,rank=8/1/0 runs/study/lora,rank=8/1/0 --output=runs/movement
     python -m experiments.movement results/minilm_sst2.jsonl --table=adapters
 
-Prints a table for each run, with a row for each kernel: the norm of `W - W0` over that of W0, how many singular values
-of `W - W0` hold 99 % of its squared norm, and the 5th, 50th and 95th percentile of each factor. A workdir of
-`hut_jax.train` is measured, and the figures stay in its `movement.json`; a study of which they are a part takes them
-into its JSONL. Of a study's JSONL the figures are shown. `--table=adapters` has a row for each adapter instead. With
-`--output` the tables are in `movement.md` there, too, and norm, rank and factors by layer in `movement.svg` and `.png`.
+Prints a table for each run, with a row for each kernel. The row has the norm of `W - W0` over that of W0, how many
+singular values of `W - W0` hold 99 % of its squared norm, and the 5th, 50th and 95th percentile of each factor.
+`--table=adapters` has a row for each adapter instead. If a workdir of `hut_jax.train` is given, its run is measured,
+and the figures are written to its `movement.json`. The study that the run belongs to takes them into its JSONL. If a
+study's JSONL is given, the figures in it are shown. `--output` names a folder. It gets the tables as `movement.md`, and
+pictures of norm, rank and factors by layer as `movement.svg` and `.png`.
 """
 
 import os
@@ -42,7 +43,7 @@ NORM, RANK = "norm of W - W0 over W0's", "rank of W - W0"
 
 
 class Moved(NamedTuple):
-    """What became of a kernel.
+    """How a kernel has changed.
 
     Attributes:
         kernel: the module's path.
@@ -85,7 +86,7 @@ def measure(workdir: Path) -> Run:
 
 
 def moved(adapter: Adapter, params: Mapping[str, Any], factors: Mapping[str, Any]) -> list[Moved]:
-    """Compare each adapted matrix before and after; modules that train in full beside the factors are left out.
+    """Compare each adapted matrix before and after training, but no modules of `also_train`.
 
     Args:
         adapter: what was trained.
@@ -142,7 +143,7 @@ def kernels_table(kernels: Sequence[Moved]) -> str:
 
 
 def adapters_table(runs: Iterable[Run]) -> str:
-    """A row for each study and method: least, greatest and mean over the kernels of all its runs."""
+    """A row for each study and method: minimum, maximum and mean over the kernels of all its runs."""
     kernels = pd.DataFrame(
         (f"{run.study}: {LABELS.get(run.method, run.method)}".removeprefix(": "), one.norm, one.rank)
         for run in runs

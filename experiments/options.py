@@ -32,7 +32,7 @@ def words(text: str) -> list[str]:
 def add_selection(parser: argparse.ArgumentParser) -> None:
     """The options that select the runs of a study: see `selected`."""
     parser.add_argument("--methods", default="", help="show only these")
-    parser.add_argument("--ranks", default="", help="of what has a rank, show only these")
+    parser.add_argument("--ranks", default="", help="show only these ranks, and adapters without a rank")
     parser.add_argument("--plain", action="store_true", help="show no adapter with settings other than a rank")
     parser.add_argument("--peer", default=PEER, help=f"what the others are compared with, such as hut:rank=8; {PEER}")
 

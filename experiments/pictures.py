@@ -13,12 +13,12 @@ COLORS = {
     "bitfit": "#8C6D31", "layernorm": "#F0E442", "loha": "#6A3D9A", "lora_plus": "#A6361C", "full": "#000000",
     "head": "#999999",
 }  # fmt: skip
-"""Of each method in every picture: Okabe and Ito's colours, safe for the colour-blind, and a few more."""
+"""The colour of each method in every picture: Okabe and Ito's, safe for the colour-blind, and a few more."""
 MARKERS = dict(zip(COLORS, "osD^vP*XpHd<", strict=True))
 
 
 def rank_picture(best: pd.DataFrame, path: Path) -> None:
-    """Draw the score against the rank, as SVG and PNG: the mean, and a bar from the least to the greatest seed.
+    """Draw the score against the rank, as SVG and PNG: the mean, and a bar from the lowest to the highest seed.
 
     Args:
         best: the runs of a study at their best learning rates.
@@ -77,7 +77,7 @@ def score_label(runs: pd.DataFrame) -> str:
 
 
 def style(runs: pd.DataFrame) -> dict[str, Any]:
-    """How the runs of one variant are drawn, in every picture; with settings other than a rank they are lighter."""
+    """How the runs of one variant are drawn; a variant with settings other than a rank is lighter."""
     run = runs.iloc[0]
     return method_style(run["method"]) | ({"alpha": 0.45} if run["settings"] else {})
 

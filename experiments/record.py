@@ -1,4 +1,4 @@
-"""What an experiment keeps of a run: `record.json` in its folder, with all that tables and pictures need."""
+"""What an experiment keeps of a run: `record.json` in the run's folder, with all that tables and pictures need."""
 
 import json
 import os
@@ -36,8 +36,8 @@ class Record:
         rank: of the adapter; None where the method has none.
         settings: what else was set, such as "spread=cyclic, shift=False".
         learning_rate: the peak.
-        learning_rate_multiple: the same, over the method's own learning rate.
-        seed: of factors, order of the data and dropout.
+        learning_rate_multiple: the learning rate over the method's default.
+        seed: for the factors, the order of the data and dropout.
         score_name: the main metric.
         score: its best value.
         maximize: whether a higher score is better.
@@ -46,9 +46,9 @@ class Record:
         trainable: how many parameters train.
         total: the parameters of the base.
         adapter_bytes: size of the adapter's folder.
-        seconds_per_step: the median over the log's windows but the first, in which things are compiled.
+        seconds_per_step: the median over the log's windows; the first one, which compiles, is left out.
         flops_per_step: counted from shapes, for a batch of examples of mean length.
-        peak_bytes: the peak memory of the device where it can be told, else of the process.
+        peak_bytes: the device's peak memory if it is known, else that of the process.
         forgetting: the base's mean loss on a text, in nats per token, before and after; None where not measured.
         evaluation: what `hut_jax.evaluate` found, with the texts; None where it did not run.
         movement: how far each kernel moved (`experiments.movement`); None where not measured.
@@ -120,7 +120,7 @@ def read_record(folder: Path) -> Record:
 
 
 def complete(record: Record, folder: Path) -> Record:
-    """The record with what was found of its run after training: its evaluation, and how far its kernels moved."""
+    """The record with what was measured after training: the evaluation, and how far the kernels moved."""
     if (folder / EVALUATION).exists():
         evaluation = read_json(folder / EVALUATION)
         if (folder / TEXTS).exists():

@@ -5,8 +5,9 @@
 
 A study is the workdir of `experiments.method_comparison` or `experiments.rank_ablation`, or its JSONL. There are three
 tables: `adapters` has each adapter at its best learning rate, `trials` the score at each learning rate that was tried,
-and `ranks` a row for each rank and a column for each method. A difference is the mean over the seeds that both have,
-with the p of a paired t-test. With `--output` the tables are in `table.md` there, and the pictures beside it.
+and `ranks` a row for each rank and a column for each method. A difference is an adapter's score minus LoRA's, or minus
+that of `--peer`. It is the mean over the seeds that both have, with the p of a paired t-test. `--output` names a
+folder, which gets the tables as `table.md`, and the pictures.
 """
 
 from collections.abc import Sequence
@@ -53,7 +54,7 @@ def adapters_table(runs: pd.DataFrame, *, peer: str = PEER, columns: Sequence[st
     Args:
         runs: of one study.
         peer: what the adapters are compared with.
-        columns: from `COLUMNS`, `forgets` and `TEXT_SCORES`; none given: the default.
+        columns: from `COLUMNS`, `forgets` and `TEXT_SCORES`; none given: the default ones.
 
     Raises:
         UserError: there is no such column.
@@ -89,13 +90,13 @@ def adapters_table(runs: pd.DataFrame, *, peer: str = PEER, columns: Sequence[st
 
 
 def differences(best: pd.DataFrame, peer: str) -> pd.Series:
-    """Each adapter's difference to the peer, as text."""
+    """The difference between each adapter and the peer, as text."""
     digits = tables.digits_of(best["score_name"].iloc[0])
     return pd.Series({adapter: tables.difference(paired(best, adapter, peer), digits) for adapter in best_first(best)})
 
 
 def trials_table(runs: pd.DataFrame) -> str:
-    """The first seed's score at each learning rate, in multiples of the method's own; "" where there are no trials."""
+    """The first seed's score at each multiple of the method's default learning rate; "" if there are no trials."""
     tried = first_trials(runs)
     if tried.empty:
         return ""
@@ -137,7 +138,7 @@ def ranks_table(runs: pd.DataFrame, *, peer: str = PEER) -> str:
 
 
 def make(runs: pd.DataFrame, *, peer: str = PEER, columns: Sequence[str] = (), names: Sequence[str] = TABLES) -> str:
-    """The tables of these names, without those that the study has no runs for."""
+    """The tables of these names; a table is left out if the study has no runs for it."""
     made = {
         "adapters": lambda: adapters_table(runs, peer=peer, columns=columns),
         "trials": lambda: trials_table(runs),

@@ -1,6 +1,6 @@
 """The results of a study: one JSONL, which holds the config once and then a line for each run.
 
-`results/` holds those of the studies in docs/results.md. With pandas:
+`results/` holds the JSONL of each study in docs/results.md. To read one with pandas:
 `pd.DataFrame(map(json.loads, open("results/minilm_cola.jsonl").readlines()[1:]))`.
 """
 
@@ -35,10 +35,10 @@ def write_study(path: Path, records: Iterable[Record]) -> None:
 
 
 def read_study(path: Path) -> list[Record]:
-    """The records of a study: of its JSONL, or of the runs that stand in its workdir.
+    """The records of a study, from its JSONL or from the runs in its workdir.
 
     Raises:
-        UserError: there is none, one is no record, or two are of the same run.
+        UserError: there is no record, one cannot be read, or two are of the same run.
     """
     records = _of_folder(path) if path.is_dir() else _of_file(path)
     if not records:

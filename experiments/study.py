@@ -49,8 +49,8 @@ def study(config: RunConfig, tuned_as: Mapping[str, str], args: argparse.Namespa
     """Run what is missing, print and draw the study's report, and write its JSONL.
 
     Args:
-        config: base, task and all else.
-        tuned_as: each adapter, such as `hut:rank=8`, to the one whose learning rate it takes: itself, or another.
+        config: base, task and everything else.
+        tuned_as: for each adapter, such as `hut:rank=8`, the adapter whose best learning rate it takes; often itself.
         args: of `add_arguments`.
 
     Raises:
@@ -82,7 +82,7 @@ def study(config: RunConfig, tuned_as: Mapping[str, str], args: argparse.Namespa
 
 
 def restore(results: Path, workdir: Path) -> None:
-    """Write the record of each run of the JSONL to the run's folder, unless one stands there."""
+    """Write the record of each run of the JSONL to the run's folder, unless the folder has one."""
     for record in read_study(results):
         folder = workdir / record.name
         if not (folder / RECORD).exists():
@@ -93,7 +93,7 @@ def restore(results: Path, workdir: Path) -> None:
 def configs_of(
     config: RunConfig, adapters: Sequence[str], rates: Sequence[float], seeds: Sequence[int]
 ) -> list[RunConfig]:
-    """One config for each adapter, after a check of all that it may run with.
+    """One config for each adapter, after a check of all configs that the adapter may run with.
 
     Raises:
         UserError: a config is wrong, or two names are of the same adapter.
@@ -110,19 +110,19 @@ def configs_of(
 
 
 def default_jobs(gpus: Sequence[str], platform: str) -> int:
-    """Runs at a time: one for each named GPU; two on a processor, since a run starts and compiles on one core."""
+    """Runs at a time: one for each named GPU; two on a CPU, because a run starts and compiles on one core."""
     return len(gpus) or (min(2, len(os.sched_getaffinity(0))) if platform == "cpu" else 1)
 
 
 def check(configs: Sequence[RunConfig], text: str) -> tuple[str, str]:
-    """Check before any run that base, data and text can be read, and that each adapter fits.
+    """Check, before any run, that base, data and text can be read, and that each adapter fits.
 
     Args:
         configs: they differ only in their adapters.
         text: measures forgetting; "" measures none.
 
     Returns:
-        The base's fingerprint, "" if each seed draws its own base; and the platform that JAX takes.
+        The base's fingerprint ("" if each seed draws its own base), and the platform that JAX uses.
 
     Raises:
         UserError: a run would fail at its start, or forgetting could not be measured.

@@ -3,13 +3,14 @@
     python -m experiments.summary runs/cola runs/sst2 --ranks=8 --output=runs/summary
 
 A study is the workdir of `experiments.method_comparison` or `experiments.rank_ablation`, or its JSONL. The table
-`scores` has mean and standard deviation over the seeds, and the adapter's mean place among those that every study has.
-The table `differences` has the mean difference to LoRA, or to `--peer`, over the seeds that both have, and the p of a
-paired t-test. An adapter with fewer seeds than the rest of its study is marked and has no place. With `--output` the
-tables are in `summary.md` there, too, and the differences in `summary.svg` and `.png`.
+`scores` has mean and standard deviation over the seeds. It also has each adapter's mean place among the adapters that
+every study has. The table `differences` has the mean difference to LoRA, or to `--peer`, over the seeds that both have,
+and the p of a paired t-test. An adapter with fewer seeds than the rest of its study is marked and has no place.
+`--output` names a folder, which gets the tables as `summary.md`, and a picture of the differences as `summary.svg` and
+`.png`.
 
-`--table` names other tables: `both` has scores and differences in one, `seeds` the score of each seed, and `trials` the
-score at each learning rate that was tried.
+`--table` names other tables. `both` has scores and differences in one table. `seeds` has the score of each seed.
+`trials` has the score at each learning rate that was tried.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -49,7 +50,7 @@ def by_name(paths: Sequence[Path]) -> dict[str, pd.DataFrame]:
 
 
 def _named(paths: Sequence[Path]) -> dict[str, Path]:
-    """Each study by as many of its path's last parts as distinguish it from the others."""
+    """Each study, named by as many last parts of its path as tell it from the others."""
     parts = [Path(str(path.resolve()).removesuffix(".jsonl")).parts for path in paths]
     twice = next((path for path, those in zip(paths, parts, strict=True) if parts.count(those) > 1), None)
     if twice is not None:
@@ -71,7 +72,7 @@ def scores(studies: Studies) -> pd.DataFrame:
 
 
 def places(studies: Studies) -> pd.Series:
-    """The mean over the studies of each adapter's place, for adapters that all studies have with all seeds."""
+    """Each adapter's mean place over the studies, for adapters that all studies have with all seeds."""
     means = []
     for runs in map(at_best_learning_rates, studies.values()):
         groups = runs.groupby("adapter")["merit"]
@@ -129,7 +130,7 @@ def trials(studies: Studies) -> pd.DataFrame:
 
 
 def differences_picture(studies: Studies, path: Path, peer: str = PEER) -> None:
-    """Draw the differences to the peer, as SVG and PNG: the mean, and a bar from the least to the greatest seed."""
+    """Draw the differences to the peer, as SVG and PNG: the mean, and a bar from the lowest to the highest seed."""
     axes, figure = subplots(len(studies))
     adapters = list(differences(studies, peer).index[::-1])
     for axis, (name, runs) in zip(axes, studies.items(), strict=True):

@@ -50,7 +50,7 @@ def difference(differences: pd.Series, digits: int) -> str:
 
 
 def probability(p: float) -> str:
-    """A p with two decimals from 0.1 on, three below, and four below 0.001."""
+    """A p with two decimals from 0.1 on, with three below 0.1, and with four below 0.001."""
     if p < 0.00005:
         return "<0.0001"
     return f"{p:.{4 if p < 0.001 else 3 if p < 0.1 else 2}f}"
@@ -63,7 +63,7 @@ def learning_rate(value: float) -> str:
 
 
 def three_digits(values: pd.Series) -> pd.Series:
-    """Numbers with as many decimals as give the largest of them three digits."""
+    """The numbers as text, with as many decimals as give the largest one three digits."""
     values = values.dropna()
     largest = values.abs().max() if len(values) else 1.0
     decimals = max(0, 2 - math.floor(math.log10(largest))) if largest else 0
