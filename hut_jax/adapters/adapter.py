@@ -53,7 +53,7 @@ class Adapter:
     """A transformation applied to some of a model's parameters.
 
     Attributes:
-        transform: what to do with each kernel, such as `HUT(rank=8)`.
+        transform: the transformation of each kernel, such as `HUT(rank=8)`.
         targets: patterns (regular expressions) that are searched in the '/'-joined paths of the dense layers or, for a
             transformation of whole leaves, of all parameters. "all-linear" matches every path. Without patterns the
             transformation's default targets apply.
@@ -256,7 +256,7 @@ class Adapter:
         return [path for site in self.sites(params) for path in site.leaves(flat)]
 
     def kept(self, params: Params) -> dict[str, Any]:
-        """The parameters that `merge` replaces: what `unmerge` needs where the base is not kept elsewhere."""
+        """The parameters that `merge` replaces. `unmerge` needs them if the base is not kept elsewhere."""
         flat = flatten(params)
         return unflatten({path: flat[path] for path in self.leaves(params)})
 
@@ -350,7 +350,7 @@ class Adapter:
 
 
 def _merged(sites: Iterable[Site], params: Params, factors: PyTree[Array]) -> dict[str, Any]:
-    """The parameters with these sites merged."""
+    """The parameters, with the factors of these sites merged into them."""
     flat, flat_factors = flatten(params), flatten(factors)
     merged = dict(flat)
     for site in sites:

@@ -112,7 +112,7 @@ def combine(
         params: the base, or its shapes.
 
     Raises:
-        UserError: there is no set, or not one weight for each; the sets act on different sites; their
+        UserError: there is no set, or not one weight for each; or the sets act on different sites, or their
             transformation does not combine.
     """
     if not sets or len(sets) != len(weights):

@@ -27,7 +27,7 @@ class AdapterConfig:
     layout: tuple[tuple[str, str], ...] = Field(
         default=(),
         examples=[(("^layers/", "lio"),)],
-        description="(pattern, axes) pairs for kernels whose axes are in doubt: l layers, i input, o output",
+        description="(pattern, axes) pairs for kernels whose axes are unclear: l layers, i input, o output",
     )
     also_train: tuple[str, ...] = Field(
         default=(), description="patterns of modules that train in full beside the factors, such as a new head"

@@ -45,7 +45,7 @@ def save_adapter(
     Args:
         folder: made if it is missing.
         adapter: what the factors belong to.
-        factors: what trained.
+        factors: the trained factors.
         params: the base's parameters. Without them, and without `base_fingerprint`, loading accepts any base.
         base_name: the base model's name, for the reader.
         base_fingerprint: `fingerprint(params)`, if it is known already.
@@ -70,7 +70,7 @@ def load_adapter(
     """Read an adapter and its factors. Nothing is unpickled or run.
 
     Args:
-        folder: what `save_adapter` wrote.
+        folder: a folder that `save_adapter` wrote.
         params: the base to apply it to. If given, the fingerprint is compared, and the factors are checked against
             the parameters and stacked as the base's layers are.
         name: that base's name, for the error message.

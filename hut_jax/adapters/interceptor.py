@@ -42,11 +42,11 @@ def interceptor(
         sites: dense layers, by path.
         used: a set, to which the path of each layer that ran adapted is added.
         drop: whether the transformations' own dropout acts; it draws from the rng "dropout".
-        ids: the index of each row's factor set, where sets are stacked on the factors' first axis.
+        ids: the index of each row's factor set, if sets are stacked on the factors' first axis.
         shards: the number of equal parts into which devices split the batch's rows.
 
     Raises:
-        UserError: when the model runs, a module at a site is no `nn.Dense` or `nn.DenseGeneral`, its factors
+        UserError: when the model runs, a module at a site is neither `nn.Dense` nor `nn.DenseGeneral`, its factors
             do not reach it, or its input's first axis is not that of `ids`.
     """
 
@@ -113,7 +113,7 @@ def _run(
     if isinstance(module, nn.DenseGeneral):
         last = tuple(range(-len(layout.inputs), 0))
         axes = (module.axis,) if isinstance(module.axis, int) else module.axis
-        x = jnp.moveaxis(x, sorted(axis % x.ndim for axis in axes), last)  # as the module does: in their own order
+        x = jnp.moveaxis(x, sorted(axis % x.ndim for axis in axes), last)  # in ascending order, as the module does
         bare = bare.clone(axis=last)
     x = x.reshape(*x.shape[: x.ndim - len(layout.inputs)], -1)
 

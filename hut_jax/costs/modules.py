@@ -14,7 +14,7 @@ class Call(NamedTuple):
 
     Attributes:
         returned: the size of the array that it returned.
-        leaves: the shapes of its own parameters; of one layer, where layers are scanned.
+        leaves: the shapes of its own parameters. If layers are scanned, the shapes are those of one layer.
     """
 
     returned: int

@@ -30,7 +30,7 @@ def load_peft(folder: str | Path, model: nn.Module, params: Mapping[str, Any]) -
 
     Supported are LoRA (with rsLoRA and DoRA), IA3, HiRA, LoHa and LayerNorm tuning, with modules that were trained in
     full (`modules_to_save`, here `also_train`). Targets and ranks are those of the tensors in the file. LoRA's dropout
-    is kept. The dropout of HiRA and LoHa, which only acts in training, is left out, since ours have none.
+    is kept. The dropout of HiRA and LoHa, which only acts in training, is left out, since ours have no dropout.
 
     Args:
         folder: with `adapter_config.json` and `adapter_model.safetensors`.

@@ -106,7 +106,7 @@ class LowRank(Method):
         return Written(tensors, rank, alpha, linear=layer.linear)
 
     def ranks(self, written: Mapping[str, Written]) -> dict[str, Any]:
-        """`r`, and `rank_pattern` where modules differ."""
+        """`r`, and `rank_pattern` if modules differ."""
         ranks = {module: one.rank for module, one in written.items()}
         return _with_pattern("r", "rank_pattern", ranks)
 
@@ -198,7 +198,7 @@ class HIRA(LowRank):
     matrices: ClassVar[dict[str, str]] = {"a": "hira_A", "b": "hira_B"}
 
     def rank(self, module: str, given: Arrays, fields: Fields) -> int:
-        """The rank of the matrices. PEFT 0.21 ignores HiRA's `rank_pattern`, and there is no scaling that needs `r`."""
+        """The rank of the matrices. PEFT 0.21 ignores HiRA's `rank_pattern`, and HiRA has no scaling that needs `r`."""
         return given["a"].shape[0] if given["a"].ndim == 2 else fields.rank(module, 32)
 
     def settle(self, parts: Sequence[Part], fields: Fields) -> list[Part]:
@@ -290,7 +290,7 @@ def _most(values: Sequence[Any]) -> Any:
 
 
 def _tidy(value: float) -> float:
-    """The value without its last digits, which are rounding errors of going from alpha to the scaling and back."""
+    """The value without its last digits, the rounding errors of converting alpha to the scaling and back."""
     return float(f"{value:.12g}")
 
 

@@ -10,7 +10,7 @@ from hut_jax.interop.layers import Layers
 from hut_jax.interop.method import Arrays, Part
 
 CLASSIFIER = "classifier"
-"""The head of sequence classification, which PEFT always saves, and always whole."""
+"""The head of sequence classification, which PEFT always saves whole."""
 
 
 def read_whole(given: Mapping[str, np.ndarray], entries: Sequence[str], layers: Layers) -> list[Part]:

@@ -14,7 +14,7 @@ class Tensor(NamedTuple):
     Attributes:
         name: its name as transformers writes it.
         paths: of our parameters, '/'-joined. With several, the last axis is split evenly among them, in this order.
-        transpose: whether it is `[out, in]`, as torch's Linear has it, where Flax has `[in, out]`.
+        transpose: whether it is `[out, in]`, as in torch's Linear, while ours is `[in, out]`.
         also: another name, which some versions of transformers use instead. The tensor is written under both names,
             and read under either.
     """

@@ -24,7 +24,7 @@ class Comparison:
         difference: the first score minus the second.
         low: the lower end of its interval.
         high: the upper end.
-        p_value: the share of random swaps of the outputs whose difference is as large, in either direction.
+        p_value: the share of random swaps of the outputs whose difference is at least as large, in either direction.
     """
 
     difference: float
@@ -68,7 +68,7 @@ def compare(ours: Statistics, theirs: Statistics, resamples: int, seed: int) -> 
 
 
 def _resampled(segments: Float64[np.ndarray, "n k"], resamples: int, seed: int) -> Float64[np.ndarray, "{resamples} k"]:
-    """The sums of each resample, which has as many segments as there are, drawn with replacement."""
+    """The sums of each resample. A resample draws as many segments as there are, with replacement."""
     if resamples < 1:
         raise UserError(f"{resamples} resamples; there must be at least 1")
     generator = np.random.default_rng(seed)

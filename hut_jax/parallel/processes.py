@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--distributed", action="store_true", help="under Slurm, Open MPI or on a TPU pod: find the others"
     )
     group.add_argument(
-        "--coordinator", metavar="HOST:PORT", help="elsewhere: the address of process 0; also give the next two"
+        "--coordinator", metavar="HOST:PORT", help="elsewhere: the address of process 0; needs the next two"
     )
     group.add_argument("--processes", type=int, metavar="N", help="the number of processes")
     group.add_argument("--process", type=int, metavar="I", help="the index of this process, from 0")

@@ -4,7 +4,7 @@
     W = m ⊙ V / |V|       m: [k], at the start |W0|; |.|: the norm of each column, an output's weights
 
 The relative deviation of m is stored: `m = |W0| (1 + g)`. The layer computes `(x @ W0 + s (x @ A) @ B)` times
-`m / |V|`. |V| comes from |W0|, W0^T A and A^T A, so that no matrix of W0's size is formed. If A B nearly cancels
+`m / |V|`. |V| is computed from |W0|, W0^T A and A^T A, so that no matrix of W0's size is formed. If A B nearly cancels
 W0, |V| is less precise.
 """
 

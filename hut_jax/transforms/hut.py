@@ -157,7 +157,7 @@ class HUT(Transform):
         return merged, None if bias is None else scale_and_shift(bias, factors)
 
     def _scaled(self, outputs: Float[Array, "*any k"], factors: Factors) -> Float[Array, "*any k"]:
-        """`gamma ⊙ outputs`, where gamma trains."""
+        """`gamma ⊙ outputs` if gamma trains, else `outputs`."""
         return outputs * (1 + factors["g"]) if "g" in factors else outputs
 
 

@@ -59,7 +59,7 @@ class IA3(Transform):
         return False
 
     def init(self, key: jax.Array, kernel: Float[Array, "d k"], bias: Float[Array, " k"] | None) -> Factors:
-        """`l`, zeros: `[k]`, or `[d]` where inputs are scaled."""
+        """`l`, zeros: `[k]`, or `[d]` if inputs are scaled."""
         d, k = kernel.shape
         return {"l": jnp.zeros(k if self.side == "output" else d, jnp.float32)}
 

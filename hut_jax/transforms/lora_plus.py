@@ -18,7 +18,7 @@ class LoRAPlus(LoRA):
     """LoRA with a learning rate of its own for B.
 
     Attributes:
-        ratio: B's learning rate divided by A's. A has the run's. The paper's experiments take 16 (section 5).
+        ratio: B's learning rate divided by A's, which is the run's. The paper's experiments take 16 (section 5).
     """
 
     ratio: float = 16.0

@@ -24,7 +24,7 @@ def bleu(segments: Sequence[Segment]) -> Statistics:
 def _closest_length(segment: Segment) -> int:
     """The reference length that is closest to the output's; the shorter of two that are equally close."""
     first, *others = (reference.length for reference in segment.references)
-    lengths = [first, *(length for length in others if length)]  # an empty text is no reference, except as the first
+    lengths = [first, *(length for length in others if length)]  # an empty text counts only if it is the first
     return min(lengths, key=lambda length: (abs(length - segment.length), length))
 
 

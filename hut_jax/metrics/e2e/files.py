@@ -40,7 +40,7 @@ def read_outputs(path: str | os.PathLike[str]) -> Outputs:
     """A system's outputs, in the file's order.
 
     Raises:
-        UserError: the file cannot be read, is empty, or is no table though its name ends in .tsv or .csv.
+        UserError: the file cannot be read, is empty, or its name ends in .tsv or .csv and it is not a table.
     """
     if not _is_table(path):
         return Outputs(None, _lines(path))
@@ -82,9 +82,9 @@ def read_references(path: str | os.PathLike[str]) -> References:
 
 
 def align(outputs: Outputs, references: References) -> tuple[list[str], list[list[str]]]:
-    """The outputs' texts and the references of each, in the outputs' order. Where both have MRs they are matched by MR.
+    """The outputs' texts and the references of each, in the outputs' order. If both have MRs, they are matched by MR.
 
-    An MR may then have no output, or several, as in the challenge's script; `unanswered` lists those without.
+    An MR may then have no output, or several, as in the challenge's script. `unanswered` lists MRs without an output.
 
     Raises:
         UserError: there are not as many outputs as MRs, or an output's MR is not among the references'.
@@ -119,8 +119,9 @@ def in_order_of(first: Outputs, outputs: Outputs, references: References) -> Out
     A file without MRs is in the order of the references. Both systems' outputs must have passed `align`.
 
     Raises:
-        UserError: the two have different MRs, or an MR has several outputs and the order differs; one of the two has no
-            MRs, and the references of an MR are not all consecutive; or the references have no MRs, and the two differ.
+        UserError: the two cannot be put in the same order. There are three cases. The two have different MRs, or an MR
+            has several outputs and the order differs. One of the two has no MRs, and the references of an MR are not
+            all consecutive. The references have no MRs, and the two differ.
     """
     if outputs.mrs == first.mrs:
         return outputs
@@ -179,7 +180,7 @@ def _table(path: str | os.PathLike[str], names: tuple[str, ...]) -> list[tuple[s
     # A column with exactly the name of an MR column is preferred. There must not be two columns of texts.
     mrs = [i for i, name in enumerate(header) if name in _MRS] or _columns(header, _MRS)
     texts = _columns(header, names)
-    if len(header) == 2 and "[" in rows[0][0] and not mrs:  # name[Aromi] is an MR, and no header
+    if len(header) == 2 and "[" in rows[0][0] and not mrs:  # name[Aromi] is an MR, not a header
         width, columns = 2, (0, 1)
     elif len(mrs) == len(texts) == 1:
         width, rows, ends = len(header), rows[1:], ends[1:]

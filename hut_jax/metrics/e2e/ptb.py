@@ -1,7 +1,7 @@
 """English words as coco-caption has them, without Java: Stanford's PTBTokenizer (CoreNLP 3.4.1) for ordinary sentences.
 
-The rules were inferred from the original's outputs; `docs/metrics.md` says on which texts the two agree. Where there is
-Java, `java.py` runs the original.
+The rules were inferred from the original's outputs; `docs/metrics.md` says on which texts the two agree. If Java is
+installed, `java.py` runs the original.
 
 As in the original, the rule with the longest match wins, lookahead included. Of equally long matches the first wins.
 All texts are read as one, on a line each, since a full stop after an abbreviation depends on the start of the next
