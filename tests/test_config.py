@@ -404,5 +404,5 @@ def test_every_field_is_documented(task):
     for section in (run, run.data, run.train, run.eval, run.decode or run.log):
         for name, info in fields_of(type(section)).items():
             assert info.description or name in ("adapter", "train", "log", "eval", "checkpoint", "mesh"), name
-    assert meaning(fields_of(TrainConfig)["batch_size"]) == "examples of a step (at least 1)"
+    assert meaning(fields_of(TrainConfig)["batch_size"]) == "examples in a step (at least 1)"
     assert meaning(fields_of(TrainConfig)["decay"]).endswith("('linear', 'cosine' or 'constant')")

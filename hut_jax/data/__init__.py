@@ -1,1 +1,1 @@
-"""From files (E2E, GLUE, plain text) to tokens, and from tokens to batches. May import parallel and core."""
+"""Tokens from files (E2E, GLUE, plain text), and batches of tokens. May import parallel and core."""

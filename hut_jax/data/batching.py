@@ -1,4 +1,4 @@
-"""Examples -> padded batches of few shapes, in an order that is a function of the seed and the epoch."""
+"""Padded batches of few shapes. Their order depends only on the seed and the epoch."""
 
 import threading
 from dataclasses import dataclass, replace
@@ -15,15 +15,15 @@ Batch = dict[str, np.ndarray]
 
 
 class Examples(Protocol):
-    """What batches are made of: `Sequences`, or `LabelledTexts`; these say what a batch holds."""
+    """The examples of batches: `Sequences` or `LabelledTexts`, which describe the arrays of a batch."""
 
     @property
     def inputs(self) -> Int64[np.ndarray, " n"]:
-        """The positions that each example takes."""
+        """The number of positions of each example."""
 
     @property
     def slots(self) -> Int64[np.ndarray, " n"]:
-        """The labels of each example."""
+        """The number of labels of each example."""
 
     def __len__(self) -> int: ...
 
@@ -36,7 +36,7 @@ class Examples(Protocol):
     def assemble(
         self, rows: Int64[np.ndarray, " rows"], batch_size: int, length: int, slots: int, share: Share = ALL
     ) -> Batch:
-        """The batch of these examples, with B rows of L positions and M label slots; or a share of it."""
+        """The batch of these examples, or a share of it, with B rows of L positions and M label slots."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,14 @@ class Batching:
 
     Attributes:
         batch_size: B.
-        seed: the order of an epoch is a function of the seed and the epoch's number.
-        shuffle: False gives the same batches each epoch, the longest first: what does not fit in memory fails at once.
-        epochs: passes over the examples; None: without end.
+        seed: the seed of the order. The order of an epoch depends only on the seed and the epoch's number.
+        shuffle: whether to shuffle. False gives the same batches each epoch, the longest first, so that batches that do
+            not fit in memory fail at once.
+        epochs: the number of passes over the examples; None: no end.
         length_multiple: L is a multiple of this, or the length of the longest of all examples.
-        slot_multiple: M is a multiple of this many slots a row, where examples have several labels each.
-        pool_batches: the batches whose examples are sorted by length together: more waste less and mix less.
+        slot_multiple: M is a multiple of this many slots per row, if examples have several labels each.
+        pool_batches: the number of batches whose examples are sorted by length together. A larger pool has less padding
+            and less shuffling.
 
     Raises:
         UserError: a number is out of range.
@@ -60,8 +62,8 @@ class Batching:
     seed: int = 0
     shuffle: bool = True
     epochs: int | None = None
-    # On E2E's training set, with GPT-2's tokens in batches of 8, the next three give 14 shapes an epoch; 88 % of the
-    # positions hold a token, and 86 % of the slots a label.
+    # On E2E's training set, with GPT-2's tokens in batches of 8, the next three defaults give 14 shapes in an epoch.
+    # A token is in 88 % of the positions, and a label in 86 % of the slots.
     length_multiple: int = 16
     slot_multiple: int = 8
     pool_batches: int = 64
@@ -83,10 +85,10 @@ class PaddingReport(NamedTuple):
     """How full the batches of one epoch are.
 
     Attributes:
-        steps: the batches.
+        steps: the number of batches.
         real_tokens: the share of input positions that hold a token.
         real_slots: the share of label slots that hold a label.
-        shapes: how often each pair (L, M) occurs.
+        shapes: the number of batches of each shape (L, M).
     """
 
     steps: int
@@ -98,15 +100,15 @@ class PaddingReport(NamedTuple):
 class Batches:
     """The batches of all epochs by number: random access, without state.
 
-    The order of epoch e depends on the seed and e alone: the examples are shuffled, cut into pools, sorted by length
-    within each pool, cut into batches, and the batches shuffled. Every example comes once an epoch. Empty rows fill
-    the last batch; each has one valid position, so that no softmax is over nothing, and no label.
+    The order of epoch e depends only on the seed and e. The examples are shuffled, cut into pools, sorted by length
+    within each pool, and cut into batches. The batches are then shuffled. Every example comes once in an epoch. Empty
+    rows fill the last batch. An empty row has one valid position, so that no softmax is empty, and no label.
 
     Args:
         examples: sequences, or texts with a label.
         batching: the sizes, the order and the number of epochs.
-        share: the part of each batch that is made, as one of several processes feeds only its own devices. B and M
-            are multiples of its parts.
+        share: the part of each batch to make: each of several processes feeds only its own devices. B and M are
+            multiples of the number of parts.
 
     Raises:
         UserError: there are no examples.
@@ -125,7 +127,7 @@ class Batches:
         self._plan: tuple[int, list[np.ndarray]] | None = None
 
     def __len__(self) -> int:
-        # A length may be sys.maxsize at most; what stands for no end is below it.
+        # A length is at most sys.maxsize. The length that stands for no end is below that.
         epochs = 2**62 // self.steps_per_epoch if self.batching.epochs is None else self.batching.epochs
         return self.steps_per_epoch * epochs
 
@@ -135,7 +137,7 @@ class Batches:
         return self._examples.assemble(rows, self.batching.batch_size, *self._shape(rows), self._share)
 
     def plan(self, epoch: int) -> list[Int64[np.ndarray, " rows"]]:
-        """The numbers of the examples in each batch of the epoch."""
+        """The indices of the examples in each batch of the epoch."""
         if not self.batching.shuffle:
             epoch = 0
         with self._lock:  # grain reads from several threads
@@ -191,10 +193,10 @@ def batch_dataset(examples: Examples, batching: Batching, share: Share = ALL) ->
 
 
 def evenly_spread(count: int, most: int) -> Int64[np.ndarray, "some"]:
-    """The indices of `most` of `count` items, evenly spread from the first to the last; 0, or above `count`: of all."""
+    """The indices of `most` of `count` items, evenly spread; all indices if `most` is 0 or above `count`."""
     return np.linspace(0, count - 1, most, dtype=np.int64) if 0 < most < count else np.arange(count)
 
 
 def round_up(number: int, multiple: int) -> int:
-    """The least multiple that is not below the number."""
+    """Round a number up to a multiple."""
     return int(-(-number // multiple) * multiple)

@@ -1,4 +1,4 @@
-"""Texts as tokens, each text or pair with one label, for classification and regression."""
+"""Texts or pairs of texts as tokens, with one label each, for classification and regression."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from hut_jax.parallel.processes import ALL, Share
 
 
 class LabelledTexts:
-    """Examples of tokens, token types and a label, for `hut_jax.data.batching`.
+    """Examples for `hut_jax.data.batching`, each with tokens, token types and a label.
 
     A batch is a dict of arrays, with B rows of L positions:
 
@@ -30,7 +30,7 @@ class LabelledTexts:
         pad_id: the token that fills a row. RoBERTa derives its positions from it.
 
     Raises:
-        UserError: an example has no tokens, no label, or other than one type for each token.
+        UserError: an example has no tokens, no label, or not exactly one type for each token.
     """
 
     def __init__(

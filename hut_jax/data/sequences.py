@@ -1,4 +1,4 @@
-"""Token sequences of which a part is predicted: prompts with their completions, or blocks of a text."""
+"""Token sequences that are predicted in part: prompts with their completions, or blocks of a text."""
 
 from collections.abc import Sequence
 
@@ -11,20 +11,20 @@ from hut_jax.parallel.processes import ALL, Share
 
 
 class Sequences:
-    """Token sequences of any lengths, kept in one flat array; they may overlap in it.
+    """Token sequences of any lengths, kept in one flat array. Sequences may overlap in it.
 
     A batch is a dict of arrays, with B rows of L positions and M label slots:
 
         input_ids       [B, L] int32    the sequence without its last token, then zeros
         attention_mask  [B, L] bool     which positions hold a token
-        logits_at       [M]    int32    positions, counted through B * L, whose next token is predicted
+        logits_at       [M]    int32    indices into B * L of the positions whose next token is predicted
         labels          [M]    int32    those next tokens
         weights         [M]    float32  1 for a label, 0 for an empty slot
 
     Args:
         tokens: all tokens.
         starts: where each sequence starts in `tokens`.
-        ends: where it ends, exclusive.
+        ends: where each sequence ends, exclusive.
         loss_start: the index, within each sequence, of the first token that is predicted: at least 1, and below the
             sequence's length.
 
@@ -50,7 +50,7 @@ class Sequences:
 
     @classmethod
     def from_lists(cls, sequences: Sequence[Sequence[int]], loss_start: Sequence[int]) -> "Sequences":
-        """The sequences of these lists of token ids. `loss_start` has the index of each one's first predicted token.
+        """The sequences of these lists of token ids. `loss_start` holds the index of each first predicted token.
 
         Raises:
             UserError: there are not as many indices as sequences, or an index is out of range.
@@ -64,17 +64,17 @@ class Sequences:
 
     @property
     def lengths(self) -> Int64[np.ndarray, " n"]:
-        """The tokens of each sequence."""
+        """The number of tokens of each sequence."""
         return self.ends - self.starts
 
     @property
     def inputs(self) -> Int64[np.ndarray, " n"]:
-        """The tokens of each sequence that the model reads: all but the last."""
+        """The number of tokens of each sequence that the model reads: all but the last."""
         return self.lengths - 1
 
     @property
     def slots(self) -> Int64[np.ndarray, " n"]:
-        """The tokens of each sequence that are predicted."""
+        """The number of predicted tokens of each sequence."""
         return self.lengths - self.loss_start
 
     def __len__(self) -> int:
@@ -88,7 +88,7 @@ class Sequences:
         return Sequences(self.tokens, self.starts[rows], self.ends[rows], self.loss_start[rows])
 
     def slots_of_batch(self, used: int, batch_size: int, slot_multiple: int) -> int:
-        """M: `used` rounded up to a multiple of `slot_multiple` slots a row."""
+        """M: `used` rounded up to a multiple of `slot_multiple` slots per row."""
         return round_up(used, slot_multiple * batch_size)
 
     def assemble(

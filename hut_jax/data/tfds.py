@@ -1,4 +1,4 @@
-"""What the readers of TFDS datasets share: silence, a quick check of the network, and a split's rows."""
+"""Helpers for readers of TFDS datasets: silence, a quick check of the network, and the rows of a split."""
 
 import contextlib
 import io
@@ -31,7 +31,7 @@ def check_reachable(url: str) -> None:
     """Check that a host answers, within seconds. Without a network TFDS itself would try for minutes.
 
     Raises:
-        OSError: it does not.
+        OSError: the host does not answer.
     """
     try:
         urllib.request.urlopen(url, timeout=20).close()
@@ -53,8 +53,8 @@ def read_rows(builder: Any, split: str, rows: Sequence[int] | None = None) -> li
     try:
         source = builder.as_data_source(split=split)
         return source.__getitems__(range(len(source)) if rows is None else rows)  # many times faster than one by one
-    except Exception as error:  # TFDS and array_record raise many kinds where a file is damaged
+    except Exception as error:  # TFDS and array_record raise many kinds of errors for a damaged file
         raise UserError(
             f"the prepared {split} split in {builder.data_dir} cannot be read ({one_line(error)}); "
-            "delete that folder, and it is prepared again"
+            "delete that folder to prepare it again"
         ) from error

@@ -1,14 +1,13 @@
 """Beam search: the likeliest continuations found by keeping the best few of each length.
 
-Which beams live on, which continuations are finished and when the search ends is as in transformers' `generate`, so
-that the same options give the same tokens:
+The search follows the rules of transformers' `generate`, so that the same options give the same tokens:
 
-- At each step the best `(1 + ends) * beams` candidates are looked at. Those that end, or reach the maximum length, are
-  finished if they are among the best `beams`. The best `beams` of the others live on.
+- Each step takes the best `(1 + ends) * beams` candidates. Candidates that end, or reach the maximum length, are
+  finished if they are among the best `beams`. The best `beams` of the other candidates live on.
 - The `beams` finished continuations with the best scores are kept.
-- A prompt is closed once it has `beams` finished continuations and `early_stopping` is True; or once the score of its
-  best living beam, as if it ended now, no longer beats the worst finished one. With "never" that score is taken at the
-  most favourable length.
+- With `early_stopping=True` a prompt is closed once it has `beams` finished continuations. Otherwise it is closed once
+  its best living beam no longer beats the worst finished continuation. The beam's score is computed at its current
+  length, or with "never" at the most favourable length.
 """
 
 import math
@@ -34,7 +33,7 @@ class _Finished(NamedTuple):
 
 
 class _State(NamedTuple):
-    """After the prompt one beam lives, and from the first step on `beams` of them."""
+    """The living beams: one after the prompt, and `beams` from the first step on."""
 
     tokens: Int[Array, "batch beams"]
     history: Int[Array, "batch beams history"]
@@ -45,18 +44,19 @@ class _State(NamedTuple):
 
 @dataclass(frozen=True)
 class Beam:
-    """Beam search. The score of a continuation is its log-probability, that of its end token included, over a power
-    of its length.
+    """Beam search. The score of a continuation is its log-probability divided by a power of its length.
+
+    The log-probability includes the end token.
 
     Attributes:
-        beams: the continuations of a prompt that are kept at each step.
-        length_penalty: the exponent of the length. Above 0 longer continuations gain by it; 0 leaves the
-            log-probability.
-        early_stopping: True ends the search at the first `beams` finished continuations; False, when the living
-            look as if they could not win any more; "never", when they cannot.
+        beams: the number of continuations of a prompt that are kept at each step.
+        length_penalty: the exponent of the length. Values above 0 favour longer continuations. With 0 the score is
+            the log-probability.
+        early_stopping: when the search ends. True: at the first `beams` finished continuations. False: when the
+            living beams are unlikely to win. "never": when they cannot win.
 
     Raises:
-        UserError: one is out of range.
+        UserError: an option is out of range.
     """
 
     beams: int
@@ -78,8 +78,8 @@ class Beam:
         most = _LARGEST_EXPONENT / math.log(max(2, constraints.max_new_tokens))
         if abs(self.length_penalty) > most:
             raise UserError(
-                f"length_penalty {self.length_penalty}: {constraints.max_new_tokens} tokens to that power leave fp32's "
-                f"range; between {-most:.1f} and {most:.1f} they do not"
+                f"length_penalty {self.length_penalty}: {constraints.max_new_tokens} tokens to that power are out of "
+                f"fp32's range; give a length_penalty between {-most:.1f} and {most:.1f}"
             )
 
     def start(self, constraints: Constraints, prompts: Prompts, seed: Int[Array, ""]) -> _State:
@@ -103,7 +103,7 @@ class Beam:
         length = step + 1
         ends = constraints.is_end(tokens) | (length == constraints.max_new_tokens)
 
-        # What ends now is finished, if it is good enough and its prompt is still open.
+        # A candidate that ends now is finished if it is good enough and its prompt is still open.
         counts = ends & (jnp.arange(candidates.shape[1]) < self.beams) & state.open[:, None]
         scores = jnp.where(counts, self._score(candidates, length), -jnp.inf)
         scores = jnp.concatenate([state.finished.scores, scores], axis=1)
@@ -111,7 +111,7 @@ class Beam:
         sequences = jnp.concatenate([state.finished.tokens, constraints.new(history)], axis=1)
         finished = _Finished(jnp.take_along_axis(sequences, kept[..., None], axis=1), scores)
 
-        # The best of the others live on.
+        # The best of the other candidates live on.
         best, kept = jax.lax.top_k(jnp.where(ends, -jnp.inf, candidates), self.beams)
         living = (
             jnp.take_along_axis(tokens, kept, axis=1),
@@ -148,7 +148,7 @@ class Beam:
     ) -> tuple[Float[Array, "batch wanted"], Int[Array, "batch wanted"], Int[Array, "batch wanted"]]:
         """The best continuations by one token: their log-probabilities, the beams they continue, and the tokens.
 
-        The best of each beam are found first: there is no need to sort the vocabularies of all beams together.
+        The best tokens of each beam are found first, so that the vocabularies of all beams need not be sorted together.
         """
         batch, beams, vocab = logits.shape
         wanted = (1 + max(1, len(constraints.ends))) * self.beams
@@ -156,7 +156,7 @@ class Beam:
         allowed = constraints.forbid(logits, state.history, step)
         best, tokens = grouped_top_k(allowed, min(wanted, vocab))
         scores = (best - normalizer + state.log_probabilities[..., None]).reshape(batch, -1)
-        # After the prompt, a small vocabulary may have fewer than are wanted.
+        # After the prompt, a small vocabulary may give fewer candidates than are wanted.
         scores = jnp.pad(scores, ((0, 0), (0, max(0, wanted - scores.shape[1]))), constant_values=-jnp.inf)
         candidates, indices = jax.lax.top_k(scores, wanted)
         indices = jnp.minimum(indices, beams * tokens.shape[2] - 1)

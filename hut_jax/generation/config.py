@@ -19,30 +19,32 @@ class DecodeConfig:
     """How hut_jax.evaluate and hut_jax.generate write text. The defaults are the LoRA paper's for E2E."""
 
     method: Literal["beam", "greedy", "sample"] = Field(default="beam", description="how the next token is chosen")
-    max_new_tokens: int = Field(default=64, ge=1, description="the most tokens of an output, its end token included")
-    min_new_tokens: int = Field(default=0, ge=0, description="tokens that an output has before its end token")
-    no_repeat_ngram: int = Field(default=4, ge=0, description="no n-gram of this size repeats in an output; 0: any may")
-    beams: int = Field(default=10, ge=1, description="beam search: hypotheses kept at each step")
+    max_new_tokens: int = Field(default=64, ge=1, description="the most tokens of an output, including its end token")
+    min_new_tokens: int = Field(default=0, ge=0, description="the fewest tokens of an output before its end token")
+    no_repeat_ngram: int = Field(
+        default=4, ge=0, description="the size of n-grams that may not repeat in an output; 0: all may repeat"
+    )
+    beams: int = Field(default=10, ge=1, description="beam search: the number of beams")
     length_penalty: float = Field(
         default=0.9,
-        description="beam search: the exponent of the length; the paper's table 11 has 0.9, its code's README 0.8",
+        description="beam search: the exponent of the length; the LoRA paper's table 11 has 0.9, its code's README 0.8",
     )
     early_stopping: Literal["false", "true", "never"] = Field(
-        default="false", description="beam search: when the search ends, in the words of transformers"
+        default="false", description="beam search: when the search ends, as in transformers' generate"
     )
     temperature: float = Field(
-        default=1.0, ge=COLDEST, description="sampling: divides the logits; the seed is config.seed"
+        default=1.0, ge=COLDEST, description="sampling: the logits are divided by this; config.seed is the seed"
     )
     top_k: int = Field(
-        default=0, ge=0, description="sampling: draw from this many of the likeliest tokens; 0: from all"
+        default=0, ge=0, description="sampling: draw from this many of the likeliest tokens; 0: all tokens"
     )
     top_p: float = Field(
         default=1.0,
         gt=0,
         le=1,
-        description="sampling: draw from the fewest likeliest tokens whose probabilities reach this sum",
+        description="sampling: draw from the smallest set of likeliest tokens with this total probability",
     )
-    batch_size: int = Field(default=16, ge=1, description="prompts decoded at once")
+    batch_size: int = Field(default=16, ge=1, description="prompts decoded together")
 
     def make_method(self, seed: int) -> Method:
         """The method, with a seed for sampling."""
@@ -53,5 +55,5 @@ class DecodeConfig:
         return Beam(self.beams, self.length_penalty, _EARLY_STOPPING[self.early_stopping])
 
     def make_constraints(self, eos_id: int | Sequence[int] | None) -> Constraints:
-        """What the method obeys, with the tokenizer's end tokens."""
+        """The constraints, with the tokenizer's end tokens."""
         return Constraints(self.max_new_tokens, eos_id, self.min_new_tokens, self.no_repeat_ngram)

@@ -1,4 +1,4 @@
-"""What every method of decoding obeys: the lengths, the end tokens, and the n-grams that may not repeat."""
+"""The constraints on every decoding method: the lengths, the end tokens, and the n-grams that may not repeat."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from jaxtyping import Array, Bool, Float, Int
 from hut_jax.core.errors import UserError
 from hut_jax.models.shapes import HostOrDevice
 
-_NO_TOKEN = np.iinfo(np.int32).max  # past any vocabulary's end, where a scatter drops it; -1 would be the last token
+_NO_TOKEN = np.iinfo(np.int32).max  # outside any vocabulary, so that a scatter drops it; -1 would be the last token
 
 
 @dataclass(frozen=True)
 class Constraints:
-    """What every method of decoding obeys.
+    """The constraints on every decoding method.
 
     Attributes:
-        max_new_tokens: the most tokens of a continuation, its end token included.
-        eos_id: the token, or the tokens, that end a continuation; None: nothing does.
-        min_new_tokens: no end token comes before this many other tokens.
-        no_repeat_ngram: the size of the n-grams that may not repeat in a continuation; 0: all may.
+        max_new_tokens: the most tokens of a continuation, including its end token.
+        eos_id: the token or tokens that end a continuation; None: there is no end token.
+        min_new_tokens: the fewest tokens before an end token.
+        no_repeat_ngram: the size of the n-grams that may not repeat in a continuation; 0: all may repeat.
         ngrams_see_prompt: whether the n-grams of the prompt count too, as they do in transformers' `generate`.
 
     Raises:
@@ -59,7 +59,7 @@ class Constraints:
         """Check the end tokens against the model's config.
 
         Raises:
-            UserError: one is outside the vocabulary.
+            UserError: an end token is outside the vocabulary.
         """
         for end in self.ends:
             if not 0 <= end < config.vocab_size:
@@ -72,7 +72,7 @@ class Constraints:
     def history(
         self, prompts: Int[HostOrDevice, "batch length"], lengths: Int[HostOrDevice, " batch"]
     ) -> Int[Array, "batch history"]:
-        """Zeros for the new tokens; before them the prompts, right-aligned, if their n-grams count."""
+        """The initial history: the prompts, right-aligned, if their n-grams count; then zeros for the new tokens."""
         batch, length = prompts.shape
         seen = jnp.zeros((batch, 0), jnp.int32)
         if self.ngrams_see_prompt:
@@ -96,8 +96,8 @@ class Constraints:
 
         Args:
             scores: of the next token, such as logits.
-            history: the tokens before.
-            step: how many of them are new.
+            history: the earlier tokens.
+            step: the number of new tokens in the history.
         """
         if self.no_repeat_ngram:
             seen = history.shape[-1] - self.max_new_tokens + step
@@ -115,18 +115,18 @@ class Constraints:
 
 
 def _forbid(scores: Array, tokens: Array) -> Array:
-    """Minus infinity at the tokens."""
+    """The scores, with minus infinity at these tokens."""
     rows = scores.reshape(-1, scores.shape[-1])
     tokens = tokens.reshape(len(rows), -1)
     return rows.at[jnp.arange(len(rows))[:, None], tokens].set(-jnp.inf, mode="drop").reshape(scores.shape)
 
 
 def _repeats(history: Array, seen: Any, size: int) -> Array:
-    """For each index of the history where an n-gram may begin, the token that would repeat it now, if any.
+    """The token, if any, that would now repeat the n-gram at each index of the history.
 
     Args:
         history: tokens, on the last axis.
-        seen: how many of them are written already.
+        seen: the number of tokens written so far.
         size: n.
     """
     starts = history.shape[-1] - size + 1

@@ -31,8 +31,8 @@ def generate(
 ) -> list[Continuation]:
     """The best continuation of each prompt that the method finds.
 
-    Compiled once for each batch size, padded length of prompt, method (whatever its seed), constraints and `apply`:
-    pass the same function each time, not a new lambda.
+    The program is compiled once for each batch size, padded prompt length, method (the seed does not matter),
+    constraints and `apply`. Pass the same function as `apply` each time, not a new lambda.
 
     Args:
         model: a causal model with `init_cache`, such as `GPT2`.
@@ -42,13 +42,14 @@ def generate(
         constraints: the lengths, end tokens and n-grams that are allowed.
         apply: called as `apply(params, input_ids, attention_mask, position_ids=, cache=, logits_at=)`, for an
             adapted model. Default: `model.apply({"params": params}, ...)`.
-        batch_size: prompts decoded at once.
-        sharding: of a batch's first axis over devices, such as `NamedSharding(mesh, PartitionSpec("data"))`.
-        progress: called after each batch with the number of its prompts.
+        batch_size: the number of prompts decoded together.
+        sharding: the sharding of a batch's first axis over devices, such as
+            `NamedSharding(mesh, PartitionSpec("data"))`.
+        progress: called after each batch with the number of prompts in it.
 
     Raises:
-        UserError: a prompt is empty, has a token outside the vocabulary, or with its continuation is longer than the
-            model's n_positions; an option does not fit the model or another; or beam search finds no continuation.
+        UserError: a prompt is empty, has a token outside the vocabulary, or is longer than the model's n_positions with
+            its continuation; an option does not fit the model or another option; or beam search finds no continuation.
     """
     constraints.check(model.config)
     method.check(model.config, constraints)
@@ -83,7 +84,7 @@ def _decode(model, apply, method: Method, constraints: Constraints, sharding, pa
 
 
 def _continue(model, apply, method: Method, constraints: Constraints, params, seed, prompts: Prompts):
-    """Read the prompts, then choose a token of each beam at a time until no prompt is open."""
+    """Read the prompts, then choose one token for each beam at a time, until no prompt is open."""
 
     def unfinished(carry):
         step, state, _ = carry

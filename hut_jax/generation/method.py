@@ -1,4 +1,4 @@
-"""What a method of decoding is, and what it finds."""
+"""The protocol of a decoding method, and its result."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -11,11 +11,11 @@ from hut_jax.generation.model_steps import Prompts
 
 @dataclass(frozen=True)
 class Continuation:
-    """What follows a prompt.
+    """The continuation of a prompt.
 
     Attributes:
-        tokens: without the prompt and without the end token. If there are `max_new_tokens` of them, it was cut off.
-        score: beam search's score (`Beam`); None by other methods.
+        tokens: the new tokens, without the end token. A continuation of `max_new_tokens` tokens was cut off.
+        score: the score of beam search (`Beam`); None for other methods.
         others: the other continuations that beam search finished, at most `beams - 1`, the best first.
     """
 
@@ -25,7 +25,7 @@ class Continuation:
 
 
 class State(Protocol):
-    """The continuations of a batch of prompts between two steps. Each prompt has as many as the method has beams."""
+    """The continuations of a batch of prompts between two steps. Each prompt has one for each beam."""
 
     @property
     def tokens(self) -> Int[Array, "batch beams"]:
@@ -37,11 +37,11 @@ class State(Protocol):
 
 
 class Method(Protocol):
-    """A way to choose tokens: `Beam`, `Greedy` or `Sampling`. Hashable, as programs are compiled for it."""
+    """A way to choose tokens: `Beam`, `Greedy` or `Sampling`. It is hashable, since programs are compiled for it."""
 
     @property
     def beams(self) -> int:
-        """How many continuations of each prompt are kept at each step."""
+        """The number of continuations of a prompt that are kept at each step."""
 
     def check(self, config: Any, constraints: Constraints) -> None:
         """Check the method against the model's config and the constraints.
@@ -59,11 +59,11 @@ class Method(Protocol):
         """Choose each beam's next token.
 
         Returns:
-            The next state, and the beam that each of its beams continues; None: each continues itself.
+            The next state, and the old beam that each new beam continues. None: each beam continues itself.
         """
 
     def result(self, constraints: Constraints, state: Any) -> Any:
-        """What leaves the device: a tree of arrays, each with the batch as its first axis."""
+        """The result that leaves the device: a tree of arrays, each with the batch as its first axis."""
 
     def read(self, constraints: Constraints, result: Any) -> Continuation | None:
-        """The continuation in one prompt's part of the result; None if there is none."""
+        """The continuation in one prompt's part of the result; None if the method found none."""

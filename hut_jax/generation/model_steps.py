@@ -1,4 +1,4 @@
-"""The two ways in which decoding calls a model: for all prompts, then for one token of each beam at a time."""
+"""The two model calls of decoding: one for whole prompts, and one for the next token of each beam."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ class Prompts(NamedTuple):
 
     tokens: Int[HostOrDevice, "batch length"]
     lengths: Int[HostOrDevice, " batch"]
-    numbers: Int[HostOrDevice, " batch"]  # the index of each among all prompts; -1 for a row that only fills the batch
+    numbers: Int[HostOrDevice, " batch"]  # each prompt's index among all prompts; -1 for an empty row
 
     @property
     def mask(self):
@@ -51,8 +51,8 @@ def next_logits(
 def on_each_device(sharding: NamedSharding | None, decode: Callable, *args: Any) -> Any:
     """`decode(*args)`, on each device for its own part of the last argument.
 
-    Devices send each other nothing, and each stops when its own prompts have ended. Without this, XLA gathers all
-    logits on all devices at every step, since it does not split a sort.
+    The devices do not communicate, and each stops when its own prompts have ended. Without this function XLA would
+    gather all logits on all devices at every step, since it does not split a sort.
     """
     if sharding is None:
         return decode(*args)

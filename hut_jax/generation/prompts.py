@@ -1,4 +1,4 @@
-"""Prompts of any lengths as batches of few shapes."""
+"""Batches of few shapes from prompts of any length."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -46,7 +46,7 @@ def in_batches(
     sharding: jax.sharding.NamedSharding | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[Any]:
-    """What `decode` makes of each prompt, in the order of the prompts.
+    """The result of `decode` for each prompt, in the order of the prompts.
 
     A batch has prompts of similar lengths. Empty rows fill the last batch, so that it has the shape of the others.
 
@@ -55,8 +55,8 @@ def in_batches(
         prompts: token ids.
         batch_size: rows of a batch; fewer if there are fewer prompts.
         longest: prompts are padded to this length at most.
-        sharding: of the batch's first axis over devices.
-        progress: called after each batch with the number of its prompts.
+        sharding: the sharding of the batch's first axis over devices.
+        progress: called after each batch with the number of prompts in it.
 
     Raises:
         UserError: the batch size is below 1, or not a multiple of the number of devices.

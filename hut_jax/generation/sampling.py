@@ -14,14 +14,14 @@ from hut_jax.generation.method import Continuation
 from hut_jax.generation.model_steps import Prompts
 
 COLDEST = 1e-6
-"""The least temperature: logits divided by one near fp32's least number would not be finite."""
+"""The lowest temperature: logits divided by a much lower one would not be finite in fp32."""
 
 
 class _State(NamedTuple):
     tokens: Int[Array, "batch 1"]
     history: Int[Array, "batch history"]
     open: Bool[Array, " batch"]
-    keys: Any  # a random key a prompt
+    keys: Any  # a random key for each prompt
 
 
 class _OneBeam:
@@ -36,8 +36,8 @@ class _OneBeam:
         """A token of each row.
 
         Args:
-            keys: a random key a row.
-            logits: minus infinity for what may not come.
+            keys: a random key for each row.
+            logits: minus infinity for tokens that may not come next.
         """
         raise NotImplementedError
 
@@ -57,7 +57,7 @@ class _OneBeam:
         return _State(tokens[:, None], history, state.open & ~constraints.is_end(tokens), state.keys), None
 
     def result(self, constraints: Constraints, state: _State) -> Int[Array, "batch steps"]:
-        """The new tokens; those after an end token mean nothing."""
+        """The new tokens. Tokens after an end token have no meaning."""
         return constraints.new(state.history)
 
     def read(self, constraints: Constraints, result: Int[Array, " steps"]) -> Continuation:
@@ -81,14 +81,14 @@ class Sampling(_OneBeam):
     A prompt's random numbers depend on the seed, the prompt's index and the step, and not on the batch size.
 
     Attributes:
-        seed: of the random numbers; at least 0 and below 2**32.
-        temperature: below 1 the likely tokens become likelier.
-        top_k: only so many of the likeliest are drawn from; 0: all.
-        top_p: only the fewest of the likeliest that together have this probability are drawn from
+        seed: the seed of the random numbers; at least 0 and below 2**32.
+        temperature: the divisor of the logits. Values below 1 make likely tokens likelier.
+        top_k: the number of likeliest tokens to draw from; 0: all.
+        top_p: draw from the smallest set of likeliest tokens that has this total probability
             (Holtzman et al., arXiv 1904.09751, section 3.1).
 
     Raises:
-        UserError: one is out of range.
+        UserError: an option is out of range.
     """
 
     seed: int

@@ -8,10 +8,10 @@ GROUP = 128
 
 
 def grouped_top_k(scores: Float[Array, "*rows n"], k: int) -> tuple[Float[Array, "*rows k"], Int[Array, "*rows k"]]:
-    """The same as `jax.lax.top_k`, which on a CPU uses one core; benchmarks/top_k.py compares the two.
+    """Compute the same as `jax.lax.top_k`, which uses only one core of a CPU. benchmarks/top_k.py compares the two.
 
     The k largest numbers lie in the k groups of neighbours with the largest maxima. All other groups are read only
-    once, for their maxima. Of equal numbers the first come first, as their groups do among groups with equal maxima.
+    once, for their maxima. Equal numbers keep their order, and so do groups with equal maxima.
 
     Args:
         scores: without NaN.
@@ -26,7 +26,7 @@ def grouped_top_k(scores: Float[Array, "*rows n"], k: int) -> tuple[Float[Array,
     padding = [(0, 0)] * (scores.ndim - 1) + [(0, -n % GROUP)]
     groups = jnp.pad(scores, padding, constant_values=-jnp.inf).reshape(*scores.shape[:-1], -1, GROUP)
     _, chosen = jax.lax.top_k(groups.max(axis=-1), k)
-    chosen = jnp.sort(chosen, axis=-1)  # so that of equal numbers the first come first
+    chosen = jnp.sort(chosen, axis=-1)  # so that equal numbers keep their order
     indices = (chosen[..., None] * GROUP + jnp.arange(GROUP)).reshape(*scores.shape[:-1], -1)
     # Taken from the scores, so that XLA needs only the maxima of the groups and does not write the groups to memory.
     candidates = jnp.take_along_axis(scores, indices, axis=-1, mode="fill", fill_value=-jnp.inf)

@@ -26,10 +26,10 @@ class Attention(nn.Module):
     """Self-attention over several heads; with a cache, over the tokens in it too.
 
     Attributes:
-        heads: how many.
-        dropout: of the attention weights.
+        heads: the number of heads.
+        dropout: the dropout probability of the attention weights.
         std: the initial standard deviation of the kernels of query, key and value.
-        out_std: that of the output's kernel.
+        out_std: the initial standard deviation of the output's kernel.
         dtype: of the computation.
         attention: one of `ATTENTION`, for calls without a cache.
     """
@@ -53,7 +53,7 @@ class Attention(nn.Module):
             scale: the factor of the query-key products.
             deterministic: False turns dropout on.
             cache: of this layer.
-            index: how many tokens the cache holds.
+            index: the number of tokens in the cache.
         """
         width = x.shape[-1]
 
@@ -75,10 +75,10 @@ class Attention(nn.Module):
 
 
 def check_attention(attention: str, dtype: Any, head_width: int) -> None:
-    """Check that this machine and model can have the attention asked for.
+    """Check that this machine and model support the requested attention.
 
     Raises:
-        UserError: they cannot, or there is no such attention.
+        UserError: they do not, or there is no such attention.
     """
     if attention not in ATTENTION:
         raise UserError(f"attention is {attention!r}; {nearest(str(attention), ATTENTION)}")
@@ -116,8 +116,8 @@ def attend(
         mask: True where a query may attend to a key. A query that may attend to none gets the mean of the values.
         scale: the factor of the query-key products: a number, or an array of one.
         drop: for the attention weights.
-        attention: "xla", or "cudnn": fused, so that no weights are written to memory, and none are dropped. It is
-            for NVIDIA GPUs (`check_attention`), and for as many keys as queries.
+        attention: "xla" or "cudnn". "cudnn" is fused: attention weights are not written to memory, and not dropped.
+            It needs an NVIDIA GPU (`check_attention`), and as many keys as queries.
     """
     if attention == "cudnn":
         return _fused_attention(query, key, value, mask, scale)

@@ -2,8 +2,8 @@
 
 When a beam is dropped or copied, no keys or values move. Each token's keys and values stay where they were written, and
 `origin` records for each beam and step which beam wrote the token. Attention multiplies all beams of a row by all keys
-of that row in one matrix product, and the mask leaves each beam its own keys. That costs a few more products than are
-needed, but gathering each beam's keys would read and write all of them at every step.
+of that row in one matrix product, and the mask leaves each beam its own keys. That computes a few
+products that are not needed, but gathering each beam's keys would read and write all keys at every step.
 """
 
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from hut_jax.models.shapes import Heads
 
 BLOCK = 16  # steps whose keys are held together; a block that no beam has reached yet is skipped
 
-# The axis that a product sums over is the last but one: on a CPU other orders took up to eight times as long.
+# Products sum over the last axis but one: on a CPU other orders took up to eight times as long.
 BeamKeys = Float[Array, "*layers batch heads head_width tokens"]
 BeamValues = Float[Array, "*layers batch heads tokens head_width"]
 
@@ -25,7 +25,7 @@ BeamValues = Float[Array, "*layers batch heads tokens head_width"]
 class LayerBeams(flax.struct.PyTreeNode):
     """One layer's keys and values; with `scan_layers` those of all layers, on a leading axis.
 
-    The tokens of the beams are in blocks of `BLOCK` steps, the last block shorter where the steps end. Within a block a
+    The tokens of the beams are in blocks of `BLOCK` steps. The last block may be shorter. Within a block a
     token's index is `step * beams + beam`.
 
     Attributes:
@@ -51,7 +51,7 @@ class LayerBeams(flax.struct.PyTreeNode):
             value: of the new tokens.
             mask: from `BeamCache.mask`.
             scale: the factor of the query-key products.
-            index: how many tokens each beam has written before.
+            index: the number of tokens that each beam has written before.
 
         Returns:
             The output, shaped as `query`, and the cache with the new keys and values.
@@ -123,8 +123,8 @@ class BeamCache(flax.struct.PyTreeNode):
 
         Args:
             cache: a `Cache` that holds one prompt in each row. Padding may follow a prompt.
-            beams: how many for each prompt.
-            steps: how many tokens a beam may write.
+            beams: the number of beams for each prompt.
+            steps: the most tokens that a beam may write.
         """
 
         def layer(keys, values):
@@ -145,7 +145,7 @@ class BeamCache(flax.struct.PyTreeNode):
         return cls(layers=layers, origin=origin, index=jnp.zeros((), jnp.int32))
 
     def mask(self, prompt_mask: Bool[Array, "batch prompt"]) -> tuple[Array, list[Array]]:
-        """What each beam's next token may attend to, of the prompt and of each block of the beams' tokens."""
+        """The masks of each beam's next token: over the prompt, and over each block of the beams' tokens."""
         batch, beams, steps = self.origin.shape
         own = self.origin[..., None] == jnp.arange(beams)
         own = (own & (jnp.arange(steps) <= self.index)[:, None]).reshape(batch, 1, beams, steps * beams)
@@ -163,6 +163,6 @@ class BeamCache(flax.struct.PyTreeNode):
 
         Args:
             layers: as the attribute, with the new keys and values.
-            tokens: the beams, which are the tokens of a row.
+            tokens: the tokens of a row, which is the number of beams.
         """
         return self.replace(layers=layers, index=self.index + 1)

@@ -13,8 +13,8 @@ class Cache(flax.struct.PyTreeNode):
         keys: a tuple with one array for each layer, `[batch, length, heads, head_width]`; with `scan_layers` one
             array with a leading layer axis. In both cases the batch is axis -4.
         values: as `keys`.
-        index: how many tokens have been read. The next one is written there. Under jit a call cannot tell whether it
-            runs past the end, where it would overwrite the last tokens: the caller counts.
+        index: the number of tokens read. The next token is written at this index. Under jit a call cannot notice that
+            it runs past the end, and would overwrite the last tokens: the caller must count.
     """
 
     keys: Any
@@ -23,7 +23,7 @@ class Cache(flax.struct.PyTreeNode):
 
     @property
     def length(self) -> int:
-        """How many tokens there is room for."""
+        """The number of tokens that fit in the cache."""
         return jax.tree.leaves(self.keys)[0].shape[-3]
 
     @property
@@ -37,7 +37,7 @@ class Cache(flax.struct.PyTreeNode):
 
         Args:
             layers: as the property, with the new keys and values.
-            tokens: how many were read.
+            tokens: the number of tokens read.
         """
         keys, values = zip(*layers, strict=True) if isinstance(self.keys, tuple) else layers
         return Cache(keys=keys, values=values, index=self.index + tokens)

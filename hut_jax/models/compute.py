@@ -1,4 +1,4 @@
-"""How a model computes: its dtype, what it recomputes, whether its layers are scanned, and its attention."""
+"""The computation of a model: dtype, recomputation, scanned layers and attention."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,14 +12,14 @@ from hut_jax.models.layers import REMAT
 
 @dataclass(frozen=True)
 class Compute:
-    """How a model computes: options that change time and memory, and results only by rounding.
+    """The options of a model's computation. They change time and memory, and the results only by rounding.
 
     Attributes:
         dtype: of the parameters and the computation. Statistics and logits are in fp32.
-        remat: what the backward pass recomputes of each layer, to save memory: "none"; "dots", all but the products
-            with kernels; or "full", all.
-        scan_layers: whether the layers are one `nn.scan`, which compiles one layer, however many there are. Their
-            parameters are then stacked.
+        remat: the part of each layer that the backward pass recomputes to save memory. "none": nothing. "dots": all
+            but the products with kernels. "full": everything.
+        scan_layers: whether the layers are one `nn.scan`. It compiles a single layer for all of them, and their
+            parameters are stacked.
         attention: "xla", or "cudnn" for cuDNN's fused kernel (`attention.attend`) where there is no cache.
 
     Raises:

@@ -44,12 +44,12 @@ _KINDS: dict[Any, tuple[Callable[[Any], bool], str]] = {
 
 
 def read_config(cls: Any, values: Mapping[str, Any], where: str) -> Any:
-    """Build the dataclass `cls` from those `values` that are its fields; the others are ignored.
+    """Build the dataclass `cls` from the `values` of its fields. Other values are ignored.
 
     Args:
         cls: a dataclass whose fields are named as in config.json. A field without a default must be given.
         values: the parsed config.json.
-        where: its name in an error, such as its path.
+        where: the name of config.json in an error, such as its path.
 
     Raises:
         UserError: a field is missing or of the wrong kind, or `cls` itself refuses the values.

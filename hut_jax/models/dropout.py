@@ -1,7 +1,7 @@
 """Dropout (Srivastava et al., JMLR 15, 2014) that draws 16 random bits for each element.
 
-Flax's dropout draws 32, for which JAX's generator computes 64; on a CPU that takes an eighth of a training step. The
-probability is rounded to a multiple of 2^-16 (0.1 to 0.1000061), and kept elements are scaled by the rounded one.
+Flax's dropout draws 32 bits, for which JAX's generator computes 64. On a CPU that takes an eighth of a training step.
+The probability is rounded to a multiple of 2^-16 (0.1 to 0.1000061). Kept elements are scaled by the rounded value.
 """
 
 import math
@@ -17,11 +17,11 @@ _LEVELS = 2**16
 
 
 class Dropout(nn.Module):
-    """As `flax.linen.Dropout`: each element is zero with probability `rate`, and the others are scaled up in return.
+    """Dropout as in `flax.linen.Dropout`: elements are zero with probability `rate`, and the others are scaled up.
 
     Attributes:
         rate: the probability, at least 0 and below 1.
-        deterministic: whether nothing is dropped. It is given either here or in the call.
+        deterministic: True drops nothing. It is given either here or in the call.
     """
 
     rate: float
@@ -41,14 +41,14 @@ def kept(key: jax.Array, dropped: int, shape: Sequence[int]) -> Bool[Array, "...
     """Which elements of an array are kept. The result does not depend on the devices or on how they split the array.
 
     Each call of threefry (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) gives four draws, one
-    for each quarter of a row. Its counters are the row's number and the index within the quarter, so that devices that
-    split the rows need nothing from one another. All axes but the first, along which batches are split, are flattened:
-    over rows as short as a quarter of a row of attention weights LLVM unrolls the generator and takes seconds to
-    compile it.
+    for each quarter of a row. Its counters are the row's number and the index within the quarter. Devices that split
+    the rows therefore do not communicate. Batches are split along the first axis, and all other axes are flattened: for
+    short rows, such as a quarter of a row of attention weights, LLVM unrolls the generator and takes seconds to
+    compile.
 
     Args:
-        key: of a JAX generator.
-        dropped: how many of 65,536 elements to drop on average; below 65,536.
+        key: a key of a JAX generator.
+        dropped: the number of elements to drop out of 65,536 on average; below 65,536.
         shape: of the array; its last axis is a row.
     """
     rows, row = tuple(shape[:-1]), shape[-1]

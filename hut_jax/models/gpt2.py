@@ -8,7 +8,7 @@ Written after the model's description and Hugging Face's config.json fields; the
     layer_{i}/attention/{query,key,value,out}/{kernel,bias}
     layer_{i}/mlp/{up,down}/{kernel,bias}
     final_norm/{scale,bias}
-    lm_head/kernel                       only where the config does not tie it to the token embedding
+    lm_head/kernel                       only if the config does not tie it to the token embedding
 
 and with `scan_layers` one `layers/...`, whose leaves have a leading layer axis.
 """
@@ -85,22 +85,22 @@ class GPT2(Transformer):
 
         Args:
             input_ids: token ids.
-            attention_mask: 1 or True for the keys that may be attended to: one for each token; with a cache one for
-                each token that the cache has room for (those not yet written do not matter); with a `BeamCache` one
-                for each of the prompt's tokens, a row for each prompt.
+            attention_mask: 1 or True for the keys that may be attended to. It has one key for each token. With a cache
+                it has one key for each token that fits in the cache; tokens not yet written do not matter. With a
+                `BeamCache` it has a row for each prompt, and one key for each token of the prompt.
             position_ids: default: 0, 1, ... from the cache's index on, whatever the mask, as in transformers'
                 `forward`. Left padding therefore needs explicit positions, which `generation` gives.
-            deterministic: False turns dropout on; then an rng named "dropout" is needed.
-            cache: from `init_cache` or an earlier call, or a `BeamCache`. With beams a row of `input_ids` has the
-                newest token of each beam of a prompt, and `position_ids` must be given.
+            deterministic: False turns dropout on. It needs an rng named "dropout".
+            cache: from `init_cache` or an earlier call, or a `BeamCache`. With beams, a row of `input_ids`
+                has the newest token of each beam of a prompt, and `position_ids` must be given.
             logits_at: indices into the flattened `batch * length` positions. Only their logits are computed, which
-                saves memory where the vocabulary is large and most positions carry no loss.
+                saves memory if the vocabulary is large and few positions carry a loss.
 
         Returns:
             Logits, `[batch, length, vocab]` or with `logits_at` `[n, vocab]`; with a cache, `(logits, cache)`.
 
         Raises:
-            UserError: more tokens than n_positions or than the cache has room for, or a mask of another length.
+            UserError: there are more tokens than n_positions or than fit in the cache, or the mask has another length.
         """
         hidden = self.hidden(
             input_ids,
@@ -160,7 +160,7 @@ class GPT2(Transformer):
     def logits(
         self, hidden: Float[Array, "*batch width"], *, deterministic: bool = True
     ) -> Float[Array, "*batch vocab"]:
-        """The logits, in fp32, of final hidden states. `deterministic` is for an adapter's dropout: GPT-2 has none."""
+        """The logits, in fp32, of final hidden states. `deterministic` is for an adapter's dropout."""
         if not self.config.tie_word_embeddings:
             return self.lm_head(hidden)
         return tied_logits(hidden, self.token_embedding.embedding, self.dtype)

@@ -84,7 +84,7 @@ class GPT2Config:
     def residual_range(self) -> float:
         """The initial standard deviation of the kernels whose outputs are added to the residual stream.
 
-        There are 2 * n_layer of them; divided so, their sum has the scale of one.
+        There are 2 * n_layer such kernels. With this division their sum has the scale of a single one.
         """
         return self.initializer_range / math.sqrt(2 * self.n_layer)
 

@@ -28,7 +28,7 @@ REMAT: dict[str, Callable | None] = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
-"""What the backward pass recomputes of each layer: nothing, all but its products with kernels, or all of it."""
+"""The part of each layer that the backward pass recomputes: nothing, all but products with kernels, or everything."""
 
 # In bf16 the products are still summed and returned in fp32. Logits rounded to bf16 would have ties.
 fp32_dot = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
@@ -41,7 +41,7 @@ class MLP(nn.Module):
         inner: the width of its hidden layer.
         activation: one of `ACTIVATIONS`.
         std: the initial standard deviation of the first kernel.
-        out_std: that of the second.
+        out_std: the initial standard deviation of the second kernel.
         dtype: of the computation.
     """
 
@@ -53,7 +53,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Hidden) -> Hidden:
-        """Maps width -> inner -> width."""
+        """Map width -> inner -> width."""
         y = split_batch(dense(self.inner, self.std, self.dtype, "up")(x), None, "tensor")
         return dense(x.shape[-1], self.out_std, self.dtype, "down")(ACTIVATIONS[self.activation](y))
 
@@ -62,8 +62,8 @@ def dense(features: int, std: float, dtype: Any, name: str | None = None, **opti
     """A dense layer whose kernel is initialised from a normal distribution.
 
     Args:
-        features: its outputs.
-        std: the standard deviation of the kernel at the start.
+        features: the number of outputs.
+        std: the initial standard deviation of the kernel.
         dtype: of the computation.
         name: the module's.
         **options: further fields of `nn.Dense`.
@@ -74,7 +74,7 @@ def dense(features: int, std: float, dtype: Any, name: str | None = None, **opti
 def layer_norm(epsilon: float, dtype: Any, name: str | None = None) -> nn.LayerNorm:
     """A layer norm with its statistics in fp32.
 
-    The variance is computed from the deviations, since E[x²] - E[x]² loses digits where a model has large features.
+    The variance is computed from the deviations, since E[x²] - E[x]² loses digits if a model has large features.
     """
     return nn.LayerNorm(epsilon=epsilon, dtype=dtype, use_fast_variance=False, name=name)
 
@@ -92,7 +92,7 @@ def at_positions(hidden: Hidden, logits_at: Indices | None) -> Float[Array, "*n 
 
 
 def recomputed(layer: Any, remat: str, *, deterministic: int, scanned: bool) -> Any:
-    """The class of layers with the recomputation in the backward pass that `remat` names.
+    """A class of layers whose backward pass recomputes what `remat` names.
 
     Args:
         layer: a Linen class.

@@ -11,7 +11,7 @@ outputs equal those of transformers' classes given the same arguments. The param
     classifier/dense/{kernel,bias}       RoBERTa's classification
     classifier/out/{kernel,bias}         classification
     mlm/{dense/{kernel,bias},norm/{scale,bias},bias}
-    mlm/decoder/kernel                   only where the config does not tie it to the token embedding
+    mlm/decoder/kernel                   only if the config does not tie it to the token embedding
 
 and with `scan_layers` one `layers/...`, whose leaves have a leading layer axis.
 """
@@ -58,7 +58,7 @@ class Layer(nn.Module):
 
 
 class Classifier(nn.Module):
-    """The classification head. RoBERTa's has a hidden layer of its own; BERT's gets the pooler's output."""
+    """The classification head. RoBERTa's has a hidden layer of its own. BERT's reads the pooler's output."""
 
     config: RobertaConfig
     dtype: Any
@@ -131,19 +131,19 @@ class Roberta(Transformer):
             input_ids: token ids.
             attention_mask: 1 or True for the tokens that may be attended to. A row without any gets finite values too.
             token_type_ids: which text of a pair each token belongs to; default: 0 everywhere.
-            position_ids: default: for BERT 0, 1, ...; for RoBERTa `pad_token_id` at each `pad_token_id`, and from
-                `pad_token_id + 1` on for the other tokens.
-            deterministic: False turns dropout on; then an rng named "dropout" is needed.
+            position_ids: default for BERT: 0, 1, ... Default for RoBERTa: padding has the position `pad_token_id`, and
+                the other tokens count from `pad_token_id + 1` on.
+            deterministic: False turns dropout on. It needs an rng named "dropout".
             logits_at: for the masked-LM head: indices into the flattened `batch * length` positions. Only their logits
-                are computed, which saves memory where the vocabulary is large and most positions carry no loss.
+                are computed, which saves memory if the vocabulary is large and few positions carry a loss.
 
         Returns:
             Classification: `[batch, labels]`. Masked LM: `[batch, length, vocab]` or with `logits_at` `[n, vocab]`.
             No head: `[batch, length, width]`.
 
         Raises:
-            UserError: more tokens than n_positions, a mask of another length, or logits_at where there are no
-                logits of positions.
+            UserError: there are more tokens than n_positions, the mask has another length, or logits_at is given for
+                another head.
         """
         c = self.config
         if logits_at is not None and c.head != "mlm":

@@ -12,7 +12,7 @@ from hut_jax.models.layers import ACTIVATIONS
 
 HEADS = ("none", "classification", "mlm")
 
-# Defaults of BERT's config.json. Those of RoBERTa's are the dataclass' own.
+# The defaults of BERT's config.json. The dataclass has RoBERTa's defaults.
 _BERT = {"pad_token_id": 0, "bos_token_id": None, "eos_token_id": None}
 
 
@@ -108,7 +108,7 @@ class RobertaConfig:
 
     @property
     def position_offset(self) -> int:
-        """The first token's position. In RoBERTa padding has its token id as position, and tokens follow it."""
+        """The first token's position. In RoBERTa the position of padding is its token id, and tokens follow it."""
         if self.model_type == "bert":
             return 0
         assert isinstance(self.pad_token_id, int)

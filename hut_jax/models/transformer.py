@@ -26,9 +26,9 @@ class Transformer(nn.Module):
     """A transformer with embeddings and a stack of equal layers.
 
     Attributes:
-        config: the sizes and dropout probabilities, the same fields as in config.json.
-        dtype: of the computation; the parameters may have another.
-        remat: see `compute.Compute`, as for the next two.
+        config: the sizes and dropout probabilities, with the same fields as config.json.
+        dtype: the dtype of the computation. The parameters may have another.
+        remat: see `compute.Compute`, also for the next two.
         scan_layers: whether the layers are one `nn.scan`.
         attention: "xla" or "cudnn".
     """
@@ -47,7 +47,7 @@ class Transformer(nn.Module):
 
     @nn.nowrap
     def add_layers(self, layer: type[nn.Module], width: int, *, deterministic: int, in_axes: tuple[Any, ...]) -> None:
-        """Set `self.layers`, one scanned module, or without `scan_layers` `self.layer`, a list of modules.
+        """Set `self.layer`, a list of modules; with `scan_layers` set `self.layers`, one scanned module.
 
         Args:
             layer: the class of one layer, with fields `config`, `dtype` and `attention`.
@@ -56,7 +56,7 @@ class Transformer(nn.Module):
             in_axes: of `nn.scan`, for the arguments of the layer's call after the first.
 
         Raises:
-            UserError: this machine or model cannot have the attention, or there is no such `remat`.
+            UserError: this machine or model does not support the attention, or there is no such `remat`.
         """
         c = self.config
         check_attention(self.attention, self.dtype, width // c.heads)

@@ -1,4 +1,4 @@
-"""What is learned: tasks by kind, and all of them by name. May import generation and the folders below it."""
+"""The tasks that a model can learn, by name. May import generation and the folders below it."""
 
 from typing import Any
 
@@ -12,14 +12,14 @@ from hut_jax.tasks.mlm import MaskedLM
 
 _TASKS: list[Task[Any]] = [E2E(), PlainText(), MaskedLM(), *map(Glue, GLUE_TASKS.values())]
 TASKS = {task.name: task for task in _TASKS}
-"""Every task by the name that a config gives it."""
+"""Every task by its name in a config."""
 
 
 def task_named(name: str) -> Task[Any]:
     """The task of this name.
 
     Raises:
-        UserError: there is none; the message has the nearest.
+        UserError: there is no such task. The message has the nearest names.
     """
     if name not in TASKS:
         raise UserError(f"config.task is {name!r}; {nearest(name, TASKS)}")

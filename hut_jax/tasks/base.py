@@ -1,6 +1,6 @@
 """The protocol of a task, and three abilities of some tasks: to generate text, to score a test set, to predict labels.
 
-A `Task` is what is known before its data is read. Each family of tasks is a subclass of it, in a file of its own.
+A `Task` holds what is known before its data is read. Each family of tasks is a subclass, in a file of its own.
 """
 
 from abc import ABC, abstractmethod
@@ -29,9 +29,9 @@ class TaskData:
     """The examples of a task as tokens.
 
     Attributes:
-        train: the examples to learn from.
-        validation: the examples to choose the best factors by, in one split or several.
-        notes: what the user should know of the data, such as how many examples were cut.
+        train: the training examples.
+        validation: the validation splits, one or several. They decide which factors are the best.
+        notes: messages for the user about the data, such as the number of examples that were cut.
     """
 
     train: Examples
@@ -40,11 +40,11 @@ class TaskData:
 
     @property
     def longest(self) -> int:
-        """The most positions that an example takes."""
+        """The number of positions of the longest example."""
         return max(int(split.inputs.max()) for split in (self.train, *self.validation.values()))
 
     def limit_validation(self, most: int) -> "TaskData":
-        """The same, with each validation split cut to `most` examples, evenly spread over it; 0: not cut."""
+        """The same data with at most `most` examples of each validation split, evenly spread over it; 0: all."""
 
         def part(split: Examples) -> Examples:
             return split.take(evenly_spread(len(split), most)) if most else split
@@ -65,12 +65,12 @@ class Evaluated(Protocol):
 
 
 class Example(NamedTuple):
-    """A batch as shapes, to count what a training step costs.
+    """The shapes of a batch, to count the cost of a training step.
 
     Attributes:
         inputs: the model's arguments in a forward pass.
-        batch: what the loss takes.
-        loss: the task's; which tokens are the special ones changes no count.
+        batch: the loss function's batch.
+        loss: the task's loss function. The ids of its special tokens do not change any count.
     """
 
     inputs: Mapping[str, jax.ShapeDtypeStruct]
@@ -79,12 +79,12 @@ class Example(NamedTuple):
 
 
 class Task(ABC, Generic[T]):
-    """Something to learn: its head and tokenizer, its data, loss and metrics.
+    """A task: its head, tokenizer, data, loss and metrics.
 
     Attributes:
-        name: as `config.task` gives it.
+        name: the name in `config.task`.
         score_name: the metric by which the best factors are chosen.
-        maximize: whether more of it is better.
+        maximize: whether a higher value of that metric is better.
         data_section: the class of the section `data` in a config.
     """
 
@@ -100,10 +100,10 @@ class Task(ABC, Generic[T]):
 
     @abstractmethod
     def load_tokenizer(self, source: str) -> T:
-        """The tokenizer in a folder, or of a hub name, of the kind that the task needs.
+        """Load the tokenizer of a folder or hub name. It is of the kind that the task needs.
 
         Raises:
-            UserError: there is none, or it is of another kind.
+            UserError: there is no tokenizer, or it is of another kind.
         """
 
     @abstractmethod
@@ -132,11 +132,11 @@ class Task(ABC, Generic[T]):
 
     @abstractmethod
     def metrics(self, evaluated: Mapping[str, Evaluated]) -> dict[str, float]:
-        """What is reported of the validation splits; "loss" and `score_name` are in it."""
+        """The metrics of the validation splits. They include "loss" and `score_name`."""
 
     @abstractmethod
     def longest(self, data: Any) -> int:
-        """The tokens of the longest example that the section `data` of a config allows."""
+        """The largest number of tokens that the section `data` of a config allows in an example."""
 
     @abstractmethod
     def example(self, model: Any, rows: int, length: int, label_smoothing: float = 0.0) -> Example:
@@ -144,21 +144,21 @@ class Task(ABC, Generic[T]):
 
         Args:
             model: the model's config.
-            rows: the examples.
-            length: the tokens of each.
+            rows: the number of examples.
+            length: the number of tokens in each.
             label_smoothing: the loss function's.
         """
 
     def signed_score(self, metrics: Mapping[str, float]) -> float:
-        """The score with the sign that makes more better."""
+        """The score, negated if lower is better: a higher signed score is always better."""
         return metrics[self.score_name] if self.maximize else -metrics[self.score_name]
 
 
 class Ability(Task[T]):
-    """Something that only some tasks can do.
+    """An ability that only some tasks have.
 
     Attributes:
-        lacks: what a task does not do without the ability, as in "the task 'sst2' generates no text".
+        lacks: the words for a task without the ability, as in "the task 'sst2' generates no text".
     """
 
     lacks: ClassVar[str]
@@ -171,17 +171,17 @@ class GeneratesText(Ability[T]):
 
     @abstractmethod
     def prompts(self, texts: Sequence[str], tokenizer: T) -> list[list[int]]:
-        """For each text the tokens that the model continues."""
+        """The tokens that the model continues, for each text."""
 
 
 class ScoresTexts(GeneratesText[T]):
-    """A task with a test set of texts to generate, and metrics of them."""
+    """A task with a test set for generated texts, and metrics for them."""
 
     lacks = "has no test set to generate texts for"
 
     @abstractmethod
     def load_references(self, data: Any) -> dict[str, list[str]]:
-        """The texts to continue in the test set, each with its references.
+        """The texts of the test set to continue, each with its references.
 
         Args:
             data: the section `data` of a config.
@@ -230,5 +230,5 @@ class PredictsLabels(Ability[T]):
         """Write the file that the test server takes for this split; returns its path.
 
         Raises:
-            UserError: a prediction is not one of the task's, or the file cannot be written.
+            UserError: a prediction is not a label of the task, or the file cannot be written.
         """

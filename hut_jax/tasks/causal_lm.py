@@ -1,4 +1,4 @@
-"""Next-token prediction: what E2E's descriptions and plain text have in common."""
+"""Next-token prediction, the common part of the tasks E2E and plain text."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ from hut_jax.tasks.cross_entropy import prediction_loss
 
 
 class CausalLM(GeneratesText[Tokenizer]):
-    """A task of a causal language model; a subclass has its data."""
+    """A task of a causal language model. Subclasses add the data."""
 
     @property
     def head(self) -> Head:
@@ -32,7 +32,7 @@ class CausalLM(GeneratesText[Tokenizer]):
         return partial(causal_lm_loss, label_smoothing=label_smoothing)
 
     def metrics(self, evaluated: Mapping[str, Evaluated]) -> dict[str, float]:
-        """The mean loss in nats a token, and the perplexity."""
+        """The mean loss in nats per token, and the perplexity."""
         return lm_metrics(evaluated)
 
     def example(self, model: Any, rows: int, length: int, label_smoothing: float = 0.0) -> Example:
@@ -50,11 +50,11 @@ class CausalLM(GeneratesText[Tokenizer]):
 def causal_lm_loss(
     apply: Callable[..., Array], batch: Mapping[str, Array], *, label_smoothing: float = 0.0, **kwargs: Any
 ) -> tuple[Float[Array, ""], Float[Array, ""], tuple[()]]:
-    """The summed loss of a batch, and the number of tokens that carry it; there are no outputs.
+    """The summed loss of a batch, and the number of predicted tokens. There are no outputs.
 
     Args:
         apply: the model: see `prediction_loss`.
-        batch: of sequences: see `hut_jax.data.batching`.
+        batch: a batch of `hut_jax.data.sequences`.
         label_smoothing: the share of probability spread over the vocabulary.
         **kwargs: the model's arguments, such as `deterministic` and `rngs`.
     """
@@ -72,12 +72,12 @@ def causal_lm_loss(
 
 
 def perplexity(loss: float) -> float:
-    """`exp(loss)`, of a mean loss in nats a token; infinite where that overflows."""
+    """`exp(loss)` for a mean loss in nats per token; infinite if that overflows."""
     return math.exp(loss) if loss < 700 else math.inf
 
 
 def lm_metrics(evaluated: Mapping[str, Evaluated]) -> dict[str, float]:
-    """The metrics of a language model: the mean loss in nats a token, and the perplexity."""
+    """The metrics of a language model: the mean loss in nats per token, and the perplexity."""
     loss = evaluated["validation"].loss
     return {"loss": loss, "perplexity": perplexity(loss)}
 

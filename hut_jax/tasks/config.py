@@ -12,11 +12,11 @@ class DataConfig:
     length_multiple: int = Field(
         default=16,
         ge=1,
-        description="pad the length of batches to a multiple of this many tokens; more: fewer compilations",
+        description="batches are padded to a multiple of this many tokens; larger values compile fewer shapes",
     )
 
     def padding(self) -> dict[str, int]:
-        """The fields of `Batching` that say what shapes are padded to."""
+        """The padding fields of `Batching`."""
         return {"length_multiple": self.length_multiple}
 
 
@@ -25,11 +25,11 @@ class SequencesConfig(DataConfig):
     """The fields of tasks that predict tokens."""
 
     slot_multiple: int = Field(
-        default=8, ge=1, description="pad the predicted tokens of batches to a multiple of this many an example"
+        default=8, ge=1, description="label slots of a batch are padded to a multiple of this many per example"
     )
 
     def padding(self) -> dict[str, int]:
-        """The fields of `Batching` that say what shapes are padded to."""
+        """The padding fields of `Batching`."""
         return super().padding() | {"slot_multiple": self.slot_multiple}
 
 
@@ -38,14 +38,14 @@ class E2EData(SequencesConfig):
     """The E2E data."""
 
     dir: str = Field(
-        default="", description="the folder of trainset.csv, devset.csv and testset_w_refs.csv; empty: download"
+        default="", description="the folder of trainset.csv, devset.csv and testset_w_refs.csv; empty: download them"
     )
-    cache: str = Field(default="", description="where TFDS keeps the prepared data; empty: its own folder")
-    max_length: int = Field(default=512, ge=1, description="tokens of an example; longer examples are cut, and counted")
+    cache: str = Field(default="", description="the folder where TFDS keeps the prepared data; empty: its default")
+    max_length: int = Field(default=512, ge=1, description="the most tokens of an example; longer examples are cut")
     max_examples: int = Field(
         default=0,
         ge=0,
-        description="learn from at most this many examples, evenly spread over all; 0: from all",
+        description="the most training examples, evenly spread over the data; 0: all",
     )
 
 
@@ -54,12 +54,12 @@ class GlueData(DataConfig):
     """The data of a task of GLUE."""
 
     dir: str = Field(default="", description="the folder that holds CoLA/, SST-2/ and so on; empty: TFDS' download")
-    cache: str = Field(default="", description="where TFDS keeps the prepared data; empty: its own folder")
+    cache: str = Field(default="", description="the folder where TFDS keeps the prepared data; empty: its default")
     max_length: int = Field(
-        default=512, ge=1, description="tokens of an example; in a longer one the longer text is cut"
+        default=512, ge=1, description="the most tokens of an example; the longer text of a longer example is cut"
     )
     max_examples: int = Field(
-        default=0, ge=0, description="learn from the first examples, at most this many; 0: from all"
+        default=0, ge=0, description="the most training examples, taken from the start of the data; 0: all"
     )
 
 
@@ -67,9 +67,9 @@ class GlueData(DataConfig):
 class TextData(SequencesConfig):
     """The text to model."""
 
-    text: str = Field(default="", description="a UTF-8 text, plain or .xz")
-    max_bytes: int = Field(default=0, ge=0, description="the most bytes of it that are read; 0: all")
-    block: int = Field(default=256, ge=1, description="tokens of a training example")
+    text: str = Field(default="", description="the path of a UTF-8 text, plain or .xz")
+    max_bytes: int = Field(default=0, ge=0, description="the most bytes to read of the text; 0: all")
+    block: int = Field(default=256, ge=1, description="tokens of an example")
     holdout: float = Field(
-        default=0.01, gt=0, lt=1, description="the share of blocks kept for validation, from the text's end"
+        default=0.01, gt=0, lt=1, description="the share of examples for validation, from the end of the text"
     )

@@ -11,8 +11,8 @@ from jaxtyping import Array, Float, Int, PyTree
 from hut_jax.parallel.activations import batch_parts, split_batch
 
 CHUNK = 256
-"""Positions in a chunk, for each part of a batch that devices share out. With fewer, the products with the vocabulary's
-table take longer: with 64 a fifth longer on a CPU."""
+"""Positions in a chunk, for each part of a batch that is split over devices. With fewer positions the products with the
+vocabulary's table take longer: 64 positions take a fifth longer on a CPU."""
 
 
 def cross_entropy(
@@ -20,7 +20,7 @@ def cross_entropy(
 ) -> Float[Array, " n"]:
     """Cross-entropy in nats against `(1 - s) * one_hot(label) + s / vocab`.
 
-    Label smoothing as in Szegedy et al., arXiv 1512.00567, section 7.
+    The label smoothing is that of Szegedy et al., arXiv 1512.00567, section 7.
     """
     logits = logits.astype(jnp.float32)
     normalizer = jax.nn.logsumexp(logits, axis=-1)
@@ -45,17 +45,17 @@ def prediction_loss(
 ) -> Float[Array, ""]:
     """The weighted sum of the cross-entropies, in nats, of a model's predictions at some positions.
 
-    Where one chunk does not hold all positions, the model's method "hidden" is called once and "logits" for each chunk.
+    If there is more than one chunk, the model's method "hidden" is called once, and "logits" once for each chunk.
 
     Args:
         apply: the model.
         input_ids: token ids.
         attention_mask: as the model takes it.
         positions: indices into the flattened `batch * length` positions.
-        labels: the right token at each of them.
-        weights: of each of them.
+        labels: the correct token at each position.
+        weights: the weight of each position.
         label_smoothing: the share of probability spread over the vocabulary.
-        chunk: the positions whose logits exist at the same time, for each part of a shared batch.
+        chunk: the number of positions whose logits exist at the same time, for each part of a split batch.
         rngs: the model's.
         **kwargs: the model's other arguments, such as `deterministic`.
     """
@@ -65,13 +65,13 @@ def prediction_loss(
     chunks = -(-len(positions) // (parts * chunk))
     if chunks <= 1:
         return jnp.sum(cross_entropy(whole(), labels, label_smoothing) * weights)
-    jax.eval_shape(whole)  # for its errors: only a call of the whole model tells which sites it never uses
+    jax.eval_shape(whole)  # for its errors: only a call of the whole model shows which sites are never used
 
     hidden = apply(input_ids, attention_mask, method="hidden", **own, **kwargs)
     hidden = hidden.reshape(-1, hidden.shape[-1])[positions]
 
     def logits(part: Array, index: Array) -> Array:
-        # Each chunk has its own key, or all chunks would drop the same.
+        # Each chunk has its own key: with one key all chunks would drop the same elements.
         keys = {} if rngs is None else {"rngs": {name: jax.random.fold_in(key, index) for name, key in rngs.items()}}
         return apply(part, method="logits", **keys, **kwargs)
 
@@ -85,7 +85,7 @@ def prediction_loss(
 def _cut(leaf: Array, chunks: int, parts: int) -> Array:
     """Cut into `chunks` equal pieces, padded with zeros. Piece i takes element i of every run of `chunks` neighbours.
 
-    So where devices share out the positions into `parts`, each device has its share of every piece.
+    If the positions are split over devices into `parts`, each device thus has its share of every piece.
     """
     size = parts * -(-len(leaf) // (chunks * parts))
     filled = jnp.pad(leaf, [(0, size * chunks - len(leaf))] + [(0, 0)] * (leaf.ndim - 1))
@@ -97,12 +97,13 @@ def _sum_over_chunks(
 ) -> Array:
     """The sum of `total(logits, hidden, *rest)` over the chunks.
 
-    The gradient of `hidden` is computed together with the sum, while a chunk's logits exist: the logits are neither
-    kept nor computed again, and the backward pass keeps an array of the size of `hidden`. Where a parameter trains in
-    full, all logits are computed at once instead: the head is then given all parameters that train, and its own
-    gradient, if it trains, is larger than the logits.
+    The gradient of `hidden` is computed together with the sum, while a chunk's logits exist. The logits are neither
+    kept nor computed again. The backward pass keeps only an array of the size of `hidden`.
+
+    If a parameter trains in full, all logits are computed at once instead. The head is then given all
+    trainable parameters, and its own gradient, if it trains, is larger than the logits.
     """
-    # Whatever the head closes over, and may have a gradient, becomes an argument.
+    # Every array that the head closes over becomes an argument, since it may have a gradient.
     head, closed = jax.closure_convert(logits, hidden[0], rest[-1][0])
 
     def one(closed: list[Array], hidden: Array, rest: tuple) -> Array:

@@ -12,7 +12,7 @@ from hut_jax.tasks.config import E2EData
 
 
 class E2E(CausalLM, ScoresTexts[Tokenizer]):
-    """Descriptions of meaning representations, on the files in `config.data.dir` or the public ones."""
+    """Descriptions of meaning representations, from the files in `config.data.dir` or the public files."""
 
     name = "e2e"
     data_section = E2EData
@@ -27,11 +27,11 @@ class E2E(CausalLM, ScoresTexts[Tokenizer]):
         return TaskData(encoded["train"].sequences, {"validation": encoded["validation"].sequences}, notes)
 
     def longest(self, data: E2EData) -> int:
-        """As `data.max_length` says."""
+        """`data.max_length`."""
         return data.max_length
 
     def prompts(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
-        """Each meaning representation, and the token that separates it from its description."""
+        """Each meaning representation, followed by the token that separates it from its description."""
         return encode_prompts(texts, tokenizer)
 
     def load_references(self, data: E2EData) -> dict[str, list[str]]:
@@ -43,5 +43,5 @@ class E2E(CausalLM, ScoresTexts[Tokenizer]):
         return evaluate(outputs, references)
 
     def can_score_fully(self) -> bool:
-        """Whether Java is there, which METEOR needs."""
+        """Whether Java is installed. METEOR needs it."""
         return java.is_there()

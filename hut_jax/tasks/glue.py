@@ -25,10 +25,10 @@ from hut_jax.tasks.cross_entropy import cross_entropy
 
 
 class Glue(PredictsLabels[EncoderTokenizer]):
-    """A task of GLUE, on the files in `config.data.dir` or TFDS'.
+    """A task of GLUE, from the files in `config.data.dir` or from TFDS.
 
     Args:
-        spec: its files, columns, labels and metrics.
+        spec: the task's files, columns, labels and metrics.
     """
 
     score_name = "score"
@@ -45,11 +45,11 @@ class Glue(PredictsLabels[EncoderTokenizer]):
         return Head("classification", labels=self.spec.labels or ("score",), problem_type=problem)
 
     def load_tokenizer(self, source: str) -> EncoderTokenizer:
-        """RoBERTa's or BERT's, which reads pairs of texts."""
+        """RoBERTa's or BERT's tokenizer. Both read pairs of texts."""
         return load_encoder_tokenizer(source)
 
     def load_data(self, data: GlueData, tokenizer: EncoderTokenizer) -> TaskData:
-        """The training split and the validation splits, of which MNLI has two."""
+        """The training split and the validation splits. MNLI has two validation splits."""
         records = load_glue(self.spec, data.dir, cache_dir=data.cache, tests=False)
         if data.max_examples:
             records.splits["train"] = records.splits["train"][: data.max_examples]
@@ -69,8 +69,8 @@ class Glue(PredictsLabels[EncoderTokenizer]):
     def metrics(self, evaluated: Mapping[str, Evaluated]) -> dict[str, float]:
         """GLUE's own metrics and their mean, the `score`; the loss is that of the first split.
 
-        MNLI has two splits: each has its accuracy, and the score is the accuracy on both together, as the papers on
-        RoBERTa's adapters give it.
+        MNLI has two splits, each with its own accuracy. The score is the accuracy on both together, as in the papers on
+        adapters for RoBERTa.
         """
         pairs = {split: _real(evaluated[split].outputs) for split in self.spec.validation}
         first = self.spec.validation[0]
@@ -88,11 +88,11 @@ class Glue(PredictsLabels[EncoderTokenizer]):
         }
 
     def longest(self, data: GlueData) -> int:
-        """As `data.max_length` says."""
+        """`data.max_length`."""
         return data.max_length
 
     def example(self, model: Any, rows: int, length: int, label_smoothing: float = 0.0) -> Example:
-        """A batch of examples of one label each."""
+        """A batch of examples with one label each."""
         ids = jax.ShapeDtypeStruct((rows, length), jnp.int32)
         mask = jax.ShapeDtypeStruct((rows, length), jnp.bool_)
         inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": ids}
@@ -110,7 +110,7 @@ class Glue(PredictsLabels[EncoderTokenizer]):
         return tests
 
     def encode(self, records: Sequence[GlueExample], tokenizer: EncoderTokenizer, max_length: int) -> LabelledTexts:
-        """The records as an encoder reads them."""
+        """The records as tokens for an encoder, cut to `max_length`."""
         return encode_glue(self.spec, records, tokenizer, max_length).examples
 
     def predict(self, apply: Callable[..., Array], batch: Mapping[str, Array]) -> Array:
@@ -145,7 +145,7 @@ def classification_loss(
 
     Args:
         apply: the model, which takes the batch's tokens, mask and token types, and `kwargs`.
-        batch: of labelled texts: see `hut_jax.data.labelled_texts`.
+        batch: a batch of `hut_jax.data.labelled_texts`.
         label_smoothing: the share of probability spread over the classes.
         **kwargs: the model's arguments, such as `deterministic` and `rngs`.
     """
@@ -177,7 +177,7 @@ def _summed(losses: Array, batch: Mapping[str, Array], predictions: Array) -> tu
 
 
 def _real(outputs: list[Mapping[str, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """The predictions and labels of the examples, without the rows that only fill a batch."""
+    """The predictions and labels of the examples, without the empty rows of a batch."""
     joined = {name: np.concatenate([batch[name] for batch in outputs]) for name in outputs[0]}
     real = joined["weights"] > 0
     return joined["predictions"][real], joined["labels"][real]

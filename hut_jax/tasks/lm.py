@@ -15,11 +15,11 @@ class PlainText(CausalLM):
     data_section = TextData
 
     def load_data(self, data: TextData, tokenizer: BaseTokenizer) -> TaskData:
-        """Blocks of the text; the last ones are for validation."""
+        """Blocks of the text. The last blocks are for validation."""
         return load_blocks(data, tokenizer)
 
     def longest(self, data: TextData) -> int:
-        """As `data.block` says."""
+        """`data.block`."""
         return data.block
 
 
@@ -27,7 +27,7 @@ def load_blocks(data: TextData, tokenizer: BaseTokenizer) -> TaskData:
     """The blocks of the text that the section `data` of a config names.
 
     Raises:
-        UserError: no text is named, or it is missing, too short or not UTF-8.
+        UserError: no text is named, or the text is missing, too short or not UTF-8.
     """
     if not data.text:
         raise UserError("config.data.text is empty; give a UTF-8 text, plain or .xz")

@@ -1,7 +1,7 @@
 """Masked language modelling on any text (Devlin et al., arXiv 1810.04805, section 3.1; RoBERTa, arXiv 1907.11692, 4.1).
 
-15 % of each block's tokens are predicted: the mask replaces 8 in 10 of them, a random token 1 in 10, and 1 in 10 stay.
-The choice is drawn anew for each step; an evaluation always draws the same.
+15 % of each block's tokens are predicted. Of these, 80 % become the mask, 10 % become a random token, and 10 % stay.
+Each training step draws new tokens. Every evaluation draws the same tokens.
 """
 
 from collections.abc import Callable, Mapping
@@ -35,11 +35,11 @@ class MaskedLM(Task[EncoderTokenizer]):
         return Head("mlm")
 
     def load_tokenizer(self, source: str) -> EncoderTokenizer:
-        """RoBERTa's or BERT's, which has a mask."""
+        """RoBERTa's or BERT's tokenizer. Both have a mask token."""
         return load_encoder_tokenizer(source)
 
     def load_data(self, data: TextData, tokenizer: EncoderTokenizer) -> TaskData:
-        """Blocks of the text; the last ones are for validation."""
+        """Blocks of the text. The last blocks are for validation."""
         return load_blocks(data, tokenizer)
 
     def loss(self, tokenizer: EncoderTokenizer, label_smoothing: float = 0.0) -> Loss:
@@ -54,11 +54,11 @@ class MaskedLM(Task[EncoderTokenizer]):
         )
 
     def metrics(self, evaluated: Mapping[str, Evaluated]) -> dict[str, float]:
-        """The mean loss in nats a token, and the perplexity."""
+        """The mean loss in nats per token, and the perplexity."""
         return lm_metrics(evaluated)
 
     def longest(self, data: TextData) -> int:
-        """As `data.block` says."""
+        """`data.block`."""
         return data.block
 
     def example(self, model: Any, rows: int, length: int, label_smoothing: float = 0.0) -> Example:
@@ -81,17 +81,17 @@ def masked_lm_loss(
     rngs: Mapping[str, Array] | None = None,
     **kwargs: Any,
 ) -> tuple[Float[Array, ""], Float[Array, ""], tuple[()]]:
-    """The summed loss of a batch's predicted tokens, and their number; there are no outputs.
+    """The summed loss of a batch's predicted tokens, and their number. There are no outputs.
 
     Args:
         apply: the model: see `prediction_loss`.
-        batch: whole blocks of a text: see `hut_jax.data.batching`. Its labels are not used.
+        batch: whole blocks of a text, from `hut_jax.data.sequences`. Its labels are not used.
         cls: the token that replaces the first of every block.
         sep: the token between documents; it is never predicted.
         mask: the token that hides another.
-        vocab: random tokens are drawn below this.
+        vocab: the size of the vocabulary that random tokens are drawn from.
         label_smoothing: the share of probability spread over the vocabulary.
-        rngs: the model's; "dropout" also draws the hidden tokens. Without it the draw depends on the tokens alone.
+        rngs: the model's. "dropout" also draws the hidden tokens. Without rngs the draw depends on the tokens alone.
         **kwargs: the model's arguments, such as `deterministic`.
     """
     tokens = jnp.asarray(batch["input_ids"]).at[:, 0].set(cls)
@@ -127,11 +127,11 @@ def hide(
         tokens: whole blocks.
         free: which tokens may be chosen.
         mask: the token that hides another.
-        vocab: random tokens are drawn below this.
+        vocab: the size of the vocabulary that random tokens are drawn from.
 
     Returns:
-        The tokens that the model reads; the positions that it predicts, counted through `b * l`, equally many in
-        every row; and their weights, which are 0 where a row has too few free tokens.
+        The tokens that the model reads; the predicted positions as indices into `b * l`, the same number in every
+        row; and the weights of these positions. A weight is 0 if the row has too few free tokens.
     """
     rows, length = tokens.shape
     count = predicted_tokens(length)

@@ -1,9 +1,9 @@
 """Checkpoints of a run, through Orbax: the factors, the optimiser's state and the position in the data.
 
-The base is never in them: it is frozen, and its files stay where they are.
+The base is not saved, since it is frozen.
 
-Each holds a digest of every array and of the rest. Orbax and the store under it notice most damage, but not a flipped
-bit in an array: a run resumed from it would end with wrong results and no warning.
+A checkpoint holds a digest of every array and of its other data. Orbax and its storage notice most damage, but not a
+flipped bit in an array. A run resumed from such a checkpoint would end with wrong results and no warning.
 """
 
 import hashlib
@@ -30,9 +30,9 @@ class Checkpoints:
     """The checkpoints of one run. They are saved in the background.
 
     Args:
-        folder: where they are. Damaged ones are moved to `damaged/` beside it.
-        keep: how many of the newest are kept.
-        report: called with a line for each damaged one.
+        folder: the folder of the checkpoints. Damaged ones are moved to `damaged/` beside it.
+        keep: the number of newest checkpoints to keep.
+        report: called with a line for each damaged checkpoint.
     """
 
     def __init__(self, folder: Path, keep: int, report: Callable[[str], None] = print):
@@ -47,19 +47,19 @@ class Checkpoints:
 
     @property
     def latest(self) -> int | None:
-        """The newest checkpoint's step, or None where there is none."""
+        """The newest checkpoint's step; None if there is no checkpoint."""
         return self._manager.latest_step()
 
     def save(self, step: int, state: PyTree, progress: dict[str, Any]) -> None:
-        """Begin to save.
+        """Begin to save a checkpoint.
 
         Args:
-            step: the steps done.
-            state: arrays; they are copied before this returns, and may be donated afterwards.
-            progress: everything else, as JSON takes it, such as the position in the data.
+            step: the number of steps done.
+            state: the arrays. They are copied before this returns, and may be donated afterwards.
+            progress: everything else, such as the position in the data, as values that JSON can hold.
 
         Raises:
-            UserError: this one or the one before it could not be written.
+            UserError: this checkpoint or the one before it could not be written.
         """
         if step == self.latest:
             return
@@ -71,12 +71,12 @@ class Checkpoints:
         self._write(lambda: self._manager.save(step, args=parts))
 
     def restore_newest(self, like: PyTree) -> tuple[int, PyTree, dict[str, Any]] | None:
-        """The newest whole checkpoint: its step, its state and its progress; None where there is no checkpoint.
+        """Restore the newest whole checkpoint: its step, state and progress; None if there is no checkpoint.
 
-        Damaged ones are moved out of the way, and reported.
+        Damaged checkpoints are moved away and reported.
 
         Args:
-            like: arrays of the state's structure, dtypes and devices.
+            like: arrays with the structure, dtypes and devices of the state.
 
         Raises:
             UserError: there are checkpoints, and none of them is whole.
@@ -88,13 +88,13 @@ class Checkpoints:
                 state, progress = self._restore(step, like)
             except MemoryError:
                 raise
-            except Exception as error:  # Orbax and its stores raise many kinds where a file is damaged
+            except Exception as error:  # Orbax and its storage raise many kinds of errors for a damaged file
                 reasons[step] = one_line(error)
                 continue
             for damaged, reason in reasons.items():
                 moved = self._move_away(damaged)
                 self._report(
-                    f"note: the checkpoint of step {damaged} is damaged ({reason}) and now in {moved}; "
+                    f"note: the checkpoint of step {damaged} is damaged ({reason}) and was moved to {moved}; "
                     f"resuming from step {step}"
                 )
             self._manager.reload()
@@ -108,15 +108,15 @@ class Checkpoints:
         return None
 
     def wait(self) -> None:
-        """Wait until everything is on disk.
+        """Wait until every checkpoint is on disk.
 
         Raises:
-            UserError: it could not be written.
+            UserError: a checkpoint could not be written.
         """
         self._write(self._manager.wait_until_finished)
 
     def close(self) -> None:
-        """Wait, and end the saving in the background."""
+        """Wait until every checkpoint is on disk, and stop saving in the background."""
         self._manager.close()
 
     def _restore(self, step: int, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
@@ -129,10 +129,10 @@ class Checkpoints:
         return _checked(step, restored["state"], restored["progress"])
 
     def _check_alone(self, step: int, like: PyTree) -> None:
-        """Read the whole checkpoint in this process and no other.
+        """Read the whole checkpoint in this process alone.
 
         Raises:
-            UserError: it is damaged.
+            UserError: the checkpoint is damaged.
         """
         alone = ocp.options.MultiprocessingOptions(
             primary_host=jax.process_index(),
@@ -150,7 +150,7 @@ class Checkpoints:
                 with ocp.Checkpointer(handler(multiprocessing_options=alone), multiprocessing_options=alone) as reader:
                     restored[name] = reader.restore(self._folder / f"{_STEP}_{step}" / name, args=args)
             _checked(step, restored["state"], restored["progress"])
-        except Exception as error:  # as many kinds as above
+        except Exception as error:  # the same many kinds as above
             raise UserError(one_line(error)) from error
 
     def _move_away(self, step: int) -> Path:
@@ -168,18 +168,21 @@ class Checkpoints:
     def _write(self, write: Callable[[], Any]) -> None:
         try:
             write()
-        except Exception as error:  # as many kinds as there are ways to fail
+        except Exception as error:  # Orbax and its storage raise many kinds of errors
             self._manager.reload()
             whole = self.latest
-            left = "there is none before it" if whole is None else f"that of step {whole} is whole"
+            left = (
+                "there is no earlier checkpoint, and the same command starts over"
+                if whole is None
+                else f"that of step {whole} is whole, and the same command resumes from it"
+            )
             raise UserError(
-                f"a checkpoint could not be written to {self._folder} ({one_line(error)}); {left}, "
-                "and the same command resumes from it"
+                f"a checkpoint could not be written to {self._folder} ({one_line(error)}); {left}"
             ) from error
 
 
 def _checked(step: int, state: PyTree, written: dict[str, Any]) -> tuple[PyTree, dict[str, Any]]:
-    """State and progress, if their step and digests are those that were written with them."""
+    """The state and progress, after their step and digests are compared with the written ones."""
     if written["step"] != step:
         raise ValueError(f"it was saved as that of step {written['step']}")
     if written["digests"] != {"state": _state_digest(state), "progress": _json_digest(written["progress"])}:
@@ -189,7 +192,7 @@ def _checked(step: int, state: PyTree, written: dict[str, Any]) -> tuple[PyTree,
 
 def _state_digest(state: PyTree[Array]) -> list[int]:
     """A digest of each leaf, in the tree's order."""
-    # One after the other: each sum runs over all processes, and the sums must not overtake each other.
+    # One leaf at a time: each sum runs over all processes, so all processes must compute the sums in the same order.
     return [int(jax.device_get(_digest(leaf))) for leaf in jax.tree.leaves(state)]
 
 
@@ -197,8 +200,8 @@ def _state_digest(state: PyTree[Array]) -> list[int]:
 def _digest(leaf: Array) -> UInt32[Array, ""]:
     """The sum of an array's words, each mixed with its index.
 
-    A sum of integers is the same on any number of devices. The mixing is one to one (it is MurmurHash3's finaliser), so
-    a change of one word always shows.
+    A sum of integers is the same on any number of devices. The mixing, MurmurHash3's finaliser, is one to one, so a
+    change of one word always changes the sum.
     """
     bits = jax.lax.bitcast_convert_type(leaf, f"uint{min(32, 8 * leaf.dtype.itemsize)}")
     words = bits.reshape(-1).astype(jnp.uint32) ^ (jnp.arange(bits.size, dtype=jnp.uint32) * jnp.uint32(0x9E3779B9))

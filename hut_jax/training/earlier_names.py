@@ -1,4 +1,4 @@
-"""Runs on disk that an earlier version wrote: the names that have changed since."""
+"""The names in runs written by earlier versions that have changed since."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,8 +9,8 @@ EARLIER = {"headline": "score", "seconds_per_update": "seconds_per_step"}
 def current_names(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values under today's names, in nested dicts too.
 
-    They are lines of `metrics.jsonl`, the progress in a checkpoint, or a `result.json`, in which "headline" names the
-    metric that is now named by "score_name".
+    The values come from `metrics.jsonl`, a checkpoint's progress or `result.json`. In an earlier `result.json`,
+    "headline" is today's "score_name".
     """
     current = {}
     for name, value in values.items():

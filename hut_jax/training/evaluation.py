@@ -23,9 +23,9 @@ class Evaluation:
 
     Args:
         forward: the adapted model.
-        loss: of a batch, without label smoothing.
+        loss: the loss of a batch, without label smoothing.
         place: puts a batch on the devices that share it out.
-        whole: "on every device", where results are to lie, so that each process can read them.
+        whole: the sharding that puts the results on every device, so that each process can read them.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Evaluation:
         )
 
     def __call__(self, base: PyTree, factors: PyTree[Array], batches: Iterable[Batch]) -> Evaluated:
-        """The batches' summed losses over their summed weights, and their outputs, fetched to the host."""
+        """The mean loss over all batches, and their outputs, both on the host."""
         evaluated = [self._evaluate(base, factors, self._place(batch)) for batch in batches]
         losses, weights, outputs = zip(*jax.device_get(evaluated), strict=True)
         return Evaluated(sum(map(float, losses)) / sum(map(float, weights)), list(outputs))

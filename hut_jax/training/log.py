@@ -15,10 +15,10 @@ class MetricsLog:
     """Appends to the log of a run. A resumed run leaves no gap and repeats no line.
 
     Args:
-        workdir: of the run.
-        step: the steps done.
-        lines: of `metrics.jsonl` that were written by then. What a killed process wrote after them is removed: the
-            run will write it again.
+        workdir: the folder of the run.
+        step: the number of steps done.
+        lines: the lines of `metrics.jsonl` written up to that step. Lines that a killed process wrote later are
+            removed: the run will write them again.
     """
 
     def __init__(self, workdir: Path, step: int, lines: int):
@@ -28,7 +28,7 @@ class MetricsLog:
         self._board = _summary_writer()(str(workdir / "tensorboard"), purge_step=step + 1 if step else None)
 
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        """One line, and one TensorBoard scalar for each value."""
+        """Write one line, and one TensorBoard scalar for each value."""
         self._file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
         self._file.flush()
         self.lines += 1
@@ -37,20 +37,21 @@ class MetricsLog:
                 self._board.add_scalar(f"{split}/{name}", value, step)
 
     def close(self) -> None:
-        """Flush and close both."""
+        """Flush and close both files."""
         self._file.close()
         if self._board_is_written():
             with contextlib.suppress(OSError):  # this error must not hide the one that stopped the run
                 self._board.close()
 
     def _board_is_written(self) -> bool:
-        # A thread writes the events. A full disk ends it; the queue then fills up, and adding to it would wait forever.
+        # A thread writes the events, and a full disk ends it. The queue then fills up, and adding to it would
+        # wait forever.
         return self._board.file_writer.event_writer._worker.is_alive()
 
 
 def _summary_writer() -> type:
-    # Imported late, since it takes a while and --help does not need it. tensorboardX also imports PyTorch where it is
-    # installed, which takes seconds and is of no use here: so PyTorch is hidden meanwhile.
+    # Imported late: the import takes a while, and --help does not need it. If PyTorch is installed, tensorboardX
+    # imports it too. That takes seconds and is of no use here, so PyTorch is hidden during the import.
     hidden = "torch" not in sys.modules
     if hidden:
         sys.modules["torch"] = None  # type: ignore[assignment]
@@ -63,7 +64,7 @@ def _summary_writer() -> type:
 
 
 class NoLog:
-    """The log of a process that leaves logging to another."""
+    """The log of a process that does not write one."""
 
     lines = 0
 
@@ -78,18 +79,18 @@ class NoLog:
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-    """The lines of a run's `metrics.jsonl`, of earlier versions under today's names."""
+    """The lines of a run's `metrics.jsonl`. Names of earlier versions are replaced by today's."""
     lines = (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [current_names(json.loads(line)) for line in lines]
 
 
 def show(metrics: Mapping[str, float]) -> str:
-    """Metrics in one line."""
+    """Format metrics as one line."""
     return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
 
 
 def _keep(path: Path, lines: int) -> int:
-    """Remove what comes after so many lines; returns how many there are."""
+    """Remove everything after the first `lines` lines, and return the number of lines left."""
     if not path.exists():
         return 0
     kept = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True)[:lines] if line.endswith("\n")]

@@ -19,7 +19,7 @@ from hut_jax.training.steps import Batch, State, Steps
 from hut_jax.training.window import Window
 
 Watch = Callable[[Iterable[Batch]], Iterable[Batch]]
-"""Passes batches on one by one, and raises `Stopped` before the next one when a stop was asked for."""
+"""Passes batches on one by one, and raises `Stopped` before the next batch if a stop was requested."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Plan:
     """How long a run is, and how often it logs, evaluates and saves, in steps.
 
     Attributes:
-        steps: of the whole run.
-        accumulate: batches of a step.
+        steps: the steps of the whole run.
+        accumulate: the batches of a step.
         log_every: steps between two lines of the log.
         eval_every: steps between two evaluations.
         checkpoint_every: steps between two checkpoints.
@@ -41,21 +41,21 @@ class Plan:
     checkpoint_every: int
 
     def due(self, step: int, every: int) -> bool:
-        """Whether something that is done every so many steps, and at the end, is done after this step."""
+        """Whether an action is due after this step: it is done every `every` steps, and at the end."""
         return step % every == 0 or step == self.steps
 
 
 @dataclass
 class Fit:
-    """What a finished run leaves.
+    """The results of a finished run.
 
     Attributes:
-        state: the last one.
+        state: the last state.
         last: the metrics of the last evaluation.
-        best: the metrics of the best one, with its step.
-        seconds: of the whole run.
-        steps: of the whole run.
-        steps_now: those done by this process, after the checkpoint that it restored.
+        best: the metrics of the best evaluation, with its step.
+        seconds: the time of the whole run.
+        steps: the steps of the whole run.
+        steps_now: the steps done by this process, after the checkpoint that it restored.
     """
 
     state: State
@@ -72,13 +72,14 @@ class Trainer:
     Args:
         steps: the compiled training step.
         base: the frozen parameters.
-        batches: an iterator over training batches with `get_state` and `set_state`, as Grain's have.
+        batches: an iterator over training batches, with `get_state` and `set_state` as in Grain.
         plan: how long the run is, and how often it logs, evaluates and saves.
-        evaluate: from factors to metrics; "loss" is among them. It passes its batches through the second argument.
-        signed_score: of an evaluation's metrics; more is better.
-        save_best: called with the factors of each evaluation that is better than all before it.
-        checkpoints: of the run.
-        open_log: from the steps done, and the lines written by then, to the log that continues from there.
+        evaluate: a function from factors to metrics, which include "loss". It passes its batches through its second
+            argument.
+        signed_score: the score in an evaluation's metrics, with the sign that makes higher better.
+        save_best: called with the factors after each evaluation that is better than all before it.
+        checkpoints: the run's checkpoints.
+        open_log: called with the steps done and the lines written so far. It opens the log to continue it.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class Trainer:
         """Train to the end of the plan, from the newest checkpoint if there is one.
 
         Args:
-            state: where a run without a checkpoint begins.
+            state: the initial state, for a run without a checkpoint.
 
         Raises:
             Diverged: the loss, its gradient or a factor is not finite.
@@ -120,7 +121,7 @@ class Trainer:
                     self._save()
                 self._train()
             except Stopped:
-                self._save(owed=True)  # the evaluation, which the resumed run does first
+                self._save(owed=True)  # the resumed run evaluates first
                 raise Interrupted(self._step, self._stopping.signal) from None
             finally:
                 self._checkpoints.wait()
@@ -128,7 +129,7 @@ class Trainer:
         return Fit(self._state, self._last, self._best, self._seconds(), self._step, self._step - start)
 
     def _restore(self, state: State) -> bool:
-        """Begin from the newest checkpoint; False where there is none."""
+        """Restore the newest checkpoint; False if there is no checkpoint."""
         restored = self._checkpoints.restore_newest(state)
         if restored is None:
             self._step, self._state, self._progress = 0, state, Progress.at_the_start()
@@ -143,7 +144,7 @@ class Trainer:
     def _train(self) -> None:
         plan, window = self._plan, self._window
         window.restart_clock()
-        pending = None  # the last step's figures, read only once the next step is under way
+        pending = None  # the last step's figures, read only after the next step has started
         while self._step < plan.steps:
             batches = [next(self._batches) for _ in range(plan.accumulate)]
             self._state, metrics = self._steps.train(self._state, self._base, batches)
@@ -213,10 +214,10 @@ def _all_finite(factors: PyTree[Array]) -> Bool[Array, ""]:
 
 
 def _finite(step: int, metrics: Mapping[str, Array]) -> dict[str, float]:
-    """The figures of a step as numbers of Python.
+    """The figures of a step as Python floats.
 
     Raises:
-        Diverged: one of them is not finite.
+        Diverged: the loss or the gradient's norm is not finite.
     """
     values = {name: float(value) for name, value in metrics.items()}
     if not (math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"])):

@@ -8,13 +8,13 @@ from hut_jax.core.errors import UserError
 from hut_jax.training.config import TrainConfig
 
 SHORT_WARMUP = 0.06
-"""The warm-up's share of a run that `train.steps` makes shorter than its warm-up."""
+"""The share of the run that warms up if `train.steps` makes the run shorter than its warm-up."""
 
 
 def warmup_steps(train: TrainConfig, steps: int) -> int:
-    """The steps over which the learning rate rises, in a run of `steps`.
+    """The number of warm-up steps in a run of `steps`.
 
-    A run that `train.steps` bounds may be shorter than its warm-up, which is then cut.
+    If `train.steps` makes the run shorter than its warm-up, the warm-up is cut.
 
     Raises:
         UserError: a run of whole epochs is shorter than its warm-up.
@@ -26,12 +26,12 @@ def warmup_steps(train: TrainConfig, steps: int) -> int:
         return round(SHORT_WARMUP * steps)
     raise UserError(
         f"config.train.warmup is {warmup} steps and the run has {steps}; "
-        f"make it shorter, or give a share of the run, such as {SHORT_WARMUP}"
+        f"give fewer steps, or a share of the run, such as {SHORT_WARMUP}"
     )
 
 
 def schedule(train: TrainConfig, steps: int) -> optax.Schedule:
-    """The learning rate by step: a linear rise over the warm-up, then `train.decay` to the last of `steps`.
+    """The learning rate by step: a linear warm-up, then `train.decay` up to the last of `steps`.
 
     Raises:
         UserError: as `warmup_steps`.
@@ -51,8 +51,8 @@ def make_optimizer(train: TrainConfig, steps: int, multipliers: PyTree[float]) -
 
     Args:
         train: the section `train` of a config, with its learning rates resolved.
-        steps: of the whole run.
-        multipliers: what to multiply the learning rate of each factor by: a tree like the factors'.
+        steps: the steps of the whole run.
+        multipliers: the learning-rate multiplier of each factor, a tree like the factors'.
     """
     parts = [optax.clip_by_global_norm(train.clip)] if train.clip else []
     parts += [

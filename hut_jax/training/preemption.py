@@ -1,4 +1,4 @@
-"""Stopping a run: Ctrl-C, and the SIGTERM that a scheduler sends before it takes the machine away."""
+"""Stop a run on Ctrl-C, or on the SIGTERM that a scheduler sends before it takes the machine away."""
 
 import signal
 import threading
@@ -16,18 +16,18 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(Exception):
-    """A stop was asked for during something that may be abandoned, such as an evaluation."""
+    """A stop was requested during work that may be abandoned, such as an evaluation."""
 
 
 class Stopping:
-    """Whether a signal asked for a stop, and which signal."""
+    """Whether a signal requested a stop, and which signal."""
 
     def __init__(self) -> None:
         self.asked = False
         self.signal = signal.SIGINT
 
     def asked_by(self, step: int) -> bool:
-        """Whether to stop after this step. Where one of several processes was signalled, all agree on the step."""
+        """Whether to stop after this step. If one of several processes gets a signal, all stop after the same step."""
         if several() and multihost_utils.reached_preemption_sync_point(step):
             self.asked, self.signal = True, signal.SIGTERM
         return self.asked
@@ -36,7 +36,7 @@ class Stopping:
         """The items, one by one.
 
         Raises:
-            Stopped: a stop was asked for before the next one.
+            Stopped: a stop was requested before the next item.
         """
         for item in items:
             if self.asked:
@@ -46,9 +46,9 @@ class Stopping:
 
 @contextmanager
 def stop_on_signal() -> Iterator[Stopping]:
-    """Let the first signal only ask for a stop; a second one of its kind acts as before."""
+    """Let the first signal request a stop. A second signal of the same kind acts as usual."""
     stopping = Stopping()
-    # Only the main thread may handle signals. With several processes JAX's own handler of SIGTERM tells the others.
+    # Only the main thread may handle signals. With several processes JAX's own SIGTERM handler informs the others.
     if several() or threading.current_thread() is not threading.main_thread():
         yield stopping
         return

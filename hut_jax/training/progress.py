@@ -1,4 +1,4 @@
-"""How far a run is: the record of it in a checkpoint, and the line on the terminal."""
+"""The progress of a run: its record in a checkpoint, and the line on the terminal."""
 
 import dataclasses
 import sys
@@ -14,16 +14,16 @@ from hut_jax.training.log import show
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """What a checkpoint holds beside the state, as JSON.
+    """The part of a checkpoint beside the state, saved as JSON.
 
     Attributes:
         data: the position in the training data.
         window: the figures of the steps since the last line of the log.
-        lines: of the log.
+        lines: the number of lines in the log.
         last: the metrics of the last evaluation.
-        best: the metrics of the best one, with its step.
-        seconds: since the run began, without the time between its processes.
-        owed: whether the evaluation at this step is still to be done.
+        best: the metrics of the best evaluation, with its step.
+        seconds: the time spent on the run so far, without the time between its processes.
+        owed: whether the evaluation at this step has yet to be done.
     """
 
     data: Any
@@ -36,21 +36,21 @@ class Progress:
 
     @classmethod
     def at_the_start(cls) -> "Progress":
-        """Of a run without a checkpoint."""
+        """The progress of a run without a checkpoint."""
         return cls(data=None, window=[], lines=0, last={}, best={}, seconds=0.0, owed=True)
 
     def to_json(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """The values for a checkpoint."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Progress":
-        """The inverse of `to_json`, of earlier versions too."""
+        """The inverse of `to_json`. It reads earlier versions too."""
         return cls(**current_names(values))
 
 
 class ProgressBar:
-    """One line on the terminal: the steps done, the time left, the loss, tokens (no padding) a second."""
+    """One line on the terminal: steps done, time left, loss, and tokens per second without padding."""
 
     def __init__(self, start: int, steps: int):
         self._bar = tqdm(

@@ -21,7 +21,7 @@ need of the batch."""
 
 @flax.struct.dataclass
 class State:
-    """What a training step changes."""
+    """The state that a training step changes."""
 
     step: Array
     factors: PyTree[Array]
@@ -31,17 +31,17 @@ class State:
 class Steps:
     """The compiled training step.
 
-    The base is an argument of it, never closed over: it is not copied into the compiled code, not donated, and
+    The base is an argument of the step, and not closed over. It is not copied into the compiled code, not donated, and
     has no gradient.
 
     Args:
         forward: the adapted model.
-        loss: of a batch, in training.
-        optimizer: of the factors.
-        dropout: whether the model's own acts.
-        seed: of dropout.
+        loss: the training loss of a batch.
+        optimizer: the optimiser of the factors.
+        dropout: whether to use the model's own dropout.
+        seed: the seed of dropout.
         place: puts a batch on the devices that share it out.
-        shardings: where the state's arrays lie, before and after a step: `state_shardings`.
+        shardings: the shardings of the state before and after a step, from `state_shardings`.
     """
 
     def __init__(
@@ -58,8 +58,8 @@ class Steps:
         self._forward, self._loss, self._optimizer = forward, loss, optimizer
         self._dropout, self._place = dropout, place
         self._key = jax.random.key(seed)
-        # The gradient and the optimiser are compiled apart, and the key is an argument: runs that differ in nothing but
-        # seed, learning rate or length then share the gradient's code in a compilation cache. It is nearly all of it.
+        # The gradient and the optimiser are compiled separately, and the key is an argument. Runs that differ only in
+        # seed, learning rate or length then share the gradient's code in a compilation cache: nearly all of the code.
         whole = None if shardings is None else shardings.step
         sums = None if shardings is None else (shardings.factors, whole, whole, whole)
         self._init = jax.jit(self._first, out_shardings=shardings)
@@ -68,15 +68,15 @@ class Steps:
         self._apply = jax.jit(self._update, donate_argnums=0, out_shardings=(shardings, whole))
 
     def init(self, factors: PyTree[Array]) -> State:
-        """The state before the first step. It has its own copy of the factors, which the first step then gives up."""
+        """The state before the first step. It has its own copy of the factors, which the first step donates."""
         return self._init(factors)
 
     def train(self, state: State, base: PyTree, batches: Sequence[Batch]) -> tuple[State, dict[str, Array]]:
-        """One step on these batches together; the old state is given up.
+        """One step on all of these batches. The old state is donated.
 
         Returns:
-            The new state, and the step's mean training loss, the weight it was divided by, the gradient's norm, and
-            the number of tokens, without padding.
+            The new state, and the step's figures: the mean training loss, its total weight, the gradient's norm, and
+            the number of tokens without padding.
         """
         sums = self._gradients(state.factors, base, self._place(batches[0]), self._key, state.step, 0)
         for part, batch in enumerate(batches[1:], start=1):
@@ -94,7 +94,7 @@ class Steps:
         return State(jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, factors), self._optimizer.init(factors))
 
     def _sum_gradients(self, factors, base, batch, key, step, part):
-        """Gradients of the summed loss, and the sums to divide them by, so that parts add up to the whole batch's."""
+        """Gradients of the summed loss, the summed loss and its weight. The sums of all parts are those of the step."""
         key = jax.random.fold_in(jax.random.fold_in(key, step), part)
 
         def loss(factors):
@@ -118,12 +118,12 @@ class Steps:
 def state_shardings(
     optimizer: optax.GradientTransformation, factors: PyTree[Any], shardings: PyTree[NamedSharding]
 ) -> State:
-    """Where a state lies: the optimiser's figures of a factor beside the factor, single numbers on every device.
+    """The shardings of a state. The optimiser's arrays for a factor lie beside the factor; scalars are on every device.
 
     Args:
-        optimizer: of the factors.
-        factors: or their shapes.
-        shardings: of the factors.
+        optimizer: the optimiser of the factors.
+        factors: the factors or their shapes.
+        shardings: the shardings of the factors.
     """
     whole = NamedSharding(jax.tree.leaves(shardings)[0].mesh, PartitionSpec())
     opt_state = jax.eval_shape(optimizer.init, factors)

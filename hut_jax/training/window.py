@@ -7,7 +7,7 @@ class Window:
     """The figures of the steps since the last line of the log.
 
     Attributes:
-        values: of each step; a checkpoint keeps them.
+        values: the figures of each step. A checkpoint keeps them.
     """
 
     def __init__(self, values: list[dict[str, float]]):
@@ -19,12 +19,12 @@ class Window:
         self.values.append(values)
 
     def restart_clock(self) -> None:
-        """Count time from here: the time before was no training, or another process's."""
+        """Measure time from here: the time before was not spent on training, or not in this process."""
         self._timed_from = len(self.values)
         self._began = time.perf_counter()
 
     def close(self) -> dict[str, float]:
-        """The means for a line of the log; a new window then begins."""
+        """Return the means for a line of the log, and begin a new window."""
         seconds, values = time.perf_counter() - self._began, self.values
         weight = sum(value["weight"] for value in values)
         means = {

@@ -72,10 +72,10 @@ def test_help_lists_the_fields_of_the_config_with_values_and_meanings(capsys):
     assert ended.value.code == 0
     output = " ".join(capsys.readouterr().out.split())
     for line in (
-        "config.train: how the factors are learned",
+        "config.train: how the factors are trained",
         "--config.train.steps=7 steps of the run",
-        "--config.seed=5 of factors",
-        "--config.data.max_length=512 tokens of an example",
+        "--config.seed=5 the seed of factors",
+        "--config.data.max_length=512 the most tokens of an example",
         "--config.adapter.name=hut the transformation: hut, lora",
         "--config.adapter.rank=8 r; must divide both sides",
         "('linear', 'cosine' or 'constant')",

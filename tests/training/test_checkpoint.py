@@ -107,7 +107,7 @@ def test_no_damage_to_a_file_is_silently_wrong(fault, tmp_path):
         assert progress == {"at": step, "loss": 0.1 * step}
         if step == 1:
             passed_over += 1
-            assert re.search(r"checkpoint of step 2 is damaged \(.+\) and now in .*damaged/step_2; .*step 1$", lines[0])
+            assert re.search(r"checkpoint of step 2 is damaged \(.+\) and was moved to .*step_2; .*step 1$", lines[0])
             assert (folder / "damaged/step_2").is_dir()
             opened.save(2, states[2], progress)  # the place is free again
             opened.wait()

@@ -32,15 +32,15 @@ def load_e2e(
 ) -> dict[str, list[Record]]:
     """The splits `train`, `validation` and `test`, or some of them, each in the order of its file.
 
-    TFDS prepares a folder's files once. When their contents change it prepares them again.
+    TFDS prepares a folder's files once, and again if their contents change.
 
     Args:
-        data_dir: a folder with `trainset.csv`, `devset.csv` and `testset_w_refs.csv`, each with columns `mr` and `ref`;
-            None or empty downloads the official files.
-        cache_dir: the folder of the prepared data; None or empty is TFDS' own folder (`TFDS_DATA_DIR`, or else
+        data_dir: a folder with `trainset.csv`, `devset.csv` and `testset_w_refs.csv`, each with columns `mr` and `ref`.
+            None or empty: the official files are downloaded.
+        cache_dir: the folder of the prepared data; None or empty: TFDS' own folder (`TFDS_DATA_DIR`, or else
             `~/tensorflow_datasets`).
         splits: the splits to read.
-        most: the largest number of records of a split, which are then evenly spread over it; 0 or no entry: all.
+        most: the most records of a split to read, evenly spread over it; 0 or no entry: all.
 
     Raises:
         UserError: a file is missing or malformed, the download fails, or the cache cannot be written or read. Files
@@ -71,7 +71,7 @@ def load_e2e(
 
 
 def references(records: Sequence[Record]) -> dict[str, list[str]]:
-    """The texts of each meaning representation, in the order of first occurrence."""
+    """The texts of each meaning representation. Meaning representations are in the order of first occurrence."""
     grouped: dict[str, list[str]] = {}
     for record in records:
         grouped.setdefault(record.mr, []).append(record.ref)

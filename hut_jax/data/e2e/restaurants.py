@@ -1,4 +1,4 @@
-"""Made-up restaurants in the form of E2E, to learn from where the real data is not at hand.
+"""Made-up restaurants in the format of E2E, for training without the real data.
 
 python -m hut_jax.data.e2e.restaurants --output DIR
 """
@@ -82,18 +82,18 @@ def write_restaurants(
 ) -> None:
     """Write `trainset.csv`, `devset.csv` and `testset_w_refs.csv`, which `load_e2e` reads.
 
-    The counts are of meaning representations. No two splits share one. Each has three texts for training and four
-    otherwise, all different. The same arguments give the same files.
+    The counts are numbers of meaning representations. No two splits share a meaning representation. Each has three
+    different texts in the training split, and four in the other splits. The same arguments give the same files.
 
     Raises:
-        UserError: a count is below 1, all are more than the grammar can give, or the folder cannot be written.
+        UserError: a count is below 1, the counts add up to more than 100,000, or the folder cannot be written.
     """
     counts = {"train": train, "validation": validation, "test": test}
     for split, count in counts.items():
         if count < 1:
             raise UserError(f"{split} is {count}; each split has at least 1 meaning representation")
     if sum(counts.values()) > 100_000:
-        raise UserError(f"{sum(counts.values())} meaning representations are asked for; at most 100000 are made")
+        raise UserError(f"{sum(counts.values())} meaning representations were requested; the most is 100000")
     random = Random(seed)
     meanings = _distinct_meanings(random)
     try:
@@ -214,8 +214,8 @@ def _write(path: Path, records: list[Record]) -> None:
 def main(argv: Sequence[str]) -> None:
     """The command: write the three files."""
     parser = cli.Parser("hut_jax.data.e2e.restaurants", __doc__ or "")
-    parser.add_argument("--output", required=True, metavar="DIR", help="where the three CSV files go")
-    parser.add_argument("--seed", type=int, default=0, help="of all choices (default: 0)")
+    parser.add_argument("--output", required=True, metavar="DIR", help="the folder for the three CSV files")
+    parser.add_argument("--seed", type=int, default=0, help="the seed of all random choices (default: 0)")
     for split, count in _COUNTS.items():
         parser.add_argument(f"--{split}", type=int, default=count, help=f"meaning representations (default: {count})")
     args = parser.parse_args(argv)

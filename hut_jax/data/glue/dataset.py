@@ -42,9 +42,9 @@ def load_glue(
 
     Args:
         task: the task.
-        data_dir: the folder that holds `CoLA/`, `SST-2/` and so on, or the task's own folder; None or empty takes
-            TFDS' `glue/<task>`, which is downloaded if it is not prepared yet.
-        cache_dir: TFDS' folder for prepared data; None or empty is its own default.
+        data_dir: the folder that holds `CoLA/`, `SST-2/` and so on, or the task's own folder. None or empty: TFDS'
+            `glue/<task>`, which is downloaded if it is not prepared yet.
+        cache_dir: TFDS' folder for prepared data; None or empty: its own default.
         tests: whether to read the test splits.
 
     Raises:
@@ -67,7 +67,8 @@ def encode_glue(
 ) -> EncodedGlue:
     """The examples as an encoder reads them.
 
-    Those of more than `max_length` tokens are cut, the longer text first. An example of a test split has `NO_LABEL`.
+    An example of more than `max_length` tokens is cut, its longer text first. The examples of a test split have
+    `NO_LABEL`.
 
     Raises:
         UserError: there is no example, or `max_length` has no room for a token of each text.

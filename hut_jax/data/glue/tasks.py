@@ -9,13 +9,13 @@ class GlueTask:
     """One task's names, columns, labels and metrics.
 
     Attributes:
-        name: in TFDS and in this project.
+        name: the task's name in TFDS and in this project.
         folder: the name of its folder in the official download.
         texts: the column of the text, or the columns of both texts -> their names in TFDS.
         label: the column of the label.
         labels: the names of classes 0, 1, ..., in the order of TFDS and Hugging Face; none for regression.
         named: whether files and the test server write a label as its name, and not as its number.
-        metrics: those of GLUE. The score is their mean.
+        metrics: GLUE's metrics for the task. The score is their mean.
         files: split -> file.
         submission: test split -> the file that the test server expects; default: the split `test`, and the folder's
             name.
@@ -23,7 +23,7 @@ class GlueTask:
         index: the column of the test files that numbers the rows.
         broken_lines: whether the official files hold rows that were cut by line breaks within a text.
         low: the smallest label of a regression.
-        high: the largest.
+        high: the largest label of a regression.
     """
 
     name: str
@@ -102,7 +102,7 @@ _TASKS = (
     GlueTask("qnli", "QNLI", _QUESTION, labels=_ENTAILMENT, named=True),
     # Whether the first text entails the second.
     GlueTask("rte", "RTE", _SENTENCES, labels=_ENTAILMENT, named=True),
-    # The same, of a text and a copy in which a pronoun is resolved.
+    # The same, for a text and a copy of it with a pronoun resolved.
     GlueTask("wnli", "WNLI", _SENTENCES, labels=("not_entailment", "entailment")),
 )
 

@@ -22,7 +22,7 @@ def read_tfds(task: GlueTask, *, cache_dir: str | os.PathLike[str] | None = None
 
     Args:
         task: the task.
-        cache_dir: the folder of the prepared data; None or empty is TFDS' own folder (`TFDS_DATA_DIR`, or else
+        cache_dir: the folder of the prepared data; None or empty: TFDS' own folder (`TFDS_DATA_DIR`, or else
             `~/tensorflow_datasets`).
 
     Raises:
@@ -43,7 +43,7 @@ def read_tfds(task: GlueTask, *, cache_dir: str | os.PathLike[str] | None = None
             if not builder.is_prepared():
                 check_reachable(builder.builder_config.data_url or _HOST)
                 builder.download_and_prepare()
-    except Exception as error:  # TFDS raises many kinds where a download or a cache is at fault
+    except Exception as error:  # TFDS raises many kinds of errors for a failed download or cache
         raise UserError(f"cannot download or prepare glue/{task.name} ({one_line(error)}); {_instead(task)}") from error
     names = tuple(getattr(builder.info.features["label"], "names", ()))
     if names != task.labels:

@@ -38,7 +38,7 @@ def find_files(task: GlueTask, folder: str | os.PathLike[str]) -> dict[str, Path
             of their names do not matter, so that TFDS' names of the tasks are accepted too.
 
     Raises:
-        UserError: there is no such folder, it has none for the task, or that lacks a file.
+        UserError: there is no such folder, it has no folder for the task, or the task's folder lacks a file.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -70,12 +70,12 @@ def read_split(task: GlueTask, split: str, path: str | os.PathLike[str]) -> Glue
     """The rows of one file.
 
     Fields are separated by tabs. Quotation marks are text, since sentences of MRPC and RTE hold unpaired ones. A BOM,
-    the line ends of any system and empty lines are allowed. Texts are not changed; one of a pair may be empty.
+    the line ends of any system and empty lines are allowed. Texts are not changed. One text of a pair may be empty.
 
-    A row must have as many fields as the header. Only QQP's official files hold broken rows, which a line break within
-    a question cut in two. There rows with too few fields or without a label are left out and counted, and fields past
-    the header's columns are ignored, as in TFDS. No row of a test split is left out, since the test server expects a
-    prediction for each.
+    A row must have as many fields as the header. Only QQP's official files hold broken rows: a line break within a
+    question cuts them in two. In QQP, rows with too few fields or without a label are left out and counted, and fields
+    past the header's columns are ignored, as in TFDS. No row of a test split is left out, since the test server expects
+    a prediction for each row.
 
     Args:
         task: the task.

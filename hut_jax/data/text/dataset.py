@@ -25,16 +25,16 @@ class TextSplits(NamedTuple):
 def load_text(
     path: str | os.PathLike[str], tokenizer: BaseTokenizer, *, block: int, holdout: float = 0.01, max_bytes: int = 0
 ) -> TextSplits:
-    """Blocks of `block + 1` tokens, of which all but the first are predicted. Neighbouring blocks share one token.
+    """Blocks of `block + 1` tokens. All but the first token are predicted. Neighbouring blocks share one token.
 
-    In the file a line `<|endoftext|>` separates two documents; in the blocks that token follows each document. A rest
-    at the end that is too short for a block is dropped.
+    In the file a line `<|endoftext|>` separates two documents. In the blocks that token follows each document. Tokens
+    at the end that do not fill a block are dropped.
 
     Args:
         path: a UTF-8 text, plain or `.xz`.
-        tokenizer: encodes it.
-        block: how many tokens of a block are predicted, at least 1.
-        holdout: the share of the blocks, from the end of the text, for validation. Above 0 it is at least one block.
+        tokenizer: encodes the text.
+        block: the number of predicted tokens in a block, at least 1.
+        holdout: the share of blocks for validation, from the end of the text. Above 0, at least one block is held out.
         max_bytes: the largest number of bytes to read; 0 reads all.
 
     Raises:

@@ -12,7 +12,7 @@ from hut_jax.core.errors import UserError
 SEPARATOR = "<|endoftext|>"
 _LONGEST_LINE = 1 << 16  # bytes; a longer line is read in parts
 
-# GPT-2's BPE never joins a character with white space that follows, so a text may be cut there and nowhere else.
+# GPT-2's BPE never joins a character with the white space after it. A text may be cut there, and nowhere else.
 _SAFE_CUT = re.compile(r".*\S(?=[ \t\r\n])", re.DOTALL)
 
 
@@ -25,12 +25,12 @@ def read_pieces(path: str | os.PathLike[str], *, max_bytes: int = 0, size: int =
     Args:
         path: a UTF-8 text, which is decompressed if its name ends in `.xz`.
         max_bytes: read whole lines up to this many bytes of text; 0 reads all.
-        size: about how many characters a piece has; pieces without white space may be longer.
+        size: the approximate number of characters in a piece. Pieces without white space may be longer.
 
     Raises:
-        UserError: the file is missing, is not UTF-8 (with the line), or is a corrupt .xz.
+        UserError: the file is missing, is not UTF-8, or is a corrupt .xz. The message names the line.
     """
-    held, document = "", False  # text not yet yielded; whether the current document has any
+    held, document = "", False  # the text not yet yielded; whether a piece of the current document was yielded
     line_start = True
     for line in _read_lines(path, max_bytes):
         if line_start and line.rstrip("\r\n") == SEPARATOR:

@@ -21,11 +21,11 @@ class Family:
     Attributes:
         config: the config's class, with `from_json`, `to_json` and `tensor_names`.
         model: the Linen class.
-        heads: the transformers classes whose files can be read, and our names of their heads. Where several classes
-            have one head, the first is the one whose files are written.
-        buffers: names (without `TensorNames.prefix`) of buffers in old files, which are no parameters.
-        other_heads: names (without the prefix) of tensors that a model with another head does not have. They are
-            left out, and the caller is told.
+        heads: the transformers classes whose files can be read -> our names for their heads. If several classes have
+            the same head, files are written for the first of them.
+        buffers: names of buffers in old files, without `TensorNames.prefix`. Buffers are not parameters.
+        other_heads: names of tensors of the heads, without the prefix. A model with another head leaves them out, and
+            the caller is told.
         old_endings: the endings of names in old files -> their endings today.
     """
 
@@ -37,7 +37,7 @@ class Family:
     old_endings: Mapping[str, str] = field(default_factory=dict)
 
     def today(self, name: str) -> str:
-        """A tensor's name in a file, as it is written today."""
+        """Today's form of a tensor's name in a file."""
         for old, new in self.old_endings.items():
             if name.endswith(old):
                 name = name.removesuffix(old) + new

@@ -1,4 +1,4 @@
-"""The head that a checkpoint has, the head asked for, and which parameters of it may be drawn at random."""
+"""The head of a checkpoint, the requested head, and its parameters that may be drawn at random."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -13,12 +13,13 @@ PROBLEMS = ("regression", "single_label_classification", "multi_label_classifica
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """The head of a model. None leaves a field as config.json has it.
+    """The head of a model. A field that is None keeps the value of config.json.
 
     Attributes:
         name: "causal" for GPT-2; "classification", "mlm" or "none" for RoBERTa and BERT.
-        num_labels: the outputs of a classification head. If it differs from config.json's, the output layer is drawn.
-        labels: the names of the outputs. With another `num_labels` they are LABEL_0, LABEL_1, ...
+        num_labels: the number of outputs of a classification head. If it differs from config.json's, the output layer
+            is drawn at random.
+        labels: the names of the outputs. If only `num_labels` changes, they are LABEL_0, LABEL_1, ...
         problem_type: "regression", "single_label_classification" or "multi_label_classification", kept in the config.
 
     Raises:
@@ -45,7 +46,7 @@ class Head:
             raise UserError(f"no problem_type {self.problem_type!r}; {nearest(self.problem_type, PROBLEMS)}")
 
     def labels_for(self, stored: Sequence[str]) -> tuple[str, ...]:
-        """The names of the outputs, where config.json has those of `stored`."""
+        """The names of the outputs, given the names `stored` in config.json."""
         if self.labels is not None:
             return tuple(self.labels)
         count = self.num_labels
@@ -60,7 +61,7 @@ def as_head(head: Head | str | None) -> Head:
 def stored_head(family: Family, values: Mapping[str, Any]) -> str | None:
     """The head that `architectures` in config.json names; None if it is not known here.
 
-    A family with a single head always has that one. Without `architectures` an encoder has no head.
+    A family with a single head always has that head. Without `architectures` an encoder has no head.
     """
     heads = {*family.heads.values()}
     if len(heads) == 1:
@@ -70,18 +71,18 @@ def stored_head(family: Family, values: Mapping[str, Any]) -> str | None:
 
 
 def with_head(family: Family, config: Any, values: Mapping[str, Any], head: Head, where: str) -> Any:
-    """The config with the head and labels asked for.
+    """The config with the requested head and labels.
 
     Args:
         family: of the model.
         config: from the config class's `from_json`.
         values: the parsed config.json.
-        head: the head asked for.
+        head: the requested head.
         where: the name of config.json in an error.
 
     Raises:
-        UserError: the family has no such head, config.json names none that is known, or what is asked for
-            needs a classification head.
+        UserError: the family has no such head, config.json names no known head, or labels are requested for a head
+            that is not a classification head.
     """
     valid = sorted({*family.heads.values()})
     if head.name is not None and head.name not in valid:
@@ -106,12 +107,14 @@ def with_head(family: Family, config: Any, values: Mapping[str, Any], head: Head
 
 
 def drawable(path: str, config: Any, stored: Any, has: str | None) -> bool:
-    """Whether a parameter that the files lack, or have in another shape, is drawn; if not, the files are damaged.
+    """Whether a parameter that the files lack, or have in another shape, may be drawn at random.
+
+    If it may not, the files are damaged.
 
     Args:
         path: of the parameter.
-        config: with the head asked for.
-        stored: with the head and labels of config.json.
+        config: the config with the requested head.
+        stored: the config with the head and labels of config.json.
         has: the head of the files.
     """
     if config.model_type not in ("roberta", "bert"):

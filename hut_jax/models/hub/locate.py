@@ -1,4 +1,4 @@
-"""From a model's name, which is a folder or a Hugging Face hub name, to the folder with its files."""
+"""Find the folder of a model's files, given a folder or a Hugging Face hub name."""
 
 import os
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ from hut_jax.core.errors import UserError, nearest
 
 
 def locate(name: str | os.PathLike, patterns: Sequence[str]) -> Path:
-    """The folder with the model's files. Those of a hub name are downloaded first, or taken from the cache.
+    """The folder with the model's files. Files of a hub name are downloaded, or taken from the cache.
 
-    Where there is a folder of that name, it is taken rather than the hub's model.
+    A folder of that name takes precedence over the hub's model.
 
     Args:
         name: a folder, or a hub name such as `gpt2` or `org/name`.

@@ -1,6 +1,6 @@
 """A model's folder: its config.json, and its safetensors files, single or in shards. No pickle is read.
 
-The headers are read first, and each tensor when it is asked for.
+The headers are read first. Each tensor is read when it is requested.
 """
 
 import json
@@ -82,7 +82,7 @@ def _read_index(folder: Path, architecture: str) -> dict[str, Path]:
             raise UserError(
                 f"{folder}: only pytorch_model.bin, a pickle, which is never read here; convert it with {convert}"
             )
-        # From the hub only what is read here was downloaded, so that a pickle there is not seen.
+        # Pickles are not downloaded from the hub, so a pickle there does not show here.
         raise UserError(
             f"{folder}: neither {SINGLE} nor {INDEX}; an old model with pytorch_model.bin alone is converted with "
             f"{convert}"

@@ -45,7 +45,7 @@ def gpt2_names(config: "GPT2Config") -> TensorNames:
 
 
 class _Heads(NamedTuple):
-    """Where the heads of RoBERTa and BERT have different names."""
+    """The names that differ between the heads of RoBERTa and BERT."""
 
     classifier: tuple[tuple[str, str], ...]
     mlm_dense: str
@@ -109,7 +109,8 @@ def encoder_names(config: "RobertaConfig") -> TensorNames:
                 f"{names.mlm_decoder}.bias": names.mlm_bias,
             }
         else:
-            # Transformers 5 has two biases here and reads the decoder's. Before, they were one, under the other name.
+            # Transformers 5 has two biases here and reads the decoder's. Earlier versions had one, under the other
+            # name.
             head += [
                 Tensor(f"{names.mlm_decoder}.weight", ("mlm/decoder/kernel",), transpose=True),
                 Tensor(f"{names.mlm_decoder}.bias", ("mlm/bias",), also=names.mlm_bias),

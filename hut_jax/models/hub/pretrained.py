@@ -1,4 +1,4 @@
-"""Models by a hub name or a folder: with their pretrained parameters, or without."""
+"""Models from a hub name or a folder, with or without their pretrained parameters."""
 
 import logging
 import os
@@ -36,24 +36,25 @@ def load_pretrained(
 ) -> tuple[Model, dict[str, Any]]:
     """The model of a Hugging Face checkpoint and its parameters.
 
-    Tensors are read one by one, so that the model is in memory once. If the checkpoint has another head than the one
-    asked for, what the two share is read, and the rest is drawn at random, as the model's authors drew it.
+    Tensors are read one by one, so that only one copy of the model is in memory. If the checkpoint has another head
+    than the requested one, the parameters that both share are read. The others are drawn at random, as the model's
+    authors drew them.
 
     Args:
-        name: a folder, or a hub name such as `gpt2`, whose safetensors files are then downloaded or taken from
+        name: a folder, or a hub name such as `gpt2`. The safetensors files of a hub name are downloaded or taken from
             the cache. Pickled files (`pytorch_model.bin`) are never read.
-        head: a `Head`, or its name alone. Default: what config.json's `architectures` name.
+        head: a `Head`, or its name alone. Default: the head that config.json's `architectures` name.
         compute: the dtype, and how the model computes.
-        key: for what is drawn; default: `jax.random.key(0)`.
-        draw: False sets it to zero, for an adapter that holds all of it (`also_train`).
-        report: called with a line on the parameters that the files lack, and one on the tensors of other heads that
-            were left out, if there are any. Default: a logged warning.
-        shardings: a tree of `jax.sharding.Sharding`s, one for each parameter, which is placed by it as it is read.
+        key: the key of the drawn parameters; default: `jax.random.key(0)`.
+        draw: False sets these parameters to zero, for an adapter that holds all of them (`also_train`).
+        report: called with a line on the parameters that the files lack, if any, and a line on the tensors of other
+            heads that were left out, if any. Default: a logged warning.
+        shardings: a tree of `jax.sharding.Sharding`s, one for each parameter. Each parameter is placed as it is read.
             Default: all parameters on one device.
 
     Raises:
-        UserError: nothing has that name, config.json is not supported, the model cannot have the head or the
-            attention, or the files are damaged or not of the config's shapes.
+        UserError: there is no such model, config.json is not supported, the model does not support the head or the
+            attention, or the files are damaged or do not have the config's shapes.
     """
     folder = locate(name, model_files.PATTERNS)
     source = read_source(folder, as_head(head))
@@ -106,8 +107,9 @@ def _model(source: Source, compute: Compute) -> Model:
 
 
 def _draw(model: Model, key: jax.Array, paths: Sequence[Path], dtype: Any) -> dict[Path, jax.Array]:
-    """These parameters alone, with the values that `init_params` gives them."""
-    scanned = model.clone(scan_layers=True)  # none of the paths is a layer's, and one layer is traced faster than all
+    """Draw only these parameters, with the values that `init_params` gives them."""
+    # None of the paths is in a layer, and tracing one layer is faster than tracing all.
+    scanned = model.clone(scan_layers=True)
 
     def init(key):
         params = flatten(scanned.init(key, jnp.zeros((1, 1), jnp.int32))["params"])

@@ -1,4 +1,4 @@
-"""The tensors of a model's files -> parameters, each placed on its devices before the next is read."""
+"""Read the tensors of a model's files. Each parameter is placed on its devices before the next is read."""
 
 import itertools
 import math
@@ -37,8 +37,8 @@ def read_params(
                 f"{files.folder}: {name!r} is not {other!r}, to which config.json ties it; "
                 "if they should differ, set its 'tie_word_embeddings' to false"
             )
-    # One parameter of all layers after another, so that few stacks are unfinished at a time. The largest comes first:
-    # for a moment it is in memory twice, as read and as placed.
+    # A parameter is read for all layers before the next parameter, so that few stacks are unfinished at a time. The
+    # largest comes first: for a moment it is in memory twice, as read and as placed.
     groups: dict[Path, list[str]] = {}
     for name, tensor in match.tensors.items():
         groups.setdefault(scanned(split(tensor.paths[0]))[0], []).append(name)

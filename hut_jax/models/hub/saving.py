@@ -1,4 +1,4 @@
-"""Parameters -> a folder that transformers reads."""
+"""Save a model in a folder that transformers reads."""
 
 import os
 from collections.abc import Mapping
@@ -21,10 +21,10 @@ def save_pretrained(folder: str | os.PathLike, model: Any, params: Mapping[str, 
     Each file appears whole or not at all. Loading them gives the same bits.
 
     Args:
-        folder: made where it does not exist.
-        model: as from `load_pretrained`.
-        params: its parameters.
-        dtype: to write; default: that of each parameter.
+        folder: the folder; it is made if it does not exist.
+        model: a model as from `load_pretrained`.
+        params: the model's parameters.
+        dtype: the dtype in the file; default: each parameter's own.
 
     Raises:
         UserError: `params` are not those of `model`, or the folder cannot be made.

@@ -1,4 +1,4 @@
-"""A model's folder as a source of parameters: its config, with the head asked for, and which tensors are read."""
+"""A model's folder as a source of parameters: its config with the requested head, and the tensors to read."""
 
 import functools
 from collections.abc import Mapping
@@ -21,13 +21,13 @@ _FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 class Source(NamedTuple):
-    """A folder's config.json, and what the caller asks for.
+    """A folder's config.json, combined with the requested head.
 
     Attributes:
         family: the model's.
-        config: with the head asked for.
-        stored_config: with the head of the files.
-        stored_head: the files' head; None where the family has none of that name.
+        config: the config with the requested head.
+        stored_config: the config with the head of the files.
+        stored_head: the head of the files; None if the family has no such head.
         architecture: the transformers class that wrote the files.
     """
 
@@ -58,7 +58,7 @@ def read_source(folder: FilePath, head: Head) -> Source:
 
 
 class Match(NamedTuple):
-    """Which tensor of the files is read as which.
+    """The match between the tensors of the files and those of the model.
 
     Attributes:
         tensors: name -> the parameters that are read from it.
@@ -77,7 +77,7 @@ def match_tensors(files: Weights, source: Source) -> Match:
     """Match the tensors of the files to those of the model. Only headers are read.
 
     Raises:
-        UserError: one is missing, unknown, of another shape, or of another type than a float.
+        UserError: a tensor is missing, unknown, of another shape, or not of floats.
     """
     family, config = source.family, source.config
     ours = shapes_of(family.model(config=config))
@@ -90,7 +90,9 @@ def match_tensors(files: Weights, source: Source) -> Match:
 
     stored: dict[str, str] = {}
     unknown, left_out = [], []
-    for name in sorted(files.shapes, key=lambda name: name in also):  # so that the first name precedes the other
+    for name in sorted(
+        files.shapes, key=lambda name: name in also
+    ):  # so that a tensor's first name comes before its other name
         bare = names.bare(family.today(name))
         full = wanted.get(bare) or also.get(name)
         if full is not None and full not in stored:

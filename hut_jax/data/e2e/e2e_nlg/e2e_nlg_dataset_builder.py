@@ -1,4 +1,4 @@
-"""The E2E NLG dataset as a TFDS builder, from CSV files that are downloaded or in a folder."""
+"""The E2E NLG dataset as a TFDS builder, from CSV files in a folder or from a download."""
 
 import dataclasses
 from collections.abc import Iterator
