@@ -50,8 +50,8 @@ def to_frame(records: Iterable[Record]) -> pd.DataFrame:
     settings = runs["settings"].map(lambda text: f", {text}" if text else "")
     runs["variant"], runs["adapter"] = labels + settings, labels + ranks + settings
     runs["merit"] = runs["score"].where(runs["maximize"], -runs["score"])
-    order = runs.assign(place=runs["method"].map({method: place for place, method in enumerate(LABELS)}))
-    by = ["place", "method", "rank", "settings", "seed"]
+    order = runs.assign(position=runs["method"].map({method: position for position, method in enumerate(LABELS)}))
+    by = ["position", "method", "rank", "settings", "seed"]
     return runs.iloc[order.sort_values(by, na_position="last").index].reset_index(drop=True)
 
 
@@ -83,7 +83,7 @@ def at_best_learning_rates(runs: pd.DataFrame) -> pd.DataFrame:
     rates have one seed, so they do not count.
     """
     tried = runs.groupby(["adapter", "learning_rate"], sort=False).agg(seeds=("seed", "size"), merit=("merit", "first"))
-    best = tried.sort_values(["seeds", "merit"], kind="stable").reset_index().drop_duplicates("adapter", keep="last")
+    best = tried.sort_values(["seeds", "merit"], ascending=False).reset_index().drop_duplicates("adapter")
     return runs.merge(best[["adapter", "learning_rate"]])
 
 

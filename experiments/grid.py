@@ -35,8 +35,8 @@ CHANGES_NOTHING = (
 """Fields that name files or change only how a result is computed; dropout's random numbers may change, too."""
 
 
-class Share(NamedTuple):
-    """A job's share of the machine: cores of the processor, and one GPU; "" for all GPUs."""
+class Slot(NamedTuple):
+    """What a job has of the machine: cores of the processor, and one GPU; "" for all GPUs."""
 
     cores: frozenset[int]
     gpu: str
@@ -81,8 +81,8 @@ def run_missing(
         # Processes that are started, not forked: JAX has threads.
         context = get_context("spawn")
         queue = context.Queue()
-        for share in shares(jobs, sorted(os.sched_getaffinity(0)), gpus):
-            queue.put(share)
+        for slot in slots(jobs, sorted(os.sched_getaffinity(0)), gpus):
+            queue.put(slot)
         pool = ProcessPoolExecutor(jobs, context, initializer=_remember, initargs=(queue,), max_tasks_per_child=1)
         with _killed_told(), pool:
             futures = {pool.submit(_run, name, config, workdir, text): name for name, config in missing.items()}
@@ -129,10 +129,10 @@ def _stands(folder: Path, config: RunConfig, text: str, base: str) -> bool:
     return True
 
 
-def shares(jobs: int, cores: Sequence[int], gpus: Sequence[str]) -> list[Share]:
-    """Each job's share. If there are more jobs than cores or GPUs, several jobs have the same."""
+def slots(jobs: int, cores: Sequence[int], gpus: Sequence[str]) -> list[Slot]:
+    """Each job's slot. If there are more jobs than cores or GPUs, several jobs have the same."""
     return [
-        Share(frozenset(cores[job::jobs]) or frozenset(cores), gpus[job % len(gpus)] if gpus else "")
+        Slot(frozenset(cores[job::jobs]) or frozenset(cores), gpus[job % len(gpus)] if gpus else "")
         for job in range(jobs)
     ]
 
@@ -153,18 +153,18 @@ def _killed_told() -> Iterator[None]:
         ) from None
 
 
-_shares: "Queue[Share]"
+_slots: "Queue[Slot]"
 
 
-def _remember(shares: "Queue[Share]") -> None:
-    global _shares
-    _shares = shares
+def _remember(slots: "Queue[Slot]") -> None:
+    global _slots
+    _slots = slots
 
 
-def _take(share: Share) -> None:
-    os.sched_setaffinity(0, share.cores)
-    if share.gpu:
-        os.environ["CUDA_VISIBLE_DEVICES"] = share.gpu
+def _take(slot: Slot) -> None:
+    os.sched_setaffinity(0, slot.cores)
+    if slot.gpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = slot.gpu
     _spare_memory()
 
 
@@ -174,8 +174,8 @@ def _spare_memory() -> None:
 
 
 def _run(name: str, config: RunConfig, workdir: Path, text: str) -> None:
-    share = _shares.get()
-    _take(share)  # before JAX starts: it looks at the machine once
+    slot = _slots.get()
+    _take(slot)  # before JAX starts: it looks at the machine once
     try:
         folder = workdir / name
         folder.mkdir(parents=True, exist_ok=True)
@@ -183,4 +183,4 @@ def _run(name: str, config: RunConfig, workdir: Path, text: str) -> None:
             keep_compiled()
             write_record(folder, make_record(name, config, folder, train(config, folder), text))
     finally:
-        _shares.put(share)
+        _slots.put(slot)

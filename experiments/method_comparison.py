@@ -6,11 +6,11 @@ r"""Compare HUT with other ways to fine-tune, each at the best of its own learni
         --rates=0.1,0.3,1,3 --seeds=0,1,2 --jobs=2
 
 An adapter is written as for `hut_jax.cost`: its name, and settings after colons (`ia3:targets=()` takes IA3's own
-targets if the config has others). `head` trains only what `config.adapter.also_train` names. Rates are learning rates,
-as multiples of the adapter's default (`hut_jax/transforms`). If there are several, each adapter tries all of them with
-the first seed. The best one is used for all seeds. The same command resumes a study that was stopped; finished runs are
-not run again. At the end one JSONL holds all runs of the workdir. `experiments.report` and `experiments.summary` make
-tables and pictures from it.
+targets if the config has others). `head` trains only what `config.adapter.also_train` names. `--rates` are learning
+rates, as multiples of the adapter's default (`hut_jax/transforms`). If there are several, each adapter tries all of
+them with the first seed. The best one is used for all seeds. The same command resumes a study that was stopped;
+finished runs are not run again. At the end one JSONL holds all runs of the workdir. `experiments.report` and
+`experiments.summary` make tables and pictures from it.
 """
 
 from collections.abc import Sequence

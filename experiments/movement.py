@@ -64,7 +64,7 @@ class Moved(NamedTuple):
         return int(found[1]) if found else None
 
 
-class Run(NamedTuple):
+class Measured(NamedTuple):
     """A run whose kernels were measured."""
 
     study: str
@@ -72,7 +72,7 @@ class Run(NamedTuple):
     kernels: list[Moved]
 
 
-def measure(workdir: Path) -> Run:
+def measure(workdir: Path) -> Measured:
     """Measure a run from its adapter and its base.
 
     Raises:
@@ -82,7 +82,7 @@ def measure(workdir: Path) -> Run:
     kernels = moved(run.adapter, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), run.params), run.factors)
     if not kernels:
         raise UserError(f"the adapter in {workdir} has changed no kernel")
-    return Run("", run.adapter.transform.name, kernels)
+    return Measured("", run.adapter.transform.name, kernels)
 
 
 def moved(adapter: Adapter, params: Mapping[str, Any], factors: Mapping[str, Any]) -> list[Moved]:
@@ -113,7 +113,7 @@ def effective_rank(matrix: Float[np.ndarray, "d k"]) -> int:
     return int(np.searchsorted(np.cumsum(energy), ENERGY * energy.sum())) + 1 if energy.any() else 0
 
 
-def read_movement(study: Path) -> dict[str, Run]:
+def read_movement(study: Path) -> dict[str, Measured]:
     """The runs of a study that were measured, by name.
 
     Raises:
@@ -122,10 +122,10 @@ def read_movement(study: Path) -> dict[str, Run]:
     records = [record for record in read_study(study) if record.movement]
     if not records:
         raise UserError(f"no run of {study} was measured; give the runs' workdirs")
-    order = {method: place for place, method in enumerate(LABELS)}
+    order = {method: position for position, method in enumerate(LABELS)}
     records.sort(key=lambda record: order.get(record.method, len(order)))
     return {
-        record.name: Run(study.stem, record.method, [Moved(**kernel) for kernel in record.movement or ()])
+        record.name: Measured(study.stem, record.method, [Moved(**kernel) for kernel in record.movement or ()])
         for record in records
     }
 
@@ -142,7 +142,7 @@ def kernels_table(kernels: Sequence[Moved]) -> str:
     return tables.markdown(pd.DataFrame(rows, index))
 
 
-def adapters_table(runs: Iterable[Run]) -> str:
+def adapters_table(runs: Iterable[Measured]) -> str:
     """A row for each study and method: minimum, maximum and mean over the kernels of all its runs."""
     kernels = pd.DataFrame(
         (f"{run.study}: {LABELS.get(run.method, run.method)}".removeprefix(": "), one.norm, one.rank)
@@ -164,7 +164,7 @@ def _factor_names(kernels: Iterable[Moved]) -> list[str]:
     return list(dict.fromkeys(name for one in kernels for name in one.factors))
 
 
-def picture(runs: Mapping[str, Run], path: Path) -> None:
+def picture(runs: Mapping[str, Measured], path: Path) -> None:
     """Draw norm and rank against the layer, and the factors of the first run.
 
     Args:
@@ -180,13 +180,13 @@ def picture(runs: Mapping[str, Run], path: Path) -> None:
         axes[1].plot(layers, [one.rank for one in layered], **options)
     (name, first), *_ = runs.items()
     names = _factor_names(first.kernels)
-    for place, factor in enumerate(names):
+    for position, factor in enumerate(names):
         own = [one for one in first.kernels if factor in one.factors and one.layer is not None]
         low, middle, high = np.transpose([one.factors[factor] for one in own]) if own else np.empty((3, 0))
-        beside = np.array([one.layer for one in own]) + 0.15 * (place - (len(names) - 1) / 2)
-        shade = f"{0.6 * place / len(names):.2f}"  # greys: colours are the methods'
+        beside = np.array([one.layer for one in own]) + 0.15 * (position - (len(names) - 1) / 2)
+        shade = f"{0.6 * position / len(names):.2f}"  # greys: colours are the methods'
         reach = [middle - low, high - middle]
-        axes[2].errorbar(beside, middle, reach, fmt="osD^v"[place % 5], color=shade, label=factor)
+        axes[2].errorbar(beside, middle, reach, fmt="osD^v"[position % 5], color=shade, label=factor)
     axes[2].set_title(f"of {name}")
     for axis, label in zip(axes, (NORM, RANK, "factors, 5 to 95 %"), strict=True):
         axis.set_xlabel("layer")
@@ -220,7 +220,7 @@ def main(argv: Sequence[str]) -> int:
     if args.output:
         check_writable(args.output, "the folder of --output,")
     studies = [path for path in paths if path.is_file()]
-    runs: dict[str, Run] = {}
+    runs: dict[str, Measured] = {}
     for study in studies:
         prefix = f"{study.stem}/" if len(studies) > 1 else ""
         runs |= {prefix + name: run for name, run in read_movement(study).items()}

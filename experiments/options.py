@@ -8,19 +8,26 @@ from experiments.analysis import PEER, select
 from hut_jax.core.errors import UserError
 
 
-def numbers(option: str, text: str, kind: type) -> list:
+def numbers(option: str, text: str, kind: type, *, zero: bool = False) -> list:
     """The numbers of an option, separated by commas.
 
+    Args:
+        option: its name in messages.
+        text: its value.
+        kind: of the numbers, `int` or `float`.
+        zero: whether 0 is a valid number.
+
     Raises:
-        UserError: one is no number or out of range.
+        UserError: one is no number, is negative, or is 0 without `zero`.
     """
+    wanted = f"{'whole numbers' if kind is int else 'numbers'} {'of 0 or more' if zero else 'above 0'}"
     try:
         values = [kind(one) for one in text.split(",")]
+        valid = all(value > 0 or (zero and value == 0) for value in values)
     except ValueError:
-        values = [-1]
-    if min(values) < 0 or (0 in values and option != "--seeds"):
-        wanted = "whole numbers" if kind is int else "numbers"
-        raise UserError(f"{option}={text}: {wanted} {'of 0 or more' if option == '--seeds' else 'above 0'} are wanted")
+        valid = False
+    if not valid:
+        raise UserError(f"{option}={text}: {wanted} are wanted")
     return values
 
 

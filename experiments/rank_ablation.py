@@ -4,11 +4,11 @@ r"""The score against the rank, for HUT and other methods.
     python -m experiments.rank_ablation --config=configs/glue.py:mrpc --config.data.dir=GLUE \
         --methods=hut,lora,hira --ranks=1,2,4,8,16,32,64 --rates=0.1,0.3,1,3 --seeds=0,1,2 --jobs=2
 
-The config gives base, task and everything else; any of its fields can be set. Rates are learning rates, as multiples of
-the method's default (`hut_jax/transforms`). If there are several, each method tries all of them with the first seed at
-the middle rank, and takes the best one for every rank. The same command resumes a study that was stopped; finished runs
-are not run again. At the end one JSONL holds all runs of the workdir. `experiments.report` makes tables and pictures
-from it.
+The config gives base, task and everything else; any of its fields can be set. `--rates` are learning rates, as
+multiples of the method's default (`hut_jax/transforms`). If there are several, each method tries all of them with the
+first seed at the middle rank, and takes the best one for every rank. The same command resumes a study that was stopped;
+finished runs are not run again. At the end one JSONL holds all runs of the workdir. `experiments.report` makes tables
+and pictures from it.
 """
 
 from collections.abc import Sequence

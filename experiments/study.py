@@ -2,14 +2,14 @@
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import jax
 
 from experiments import report
-from experiments.analysis import to_frame
+from experiments.analysis import at_best_learning_rates, to_frame
 from experiments.forgetting import held_out
 from experiments.grid import elsewhere, run_missing
 from experiments.options import numbers, words
@@ -28,7 +28,7 @@ HEAD = "head"
 
 def add_arguments(parser: argparse.ArgumentParser, workdir: str) -> None:
     """The options of a study; `workdir` is the default of one of them."""
-    parser.add_argument("--rates", default="1", help="learning rates, in multiples of each adapter's own")
+    parser.add_argument("--rates", default="1", help="learning rates to try, as multiples of each adapter's own")
     parser.add_argument("--seeds", default="0", help="one run of each adapter for each of them")
     parser.add_argument(
         "--jobs",
@@ -56,24 +56,25 @@ def study(config: RunConfig, tuned_as: Mapping[str, str], args: argparse.Namespa
     Raises:
         UserError: an adapter or an option is wrong, or a run fails.
     """
-    rates, seeds = numbers("--rates", args.rates, float), numbers("--seeds", args.seeds, int)
+    multiples = numbers("--rates", args.rates, float)
+    seeds = numbers("--seeds", args.seeds, int, zero=True)
     gpus = words(args.gpus)
     workdir = Path(args.workdir)
     results = Path(args.results) if args.results else workdir / RESULTS
     check_writable(workdir)
     check_writable(results.parent, "the folder of --results,")
-    base, platform = elsewhere(check, configs_of(config, [*tuned_as], rates, seeds), args.text)
+    base, platform = elsewhere(check, configs_of(config, [*tuned_as], multiples, seeds), args.text)
     if args.results and results.exists():
         restore(results, workdir)
     jobs = default_jobs(gpus, platform) if args.jobs is None else args.jobs
     run = partial(run_missing, workdir=workdir, jobs=jobs, gpus=gpus, text=args.text, base=base)
     tuned = dict.fromkeys(tuned_as.values())
-    best, tried = dict.fromkeys(tuned, rates[0]), dict[str, Record]()
-    if len(rates) > 1:
+    best, tried = dict.fromkeys(tuned, multiples[0]), dict[str, Record]()
+    if len(multiples) > 1:
         # Runs that begin together have different adapters: each adapter's later runs find what its first compiled.
-        trials = dict(make_run(config, adapter, rate, seeds[0]) for rate in rates for adapter in tuned)
+        trials = dict(make_run(config, adapter, multiple, seeds[0]) for multiple in multiples for adapter in tuned)
         tried = run(trials)
-        best = best_rates(tuned, rates, seeds[0], tried)
+        best = best_multiples(tuned, multiples, seeds[0], tried)
     runs = dict(make_run(config, one, best[other], seed) for seed in seeds for one, other in tuned_as.items())
     frame = to_frame((tried | run(runs)).values())
     report.write(frame, report.make(frame), workdir)
@@ -91,7 +92,7 @@ def restore(results: Path, workdir: Path) -> None:
 
 
 def configs_of(
-    config: RunConfig, adapters: Sequence[str], rates: Sequence[float], seeds: Sequence[int]
+    config: RunConfig, adapters: Sequence[str], multiples: Sequence[float], seeds: Sequence[int]
 ) -> list[RunConfig]:
     """One config for each adapter, after a check of all configs that the adapter may run with.
 
@@ -101,7 +102,7 @@ def configs_of(
     named: dict[str, str] = {}
     configs = []
     for adapter in adapters:
-        first, *_ = [make_run(config, adapter, rate, seed)[1] for rate in rates for seed in seeds]
+        first, *_ = [make_run(config, adapter, multiple, seed)[1] for multiple in multiples for seed in seeds]
         other = named.setdefault(to_json(first), adapter)
         if other != adapter:
             raise UserError(f"{other} and {adapter} are the same adapter; name it once")
@@ -136,13 +137,13 @@ def check(configs: Sequence[RunConfig], text: str) -> tuple[str, str]:
     return base, jax.default_backend()
 
 
-def make_run(config: RunConfig, adapter: str, rate: float, seed: int) -> tuple[str, RunConfig]:
+def make_run(config: RunConfig, adapter: str, multiple: float, seed: int) -> tuple[str, RunConfig]:
     """The name and the config of a run.
 
     Args:
         config: of the study.
         adapter: such as hut:rank=8, or `HEAD`.
-        rate: the learning rate, as a multiple of the adapter's own.
+        multiple: the learning rate over the adapter's own.
         seed: of the run.
 
     Raises:
@@ -157,28 +158,24 @@ def make_run(config: RunConfig, adapter: str, rate: float, seed: int) -> tuple[s
     else:
         own = with_adapter(config, adapter)
         usual = own.adapter.transform.learning_rate
-    own = with_fields(own, {"train.learning_rate": rate * usual, "seed": seed})
-    return run_name(adapter, rate, seed), own
+    own = with_fields(own, {"train.learning_rate": multiple * usual, "seed": seed})
+    return run_name(adapter, multiple, seed), own
 
 
-def best_rates(
-    adapters: Sequence[str] | Mapping[str, None], rates: Sequence[float], seed: int, tried: Mapping[str, Record]
+def best_multiples(
+    adapters: Iterable[str], multiples: Sequence[float], seed: int, tried: Mapping[str, Record]
 ) -> dict[str, float]:
-    """The learning rate of each adapter whose run has the best score.
+    """The best learning rate of each adapter, as a multiple of its own: that of the run with the best score.
 
     Raises:
         UserError: an adapter diverged at all of them.
     """
-
-    def score(adapter: str, rate: float) -> float:
-        record = tried[run_name(adapter, rate, seed)]
-        return record.score if record.maximize else -record.score
-
     best = {}
     for adapter in adapters:
-        ended = [rate for rate in rates if run_name(adapter, rate, seed) in tried]
+        named = {run_name(adapter, multiple, seed): multiple for multiple in multiples}
+        ended = [tried[name] for name in named if name in tried]
         if not ended:
-            tries = ", ".join(f"{rate:g}" for rate in rates)
+            tries = ", ".join(f"{multiple:g}" for multiple in multiples)
             raise UserError(f"{adapter} diverges at each of --rates, {tries}; lower them")
-        best[adapter] = max(ended, key=partial(score, adapter))
+        best[adapter] = named[at_best_learning_rates(to_frame(ended))["name"].iloc[0]]
     return best

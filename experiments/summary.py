@@ -3,11 +3,11 @@
     python -m experiments.summary runs/cola runs/sst2 --ranks=8 --output=runs/summary
 
 A study is the workdir of `experiments.method_comparison` or `experiments.rank_ablation`, or its JSONL. The table
-`scores` has mean and standard deviation over the seeds. It also has each adapter's mean place among the adapters that
-every study has. The table `differences` has the mean difference to LoRA, or to `--peer`, over the seeds that both have,
-and the p of a paired t-test. An adapter with fewer seeds than the rest of its study is marked and has no place.
-`--output` names a folder, which gets the tables as `summary.md`, and a picture of the differences as `summary.svg` and
-`.png`.
+`scores` has mean and standard deviation over the seeds. It also has each adapter's mean position among the adapters
+that every study has. The table `differences` has the mean difference to LoRA, or to `--peer`, over the seeds that both
+have, and the p of a paired t-test. An adapter with fewer seeds than the rest of its study is marked and has no mean
+position. `--output` names a folder, which gets the tables as `summary.md`, and a picture of the differences as
+`summary.svg` and `.png`.
 
 `--table` names other tables. `both` has scores and differences in one table. `seeds` has the score of each seed.
 `trials` has the score at each learning rate that was tried.
@@ -64,15 +64,15 @@ def _named(paths: Sequence[Path]) -> dict[str, Path]:
 
 
 def scores(studies: Studies) -> pd.DataFrame:
-    """Mean and standard deviation in each study, and the mean place of the adapters that every study has."""
+    """Mean and standard deviation in each study, and the mean position of the adapters that every study has."""
     columns = {_title(name, runs): _scores(at_best_learning_rates(runs)) for name, runs in studies.items()}
     table = pd.DataFrame(columns, index=_adapters(studies))
-    table["place"] = places(studies).map("{:.1f}".format)
+    table["mean position"] = mean_positions(studies).map("{:.1f}".format)
     return table
 
 
-def places(studies: Studies) -> pd.Series:
-    """Each adapter's mean place over the studies, for adapters that all studies have with all seeds."""
+def mean_positions(studies: Studies) -> pd.Series:
+    """Each adapter's mean position over the studies, for adapters that all studies have with all seeds."""
     means = []
     for runs in map(at_best_learning_rates, studies.values()):
         groups = runs.groupby("adapter")["merit"]
@@ -108,8 +108,8 @@ def seeds(studies: Studies) -> pd.DataFrame:
         column = columns.setdefault(_title(name, runs), {})
         for adapter, group in at_best_learning_rates(runs).groupby("adapter"):
             each = f"{' / '.join(map(shown, group['score']))}; " if len(group) > 1 else ""
-            rate = tables.learning_rate(group["learning_rate"].iloc[0])
-            column[adapter] = f"{shown(group['score'].mean())} ({each}{rate})"
+            learning_rate = tables.learning_rate(group["learning_rate"].iloc[0])
+            column[adapter] = f"{shown(group['score'].mean())} ({each}{learning_rate})"
     return pd.DataFrame(columns, index=_adapters(studies))
 
 
@@ -125,7 +125,7 @@ def trials(studies: Studies) -> pd.DataFrame:
         raise UserError("--table=trials: no adapter of these studies was tried at several learning rates")
     table = pd.DataFrame(columns).sort_index(level="learning_rate", sort_remaining=False)
     table = pd.concat([table.xs(one, drop_level=False) for one in _adapters(studies) if one in table.index])
-    table.insert(0, "learning rate", [tables.learning_rate(rate) for rate in table.index.get_level_values(1)])
+    table.insert(0, "learning rate", table.index.get_level_values(1).map(tables.learning_rate))
     return table.droplevel(1).rename_axis(None)
 
 
@@ -148,9 +148,9 @@ def differences_picture(studies: Studies, path: Path, peer: str = PEER) -> None:
 
 
 def _adapters(studies: Studies) -> list[str]:
-    """All adapters: those with a place by their places, then the others."""
-    placed = places(studies).sort_values(kind="stable").index
-    return list(dict.fromkeys([*placed, *pd.concat(studies.values())["adapter"]]))
+    """All adapters: those with a mean position in its order, then the others."""
+    first = mean_positions(studies).sort_values(kind="stable").index
+    return list(dict.fromkeys([*first, *pd.concat(studies.values())["adapter"]]))
 
 
 def _scores(best: pd.DataFrame) -> pd.Series:

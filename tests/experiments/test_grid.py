@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from experiments import grid
-from experiments.grid import Share, elsewhere, run_missing, shares
+from experiments.grid import Slot, elsewhere, run_missing, slots
 from experiments.record import fields_of, write_record
 from hut_jax import UserError
 from hut_jax.config import freeze, to_json, with_fields
@@ -80,19 +80,19 @@ def test_a_run_that_is_stopped_stops_the_grid_with_one_line(end, error, reason, 
 
 
 def test_jobs_share_out_cores_and_gpus():
-    assert shares(1, [0, 1, 2], []) == [Share(frozenset({0, 1, 2}), "")]
-    assert shares(2, [0, 1, 2], ["4", "5"]) == [Share(frozenset({0, 2}), "4"), Share(frozenset({1}), "5")]
-    assert [share.gpu for share in shares(4, [0], ["4", "5"])] == ["4", "5", "4", "5"]
-    assert shares(3, [0], [])[2].cores == {0}
+    assert slots(1, [0, 1, 2], []) == [Slot(frozenset({0, 1, 2}), "")]
+    assert slots(2, [0, 1, 2], ["4", "5"]) == [Slot(frozenset({0, 2}), "4"), Slot(frozenset({1}), "5")]
+    assert [slot.gpu for slot in slots(4, [0], ["4", "5"])] == ["4", "5", "4", "5"]
+    assert slots(3, [0], [])[2].cores == {0}
 
 
 def test_a_run_sees_the_gpu_that_it_has(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
     monkeypatch.delenv("XLA_PYTHON_CLIENT_PREALLOCATE", raising=False)
     cores = frozenset(os.sched_getaffinity(0))
-    grid._take(Share(cores, ""))
+    grid._take(Slot(cores, ""))
     assert (os.environ["CUDA_VISIBLE_DEVICES"], os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"]) == ("0,1,2,3", "false")
-    grid._take(Share(cores, "2"))
+    grid._take(Slot(cores, "2"))
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "2"
 
 

@@ -1,11 +1,11 @@
-"""Which runs a study makes, and at which rates."""
+"""Which runs a study makes, and at which learning rates."""
 
 import jax
 import pytest
 
 from experiments.record import read_record, write_record
 from experiments.results import write_study
-from experiments.study import best_rates, check, configs_of, default_jobs, make_run, restore
+from experiments.study import best_multiples, check, configs_of, default_jobs, make_run, restore
 from hut_jax import UserError, fingerprint
 from hut_jax.config import freeze
 from hut_jax.runs import config_files
@@ -18,7 +18,7 @@ def config():
     return freeze(config_files.load_config_file("configs/glue.py:mrpc"))
 
 
-def test_a_run_has_its_adapter_seed_and_multiple_of_the_adapters_own_rate(config):
+def test_a_run_has_its_adapter_seed_and_multiple_of_the_adapters_own_learning_rate(config):
     name, own = make_run(config, "lora:rank=4", 0.5, 2)
     assert name == "lora,rank=4/0.5/2"
     assert make_adapter(own).transform == LoRA(rank=4)
@@ -42,17 +42,21 @@ def test_what_is_no_adapter_is_refused(config):
 
 
 @pytest.mark.parametrize(("maximize", "best"), [(True, 3.0), (False, 0.1)])
-def test_the_best_rate_is_that_of_the_best_score(maximize, best, make):
+def test_the_best_learning_rate_is_that_of_the_best_score(maximize, best, make):
     scores = {0.1: 0.2, 1.0: 0.5, 3.0: 0.6}
-    tried = {f"lora,rank=4/{rate:g}/0": make(score=score, maximize=maximize) for rate, score in scores.items()}
-    assert best_rates(["lora:rank=4"], list(scores), 0, tried) == {"lora:rank=4": best}
+    tried = {
+        name: make("lora", name=name, learning_rate=multiple * 1e-3, score=score, maximize=maximize)
+        for multiple, score in scores.items()
+        for name in [f"lora,rank=4/{multiple:g}/0"]
+    }
+    assert best_multiples(["lora:rank=4"], list(scores), 0, tried) == {"lora:rank=4": best}
 
 
-def test_a_rate_that_diverged_is_not_the_best(make):
-    tried = {"lora,rank=4/1/0": make(score=0.5), "hut/3/0": make(score=0.9)}
-    assert best_rates(["lora:rank=4"], [1.0, 3.0], 0, tried) == {"lora:rank=4": 1.0}
+def test_a_learning_rate_that_diverged_is_not_the_best(make):
+    tried = {one.name: one for one in (make("lora", score=0.5), make("hut", score=0.9))}
+    assert best_multiples(["lora:rank=4"], [1.0, 3.0], 0, tried) == {"lora:rank=4": 1.0}
     with pytest.raises(UserError, match=r"ia3 diverges at each of --rates, 1, 3; lower them"):
-        best_rates(["ia3"], [1.0, 3.0], 0, tried)
+        best_multiples(["ia3"], [1.0, 3.0], 0, tried)
 
 
 def test_two_runs_at_a_time_on_a_processor(monkeypatch):

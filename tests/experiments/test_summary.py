@@ -33,7 +33,7 @@ def test_scores_places_and_differences_stand_side_by_side(studies, tmp_path, cap
     assert main([*studies, "--ranks=4", f"--output={tmp_path / 'summary'}"]) == 0
     scores, differences = (tmp_path / "summary/summary.md").read_text().split("\n\nminus LoRA's:\n\n")
     p = ttest_rel(SCORES["hut"], SCORES["lora"]).pvalue
-    assert scores.splitlines()[0] == "| | one, accuracy | other, accuracy (less is better) | place |"
+    assert scores.splitlines()[0] == "| | one, accuracy | other, accuracy (less is better) | mean position |"
     assert scores.splitlines()[2:] == [
         "| HUT, r = 4 | 0.620 ± 0.026 | 0.620 ± 0.026 | 1.5 |",  # of the two that both studies have: first, second
         "| LoRA, r = 4 | 0.510 ± 0.010 | 0.510 ± 0.010 | 1.5 |",
@@ -108,7 +108,7 @@ def test_studies_of_one_name_are_told_apart_by_the_folders_above(studies, tmp_pa
     main([*studies, str(tmp_path / "again/other.jsonl"), "--ranks=4"])
     head = capsys.readouterr().out.splitlines()[0]
     loss = "accuracy (less is better)"
-    assert head == f"| | one, accuracy | {tmp_path.name}/other, {loss} | again/other, {loss} | place |"
+    assert head == f"| | one, accuracy | {tmp_path.name}/other, {loss} | again/other, {loss} | mean position |"
     with pytest.raises(UserError, match=r"one\.jsonl is given twice"):
         main([studies[0], str(tmp_path / "again/one.jsonl")])  # the same file by another path
 
