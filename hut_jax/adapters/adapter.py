@@ -4,7 +4,7 @@ import math
 import re
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import KW_ONLY, asdict, dataclass, fields, replace
 from typing import Any, cast
 
 import flax.linen as nn
@@ -17,8 +17,8 @@ from hut_jax.adapters.interceptor import COLLECTION, dropout_acts, interceptor
 from hut_jax.adapters.site import Site, dense_site, leaf_site
 from hut_jax.adapters.targets import (
     ALL_LINEAR,
-    Patterns,
-    Rules,
+    PatternsField,
+    RulesField,
     as_patterns,
     as_rules,
     first_match,
@@ -48,7 +48,7 @@ class Count:
         return 100 * self.trainable / self.total
 
 
-@dataclass(frozen=True, init=False)
+@dataclass(frozen=True)
 class Adapter:
     """A transformation applied to some of a model's parameters.
 
@@ -68,48 +68,32 @@ class Adapter:
     """
 
     transform: Transform
-    targets: tuple[str, ...]
-    exclude: tuple[str, ...]
-    ranks: tuple[tuple[str, int], ...]
-    layout: tuple[tuple[str, str], ...]
-    also_train: tuple[str, ...]
+    targets: PatternsField = PatternsField(as_patterns, None)
+    _: KW_ONLY
+    exclude: PatternsField = PatternsField(as_patterns, None)
+    ranks: RulesField = RulesField(as_rules, ())
+    layout: RulesField = RulesField(as_rules, ())
+    also_train: PatternsField = PatternsField(as_patterns, None)
 
-    def __init__(
-        self,
-        transform: Transform,
-        targets: Patterns = None,
-        *,
-        exclude: Patterns = None,
-        ranks: Rules = (),
-        layout: Rules = (),
-        also_train: Patterns = None,
-    ):
-        if ranks and not hasattr(transform, "rank"):
-            raise UserError(f"ranks= was given, but {transform.name} has no rank")
-        for pattern, rank in as_rules(ranks):
+    def __post_init__(self):
+        if self.ranks and not hasattr(self.transform, "rank"):
+            raise UserError(f"ranks= was given, but {self.transform.name} has no rank")
+        for pattern, rank in self.ranks:
             check_rank(f"ranks= at {pattern!r}", rank)
-        # As tuples, so that an adapter hashes and compares by value, as a static argument of `jit` must.
-        object.__setattr__(self, "transform", transform)
-        object.__setattr__(self, "targets", as_patterns(targets))
-        object.__setattr__(self, "exclude", as_patterns(exclude))
-        object.__setattr__(self, "ranks", as_rules(ranks))
-        object.__setattr__(self, "layout", as_rules(layout))
-        object.__setattr__(self, "also_train", as_patterns(also_train))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Adapter":
-        """The inverse of `to_dict`. Lists may stand for tuples, as in JSON. Other keys are ignored.
+        """The inverse of `to_dict`. Lists may stand for tuples, as in JSON. A missing field takes its default.
+
+        Other keys are ignored.
 
         Raises:
-            UserError: a key is missing, or a value is wrong.
+            UserError: no transformation is named, or a value is wrong.
         """
-        missing = [field.name for field in fields(cls) if field.name not in values]
-        if missing:
-            raise UserError(f"it describes no adapter of this library: it has no {missing[0]!r}")
-        transform = values["transform"]
+        transform = values.get("transform")
         if not isinstance(transform, Mapping) or not isinstance(transform.get("name"), str):
             raise UserError("it describes no adapter of this library: it names no transformation")
-        own = {field.name: values[field.name] for field in fields(cls)}
+        own = {field.name: values[field.name] for field in fields(cls) if field.name in values}
         return cls(**own | {"transform": make_transform(**transform)})
 
     def to_dict(self) -> dict[str, Any]:

@@ -130,8 +130,12 @@ def check_base(folder: str | Path, params: Mapping[str, Any], *, name: str | Non
 
 
 def _identity(description: Mapping[str, Any]) -> str:
-    """A hash of the adapter's fields, stored with the factors too, since the two files are replaced one by one."""
-    text = json.dumps([description[field.name] for field in dataclasses.fields(Adapter)], sort_keys=True)
+    """A hash of the adapter's fields, stored with the factors too, since the two files are replaced one by one.
+
+    Fields that the description lacks, since they are newer than the folder, do not count.
+    """
+    names = [field.name for field in dataclasses.fields(Adapter)]
+    text = json.dumps([description[name] for name in names if name in description], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -2,14 +2,17 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
 
 from hut_jax.core.errors import UserError, nearest
 from hut_jax.core.trees import Path, show
 
 Patterns = str | Iterable[str] | None
 Rules = Mapping[str, Any] | Sequence[tuple[str, Any]]
+
+Given = TypeVar("Given")
+Kept = TypeVar("Kept")
 
 ALL_LINEAR = "all-linear"
 """The pattern that matches every path."""
@@ -39,6 +42,31 @@ def as_rules(rules: Rules) -> tuple[tuple[str, Any], ...]:
     for pattern, _ in pairs:
         _check(pattern)
     return tuple((pattern, value) for pattern, value in pairs)
+
+
+class Converted(Generic[Given, Kept]):
+    """A dataclass's field that is given in one type and kept in another, converted when it is set.
+
+    Args:
+        convert: from what is given to what is kept.
+        default: as it would be given.
+    """
+
+    def __init__(self, convert: Callable[[Given], Kept], default: Given):
+        self._convert, self._default = convert, convert(default)
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Kept:
+        return self._default if instance is None else instance.__dict__[self._name]
+
+    def __set__(self, instance: Any, value: Given) -> None:
+        instance.__dict__[self._name] = self._convert(value)
+
+
+PatternsField = Converted[Patterns, tuple[str, ...]]
+RulesField = Converted[Rules, tuple[tuple[str, Any], ...]]
 
 
 def match(paths: Sequence[Path], targets: Sequence[str], exclude: Sequence[str]) -> list[Path]:

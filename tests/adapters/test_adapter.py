@@ -398,8 +398,16 @@ def test_an_adapter_is_rebuilt_from_its_description(adapter):
 def test_a_wrong_description_is_one_line(change, message):
     with pytest.raises(UserError, match=message):
         Adapter.from_dict(Adapter(HUT(rank=2)).to_dict() | change)
-    with pytest.raises(UserError, match="it has no 'layout'"):
-        Adapter.from_dict({name: () for name in ("transform", "targets", "exclude", "ranks", "also_train")})
+    with pytest.raises(UserError, match="it names no transformation"):
+        Adapter.from_dict({})
+
+
+@pytest.mark.parametrize("missing", ["targets", "exclude", "ranks", "layout", "also_train"])
+def test_a_field_that_a_description_lacks_takes_its_default(missing):
+    fields = {"targets": "up", "exclude": "block_0", "ranks": {"up": 1}, "layout": {"up": "io"}, "also_train": "head"}
+    description = Adapter(HUT(rank=2), **fields).to_dict()
+    del description[missing], fields[missing]
+    assert Adapter.from_dict(description) == Adapter(HUT(rank=2), **fields)
 
 
 @pytest.mark.parametrize("transform", [HUT(rank=2), HUT(rank=1), HiRA(rank=2), LoRA(rank=2)], ids=str)

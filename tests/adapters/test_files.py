@@ -1,4 +1,5 @@
 import json
+from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
@@ -154,14 +155,14 @@ def test_a_hostile_description_is_one_line_or_harmless(saved, value):
         [(key, None) for key in whole] + [("transform", key) for key in whole["transform"]] + [("base", "fingerprint")]
     )
     messages = {}
-    for key, field in inner:
+    for key, setting in inner:
         changed = json.loads(json.dumps(whole))
-        if field is None:
+        if setting is None:
             changed[key] = value
         else:
-            changed[key][field] = value
+            changed[key][setting] = value
         path.write_text(json.dumps(changed))
-        messages[key, field] = refusal(folder)
+        messages[key, setting] = refusal(folder)
     assert messages["transform", None]
     assert messages["targets", None] or value in (None, [])
     assert not any("\n" in message for message in messages.values())
@@ -202,6 +203,24 @@ def test_the_two_files_must_belong_together(saved):
     save_adapter(folder, Adapter(HUT(rank=4), "query|value", ranks={"value": 2}), factors)
     (folder / "adapter_config.json").write_bytes(old)
     with pytest.raises(UserError, match=r"safetensors was written for another adapter_config.json; save the adapter"):
+        load_adapter(folder)
+
+
+def test_a_folder_loads_after_the_adapter_has_a_new_field(saved, monkeypatch):
+    @dataclass(frozen=True)
+    class Later(Adapter):
+        new: str = field(default="", kw_only=True)
+
+    folder, factors = saved
+    monkeypatch.setattr("hut_jax.adapters.files.Adapter", Later)
+    adapter, loaded = load_adapter(folder)
+    assert adapter == Later(**{name: getattr(ADAPTER, name) for name in ("transform", "targets", "ranks")})
+    jax.tree.map(np.testing.assert_array_equal, loaded, factors)
+
+    save_adapter(folder, Later(HUT(rank=4), "query|value", ranks={"value": 2}, new="a"), factors)
+    assert load_adapter(folder)[0].new == "a"
+    monkeypatch.undo()
+    with pytest.raises(UserError, match=r"safetensors was written for another adapter_config.json"):
         load_adapter(folder)
 
 
