@@ -4,7 +4,8 @@ r"""A task of GLUE in minutes on two cores: two epochs, and only a part of the e
         --workdir=runs/cola
 
 This is a shorter recipe than that of `glue.py`, for the comparisons on small models (`minilm.py`, `roberta_books.py`).
-The model is scored only before and after training, so that no score is the best of several evaluations during training.
+The model is scored before the first step and after the last step only, so the score is not the best of several
+evaluations during training.
 """
 
 from pathlib import Path

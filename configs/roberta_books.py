@@ -1,7 +1,7 @@
 r"""A task of GLUE on the RoBERTa that `pretrain.py` makes: `--config=configs/roberta_books.py:sst2`.
 
     python -m experiments.method_comparison --config=configs/roberta_books.py:sst2 --config.data.dir=GLUE \
-        --adapters=hut:rank=8,lora:rank=8 --rates=0.15,0.5,1.5,5 --seeds=0,1,2 --workdir=runs/roberta_books/sst2
+        --adapters=hut:rank=8,lora:rank=8 --rates=0.15,0.5,1.5,5 --seeds=0,1,2 --workdir=runs/roberta_books_sst2
 
 Everything but the model is as in `glue_brief.py`, so that this base can be compared with MiniLM. `GLUE` is the folder
 of the tasks' files. `--config.model=runs/bases/roberta_50m/merged` takes the larger base.

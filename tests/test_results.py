@@ -18,8 +18,8 @@ ROOT = Path(__file__).parent.parent
 OFTEN = {"data.max_examples": 0, "eval.every": 150}
 CONFIGS = {
     **{f"minilm_{task}": (f"minilm.py:{task}", {}) for task in ("cola", "stsb", "mrpc", "sst2")},
-    **{f"glue_minilm_{task}": (f"minilm.py:{task}", OFTEN) for task in ("cola", "mrpc", "stsb", "rte")},
-    "glue_minilm_sst2": ("minilm.py:sst2", OFTEN | {"data.max_examples": 10_000}),
+    **{f"hut_lora_minilm_{task}": (f"minilm.py:{task}", OFTEN) for task in ("cola", "mrpc", "stsb", "rte")},
+    "hut_lora_minilm_sst2": ("minilm.py:sst2", OFTEN | {"data.max_examples": 10_000}),
     "roberta_books_sst2": (
         "roberta_books.py:sst2",
         {"model": "runs/bases/roberta_50m/merged", "tokenizer": "tokenizers/roberta"},
