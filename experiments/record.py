@@ -10,13 +10,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import pydantic
 from ml_collections import ConfigDict
 
 from experiments.forgetting import losses
 from hut_jax.config import RunConfig, flatten_config
 from hut_jax.core.errors import UserError
 from hut_jax.core.files import lines_of, read_json, read_text, write_json
+from hut_jax.core.sections import build, section
 from hut_jax.runs.costs import adapter_cost, make_work
 from hut_jax.training.log import read_metrics
 
@@ -26,7 +26,7 @@ EVALUATION, TEXTS = "evaluation.json", "test_outputs.txt"
 """What `hut_jax.evaluate` leaves in a run's folder."""
 
 
-@pydantic.dataclasses.dataclass(frozen=True, config=pydantic.ConfigDict(strict=True, extra="forbid"))
+@section
 class Record:
     """The figures of a run.
 
@@ -98,11 +98,9 @@ def parse(values: Mapping[str, Any], where: str) -> Record:
         UserError: a field is missing, unknown or of another type; the message begins with `where`.
     """
     try:
-        return Record(**values)
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        raise UserError(f"{where} is no record of this version: {field}: {first['msg']}") from None
+        return build(Record, values, "record")
+    except UserError as error:
+        raise UserError(f"{where} is no record of this version: {error}") from None
 
 
 def write_record(folder: Path, record: Record) -> None:

@@ -21,12 +21,12 @@ def test_what_is_written_is_read(make, tmp_path):
     [
         (lambda text: text[: len(text) // 2], "is not JSON"),
         (lambda text: "[]", "holds no JSON object, but a list"),
-        (lambda text: changed(text, "seed", None), "seed: Input should be a valid integer"),
-        (lambda text: changed(text, "seed", True), "seed: Input should be a valid integer"),
-        (lambda text: changed(text, "maximize", 1), "maximize: Input should be a valid boolean"),
-        (lambda text: changed(text, "score", "0.5"), "score: Input should be a valid number"),
-        (lambda text: changed(text, "spare", 1), "spare: Unexpected keyword argument"),
-        (lambda text: text.replace('"platform"', '"system"'), "platform: Field required"),
+        (lambda text: changed(text, "seed", None), "record.seed is None; it must be a whole number"),
+        (lambda text: changed(text, "seed", True), "record.seed is True; it must be a whole number"),
+        (lambda text: changed(text, "maximize", 1), "record.maximize is 1; it must be True or False"),
+        (lambda text: changed(text, "score", "0.5"), "record.score is '0.5'; it must be a number"),
+        (lambda text: changed(text, "spare", 1), "unknown field record.spare"),
+        (lambda text: text.replace('"platform"', '"system"'), "record.platform is missing"),
     ],
 )
 def test_what_is_no_record_is_named(change, reason, make, tmp_path):

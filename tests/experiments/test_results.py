@@ -52,7 +52,10 @@ def test_a_seed_that_is_there_twice_is_refused(make, tmp_path):
         ("", "is no study's JSONL"),
         ("{}\n", "no run in"),
         ('{"config": {}}\n{"name": "hut/1/0"}\n', "is no study's JSONL: 'config'"),
-        ('{"config": {}}\n{"config": {}, "name": "hut/1/0"}\n', "line 2 of .* is no record of this version: method"),
+        (
+            '{"config": {}}\n{"config": {}, "name": "hut/1/0"}\n',
+            "line 2 of .* is no record of this version: record.method is missing",
+        ),
         ("[]\n[]\n", "is no study's JSONL"),
         ('{"config"', "is no study's JSONL"),
     ],
