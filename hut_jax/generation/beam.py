@@ -91,7 +91,7 @@ class Beam:
             jnp.full((batch, self.beams), -jnp.inf),
         )
         tokens, log_probabilities = jnp.zeros((batch, 1), jnp.int32), jnp.zeros((batch, 1))
-        return _State(tokens, history, log_probabilities, finished, jnp.asarray(prompts.numbers >= 0))
+        return _State(tokens, history, log_probabilities, finished, jnp.asarray(prompts.indices >= 0))
 
     def choose(
         self, constraints: Constraints, logits: Float[Array, "batch beams vocab"], state: _State, step: Int[Array, ""]

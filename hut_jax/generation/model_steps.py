@@ -17,7 +17,7 @@ class Prompts(NamedTuple):
 
     tokens: Int[HostOrDevice, "batch length"]
     lengths: Int[HostOrDevice, " batch"]
-    numbers: Int[HostOrDevice, " batch"]  # each prompt's index among all prompts; -1 for an empty row
+    indices: Int[HostOrDevice, " batch"]  # each prompt's index among all prompts; -1 for an empty row
 
     @property
     def mask(self):

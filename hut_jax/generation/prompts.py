@@ -67,24 +67,24 @@ def in_batches(
     if batch_size % devices:
         raise UserError(f"batch_size {batch_size} is not a multiple of the {devices} devices it is spread over")
     rows = min(batch_size, max(1, -(-len(prompts) // devices)) * devices)
-    order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     results: dict[int, Any] = {}
     for start in range(0, len(order), rows):
-        numbers = order[start : start + rows]
-        batch = _batch([prompts[number] for number in numbers], numbers, rows, longest)
+        indices = order[start : start + rows]
+        batch = _batch([prompts[index] for index in indices], indices, rows, longest)
         out = jax.device_get(decode(jax.device_put(batch, sharding) if sharding else batch))
-        for row, number in enumerate(numbers):
-            results[number] = jax.tree.map(lambda leaf, row=row: leaf[row], out)
+        for row, index in enumerate(indices):
+            results[index] = jax.tree.map(lambda leaf, row=row: leaf[row], out)
         if progress:
-            progress(len(numbers))
-    return [results[number] for number in range(len(prompts))]
+            progress(len(indices))
+    return [results[index] for index in range(len(prompts))]
 
 
-def _batch(prompts: Sequence[Sequence[int]], numbers: Sequence[int], rows: int, longest: int) -> Prompts:
+def _batch(prompts: Sequence[Sequence[int]], indices: Sequence[int], rows: int, longest: int) -> Prompts:
     length = min(-(-max(map(len, prompts)) // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE, longest)
     batch = Prompts(np.zeros((rows, length), np.int32), np.ones(rows, np.int32), np.full(rows, -1, np.int32))
-    for row, (prompt, number) in enumerate(zip(prompts, numbers, strict=True)):
+    for row, (prompt, index) in enumerate(zip(prompts, indices, strict=True)):
         batch.tokens[row, : len(prompt)] = prompt
         batch.lengths[row] = len(prompt)
-        batch.numbers[row] = number
+        batch.indices[row] = index
     return batch

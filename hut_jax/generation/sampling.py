@@ -43,9 +43,9 @@ class _OneBeam:
 
     def start(self, constraints: Constraints, prompts: Prompts, seed: Int[Array, ""]) -> _State:
         """See `Method`."""
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), prompts.numbers)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), prompts.indices)
         history = constraints.history(prompts.tokens, prompts.lengths)
-        return _State(jnp.zeros((len(history), 1), jnp.int32), history, jnp.asarray(prompts.numbers >= 0), keys)
+        return _State(jnp.zeros((len(history), 1), jnp.int32), history, jnp.asarray(prompts.indices >= 0), keys)
 
     def choose(
         self, constraints: Constraints, logits: Float[Array, "batch 1 vocab"], state: _State, step: Int[Array, ""]

@@ -18,8 +18,8 @@ from hut_jax.core.trees import show, split, unflatten
 from hut_jax.interop.adapter_config import Fields
 from hut_jax.interop.layers import Layers
 from hut_jax.interop.method import Arrays, Method, Part, exactly
-from hut_jax.interop.methods import METHODS
 from hut_jax.interop.modules_to_save import read_whole
+from hut_jax.interop.registry import METHODS
 
 PREFIX = "base_model.model."
 """The beginning of the names of PEFT's tensors."""

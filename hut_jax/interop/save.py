@@ -17,8 +17,8 @@ from hut_jax.core.trees import flatten, show
 from hut_jax.interop.layers import Layers
 from hut_jax.interop.load import PREFIX
 from hut_jax.interop.method import Own
-from hut_jax.interop.methods import OF_TRANSFORM
 from hut_jax.interop.modules_to_save import CLASSIFIER, inside, write_whole
+from hut_jax.interop.registry import OF_TRANSFORM
 
 _TASKS = {"causal": "CAUSAL_LM", "none": "FEATURE_EXTRACTION", "classification": "SEQ_CLS", "mlm": None}
 

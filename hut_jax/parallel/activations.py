@@ -40,10 +40,16 @@ def split_batch(x: Array, *axes: Any) -> Array:
     return _constrained(x, BATCH, *axes)
 
 
-def batch_parts() -> int:
-    """The number of parts into which a batch is split on the mesh of `run_on`; 1 without a mesh."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return math.prod(mesh.shape[axis] for axis in BATCH) if {*AXES} <= {*mesh.auto_axes} else 1
+def batch_parts(mesh: Mesh | None = None) -> int:
+    """The number of parts into which a batch is split.
+
+    Args:
+        mesh: the devices. Default: the mesh of `run_on`; without one, a batch has one part.
+    """
+    if mesh is None:
+        ambient = jax.sharding.get_abstract_mesh()
+        return math.prod(ambient.shape[axis] for axis in BATCH) if {*AXES} <= {*ambient.auto_axes} else 1
+    return math.prod(mesh.shape[axis] for axis in BATCH)
 
 
 def splits_kernels() -> bool:

@@ -17,7 +17,7 @@ from jaxtyping import Array, PyTree
 
 from hut_jax.core.errors import UserError
 from hut_jax.core.trees import Path, flatten, show, unflatten
-from hut_jax.parallel.activations import AXES, BATCH
+from hut_jax.parallel.activations import AXES, BATCH, batch_parts
 from hut_jax.parallel.processes import ALL, Share, put
 
 Rules = Sequence[tuple[str, PartitionSpec]]
@@ -98,11 +98,6 @@ def param_specs(shapes: Mapping[str, Any], rules: Rules | None, mesh: Mesh) -> d
         specs[path] = PartitionSpec(*(None,) * (len(leaf.shape) - len(rule)), *rule) if rule else PartitionSpec()
         _check_divides(path, leaf.shape, specs[path], mesh)
     return specs
-
-
-def batch_parts(mesh: Mesh) -> int:
-    """The number of parts into which a batch is split."""
-    return math.prod(mesh.shape[axis] for axis in BATCH)
 
 
 def check_batch(name: str, size: int, mesh: Mesh) -> None:

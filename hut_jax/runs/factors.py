@@ -9,7 +9,7 @@ from jaxtyping import Array, PyTree
 from hut_jax.adapters.files import check_base, load_adapter
 from hut_jax.core.errors import UserError, nearest
 from hut_jax.core.scanned_layers import stacked_as
-from hut_jax.core.trees import Path, flatten, show, split, unflatten
+from hut_jax.core.trees import Path, flatten, show, unflatten
 from hut_jax.models.hub.pretrained import init_params
 from hut_jax.runs.run import Run
 
@@ -33,7 +33,7 @@ def init_factors(run: Run, params: PyTree[Array]) -> PyTree[Array]:
     new = run.new_parameters()
     if new:
         drawn = flatten(init_params(run.model, key))
-        factors |= {(*path, "d"): drawn[path] for path in map(split, new)}
+        factors |= {(*path, "d"): drawn[path] for path in new}
     return unflatten(factors)
 
 

@@ -11,10 +11,9 @@ from jaxtyping import Array, PyTree
 from hut_jax.adapters.sharding import factor_specs
 from hut_jax.config import RunConfig
 from hut_jax.core.trees import Path
-from hut_jax.parallel.activations import run_on
+from hut_jax.parallel.activations import batch_parts, run_on
 from hut_jax.parallel.mesh import (
     TRANSFORMER,
-    batch_parts,
     check_batch,
     check_heads,
     describe,

@@ -11,7 +11,7 @@ from hut_jax.adapters.adapter import Adapter
 from hut_jax.adapters.optimizer import learning_rate_multipliers
 from hut_jax.config import RunConfig
 from hut_jax.core.errors import UserError
-from hut_jax.core.trees import split
+from hut_jax.core.trees import Path, show
 from hut_jax.data.tokenizer_base import BaseTokenizer
 from hut_jax.models.compute import Compute
 from hut_jax.models.hub.pretrained import build_model, init_params, load_pretrained, missing_params
@@ -54,7 +54,7 @@ class Run:
             )
         return data
 
-    def new_parameters(self) -> list[str]:
+    def new_parameters(self) -> list[Path]:
         """The paths of the parameters that the checkpoint lacks, such as a new head's. All of them must train.
 
         Raises:
@@ -65,10 +65,10 @@ class Run:
         new = missing_params(self.config.model, head=self.task.head)
         trained = {site.path for site in self.adapter.sites(self.shapes) if type(site.transform) is Full}
         for path in new:
-            if split(path) not in trained:
+            if path not in trained:
                 raise UserError(
-                    f"{self.config.model} has no {path}, and it does not train; "
-                    f"add its module to config.adapter.also_train, such as '^{path.split('/')[0]}'"
+                    f"{self.config.model} has no {show(path)}, and it does not train; "
+                    f"add its module to config.adapter.also_train, such as '^{path[0]}'"
                 )
         return new
 

@@ -21,10 +21,9 @@ from hut_jax.models.gpt2_config import GPT2Config
 from hut_jax.models.hub.pretrained import init_params
 from hut_jax.models.roberta import Roberta
 from hut_jax.models.roberta_config import RobertaConfig
-from hut_jax.parallel.activations import run_on
+from hut_jax.parallel.activations import batch_parts, run_on
 from hut_jax.parallel.mesh import (
     TRANSFORMER,
-    batch_parts,
     check_batch,
     check_heads,
     make_mesh,

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hut_jax.core.trees import Path, flatten, split, unflatten
+from hut_jax.core.trees import Path, flatten, show, unflatten
 from hut_jax.models.compute import FLOAT32, Compute
 from hut_jax.models.hub import model_files
 from hut_jax.models.hub.heads import Head, as_head
@@ -64,18 +64,18 @@ def load_pretrained(
     placed = {} if shardings is None else flatten(shardings)
     params = read_params(files, match, source, model, np.dtype(compute.dtype), placed)
     if match.drawn:
-        new = _draw(model, jax.random.key(0) if key is None else key, list(map(split, match.drawn)), compute.dtype)
+        new = _draw(model, jax.random.key(0) if key is None else key, match.drawn, compute.dtype)
         new = new if draw else {path: jnp.zeros_like(leaf) for path, leaf in new.items()}
         params.update({path: put(np.asarray(leaf), placed.get(path)) for path, leaf in new.items()})
         how = "drawn at random" if draw else "set to zero"
-        report(f"{folder}: {how}, since the files have none that fit: {listing(match.drawn)}")
+        report(f"{folder}: {how}, since the files have none that fit: {listing([*map(show, match.drawn)])}")
     if match.left_out:
         report(f"{folder}: left out, since head {model.config.head!r} has no use for them: {listing(match.left_out)}")
     return model, unflatten(params)
 
 
-def missing_params(name: str | os.PathLike, *, head: Head | str | None = None) -> list[str]:
-    """The '/'-joined paths of the parameters that a checkpoint lacks for the head. Only headers are read.
+def missing_params(name: str | os.PathLike, *, head: Head | str | None = None) -> list[Path]:
+    """The paths of the parameters that a checkpoint lacks for the head. Only headers are read.
 
     Arguments and errors are those of `load_pretrained`.
     """

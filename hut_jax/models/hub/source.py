@@ -69,7 +69,7 @@ class Match(NamedTuple):
 
     tensors: Mapping[str, Tensor]
     stored: Mapping[str, str]
-    drawn: list[str]
+    drawn: list[Path]
     left_out: list[str]
 
 
@@ -102,14 +102,14 @@ def match_tensors(files: Weights, source: Source) -> Match:
         elif name not in also and not family.buffers.fullmatch(bare):
             unknown.append(name)
 
-    drawn: list[str] = []
+    drawn: list[Path] = []
     for name, tensor in tensors.items():
         there = stored.get(name)
         fits = there is not None and files.shapes[there] == shapes[name]
         if not fits and drawable(tensor.paths[0], config, source.stored_config, source.stored_head):
-            drawn += tensor.paths
+            drawn += map(split, tensor.paths)
             left_out += [stored.pop(name)] if there is not None else []
-    missing = [name for name, tensor in tensors.items() if name not in stored and tensor.paths[0] not in drawn]
+    missing = [name for name, tensor in tensors.items() if name not in stored and split(tensor.paths[0]) not in drawn]
     misshapen = [
         f"{name} {list(files.shapes[there])}, not {list(shapes[name])}"
         for name, there in stored.items()
