@@ -385,6 +385,63 @@ def test_what_is_wrong_with_a_value_is_one_line(field, value, message):
     assert str(caught.value) == message
 
 
+NO_REGEX = "'(' is not a regular expression: missing ), unterminated subpattern at position 0"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"mesh.fsdp": 0},
+            "config.mesh.fsdp is 0; it must be 1 or more, or -1 for what the others leave",
+        ),
+        ({"mesh.data": -5}, "config.mesh.data is -5; it must be 1 or more, or -1 for what the others leave"),
+        (
+            {"mesh.tensor": -1},
+            "config.mesh.data and config.mesh.tensor are both -1; only one can take what is left",
+        ),
+        (
+            {"decode.max_new_tokens": 8, "decode.min_new_tokens": 9},
+            "config.decode: min_new_tokens must be at least 0 and at most max_new_tokens, 8, not 9",
+        ),
+        (
+            {"decode.length_penalty": 19.0},
+            "config.decode: length_penalty 19.0: 64 tokens to that power are out of fp32's range; "
+            "give a length_penalty between -18.0 and 18.0",
+        ),
+        ({"adapter.targets": ("(",)}, NO_REGEX),
+        ({"adapter.exclude": ("(",)}, NO_REGEX),
+        ({"adapter.also_train": ("(",)}, NO_REGEX),
+        ({"adapter.ranks": (("(", 1),)}, NO_REGEX),
+        ({"adapter.ranks": (("a", 0),)}, "ranks= at 'a': rank must be a whole number of at least 1, not 0"),
+        (
+            {"adapter.layout": (("a", "zz"),)},
+            "layout= at 'a': 'zz' is no layout: it has one letter for each axis, l for stacked layers, "
+            "then i for inputs, then o for outputs",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_read(changes, message):
+    with pytest.raises(UserError) as caught:
+        with_fields(freeze(config_of()), changes)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mesh.data": 1, "mesh.tensor": -1},
+        {"decode.max_new_tokens": 8, "decode.min_new_tokens": 8},
+        {"decode.length_penalty": -18.0},
+        {"decode.length_penalty": 19.0, "decode.method": "greedy"},
+        {"adapter.layout": (("a", "llioo"),), "adapter.ranks": (("a", 1),)},
+    ],
+)
+def test_what_just_fits_is_taken(changes):
+    run = with_fields(freeze(config_of()), changes)
+    assert {field: flatten_config(run)[field] for field in changes} == changes
+
+
 def test_a_missing_field_is_named_with_its_default():
     config = config_of().to_dict()
     del config["decode"]["beams"]

@@ -19,7 +19,7 @@ from hut_jax.data.labelled_texts import LabelledTexts
 from hut_jax.data.sequences import Sequences
 from hut_jax.runs.adapter_names import with_adapter
 from hut_jax.runs.costs import adapter_cost, make_work, paper_cost
-from hut_jax.runs.run import make_adapter, multipliers
+from hut_jax.runs.run import multipliers
 from hut_jax.training.checkpoint import Checkpoints
 from hut_jax.training.optimizer import make_optimizer
 from hut_jax.training.steps import Steps
@@ -278,7 +278,7 @@ def test_bytes_are_those_of_the_files_that_a_run_writes(work_of, tmp_path):
     config, work = work_of("gpt2", 128)
     config = with_adapter(config, "lora:rank=64:targets=all-linear")
     result = adapter_cost(config, work)
-    adapter = make_adapter(config)
+    adapter = config.adapter.make_adapter()
     random = np.random.default_rng(0)
 
     def fill(leaf):  # random, since Orbax compresses
@@ -349,10 +349,10 @@ def test_adapters_take_the_configs_settings_where_they_are_theirs():
     set_transform(given, "hut", rank=4)
     given.adapter.update({"targets": ("mlp/up$",), "ranks": (("layer_0", 2),)})
     config = freeze(given)
-    assert make_adapter(with_adapter(config, "hut:spread=cyclic")).transform == HUT(rank=4, spread="cyclic")
-    assert make_adapter(with_adapter(config, "lora")) == Adapter(LoRA(), "mlp/up$", ranks={"layer_0": 2})
-    assert make_adapter(with_adapter(config, "ssf:shift=False")) == Adapter(SSF(shift=False), "mlp/up$")
-    assert make_adapter(with_adapter(config, "bitfit")) == Adapter(BitFit())
+    assert with_adapter(config, "hut:spread=cyclic").adapter.make_adapter().transform == HUT(rank=4, spread="cyclic")
+    assert with_adapter(config, "lora").adapter.make_adapter() == Adapter(LoRA(), "mlp/up$", ranks={"layer_0": 2})
+    assert with_adapter(config, "ssf:shift=False").adapter.make_adapter() == Adapter(SSF(shift=False), "mlp/up$")
+    assert with_adapter(config, "bitfit").adapter.make_adapter() == Adapter(BitFit())
     assert config.adapter.transform == HUT(rank=4)
 
 

@@ -343,6 +343,7 @@ def test_language_modelling_from_random_weights(small_config, small_model, tmp_p
     small_config.data.block = 32
     small_config.data.holdout = 0.1
     set_transform(small_config, "full")
+    small_config.train.learning_rate = 2e-2
     result = train(freeze(small_config), tmp_path / "run")
     assert result["trainable"] == result["total"]
     assert result["metrics"]["loss"] < 7.0 < read_metrics(tmp_path / "run")[0]["loss"]  # ln 2048 is 7.6

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Int, PyTree
 
 from hut_jax.adapters.interceptor import COLLECTION, dropout_acts, interceptor
+from hut_jax.adapters.layout import check_letters
 from hut_jax.adapters.site import Site, dense_site, leaf_site
 from hut_jax.adapters.targets import (
     ALL_LINEAR,
@@ -80,6 +81,11 @@ class Adapter:
             raise UserError(f"ranks= was given, but {self.transform.name} has no rank")
         for pattern, rank in self.ranks:
             check_rank(f"ranks= at {pattern!r}", rank)
+        for pattern, text in self.layout:
+            try:
+                check_letters(text)
+            except UserError as error:
+                raise UserError(f"layout= at {pattern!r}: {error}") from None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Adapter":

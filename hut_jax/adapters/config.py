@@ -1,11 +1,12 @@
 """The section `config.adapter`: the settings of a transformation, and the fields that every adapter has."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from pydantic import Field, InstanceOf
 
+from hut_jax.adapters.adapter import Adapter
 from hut_jax.core.sections import build, defaults, fields_of, section
 from hut_jax.transforms import HUT, TRANSFORMS, Transform, make_transform, transform_fields
 
@@ -37,6 +38,18 @@ class AdapterConfig:
         description="the folder of an adapter to start from; the modules of also_train still start anew",
     )
 
+    def __post_init__(self):
+        self.make_adapter()  # for its errors
+
+    def make_adapter(self) -> Adapter:
+        """The adapter.
+
+        Raises:
+            UserError: a pattern is no regular expression, a rank or a layout is none, or ranks are given to a
+                transformation without one.
+        """
+        return Adapter(**{field.name: getattr(self, field.name) for field in fields(Adapter)})
+
     @property
     def name(self) -> str:
         """The name of the transformation."""
@@ -66,13 +79,13 @@ def default_fields(name: str = DEFAULT, **settings: Any) -> dict[str, Any]:
     return {"name": name, **transform_fields(name, **settings), **{field: own[field] for field in OWN_FIELDS}}
 
 
-def from_fields(fields: Mapping[str, Any]) -> AdapterConfig:
+def from_fields(values: Mapping[str, Any]) -> AdapterConfig:
     """The inverse of `AdapterConfig.to_fields`.
 
     Raises:
         UserError: a field is unknown, or its value is wrong.
     """
-    own = {name: value for name, value in fields.items() if name in OWN_FIELDS}
-    settings = {name: value for name, value in fields.items() if name not in ("name", *OWN_FIELDS)}
-    transform = make_transform(fields["name"], **settings)
+    own = {name: value for name, value in values.items() if name in OWN_FIELDS}
+    settings = {name: value for name, value in values.items() if name not in ("name", *OWN_FIELDS)}
+    transform = make_transform(values["name"], **settings)
     return build(AdapterConfig, {"transform": transform, **own}, "config.adapter")

@@ -4,8 +4,21 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hut_jax.core.errors import UserError
+
+_LETTERS = "it has one letter for each axis, l for stacked layers, then i for inputs, then o for outputs"
+
+
+def check_letters(text: Any) -> None:
+    """Check that this is the layout of some kernel.
+
+    Raises:
+        UserError: it is not, such as "oi".
+    """
+    if not isinstance(text, str) or not re.fullmatch("l*i+o+", text):
+        raise UserError(f"{text!r} is no layout: {_LETTERS}")
 
 
 @dataclass(frozen=True)
@@ -39,11 +52,9 @@ class Layout:
         Raises:
             UserError: the string is not a layout of a kernel of this shape.
         """
-        if not re.fullmatch("l*i+o+", str(text)) or len(text) != len(shape):
-            raise UserError(
-                f"layout {text!r} does not fit a kernel of shape {list(shape)}: "
-                "it has one letter for each axis, l for stacked layers, then i for inputs, then o for outputs"
-            )
+        check_letters(text)
+        if len(text) != len(shape):
+            raise UserError(f"layout {text!r} does not fit a kernel of shape {list(shape)}: {_LETTERS}")
         return cls._of(shape, text.count("l"), text.count("i"))
 
     @classmethod

@@ -75,10 +75,18 @@ class Beam:
         """See `Method`."""
         if self.beams > config.vocab_size:
             raise UserError(f"{self.beams} beams are more than the vocabulary has tokens, {config.vocab_size}")
-        most = _LARGEST_EXPONENT / math.log(max(2, constraints.max_new_tokens))
+        self.check_length(constraints.max_new_tokens)
+
+    def check_length(self, max_new_tokens: int) -> None:
+        """Check that the longest continuation can be scored.
+
+        Raises:
+            UserError: its length to the power of the length penalty is out of float32's range.
+        """
+        most = _LARGEST_EXPONENT / math.log(max(2, max_new_tokens))
         if abs(self.length_penalty) > most:
             raise UserError(
-                f"length_penalty {self.length_penalty}: {constraints.max_new_tokens} tokens to that power are out of "
+                f"length_penalty {self.length_penalty}: {max_new_tokens} tokens to that power are out of "
                 f"fp32's range; give a length_penalty between {-most:.1f} and {most:.1f}"
             )
 

@@ -5,13 +5,12 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from hut_jax.core.errors import UserError
 from hut_jax.core.sections import section
 from hut_jax.generation.beam import Beam
 from hut_jax.generation.constraints import Constraints
 from hut_jax.generation.method import Method
 from hut_jax.generation.sampling import COLDEST, Greedy, Sampling
-
-_EARLY_STOPPING: dict[str, Any] = {"false": False, "true": True, "never": "never"}
 
 
 @section
@@ -46,14 +45,37 @@ class DecodeConfig:
     )
     batch_size: int = Field(default=16, ge=1, description="prompts decoded together")
 
+    def __post_init__(self):
+        try:
+            self.make_constraints(None)
+            method = self.make_method(seed=0)
+            if isinstance(method, Beam):
+                method.check_length(self.max_new_tokens)
+        except UserError as error:
+            raise UserError(f"config.decode: {error}") from None
+
     def make_method(self, seed: int) -> Method:
         """The method, with a seed for sampling."""
         if self.method == "greedy":
             return Greedy()
         if self.method == "sample":
             return Sampling(seed, self.temperature, self.top_k, self.top_p)
-        return Beam(self.beams, self.length_penalty, _EARLY_STOPPING[self.early_stopping])
+        early_stopping: bool | Literal["never"] = (
+            "never" if self.early_stopping == "never" else self.early_stopping == "true"
+        )
+        return Beam(self.beams, self.length_penalty, early_stopping)
 
     def make_constraints(self, eos_id: int | Sequence[int] | None) -> Constraints:
         """The constraints, with the tokenizer's end tokens."""
         return Constraints(self.max_new_tokens, eos_id, self.min_new_tokens, self.no_repeat_ngram)
+
+    def check(self, model: Any) -> None:
+        """Check the fields against the config of a model.
+
+        Raises:
+            UserError: more beams or tokens are asked for than the model's vocabulary has.
+        """
+        try:
+            self.make_method(seed=0).check(model, self.make_constraints(None))
+        except UserError as error:
+            raise UserError(f"config.decode: {error}") from None

@@ -18,6 +18,7 @@ from jaxtyping import Array, PyTree
 from hut_jax.core.errors import UserError
 from hut_jax.core.trees import Path, flatten, show, unflatten
 from hut_jax.parallel.activations import AXES, BATCH, batch_parts
+from hut_jax.parallel.config import check_sizes
 from hut_jax.parallel.processes import ALL, Share, put
 
 Rules = Sequence[tuple[str, PartitionSpec]]
@@ -50,12 +51,8 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[
     """
     devices = jax.devices() if devices is None else devices
     sizes = dict(zip(AXES, (data, fsdp, tensor), strict=True))
-    for axis, size in sizes.items():
-        if size != -1 and size < 1:
-            raise UserError(f"config.mesh.{axis} is {size}; it must be 1 or more, or -1 for what the others leave")
+    check_sizes(sizes)
     free = [axis for axis, size in sizes.items() if size == -1]
-    if len(free) > 1:
-        raise UserError(f"config.mesh.{free[0]} and config.mesh.{free[1]} are both -1; only one can take what is left")
     fixed = math.prod(size for size in sizes.values() if size != -1)
     if fixed > len(devices) or (free and len(devices) % fixed):
         named = " x ".join(f"{axis} {size}" for axis, size in sizes.items() if size != -1)

@@ -16,7 +16,7 @@ from hut_jax.core.trees import Path
 from hut_jax.costs.flops import Flops, count_flops, xla_flops
 from hut_jax.costs.modules import Call, module_calls
 from hut_jax.runs.batches import training_batching
-from hut_jax.runs.run import make_adapter, make_model, multipliers, param_shapes
+from hut_jax.runs.run import make_model, multipliers, param_shapes
 from hut_jax.tasks import task_named
 from hut_jax.tasks.base import Loss
 from hut_jax.training.optimizer import make_optimizer
@@ -146,7 +146,7 @@ def make_steps(config: RunConfig, work: Work) -> tuple[Adapter, Steps]:
     Raises:
         UserError: the adapter does not fit the model.
     """
-    adapter, train = make_adapter(config), replace(config.train, warmup=0.0, decay="constant")
+    adapter, train = config.adapter.make_adapter(), replace(config.train, warmup=0.0, decay="constant")
     steps = Steps(
         partial(adapter.apply, work.model),
         work.loss,

@@ -1,6 +1,6 @@
 """From a config to a run: its task, tokenizer, model and adapter, checked to fit each other. No weights are read."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -81,7 +81,7 @@ def make_run(config: RunConfig) -> Run:
     """
     task = task_named(config.task)
     model = make_model(config)
-    adapter = make_adapter(config)
+    adapter = config.adapter.make_adapter()
     shapes = param_shapes(model)
     adapter.sites(shapes)  # for its errors: a pattern or a rank that does not fit
     tokenizer = task.load_tokenizer(config.tokenizer or config.model)
@@ -90,6 +90,8 @@ def make_run(config: RunConfig) -> Run:
             f"the tokenizer {config.tokenizer or config.model} has {tokenizer.vocab_size:,} tokens, and the model "
             f"{config.model} has a vocabulary of {model.config.vocab_size:,}; set config.tokenizer to the model's own"
         )
+    if config.decode is not None:
+        config.decode.check(model.config)
     return Run(config, task, tokenizer, model, shapes, adapter)
 
 
@@ -117,15 +119,6 @@ def make_model(config: RunConfig) -> Any:
 def param_shapes(model: Any, dtype: Any = jnp.float32) -> PyTree[jax.ShapeDtypeStruct]:
     """The shapes of a model's parameters."""
     return jax.eval_shape(lambda: init_params(model, jax.random.key(0), dtype=dtype))
-
-
-def make_adapter(config: RunConfig) -> Adapter:
-    """The adapter of `config.adapter`.
-
-    Raises:
-        UserError: a pattern is no regular expression, or ranks are given to a transformation without one.
-    """
-    return Adapter(**{field.name: getattr(config.adapter, field.name) for field in fields(Adapter)})
 
 
 def load_base(config: RunConfig, shardings: PyTree[Any] = None) -> tuple[Any, PyTree[jax.Array]]:

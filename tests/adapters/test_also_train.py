@@ -13,7 +13,7 @@ from hut_jax.config import default_config, freeze, set_transform, with_fields
 from hut_jax.models.gpt2 import GPT2
 from hut_jax.models.gpt2_config import GPT2Config
 from hut_jax.models.hub.pretrained import init_params
-from hut_jax.runs.run import make_adapter, multipliers
+from hut_jax.runs.run import multipliers
 from hut_jax.train import train
 
 IDS = np.arange(12).reshape(2, 6) % 11
@@ -130,7 +130,7 @@ def test_they_have_a_rate_of_their_own():
     assert config.train.learning_rate == HUT.learning_rate
     assert config.train.also_train_learning_rate == Full.learning_rate
     config = with_fields(config, {"train.also_train_learning_rate": 0.02 * config.train.learning_rate})
-    tree = multipliers(config, make_adapter(config), params)
+    tree = multipliers(config, config.adapter.make_adapter(), params)
     assert tree["lm_head"]["kernel"] == {"d": pytest.approx(0.02)}
     assert tree["layer_0"]["attention"]["query"] == {"a": 1, "b": 1, "g": 0.1, "s": 0.1}
 

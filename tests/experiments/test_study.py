@@ -9,7 +9,7 @@ from experiments.study import best_multiples, check, configs_of, default_jobs, m
 from hut_jax import UserError, fingerprint
 from hut_jax.config import freeze
 from hut_jax.runs import config_files
-from hut_jax.runs.run import load_base, make_adapter
+from hut_jax.runs.run import load_base
 from hut_jax.transforms import LoRA
 
 
@@ -21,7 +21,7 @@ def config():
 def test_a_run_has_its_adapter_seed_and_multiple_of_the_adapters_own_learning_rate(config):
     name, own = make_run(config, "lora:rank=4", 0.5, 2)
     assert name == "lora,rank=4/0.5/2"
-    assert make_adapter(own).transform == LoRA(rank=4)
+    assert own.adapter.make_adapter().transform == LoRA(rank=4)
     assert own.train.learning_rate == 0.5 * LoRA.learning_rate
     assert (own.seed, own.train.epochs, own.adapter.also_train) == (2, 30, config.adapter.also_train)
     assert config.adapter.name == "hut"

@@ -77,7 +77,7 @@ def test_help_lists_the_fields_of_the_config_with_values_and_meanings(capsys):
         "--config.seed=5 the seed of factors",
         "--config.data.max_length=512 the most tokens of an example",
         "--config.adapter.name=hut the transformation: hut, lora",
-        "--config.adapter.rank=8 r; must divide both sides",
+        "--config.adapter.rank=8 r; it must divide both sides",
         "('linear', 'cosine' or 'constant')",
     ):
         assert line in output

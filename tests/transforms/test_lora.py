@@ -8,7 +8,7 @@ import pytest
 
 from hut_jax import Adapter, LoRA, LoRAPlus, UserError
 from hut_jax.config import default_config, freeze, set_transform
-from hut_jax.runs.run import make_adapter, multipliers
+from hut_jax.runs.run import multipliers
 from hut_jax.training.optimizer import make_optimizer
 from hut_jax.transforms.base import Layer
 
@@ -104,7 +104,7 @@ def test_b_of_lora_plus_learns_faster_by_the_ratio():
     config.adapter.targets = ("hidden",)
     config.train.update({"learning_rate": 0.5, "warmup": 0.0, "decay": "constant", "clip": 0.0, "weight_decay": 0.0})
     run = freeze(config)
-    adapter = make_adapter(run)
+    adapter = run.adapter.make_adapter()
     assert adapter.transform == LoRAPlus(rank=2, ratio=8.0)
     optimizer = make_optimizer(run.train, 10, multipliers(run, adapter, PARAMS))
     factors = adapter.init(jax.random.key(0), PARAMS)
