@@ -412,6 +412,7 @@ BAD_INPUT = [
     ("a config that is no JSON", ("model", rewrite("config.json", "{")), "config.json"),
     ("a model too short for the data", ("model", set_in_config(n_positions=16)), "the model takes 16"),
     ("a vocabulary too small", ("model", set_in_config(vocab_size=100)), "2,048 tokens .* vocabulary of 100"),
+    ("more beams than tokens", ["--config.decode.beams=3000"], "config.decode: 3000 beams are more than the vocabulary"),
 ]  # fmt: skip
 
 
