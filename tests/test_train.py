@@ -396,7 +396,7 @@ BAD_INPUT = [
     ("a seed out of range", ["--config.seed=-1"], "config.seed is -1; it must be at least 0"),
     ("a workdir that is a file", ["--workdir={file}"], "workdir .* cannot be written: Not a directory"),
     ("a missing model folder", ["--config.model=./nowhere/model"], "no such folder: ./nowhere/model"),
-    ("a missing data folder", ["--config.data.dir=./nowhere"], "no folder .*E2E's holds"),
+    ("a missing data folder", ["--config.data.dir=./nowhere"], "no folder 'nowhere'; give one with trainset.csv"),
     ("a missing tokenizer", ["--config.tokenizer=./nowhere"], "nowhere"),
     ("a workdir under a file", ["--workdir={file}/run"], "workdir .* cannot be written: Not a directory"),
     ("a workdir that is not to be made", ["--workdir=/proc/run"], "workdir .* cannot be written"),
@@ -410,9 +410,9 @@ BAD_INPUT = [
     ("a missing tensor", ("model", drop_tensor), "1 missing: .*h.1.mlp.c_fc.weight"),
     ("another family's config", ("model", set_in_config(model_type="llama")), "'llama' is not supported"),
     ("a config that is no JSON", ("model", rewrite("config.json", "{")), "config.json"),
-    ("a model too short for the data", ("model", set_in_config(n_positions=16)), "the model takes 16"),
-    ("a vocabulary too small", ("model", set_in_config(vocab_size=100)), "2,048 tokens .* vocabulary of 100"),
-    ("more beams than tokens", ["--config.decode.beams=3000"], "config.decode: 3000 beams are more than the vocabulary"),
+    ("a model too short for the data", ("model", set_in_config(n_positions=16)), "the model takes at most 16"),
+    ("a vocabulary too small", ("model", set_in_config(vocab_size=100)), "2,048 tokens, .* vocabulary of 100"),
+    ("more beams than tokens", ["--config.decode.beams=3000"], "config.decode: 3000 beams are more than"),
 ]  # fmt: skip
 
 
