@@ -117,11 +117,15 @@ def set_task(config: ConfigDict, task: str) -> None:
 def set_transform(config: ConfigDict, name: str, **settings: Any) -> None:
     """Change the transformation of `config.adapter`: the settings become those of the transformation `name`.
 
+    Another transformation brings its own learning rate: `config.train.learning_rate` becomes 0.
+
     Raises:
         UserError: there is no such transformation, or it has no such setting.
     """
     fields = adapters.default_fields(name, **settings)
     own = {field: config.adapter[field] for field in adapters.OWN_FIELDS}
+    if name != config.adapter.name:
+        config.train.learning_rate = 0.0
     with config.unlocked():
         config.adapter = ConfigDict(fields | own)
 

@@ -25,7 +25,7 @@ from hut_jax.metrics.bootstrap import LEVEL, interval
 from hut_jax.runs.decoding import Decoder
 from hut_jax.runs.machine import describe_machine
 from hut_jax.runs.result import RESULT, read_result
-from hut_jax.runs.trained import load_run, read_trained_config, task_that
+from hut_jax.runs.trained import list_changeable, load_run, read_trained_config, task_that
 from hut_jax.runs.workdir import ADAPTER, check_writable
 from hut_jax.tasks import ScoresTexts
 
@@ -44,6 +44,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--workdir", required=True, metavar="FOLDER", help="the folder of a run of hut_jax.train")
     parser.add_argument("--force", action="store_true", help="evaluate even if the base is not the one trained on")
     parser.add_argument("--again", action="store_true", help="decode even if the texts are there already")
+    parser.epilog = list_changeable()
     args, overrides = parser.parse_known_args(argv)
 
     workdir = Path(args.workdir)

@@ -13,7 +13,7 @@ from hut_jax.core import cli
 from hut_jax.core.errors import UserError
 from hut_jax.core.files import lines_of, read_text, write_text
 from hut_jax.runs.decoding import Decoder
-from hut_jax.runs.trained import load_run, read_trained_config, task_that
+from hut_jax.runs.trained import list_changeable, load_run, read_trained_config, task_that
 from hut_jax.runs.workdir import check_writable
 from hut_jax.tasks import GeneratesText
 
@@ -27,6 +27,7 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--output", required=True, metavar="FILE", help="the file for the texts, one on each line")
     parser.add_argument("--force", action="store_true", help="generate even if the base is not the one trained on")
+    parser.epilog = list_changeable()
     args, overrides = parser.parse_known_args(argv)
 
     workdir, output = Path(args.workdir), Path(args.output)

@@ -193,6 +193,11 @@ def test_another_transformation_brings_its_own_settings_and_no_others():
     assert config.adapter.targets == ("query$",)
     set_transform(config, "hut", rank=4)
     assert (config.adapter.rank, config.adapter.spread) == (4, "block")
+    config.train.learning_rate = 0.5
+    set_transform(config, "hut", rank=8)
+    assert config.train.learning_rate == 0.5  # the transformation is the same
+    set_transform(config, "lora")
+    assert config.train.learning_rate == 0
     with pytest.raises(UserError, match="full has no setting 'rank'"):
         set_transform(config, "full", rank=4)
 

@@ -18,7 +18,6 @@ def with_adapter(config: RunConfig, text: str) -> RunConfig:
     copy = thaw(config)
     if name != config.adapter.name:
         set_transform(copy, name)
-        copy.train.learning_rate = 0.0  # the new transformation's own
         whole_leaves = any(TRANSFORMS[one].whole_leaves for one in (name, config.adapter.name))
         if whole_leaves:  # patterns of layers match no parameters, and the other way round
             copy.adapter.update({field: () for field in ("targets", "exclude", "layout")})

@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -95,7 +96,6 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> None:
         set_task(config, given["task"])
     if given.get("adapter.name", config.adapter.name) != config.adapter.name:
         set_transform(config, given["adapter.name"])
-        config.train.learning_rate = 0.0  # the new transformation's own; the file's learning rate was for the old one
     fields = flatten_config(config)
     for name in given:
         if name not in fields:
@@ -127,17 +127,28 @@ def list_fields(config: ConfigDict) -> str:
     sections: dict[str, type] = {**sections_of(config.task), "adapter": AdapterConfig}
     own = {name: meaning(info) for name, info in fields_of(RunConfig).items() if name in {*config} - {*sections}}
     paragraphs = [_paragraph("config: a run", "", own, config)]
-    for name in [name for name in fields_of(RunConfig) if name in sections]:
-        meanings = {field: meaning(info) for field, info in fields_of(sections[name]).items()}
-        if name == "adapter":
-            settings = attributes(TRANSFORMS[config.adapter.name])
-            meanings = {"name": meanings.pop("transform")} | settings | meanings
-        doc = inspect.cleandoc(sections[name].__doc__ or "").partition("\n")[0].rstrip(".")
-        paragraphs.append(_paragraph(f"config.{name}: {doc[0].lower()}{doc[1:]}", f"{name}.", meanings, config[name]))
+    paragraphs += [
+        list_section(name, sections[name], config[name]) for name in fields_of(RunConfig) if name in sections
+    ]
     return "\n\n".join(paragraphs)
 
 
-def _paragraph(title: str, prefix: str, meanings: Mapping[str, str], values: ConfigDict) -> str:
+def list_section(name: str, kind: type, values: ConfigDict | Mapping[str, Any]) -> str:
+    """List the fields of a section with their values and meanings.
+
+    Args:
+        name: the section's name in a config, such as "train".
+        kind: its class.
+        values: the values of its fields.
+    """
+    meanings = {field: meaning(info) for field, info in fields_of(kind).items()}
+    if kind is AdapterConfig:
+        meanings = {"name": meanings.pop("transform")} | attributes(TRANSFORMS[values["name"]]) | meanings
+    doc = inspect.cleandoc(kind.__doc__ or "").partition("\n")[0].rstrip(".")
+    return _paragraph(f"config.{name}: {doc[0].lower()}{doc[1:]}", f"{name}.", meanings, values)
+
+
+def _paragraph(title: str, prefix: str, meanings: Mapping[str, str], values: ConfigDict | Mapping[str, Any]) -> str:
     lines = [title]
     for name, text in meanings.items():
         left = f"  --config.{prefix}{name}={values[name]}"

@@ -11,7 +11,9 @@ from hut_jax.adapters.adapter import Adapter
 from hut_jax.adapters.files import load_adapter, read_description
 from hut_jax.config import RunConfig, flatten_config, with_fields
 from hut_jax.core.errors import UserError, nearest
+from hut_jax.core.sections import defaults
 from hut_jax.data.tokenizer_base import BaseTokenizer
+from hut_jax.generation.config import DecodeConfig
 from hut_jax.runs import config_files
 from hut_jax.runs.run import load_base
 from hut_jax.runs.workdir import ADAPTER, read_config
@@ -109,6 +111,16 @@ def read_trained_config(workdir: Path, overrides: Sequence[str] = ()) -> RunConf
         if name.startswith("--") and field not in fields:
             raise UserError(f"config.{field} cannot be changed after training; {nearest(field, fields)}")
     return config_files.overridden(config, overrides)
+
+
+def list_changeable() -> str:
+    """List the fields that `read_trained_config` can change, for `--help`."""
+    others = ", ".join(field for field in CHANGEABLE if not field.endswith("."))
+    decode = config_files.list_section("decode", DecodeConfig, defaults(DecodeConfig))
+    return (
+        f"The config is in the workdir's config.json. --config.FIELD=VALUE changes {others}\n"
+        f"and these fields, which are listed with their defaults:\n\n{decode}"
+    )
 
 
 def task_that(ability: type[T], workdir: Path, config: RunConfig) -> T:
