@@ -21,8 +21,8 @@ from hut_jax.parallel.config import MeshConfig
 from hut_jax.tasks import TASKS, GeneratesText, task_named
 from hut_jax.training.config import CheckpointConfig, EvalConfig, LogConfig, TrainConfig
 
-VERSION = 2
-"""The version of config.json's fields. In version 1 every task had the fields of all tasks."""
+FORMAT = 2
+"""The version of the format of config.json. In version 1 every task had the fields of all tasks."""
 
 
 @section
@@ -191,7 +191,7 @@ def flatten_config(config: RunConfig | ConfigDict | Mapping[str, Any]) -> dict[s
 
 def to_json(config: RunConfig) -> str:
     """The text of a workdir's config.json."""
-    return json.dumps({"version": VERSION, **to_fields(config)}, indent=2, sort_keys=True) + "\n"
+    return json.dumps({"version": FORMAT, **to_fields(config)}, indent=2, sort_keys=True) + "\n"
 
 
 def from_json(text: str) -> RunConfig:
@@ -210,8 +210,8 @@ def from_json(text: str) -> RunConfig:
 def _upgraded(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Convert the fields of a config.json of any version to those of this version."""
     version = fields.get("version", 1)
-    if version not in (1, VERSION):
-        raise UserError(f"its version is {version!r}, and this hut_jax reads 1 to {VERSION}")
+    if version not in (1, FORMAT):
+        raise UserError(f"its version is {version!r}, and this hut_jax reads 1 to {FORMAT}")
     fields = {name: value for name, value in fields.items() if name != "version"}
     task, data = str(fields.get("task")), fields.get("data")
     if version == 1 and task in TASKS and isinstance(data, dict):
