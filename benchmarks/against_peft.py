@@ -51,7 +51,7 @@ from hut_jax.runs import config_files
 from hut_jax.runs.adapter_names import with_adapter
 from hut_jax.runs.batches import training_batching
 from hut_jax.runs.costs import make_steps, make_work
-from hut_jax.runs.run import load_base
+from hut_jax.runs.run import make_base
 from hut_jax.training.evaluation import Evaluation
 
 RANK, ALPHA = 8, 16
@@ -148,9 +148,9 @@ class Ours:
     def __init__(self, config):
         work = make_work(config)
         adapter, self._steps = make_steps(config, work)
-        model, self._params = load_base(config)
+        self._params = make_base(config).load_base()
         self._factors = jax.jit(adapter.init)(jax.random.key(config.seed), self._params)
-        self._evaluation = Evaluation(partial(adapter.apply, model), work.loss)
+        self._evaluation = Evaluation(partial(adapter.apply, work.model), work.loss)
         self.trained = adapter.count(self._params).trainable
 
     def loss(self, batch):

@@ -9,7 +9,7 @@ from hut_jax.data.sequences import Sequences
 from hut_jax.data.text.dataset import load_text
 from hut_jax.data.tokenizer_base import BaseTokenizer
 from hut_jax.runs.trained import load_run
-from hut_jax.tasks import Task
+from hut_jax.tasks import GeneratesText, Task
 
 BLOCK, MAX_BYTES = 128, 400_000
 
@@ -38,6 +38,6 @@ def held_out(task: Task[Any], tokenizer: BaseTokenizer, text: str) -> Sequences:
     Raises:
         UserError: the base is no causal language model, or the text cannot be read or is too short.
     """
-    if task.head.name != "causal":
+    if not isinstance(task, GeneratesText):
         raise UserError(f"--text: forgetting is a causal language model's, and {task.name!r} has none; leave it out")
     return load_text(text, tokenizer, block=BLOCK, holdout=0.5, max_bytes=MAX_BYTES).validation

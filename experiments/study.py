@@ -19,7 +19,7 @@ from hut_jax.adapters.fingerprint import fingerprint
 from hut_jax.config import RunConfig, to_json, with_fields
 from hut_jax.core.errors import UserError
 from hut_jax.runs.adapter_names import with_adapter
-from hut_jax.runs.run import load_base, prepare
+from hut_jax.runs.run import prepare
 from hut_jax.runs.workdir import check_writable
 
 HEAD = "head"
@@ -133,7 +133,7 @@ def check(configs: Sequence[RunConfig], text: str) -> tuple[str, str]:
         config.adapter.make_adapter().sites(run.shapes)
     if text:
         held_out(run.task, run.tokenizer, text)
-    base = fingerprint(load_base(configs[0])[1]) if configs[0].init == "pretrained" else ""
+    base = fingerprint(run.load_base()) if configs[0].init == "pretrained" else ""
     return base, jax.default_backend()
 
 

@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
     tests = task.load_tests(config.data)
     run = load_run(workdir, config, force=args.force)
     for split, records in tests.items():
-        examples = task.encode(records, run.tokenizer, config.data.max_length)
+        examples = task.encode(records, run.tokenizer, config.data)
         path = task.write_predictions(args.output, split, records, predict(run, task, examples))
         print(f"{len(records):,} predictions are in {path}")
     return 0

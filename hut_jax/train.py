@@ -26,7 +26,7 @@ from hut_jax.runs.batches import evaluation_batching, training_batching
 from hut_jax.runs.factors import init_factors
 from hut_jax.runs.placement import Placement, mesh_for, place
 from hut_jax.runs.result import RESULT, make_result, read_kept
-from hut_jax.runs.run import Run, load_base, multipliers, prepare
+from hut_jax.runs.run import Run, multipliers, prepare
 from hut_jax.runs.workdir import ADAPTER, CHECKPOINTS, CONFIG, check_workdir, use_workdir
 from hut_jax.tasks import TaskData
 from hut_jax.training.checkpoint import Checkpoints
@@ -75,7 +75,7 @@ def train(config: RunConfig, workdir: Path) -> dict[str, Any]:
     train_loss = run.task.loss(run.tokenizer, config.train.label_smoothing)
     print_description(run, data, plan, placement)
 
-    _, params = load_base(config, placement.params)
+    params = run.load_base(placement.params)
     if (workdir / ADAPTER / CONFIG_FILE).exists():  # a run killed before its first evaluation leaves an empty folder
         check_base(workdir / ADAPTER, params, name=config.model)
     factors = processes.put_tree(init_factors(run, params), placement.factors)

@@ -1,1 +1,1 @@
-"""Tokens from files (E2E, GLUE, plain text), and batches of tokens. May import parallel and core."""
+"""Tokens from files (E2E, GLUE, plain text), batches of tokens, and a loss's form. May import parallel and core."""

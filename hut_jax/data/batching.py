@@ -1,8 +1,9 @@
 """Padded batches of few shapes. Their order depends only on the seed and the epoch."""
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol, SupportsIndex
+from typing import Any, NamedTuple, Protocol, SupportsIndex
 
 import grain
 import numpy as np
@@ -11,7 +12,8 @@ from jaxtyping import Int64
 from hut_jax.core.errors import UserError
 from hut_jax.parallel.processes import ALL, Share
 
-Batch = dict[str, np.ndarray]
+Batch = Mapping[str, Any]
+"""Arrays by name: NumPy's as assembled, JAX's on the devices, or shapes alone."""
 
 
 class Examples(Protocol):

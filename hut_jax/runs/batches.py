@@ -7,7 +7,7 @@ from hut_jax.data.batching import Batching
 def training_batching(config: RunConfig) -> Batching:
     """The batches of training. A step takes `config.train.accumulate` of them."""
     size = config.train.batch_size // config.train.accumulate
-    return Batching(size, seed=config.seed, **config.data.padding())
+    return config.data.batching(size, config.seed)
 
 
 def evaluation_batching(config: RunConfig) -> Batching:

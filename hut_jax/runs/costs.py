@@ -15,12 +15,12 @@ from hut_jax.config import RunConfig, with_fields
 from hut_jax.core.trees import Path
 from hut_jax.costs.flops import Flops, count_flops, xla_flops
 from hut_jax.costs.modules import Call, module_calls
+from hut_jax.data.batching import Batch
+from hut_jax.data.loss import Loss
 from hut_jax.runs.batches import training_batching
-from hut_jax.runs.run import make_model, multipliers, param_shapes
-from hut_jax.tasks import task_named
-from hut_jax.tasks.base import Loss
+from hut_jax.runs.run import make_base, multipliers
 from hut_jax.training.optimizer import make_optimizer
-from hut_jax.training.steps import Batch, State, Steps
+from hut_jax.training.steps import State, Steps
 from hut_jax.transforms.base import Cost
 
 
@@ -67,12 +67,13 @@ def make_work(config: RunConfig, length: int | None = None) -> Work:
         UserError: the task or the model cannot be loaded.
     """
     config = with_fields(config, {"train.attention": "xla"})  # every device has it
-    model, task = make_model(config), task_named(config.task)
-    length = min(task.longest(config.data), model.config.n_positions) if length is None else length
+    base = make_base(config)
+    task, model = base.task, base.model
+    length = min(config.data.longest, model.config.n_positions) if length is None else length
     whole = task.example(model.config, config.train.batch_size, length)
     part = task.example(model.config, training_batching(config).batch_size, length, config.train.label_smoothing)
     batches = [part.batch] * config.train.accumulate
-    return Work(model, param_shapes(model, model.dtype), whole.inputs, batches, part.loss)
+    return Work(model, base.shapes, whole.inputs, batches, part.loss)
 
 
 @dataclass(frozen=True)

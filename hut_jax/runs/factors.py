@@ -30,7 +30,7 @@ def init_factors(run: Run, params: PyTree[Array]) -> PyTree[Array]:
     factors = flatten(jax.jit(run.adapter.init)(key, params))
     if run.config.adapter.start:
         factors |= _started(run, params, factors)
-    new = run.new_parameters()
+    new = run.new_parameters
     if new:
         drawn = flatten(init_params(run.model, key))
         factors |= {(*path, "d"): drawn[path] for path in new}

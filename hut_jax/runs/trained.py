@@ -7,19 +7,18 @@ from typing import Any, TypeVar
 
 from jaxtyping import Array, PyTree
 
-from hut_jax.adapters.adapter import Adapter
 from hut_jax.adapters.files import load_adapter, read_description
 from hut_jax.config import RunConfig, flatten_config, with_fields
 from hut_jax.core.errors import UserError, nearest
 from hut_jax.core.sections import defaults
-from hut_jax.data.tokenizer_base import BaseTokenizer
+from hut_jax.data.batching import Batch
+from hut_jax.data.loss import Evaluated
 from hut_jax.generation.config import DecodeConfig
 from hut_jax.runs import config_files
-from hut_jax.runs.run import load_base
+from hut_jax.runs.run import Run, make_run, parts
 from hut_jax.runs.workdir import ADAPTER, read_config
-from hut_jax.tasks import TASKS, Ability, Task, task_named
-from hut_jax.training.evaluation import Evaluated, Evaluation
-from hut_jax.training.steps import Batch
+from hut_jax.tasks import TASKS, Ability, task_named
+from hut_jax.training.evaluation import Evaluation
 
 CHANGEABLE = ("decode.", "data.dir", "data.cache", "model", "tokenizer", "dtype", "seed")
 """The fields that may change after training: decoding, the paths of files, the dtype and the seed."""
@@ -28,25 +27,15 @@ T = TypeVar("T", bound=Ability[Any])
 
 
 @dataclass(frozen=True)
-class TrainedRun:
-    """A base, an adapter with its best factors, and the task they were trained for.
+class TrainedRun(Run):
+    """A run with its weights; its adapter is the trained one.
 
     Attributes:
-        config: the run's.
-        task: the task that was learned.
-        tokenizer: the base's.
-        model: the base with the task's head.
         params: the base's parameters.
-        adapter: the trained adapter.
         factors: the best factors of the run.
     """
 
-    config: RunConfig
-    task: Task[Any]
-    tokenizer: BaseTokenizer
-    model: Any
     params: PyTree[Array]
-    adapter: Adapter
     factors: PyTree[Array]
 
     def merge(self) -> PyTree[Array]:
@@ -87,11 +76,10 @@ def load_run(
     config = read_trained_config(workdir) if config is None else config
     scan_layers = config.train.scan_layers if scan_layers is None else scan_layers
     config = with_fields(config, {"train.attention": "xla", "train.scan_layers": scan_layers})
-    task = task_named(config.task)
-    tokenizer = task.load_tokenizer(config.tokenizer or config.model)
-    model, params = load_base(config)
+    run = make_run(config)
+    params = run.load_base()
     adapter, factors = load_adapter(workdir / ADAPTER, params, name=config.model, force=force)
-    return TrainedRun(config, task, tokenizer, model, params, adapter, factors)
+    return TrainedRun(**parts(run) | {"adapter": adapter}, params=params, factors=factors)
 
 
 def read_trained_config(workdir: Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -7,19 +7,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import jax
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from hut_jax.data.batching import Examples, evenly_spread
+from hut_jax.data.loss import Evaluated, Loss
 from hut_jax.data.tokenizer_base import BaseTokenizer
-from hut_jax.metrics.e2e.score import Evaluation
+from hut_jax.metrics.e2e.score import TextScores
 from hut_jax.models.hub.heads import Head
-
-Loss = Callable[..., tuple[Float[Array, ""], Float[Array, ""], Any]]
-"""`loss(apply, batch, **kwargs)`: the summed loss of a batch, the weight to divide it by, and the outputs that
-`Task.metrics` needs of the batch. `apply` is the model, and `kwargs` are its arguments `deterministic` and `rngs`."""
+from hut_jax.tasks.config import DataConfig
 
 T = TypeVar("T", bound=BaseTokenizer)
 
@@ -52,18 +50,6 @@ class TaskData:
         return replace(self, validation={name: part(split) for name, split in self.validation.items()})
 
 
-class Evaluated(Protocol):
-    """The evaluation of one validation split."""
-
-    @property
-    def loss(self) -> float:
-        """The mean loss."""
-
-    @property
-    def outputs(self) -> list[Any]:
-        """The outputs of the loss function, batch by batch."""
-
-
 class Example(NamedTuple):
     """The shapes of a batch, to count the cost of a training step.
 
@@ -91,7 +77,7 @@ class Task(ABC, Generic[T]):
     name: str
     score_name: str = "loss"
     maximize: bool = False
-    data_section: ClassVar[type]
+    data_section: ClassVar[type[DataConfig]]
 
     @property
     @abstractmethod
@@ -135,15 +121,11 @@ class Task(ABC, Generic[T]):
         """The metrics of the validation splits. They include "loss" and `score_name`."""
 
     @abstractmethod
-    def longest(self, data: Any) -> int:
-        """The largest number of tokens that the section `data` of a config allows in an example."""
-
-    @abstractmethod
-    def example(self, model: Any, rows: int, length: int, label_smoothing: float = 0.0) -> Example:
+    def example(self, config: Any, rows: int, length: int, label_smoothing: float = 0.0) -> Example:
         """A batch without padding.
 
         Args:
-            model: the model's config.
+            config: the model's.
             rows: the number of examples.
             length: the number of tokens in each.
             label_smoothing: the loss function's.
@@ -191,7 +173,7 @@ class ScoresTexts(GeneratesText[T]):
         """
 
     @abstractmethod
-    def score_texts(self, outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Evaluation:
+    def score_texts(self, outputs: Sequence[str], references: Sequence[Sequence[str]]) -> TextScores:
         """The scores of the generated texts, one for each group of references."""
 
     @abstractmethod
@@ -216,8 +198,8 @@ class PredictsLabels(Ability[T]):
         """
 
     @abstractmethod
-    def encode(self, records: Sequence[Any], tokenizer: T, max_length: int) -> Examples:
-        """The records as tokens, cut to `max_length`."""
+    def encode(self, records: Sequence[Any], tokenizer: T, data: Any) -> Examples:
+        """The records as tokens, cut as the section `data` of a config says."""
 
     @abstractmethod
     def predict(self, apply: Callable[..., Array], batch: Mapping[str, Array]) -> Array:

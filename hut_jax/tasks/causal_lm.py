@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from hut_jax.data.loss import Evaluated, Loss
 from hut_jax.data.tokenizer import Tokenizer, load_tokenizer
 from hut_jax.models.hub.heads import Head
-from hut_jax.tasks.base import Evaluated, Example, GeneratesText, Loss
+from hut_jax.tasks.base import Example, GeneratesText
 from hut_jax.tasks.cross_entropy import prediction_loss
 
 
@@ -35,7 +36,7 @@ class CausalLM(GeneratesText[Tokenizer]):
         """The mean loss in nats per token, and the perplexity."""
         return lm_metrics(evaluated)
 
-    def example(self, model: Any, rows: int, length: int, label_smoothing: float = 0.0) -> Example:
+    def example(self, config: Any, rows: int, length: int, label_smoothing: float = 0.0) -> Example:
         """A batch in which every token is predicted."""
         inputs = lm_inputs(rows, length, predicted=length)
         slots = inputs["logits_at"].shape

@@ -1,13 +1,20 @@
 """The section `config.data` of each task."""
 
+from dataclasses import replace
+from typing import ClassVar
+
 from pydantic import Field
 
 from hut_jax.core.sections import section
+from hut_jax.data.batching import Batching
 
 
 @section
 class DataConfig:
     """The fields of every task."""
+
+    length_field: ClassVar[str]
+    """The field that limits the tokens of an example."""
 
     length_multiple: int = Field(
         default=16,
@@ -15,9 +22,18 @@ class DataConfig:
         description="batches are padded to a multiple of this many tokens; larger values compile fewer shapes",
     )
 
-    def padding(self) -> dict[str, int]:
-        """The padding fields of `Batching`."""
-        return {"length_multiple": self.length_multiple}
+    @property
+    def longest(self) -> int:
+        """The most tokens of an example."""
+        return getattr(self, self.length_field)
+
+    def batching(self, size: int, seed: int) -> Batching:
+        """The batches of training, of `size` examples each, padded as the section says."""
+        return Batching(size, seed, length_multiple=self.length_multiple)
+
+    def cut_notes(self, cut: int) -> tuple[str, ...]:
+        """What to tell the user if examples were cut."""
+        return (f"{cut} examples were cut to config.data.{self.length_field}, {self.longest} tokens",) if cut else ()
 
 
 @section
@@ -28,14 +44,16 @@ class SequencesConfig(DataConfig):
         default=8, ge=1, description="label slots of a batch are padded to a multiple of this many per example"
     )
 
-    def padding(self) -> dict[str, int]:
-        """The padding fields of `Batching`."""
-        return super().padding() | {"slot_multiple": self.slot_multiple}
+    def batching(self, size: int, seed: int) -> Batching:
+        """The batches of training, of `size` examples each, padded as the section says."""
+        return replace(super().batching(size, seed), slot_multiple=self.slot_multiple)
 
 
 @section
 class E2EData(SequencesConfig):
     """The E2E data."""
+
+    length_field = "max_length"
 
     dir: str = Field(
         default="", description="the folder of trainset.csv, devset.csv and testset_w_refs.csv; empty: download them"
@@ -53,6 +71,8 @@ class E2EData(SequencesConfig):
 class GlueData(DataConfig):
     """The data of a task of GLUE."""
 
+    length_field = "max_length"
+
     dir: str = Field(default="", description="the folder that holds CoLA/, SST-2/ and so on; empty: TFDS' download")
     cache: str = Field(default="", description="the folder where TFDS keeps the prepared data; empty: its default")
     max_length: int = Field(
@@ -66,6 +86,8 @@ class GlueData(DataConfig):
 @section
 class TextData(SequencesConfig):
     """The text to model."""
+
+    length_field = "block"
 
     text: str = Field(default="", description="the path of a UTF-8 text, plain or .xz")
     max_bytes: int = Field(default=0, ge=0, description="the most bytes to read of the text; 0: all")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from hut_jax.data.e2e.dataset import encode_e2e, encode_prompts, load_e2e, references
 from hut_jax.data.tokenizer import Tokenizer
 from hut_jax.metrics.e2e import java
-from hut_jax.metrics.e2e.score import Evaluation, evaluate
+from hut_jax.metrics.e2e.score import TextScores, evaluate
 from hut_jax.tasks.base import ScoresTexts, TaskData
 from hut_jax.tasks.causal_lm import CausalLM
 from hut_jax.tasks.config import E2EData
@@ -23,12 +23,8 @@ class E2E(CausalLM, ScoresTexts[Tokenizer]):
         records = load_e2e(data.dir, cache_dir=data.cache, splits=("train", "validation"), most=most)
         encoded = {split: encode_e2e(rows, tokenizer, data.max_length) for split, rows in records.items()}
         cut = sum(split.truncated for split in encoded.values())
-        notes = (f"{cut} examples were cut to config.data.max_length, {data.max_length} tokens",) if cut else ()
-        return TaskData(encoded["train"].sequences, {"validation": encoded["validation"].sequences}, notes)
-
-    def longest(self, data: E2EData) -> int:
-        """`data.max_length`."""
-        return data.max_length
+        validation = {"validation": encoded["validation"].sequences}
+        return TaskData(encoded["train"].sequences, validation, data.cut_notes(cut))
 
     def prompts(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
         """Each meaning representation, followed by the token that separates it from its description."""
@@ -38,7 +34,7 @@ class E2E(CausalLM, ScoresTexts[Tokenizer]):
         """The human descriptions of each meaning representation in the test set."""
         return references(load_e2e(data.dir, cache_dir=data.cache, splits=["test"])["test"])
 
-    def score_texts(self, outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Evaluation:
+    def score_texts(self, outputs: Sequence[str], references: Sequence[Sequence[str]]) -> TextScores:
         """The five scores of the E2E challenge."""
         return evaluate(outputs, references)
 

@@ -17,9 +17,10 @@ from hut_jax.data.glue.predictions import write_predictions
 from hut_jax.data.glue.tasks import GlueTask
 from hut_jax.data.glue.tsv import GlueExample
 from hut_jax.data.labelled_texts import LabelledTexts
+from hut_jax.data.loss import Evaluated, Loss
 from hut_jax.metrics.glue import glue_scores
 from hut_jax.models.hub.heads import Head
-from hut_jax.tasks.base import Evaluated, Example, Loss, PredictsLabels, TaskData
+from hut_jax.tasks.base import Example, PredictsLabels, TaskData
 from hut_jax.tasks.config import GlueData
 from hut_jax.tasks.cross_entropy import cross_entropy
 
@@ -58,9 +59,8 @@ class Glue(PredictsLabels[EncoderTokenizer]):
             for split in ("train", *self.spec.validation)
         }
         cut = sum(split.truncated for split in encoded.values())
-        notes = (f"{cut} examples were cut to config.data.max_length, {data.max_length} tokens",) if cut else ()
         validation = {split: encoded[split].examples for split in self.spec.validation}
-        return TaskData(encoded["train"].examples, validation, records.notes + notes)
+        return TaskData(encoded["train"].examples, validation, records.notes + data.cut_notes(cut))
 
     def loss(self, tokenizer: EncoderTokenizer, label_smoothing: float = 0.0) -> Loss:
         """The cross-entropy in nats, or the squared error of a regression, summed over the examples."""
@@ -87,11 +87,7 @@ class Glue(PredictsLabels[EncoderTokenizer]):
             "score": glue_scores(self.spec.metrics, *together)["score"],
         }
 
-    def longest(self, data: GlueData) -> int:
-        """`data.max_length`."""
-        return data.max_length
-
-    def example(self, model: Any, rows: int, length: int, label_smoothing: float = 0.0) -> Example:
+    def example(self, config: Any, rows: int, length: int, label_smoothing: float = 0.0) -> Example:
         """A batch of examples with one label each."""
         ids = jax.ShapeDtypeStruct((rows, length), jnp.int32)
         mask = jax.ShapeDtypeStruct((rows, length), jnp.bool_)
@@ -109,9 +105,9 @@ class Glue(PredictsLabels[EncoderTokenizer]):
             raise UserError(f"{data.dir} has no test file of {self.name}: {files}")
         return tests
 
-    def encode(self, records: Sequence[GlueExample], tokenizer: EncoderTokenizer, max_length: int) -> LabelledTexts:
-        """The records as tokens for an encoder, cut to `max_length`."""
-        return encode_glue(self.spec, records, tokenizer, max_length).examples
+    def encode(self, records: Sequence[GlueExample], tokenizer: EncoderTokenizer, data: GlueData) -> LabelledTexts:
+        """The records as tokens for an encoder, cut to `data.max_length`."""
+        return encode_glue(self.spec, records, tokenizer, data.max_length).examples
 
     def predict(self, apply: Callable[..., Array], batch: Mapping[str, Array]) -> Array:
         """A class, or the value of a regression, for each row of a batch: `[rows]`."""

@@ -18,10 +18,6 @@ class PlainText(CausalLM):
         """Blocks of the text. The last blocks are for validation."""
         return load_blocks(data, tokenizer)
 
-    def longest(self, data: TextData) -> int:
-        """`data.block`."""
-        return data.block
-
 
 def load_blocks(data: TextData, tokenizer: BaseTokenizer) -> TaskData:
     """The blocks of the text that the section `data` of a config names.

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from hut_jax.data.encoder_tokenizer import EncoderTokenizer, load_encoder_tokenizer
+from hut_jax.data.loss import Evaluated, Loss
 from hut_jax.models.hub.heads import Head
-from hut_jax.tasks.base import Evaluated, Example, Loss, Task, TaskData
+from hut_jax.tasks.base import Example, Task, TaskData
 from hut_jax.tasks.causal_lm import lm_inputs, lm_metrics
 from hut_jax.tasks.config import TextData
 from hut_jax.tasks.cross_entropy import prediction_loss
@@ -57,15 +58,11 @@ class MaskedLM(Task[EncoderTokenizer]):
         """The mean loss in nats per token, and the perplexity."""
         return lm_metrics(evaluated)
 
-    def longest(self, data: TextData) -> int:
-        """`data.block`."""
-        return data.block
-
-    def example(self, model: Any, rows: int, length: int, label_smoothing: float = 0.0) -> Example:
+    def example(self, config: Any, rows: int, length: int, label_smoothing: float = 0.0) -> Example:
         """A batch of whole blocks. It has no `logits_at`: the loss draws the predicted positions."""
         inputs = lm_inputs(rows, length, predicted=predicted_tokens(length))
         batch = {name: leaf for name, leaf in inputs.items() if name != "logits_at"}
-        options = {"cls": 0, "sep": 1, "mask": 2, "vocab": model.vocab_size, "label_smoothing": label_smoothing}
+        options = {"cls": 0, "sep": 1, "mask": 2, "vocab": config.vocab_size, "label_smoothing": label_smoothing}
         return Example(inputs, batch, partial(masked_lm_loss, **options))
 
 

@@ -2,20 +2,14 @@
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import NamedSharding
 from jaxtyping import Array, PyTree
 
-from hut_jax.training.steps import Batch, Forward, Loss
-
-
-class Evaluated(NamedTuple):
-    """The evaluation of a split: the mean loss, and the loss function's outputs of each batch."""
-
-    loss: float
-    outputs: list[Any]
+from hut_jax.data.batching import Batch
+from hut_jax.data.loss import Evaluated, Loss
+from hut_jax.training.steps import Forward
 
 
 class Evaluation:

@@ -11,11 +11,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
 from hut_jax.core.errors import Diverged, Interrupted
+from hut_jax.data.batching import Batch
 from hut_jax.training.checkpoint import Checkpoints
 from hut_jax.training.log import MetricsLog, NoLog
 from hut_jax.training.preemption import Stopped, stop_on_signal
 from hut_jax.training.progress import Progress, ProgressBar
-from hut_jax.training.steps import Batch, State, Steps
+from hut_jax.training.steps import State, Steps
 from hut_jax.training.window import Window
 
 Watch = Callable[[Iterable[Batch]], Iterable[Batch]]

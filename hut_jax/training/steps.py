@@ -1,6 +1,6 @@
 """The compiled training step: gradients of the factors, then the optimiser."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -11,12 +11,11 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
-Batch = Mapping[str, Any]
+from hut_jax.data.batching import Batch
+from hut_jax.data.loss import Loss
+
 Forward = Callable[..., Array]
 """`forward(base, factors, *args, **kwargs)`: the adapted model."""
-Loss = Callable[..., tuple[Array, Array, Any]]
-"""`loss(apply, batch, **kwargs)`: the summed loss of a batch, the weight to divide it by, and the outputs that metrics
-need of the batch."""
 
 
 @flax.struct.dataclass

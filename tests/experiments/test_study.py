@@ -9,7 +9,7 @@ from experiments.study import best_multiples, check, configs_of, default_jobs, m
 from hut_jax import UserError, fingerprint
 from hut_jax.config import freeze
 from hut_jax.runs import config_files
-from hut_jax.runs.run import load_base
+from hut_jax.runs.run import make_base
 from hut_jax.transforms import LoRA
 
 
@@ -74,7 +74,7 @@ def test_what_would_stop_a_run_is_told_before_any(small_config, glue_config, tmp
     text = tmp_path / "text.txt"
     text.write_text("there was a diner by the river and it was good to eat there. " * 100)
     base, platform = check(configs("hut:rank=1", "lora:rank=2"), str(text))
-    assert (base, platform) == (fingerprint(load_base(freeze(small_config))[1]), jax.default_backend())
+    assert (base, platform) == (fingerprint(make_base(freeze(small_config)).load_base()), jax.default_backend())
     with pytest.raises(UserError, match="rank 7"):
         check(configs("hut:rank=1", "hut:rank=7"), "")
     with pytest.raises(UserError, match=r"missing\.txt"):

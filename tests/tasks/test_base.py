@@ -1,9 +1,11 @@
 """What all tasks share."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from hut_jax.config import freeze
+from hut_jax.config import freeze, set_task
 from hut_jax.core.errors import UserError
 from hut_jax.data.labelled_texts import LabelledTexts
 from hut_jax.data.sequences import Sequences
@@ -17,6 +19,31 @@ LABELLED = LabelledTexts([[i, 7] for i in range(5)], [[0, 1]] * 5, np.arange(5, 
 def test_the_config_says_by_how_many(small_config):
     small_config.eval.max_examples = 3
     assert len(make_run(freeze(small_config)).load_data().validation["validation"]) == 3
+
+
+@pytest.mark.parametrize(("task", "field"), [("e2e", "max_length"), ("lm", "block")])
+def test_an_example_too_long_for_the_model_names_the_tasks_own_field(task, field, small_config, tmp_path):
+    if task == "lm":
+        set_task(small_config, "lm")
+        small_config.data.text = str(tmp_path / "text.txt")
+        (tmp_path / "text.txt").write_text("there was a diner by the river and it was good to eat there. " * 3000)
+        small_config.data.block = 1500
+        small_config.data.holdout = 0.3
+    run = make_run(freeze(small_config))
+    model = run.model.clone(config=dataclasses.replace(run.model.config, n_positions=8))
+    with pytest.raises(UserError, match=rf"at most 8; lower config\.data\.{field}$"):
+        dataclasses.replace(run, model=model).load_data()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_section_says_how_its_examples_become_batches(task):
+    data = TASKS[task].data_section(length_multiple=32)
+    batching = data.batching(4, seed=3)
+    assert (batching.batch_size, batching.seed, batching.length_multiple) == (4, 3, 32)
+    assert batching.slot_multiple == getattr(data, "slot_multiple", 8)
+    assert data.longest == getattr(data, data.length_field)
+    assert data.cut_notes(0) == ()
+    assert data.cut_notes(2) == (f"2 examples were cut to config.data.{data.length_field}, {data.longest} tokens",)
 
 
 def validation(most: int) -> dict:

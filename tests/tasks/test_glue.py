@@ -15,13 +15,14 @@ from hut_jax.config import freeze, set_task
 from hut_jax.data.batching import Batching, batch_dataset
 from hut_jax.data.glue.dataset import load_glue
 from hut_jax.data.glue.tasks import GLUE_TASKS
+from hut_jax.data.loss import Evaluated
 from hut_jax.runs import config_files
 from hut_jax.runs.factors import init_factors
-from hut_jax.runs.run import load_base, make_run
+from hut_jax.runs.run import make_run
 from hut_jax.tasks import TASKS
 from hut_jax.tasks.glue import classification_loss, regression_loss
 from hut_jax.train import train
-from hut_jax.training.evaluation import Evaluated, Evaluation
+from hut_jax.training.evaluation import Evaluation
 from hut_jax.training.log import read_metrics
 
 
@@ -93,10 +94,10 @@ def test_a_run_keeps_the_factors_of_the_best_score(glue_config, tmp_path):
     assert description["also_train"] == ["^classifier"]
 
     run = make_run(freeze(glue_config))
-    model, params = load_base(freeze(glue_config))
+    params = run.load_base()
     adapter, factors = load_adapter(tmp_path / "run/adapter", params)
     dev = batch_dataset(run.load_data().validation["validation"], Batching(4, shuffle=False, epochs=1))
-    evaluated = Evaluation(partial(adapter.apply, model), run.task.loss(run.tokenizer))(params, factors, dev)
+    evaluated = Evaluation(partial(adapter.apply, run.model), run.task.loss(run.tokenizer))(params, factors, dev)
     scores = run.task.metrics({"validation": evaluated})
     assert scores == pytest.approx({name: best[name] for name in scores}, rel=1e-4)
 

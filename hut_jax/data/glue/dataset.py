@@ -17,7 +17,7 @@ from hut_jax.data.labelled_texts import LabelledTexts
 NO_LABEL = -1
 
 
-class GlueData(NamedTuple):
+class GlueSplits(NamedTuple):
     """The examples of each split, and notes for the user."""
 
     splits: dict[str, list[GlueExample]]
@@ -37,7 +37,7 @@ def load_glue(
     *,
     cache_dir: str | os.PathLike[str] | None = None,
     tests: bool = True,
-) -> GlueData:
+) -> GlueSplits:
     """The splits of a task, each in the order of its file. Test splits are read only if their files are there.
 
     Args:
@@ -51,7 +51,7 @@ def load_glue(
         UserError: a file is missing or malformed, or TFDS cannot give the data.
     """
     if not data_dir:
-        return GlueData(read_tfds(task, cache_dir=cache_dir), ())
+        return GlueSplits(read_tfds(task, cache_dir=cache_dir), ())
     splits, notes = {}, []
     for split, path in find_files(task, data_dir).items():
         if split.startswith("test") and not tests:
@@ -59,7 +59,7 @@ def load_glue(
         splits[split], dropped = read_split(task, split, path)
         if dropped:
             notes.append(f"{dropped} broken rows of {path} were left out, as TFDS leaves them out")
-    return GlueData(splits, tuple(notes))
+    return GlueSplits(splits, tuple(notes))
 
 
 def encode_glue(

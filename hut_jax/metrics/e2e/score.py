@@ -20,7 +20,7 @@ METRICS = ("BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr")
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class TextScores:
     """The metrics of a system's outputs.
 
     Attributes:
@@ -44,7 +44,7 @@ class Evaluation:
         return [{name: columns[name][i] if name in columns else None for name in METRICS} for i in range(count)]
 
 
-def evaluate(outputs: Sequence[str], references: Sequence[Sequence[str]], *, use_java: bool = True) -> Evaluation:
+def evaluate(outputs: Sequence[str], references: Sequence[Sequence[str]], *, use_java: bool = True) -> TextScores:
     """Score outputs against their references.
 
     Args:
@@ -68,7 +68,7 @@ def evaluate(outputs: Sequence[str], references: Sequence[Sequence[str]], *, use
             statistics["METEOR"] = meteor(words, wanted)
         except java.Unavailable as unavailable:
             reason = str(unavailable)
-    return Evaluation(statistics, {"METEOR": reason} if reason else {}, tokenizer)
+    return TextScores(statistics, {"METEOR": reason} if reason else {}, tokenizer)
 
 
 def _tokenized(

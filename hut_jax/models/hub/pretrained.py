@@ -57,21 +57,39 @@ def load_pretrained(
             attention, or the files are damaged or do not have the config's shapes.
     """
     folder = locate(name, model_files.PATTERNS)
+    model = _model(read_source(folder, as_head(head)), compute)
+    return model, load_params(model, folder, head=head, key=key, draw=draw, report=report, shardings=shardings)
+
+
+def load_params(
+    model: Model,
+    name: str | os.PathLike,
+    *,
+    head: Head | str | None = None,
+    key: jax.Array | None = None,
+    draw: bool = True,
+    report: Callable[[str], None] = _log.warning,
+    shardings: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The parameters of a Hugging Face checkpoint for a model that `build_model` made with the same name and head.
+
+    The other arguments and the errors are those of `load_pretrained`.
+    """
+    folder = locate(name, model_files.PATTERNS)
     source = read_source(folder, as_head(head))
-    model = _model(source, compute)
     files = Weights(folder, source.architecture)
     match = match_tensors(files, source)
     placed = {} if shardings is None else flatten(shardings)
-    params = read_params(files, match, source, model, np.dtype(compute.dtype), placed)
+    params = read_params(files, match, source, model, np.dtype(model.dtype), placed)
     if match.drawn:
-        new = _draw(model, jax.random.key(0) if key is None else key, match.drawn, compute.dtype)
+        new = _draw(model, jax.random.key(0) if key is None else key, match.drawn, model.dtype)
         new = new if draw else {path: jnp.zeros_like(leaf) for path, leaf in new.items()}
         params.update({path: put(np.asarray(leaf), placed.get(path)) for path, leaf in new.items()})
         how = "drawn at random" if draw else "set to zero"
         report(f"{folder}: {how}, since the files have none that fit: {listing([*map(show, match.drawn)])}")
     if match.left_out:
         report(f"{folder}: left out, since head {model.config.head!r} has no use for them: {listing(match.left_out)}")
-    return model, unflatten(params)
+    return unflatten(params)
 
 
 def missing_params(name: str | os.PathLike, *, head: Head | str | None = None) -> list[Path]:
