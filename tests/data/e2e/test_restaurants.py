@@ -76,7 +76,7 @@ def test_the_seed_decides(tmp_path):
 def test_mistakes_are_told(tmp_path):
     with pytest.raises(UserError, match="test is 0"):
         write_restaurants(tmp_path, seed=0, test=0)
-    with pytest.raises(UserError, match="at most 100000"):
+    with pytest.raises(UserError, match="the most is 100000"):
         write_restaurants(tmp_path, seed=0, train=100_000)
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot write restaurants to"):
