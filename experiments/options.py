@@ -41,7 +41,11 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--methods", default="", help="show only these")
     parser.add_argument("--ranks", default="", help="show only these ranks, and adapters without a rank")
     parser.add_argument("--plain", action="store_true", help="show no adapter with settings other than a rank")
-    parser.add_argument("--peer", default=PEER, help=f"what the others are compared with, such as hut:rank=8; {PEER}")
+    parser.add_argument(
+        "--peer",
+        default=PEER,
+        help=f"the method or adapter with which all others are compared, such as hut:rank=8 (default: {PEER})",
+    )
 
 
 def selected(study: str, runs: pd.DataFrame, args: argparse.Namespace) -> pd.DataFrame:

@@ -104,7 +104,8 @@ def combine(
     """Combine adapters of the same transformation and sites into one, each with its weight.
 
     Deviations are summed by weight. LoRA's and HiRA's are combined exactly, by concatenation: ranks add up, and the
-    joint adapter computes `W0 + sum_i weights[i] dW_i` (HiRA: `W0 ⊙ (1 + sum_i weights[i] A_i B_i)`).
+    joint adapter computes `W0 + sum_i weights[i] dW_i` (HiRA: `W0 ⊙ (1 + sum_i weights[i] A_i B_i)`). The sums may
+    differ between sites, so the joint adapter sets the rank of some sites by patterns, in `ranks`.
 
     Args:
         sets: adapters with their factors.
@@ -135,7 +136,11 @@ def combine(
 
 
 def _with_transforms(adapter: Adapter, sites: Mapping[Path, Site], transforms: Mapping[Path, Transform]) -> Adapter:
-    """The adapter whose sites have these transformations. `under` moves a difference in LoRA's scaling into B."""
+    """The adapter whose sites have the ranks of these transformations.
+
+    An adapter has only one transformation, so a site with another rank needs a pattern in `ranks`. Scalings of LoRA may
+    differ too. `Transform.under` multiplies such a difference into B.
+    """
     if all(new == sites[path].transform for path, new in transforms.items()):
         return adapter
     ranked = {path: cast(Any, new) for path, new in transforms.items() if not sites[path].also}

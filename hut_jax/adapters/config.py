@@ -23,12 +23,13 @@ class AdapterConfig:
     ranks: tuple[tuple[str, int], ...] = Field(
         default=(),
         examples=[(("mlp/", 4),)],
-        description="(pattern, rank) pairs for sites whose rank is not adapter.rank",
+        description="(pattern, rank) pairs; sites whose path matches a pattern have this rank instead of adapter.rank",
     )
     layout: tuple[tuple[str, str], ...] = Field(
         default=(),
         examples=[(("^layers/", "lio"),)],
-        description="(pattern, axes) pairs for kernels whose axes are unclear: l layers, i input, o output",
+        description="(pattern, axes) pairs, for kernels whose shape does not tell what their axes are; axes has one "
+        "letter for each axis: l for stacked layers, i for inputs, o for outputs",
     )
     also_train: tuple[str, ...] = Field(
         default=(), description="patterns of modules that train in full beside the factors, such as a new head"

@@ -19,9 +19,8 @@ def fingerprint(params: Mapping[str, Any]) -> str:
     left out. So a head that has not been trained yet does not change the fingerprint, whatever its number of labels.
     """
     digest = hashlib.sha256()
-    if (
-        jax.default_backend() == "cpu" and jax.device_count() == 1
-    ):  # fetching copies nothing here, nor does unstacking what was fetched
+    # On a single CPU device fetching copies nothing, and unstacking the fetched layers copies nothing either.
+    if jax.default_backend() == "cpu" and jax.device_count() == 1:
         params = fetch(params)
     flat = flatten(unstack_layers(params))
     for path in sorted(flat, key=lambda path: (show(path), path)):

@@ -1,9 +1,10 @@
 """The interceptor, the only place where factors are applied to a running module.
 
-Factors live in a Flax variable collection, `adapter`, whose tree mirrors the modules' paths. The interceptor runs a
-dense layer at a site on its transformed kernel, and leaves the module as it is. As an ordinary variable collection,
-factors pass through `nn.remat`, `jit` and `vmap`, and through an `nn.scan` that has an axis for them
-(`variable_axes={"params": 0, "adapter": 0}`).
+Factors live in a Flax variable collection, `adapter`. Its tree mirrors the modules' paths. When the model calls a dense
+layer at a site, the interceptor runs the layer on the transformed kernel. The module itself is not changed.
+
+The collection is an ordinary one. So a model with factors works under `nn.remat`, `jax.jit` and `jax.vmap` without a
+change. An `nn.scan` or `nn.vmap` needs an axis for the factors: `variable_axes={"params": 0, "adapter": 0}`.
 """
 
 import inspect

@@ -45,9 +45,10 @@ class Site:
 
     @property
     def factor_axes(self) -> dict[str, tuple[str | None, ...]]:
-        """The meaning of each axis of a dense layer's factors: "d", "k", or None for a rank; stacked layers left out.
+        """What each axis of a dense layer's factors counts: "d" for inputs, "k" for outputs, None for a rank.
 
-        The meaning is found by trying a larger d and a larger k, so that transformations need not state it.
+        Axes of stacked layers are left out. A transformation need not state its axes. They are found by making the
+        shapes of the factors again for twice as many inputs, and again for twice as many outputs.
         """
         assert self.layout is not None
         d, k = self.layout.d, self.layout.k

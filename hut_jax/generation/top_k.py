@@ -11,7 +11,8 @@ def grouped_top_k(scores: Float[Array, "*rows n"], k: int) -> tuple[Float[Array,
     """Compute the same as `jax.lax.top_k`, which uses only one core of a CPU. benchmarks/top_k.py compares the two.
 
     The k largest numbers lie in the k groups of neighbours with the largest maxima. All other groups are read only
-    once, for their maxima. Equal numbers keep their order, and so do groups with equal maxima.
+    once, for their maxima. Of equal numbers, the one with the smaller index comes first. Of groups with equal maxima,
+    the one with the smaller index is chosen first.
 
     Args:
         scores: without NaN.

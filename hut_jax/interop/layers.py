@@ -52,8 +52,9 @@ class Layers:
 
     Attributes:
         tensors: transformers' name -> the tensor.
-        equal: another name of a tensor, of a tied one or a second name -> the name in `tensors`.
-        tied: those of `equal` that config.json ties.
+        equal: another name of a tensor -> its name in `tensors`. The other name belongs to a tied tensor, or only some
+            versions of transformers use it.
+        tied: the entries of `equal` for tensors that config.json ties.
     """
 
     def __init__(self, model: nn.Module, params: Mapping[str, Any]):

@@ -66,7 +66,11 @@ class LowRank(Method):
         return math.sqrt(rank) if rs else rank
 
     def settle(self, parts: Sequence[Part], fields: Fields) -> list[Part]:
-        """The parts with one alpha, the most frequent. Where it differs, the factor `last` is scaled instead."""
+        """The parts, all with the most frequent alpha.
+
+        A part may have had another alpha. Its factor `last` is then multiplied by that alpha divided by the common one.
+        So the part's scaled product stays the same.
+        """
         rs = fields.flag("use_rslora")
         divisors = [self.divisor(_rank(part), rs) for part in parts]
         alphas = [_tidy(part.scale * divisor) for part, divisor in zip(parts, divisors, strict=True)]

@@ -22,8 +22,9 @@ def read_whole(given: Mapping[str, np.ndarray], entries: Sequence[str], layers: 
         layers: of the model.
 
     Raises:
-        UserError: a tensor is not one of the model's, has another shape or is missing, or two tensors differ that the
-            model ties.
+        UserError: a tensor is not one of the model's, is there twice, has another shape or is missing; or it differs
+            from the base and `modules_to_save` does not name it; or the model ties two tensors, and their values
+            differ.
     """
     tensors: Arrays = {}
     for key, tensor in given.items():

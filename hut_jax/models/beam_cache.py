@@ -1,9 +1,11 @@
 """The key-value cache of several beams for each prompt. All beams of a prompt share the prompt's keys and values.
 
-When a beam is dropped or copied, no keys or values move. Each token's keys and values stay where they were written, and
-`origin` records for each beam and step which beam wrote the token. Attention multiplies all beams of a row by all keys
-of that row in one matrix product, and the mask leaves each beam its own keys. That computes a few
-products that are not needed, but gathering each beam's keys would read and write all keys at every step.
+A beam search drops some beams and copies others. The keys and values of a token then stay where they were written. For
+each beam and step, `origin` records which beam wrote the token.
+
+One matrix product multiplies the queries of all beams of a prompt by the keys of all its beams. A mask then leaves each
+beam only its own keys. Some of the products are not needed. The alternative would be to gather each beam's keys. That
+would read and write all keys at every step.
 """
 
 from typing import Any, NamedTuple

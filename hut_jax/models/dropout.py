@@ -42,9 +42,11 @@ def kept(key: jax.Array, dropped: int, shape: Sequence[int]) -> Bool[Array, "...
 
     Each call of threefry (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) gives four draws, one
     for each quarter of a row. Its counters are the row's number and the index within the quarter. Devices that split
-    the rows therefore do not communicate. Batches are split along the first axis, and all other axes are flattened: for
-    short rows, such as a quarter of a row of attention weights, LLVM unrolls the generator and takes seconds to
-    compile.
+    the rows therefore do not communicate.
+
+    The counters are computed as a matrix. The first axis is kept, since batches are split along it. All other axes are
+    flattened into one, since short rows compile slowly: for a quarter of a row of attention weights, LLVM unrolls the
+    generator and takes seconds.
 
     Args:
         key: a key of a JAX generator.

@@ -19,7 +19,10 @@ ANY = PartitionSpec.UNCONSTRAINED
 
 
 def run_on(mesh: Mesh, forward: Callable[..., T]) -> Callable[..., T]:
-    """Wrap a function so that its activations are split over this mesh."""
+    """Wrap a function so that its activations are split over this mesh.
+
+    The mesh is current while the function runs, and the other functions of this module use it.
+    """
 
     def run(*args: Any, **kwargs: Any) -> T:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
@@ -44,7 +47,8 @@ def batch_parts(mesh: Mesh | None = None) -> int:
     """The number of parts into which a batch is split.
 
     Args:
-        mesh: the devices. Default: the mesh of `run_on`; without one, a batch has one part.
+        mesh: the devices. By default it is the current mesh, which `run_on` sets. If there is none, a batch has one
+            part.
     """
     if mesh is None:
         ambient = jax.sharding.get_abstract_mesh()
@@ -53,7 +57,10 @@ def batch_parts(mesh: Mesh | None = None) -> int:
 
 
 def splits_kernels() -> bool:
-    """Whether the mesh of `run_on` has several devices on `tensor`, so that each product with a kernel is split."""
+    """Whether each product with a kernel is split.
+
+    It is if the current mesh, which `run_on` sets, has several devices on its axis `tensor`.
+    """
     mesh = jax.sharding.get_abstract_mesh()
     return {*AXES} <= {*mesh.auto_axes} and mesh.shape["tensor"] > 1
 

@@ -44,13 +44,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of a command that several processes may run."""
     group = parser.add_argument_group("several processes", "start the same command in each of them")
     group.add_argument(
-        "--distributed", action="store_true", help="under Slurm, Open MPI or on a TPU pod: find the others"
+        "--distributed",
+        action="store_true",
+        help="find the other processes; works under Slurm, under Open MPI and on a TPU pod",
     )
     group.add_argument(
-        "--coordinator", metavar="HOST:PORT", help="elsewhere: the address of process 0; needs the next two"
+        "--coordinator", metavar="HOST:PORT", help="the address of process 0, where --distributed does not work"
     )
-    group.add_argument("--processes", type=int, metavar="N", help="the number of processes")
-    group.add_argument("--process", type=int, metavar="I", help="the index of this process, from 0")
+    group.add_argument("--processes", type=int, metavar="N", help="with --coordinator: the number of processes")
+    group.add_argument("--process", type=int, metavar="I", help="with --coordinator: the index of this process, from 0")
 
 
 def join(args: argparse.Namespace) -> None:

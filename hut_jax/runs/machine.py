@@ -47,6 +47,10 @@ def _this_processor() -> str:
 
 
 def peak_bytes() -> int:
-    """The peak memory of a device if JAX reports it, else of this process."""
+    """The peak memory in bytes.
+
+    It is that of this process's first device. JAX does not report it for every kind of device. Where it does not, the
+    result is the peak memory of the process.
+    """
     of_device = jax.local_devices()[0].memory_stats() or {}
     return of_device.get("peak_bytes_in_use") or 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

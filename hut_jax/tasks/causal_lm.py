@@ -55,7 +55,7 @@ def causal_lm_loss(
 
     Args:
         apply: the model: see `prediction_loss`.
-        batch: a batch of `hut_jax.data.sequences`.
+        batch: a batch of sequences, whose arrays `hut_jax.data.sequences.Sequences` describes.
         label_smoothing: the share of probability spread over the vocabulary.
         **kwargs: the model's arguments, such as `deterministic` and `rngs`.
     """

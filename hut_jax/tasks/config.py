@@ -58,7 +58,10 @@ class E2EData(SequencesConfig):
     dir: str = Field(
         default="", description="the folder of trainset.csv, devset.csv and testset_w_refs.csv; empty: download them"
     )
-    cache: str = Field(default="", description="the folder where TFDS keeps the prepared data; empty: its default")
+    cache: str = Field(
+        default="",
+        description="the folder where TensorFlow Datasets (TFDS) keeps the prepared data; empty: its default folder",
+    )
     max_length: int = Field(default=512, ge=1, description="the most tokens of an example; longer examples are cut")
     max_examples: int = Field(
         default=0,
@@ -73,8 +76,14 @@ class GlueData(DataConfig):
 
     length_field = "max_length"
 
-    dir: str = Field(default="", description="the folder that holds CoLA/, SST-2/ and so on; empty: TFDS' download")
-    cache: str = Field(default="", description="the folder where TFDS keeps the prepared data; empty: its default")
+    dir: str = Field(
+        default="",
+        description="the folder that holds CoLA/, SST-2/ and so on; empty: TensorFlow Datasets (TFDS) downloads them",
+    )
+    cache: str = Field(
+        default="",
+        description="the folder where TensorFlow Datasets (TFDS) keeps the prepared data; empty: its default folder",
+    )
     max_length: int = Field(
         default=512, ge=1, description="the most tokens of an example; the longer text of a longer example is cut"
     )

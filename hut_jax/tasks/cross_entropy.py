@@ -83,9 +83,10 @@ def prediction_loss(
 
 
 def _cut(leaf: Array, chunks: int, parts: int) -> Array:
-    """Cut into `chunks` equal pieces, padded with zeros. Piece i takes element i of every run of `chunks` neighbours.
+    """Cut an array into `chunks` equal pieces, padded with zeros.
 
-    If the positions are split over devices into `parts`, each device thus has its share of every piece.
+    Piece i has the elements i, i + chunks, i + 2 * chunks and so on. Devices may split the positions into `parts`
+    consecutive parts. Each device then holds an equal share of every piece.
     """
     size = parts * -(-len(leaf) // (chunks * parts))
     filled = jnp.pad(leaf, [(0, size * chunks - len(leaf))] + [(0, 0)] * (leaf.ndim - 1))
@@ -100,10 +101,11 @@ def _sum_over_chunks(
     The gradient of `hidden` is computed together with the sum, while a chunk's logits exist. The logits are neither
     kept nor computed again. The backward pass keeps only an array of the size of `hidden`.
 
-    If a parameter trains in full, all logits are computed at once instead. The head is then given all
-    trainable parameters, and its own gradient, if it trains, is larger than the logits.
+    If a parameter trains in full, all logits are computed at once instead. `logits` is then given all trainable
+    parameters. If the head itself trains, its own gradient is larger than the logits.
     """
-    # Every array that the head closes over becomes an argument, since it may have a gradient.
+    # `logits` uses arrays from outside, such as the parameters. They may have gradients, and `custom_vjp` has gradients
+    # only for arguments. So these arrays become arguments.
     head, closed = jax.closure_convert(logits, hidden[0], rest[-1][0])
 
     def one(closed: list[Array], hidden: Array, rest: tuple) -> Array:

@@ -82,7 +82,8 @@ def masked_lm_loss(
 
     Args:
         apply: the model: see `prediction_loss`.
-        batch: whole blocks of a text, from `hut_jax.data.sequences`. Its labels are not used.
+        batch: a batch of whole blocks of a text. `hut_jax.data.sequences.Sequences` describes its arrays. Its labels
+            are not used.
         cls: the token that replaces the first of every block.
         sep: the token between documents; it is never predicted.
         mask: the token that hides another.

@@ -19,7 +19,8 @@ class Evaluation:
         forward: the adapted model.
         loss: the loss of a batch, without label smoothing.
         place: puts a batch on the devices that share it out.
-        whole: the sharding that puts the results on every device, so that each process can read them.
+        whole: a sharding that gives every device a copy of the results, so that every process can read them. With None
+            JAX chooses where the results are.
     """
 
     def __init__(

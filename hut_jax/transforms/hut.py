@@ -40,10 +40,10 @@ class HUT(Transform):
     """Two low-rank Hadamard factors on the kernel, a scale and a shift on the output.
 
     Attributes:
-        rank: r; it must divide both sides of every kernel. r = 1 is `diag(1 + a) W0 diag(1 + b)`.
+        rank: r; it must divide both sides of every kernel, d and k. At r = 1, W is `diag(1 + a) W0 diag(1 + b)`.
         spread: how the low-rank matrices are spread over W0, "block" or "cyclic": our reading of the formula.
         scale: whether gamma trains.
-        shift: whether beta trains; it needs a layer with a bias, into which it can be merged.
+        shift: whether beta trains. Every layer must then have a bias, since merging adds beta to the bias.
     """
 
     rank: int = 8

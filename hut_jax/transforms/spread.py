@@ -42,12 +42,17 @@ def _product(spread: str, split: bool, kernel: Array, rows: Array, columns: Arra
 
 
 def _in_groups(spread: str, kernel: Array, rows: Array, columns: Array) -> tuple[Array, Array, Array]:
-    """W0, rows and columns by groups. Axis p is a group of inputs, i within it; q a group of outputs, j within it."""
+    """W0, rows and columns, reshaped to four axes, so that they can be multiplied entry by entry.
+
+    Axis p is the group of an input, and axis i is the input's place in the group. Axis q is the group of an output, and
+    axis j is the output's place in the group.
+    """
     (d, k), r = kernel.shape, rows.shape[1]
     w = kernel.astype(wide(kernel, rows, columns))
-    if spread == "block":  # p i q j
+    if spread == "block":  # the axes are p, i, q, j
         return w.reshape(r, d // r, r, k // r), rows.reshape(r, d // r, r, 1), columns.reshape(r, 1, r, k // r)
-    return w.reshape(d // r, r, k // r, r), rows.reshape(d // r, r, 1, r), columns.reshape(1, r, k // r, r)  # i p j q
+    # The axes are i, p, j, q.
+    return w.reshape(d // r, r, k // r, r), rows.reshape(d // r, r, 1, r), columns.reshape(1, r, k // r, r)
 
 
 def _keep(spread: str, split: bool, kernel: Array, rows: Array, columns: Array) -> tuple[Array, tuple]:

@@ -23,7 +23,7 @@ class SSF(Transform):
     """A scale and a shift of the output.
 
     Attributes:
-        shift: whether beta trains; it needs a layer with a bias, into which it can be merged.
+        shift: whether beta trains. Every layer must then have a bias, since merging adds beta to the bias.
     """
 
     shift: bool = True

@@ -1,9 +1,11 @@
 """CIDEr (Vedantam, Zitnick and Parikh, CVPR 2015) as in coco-caption, where it is CIDEr-D.
 
-An n-gram's weight in a text is its count times the logarithm of (segments / segments whose references have it). A
-segment's score is ten times the mean, over its references and over n from 1 to 4, of the cosine of the two texts'
-weights. The output's weights are clipped to the reference's, and the cosine is multiplied by a Gaussian of the
-difference in length.
+    weight(g, text) = count of g in the text * log(number of segments / number of segments whose references have g)
+    cosine_n = sum over n-grams g of min(o, t) * t / (norm of all o * norm of all t)
+    score of a segment = 10 * mean over its references and over n from 1 to 4 of cosine_n * closeness
+
+Here o is the weight of g in the output, and t is its weight in the reference. The closeness is a Gaussian of the
+difference between the two texts' lengths. It is 1 for equal lengths. The score is the mean over all segments.
 """
 
 import math

@@ -1,9 +1,14 @@
 """NIST (Doddington, HLT 2002) as in the challenge's mteval-v13a.
 
-A matching n-gram is weighted by its information: log2 of (count of its first n - 1 words / count of the n-gram) in all
-references. Outputs that are shorter than the references are penalised. The references' length is the mean length of all
-references, times segments. The challenge's reimplementation in Python takes the sum of the segments' mean lengths. The
-two differ if segments have different numbers of references.
+    information(w1 ... wn) = log2(count of w1 ... w(n-1) / count of w1 ... wn)
+    score = penalty * sum over n from 1 to 5 of (information of the matching n-grams / number of the outputs' n-grams)
+
+The counts are those in all references. For one word, the first count is the number of all words. The penalty is below 1
+if the outputs are shorter than the references.
+
+The references' length is the mean length of all references, times the number of segments. The challenge's
+reimplementation in Python takes the sum of the segments' mean lengths. The two differ if segments have different
+numbers of references.
 """
 
 import math

@@ -3,9 +3,9 @@
 The rules were inferred from the original's outputs; `docs/metrics.md` says on which texts the two agree. If Java is
 installed, `java.py` runs the original.
 
-As in the original, the rule with the longest match wins, lookahead included. Of equally long matches the first wins.
-All texts are read as one, on a line each, since a full stop after an abbreviation depends on the start of the next
-line.
+As in the original, the rule with the longest match wins. The lookahead counts as part of the match. Of equally long
+matches the first wins. All texts are read together as one text, each on its own line. The reason is a line that ends
+with an abbreviation: its full stop depends on the start of the next line.
 """
 
 import re
@@ -13,7 +13,8 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-# The tokens that coco-caption drops. Its list has brackets in upper case; they occur in lower case, and so are kept.
+# The tokens that coco-caption drops. Its list has the brackets in upper case. The tokens are in lower case, so brackets
+# are kept.
 PUNCTUATION = frozenset(["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", *".?!,:;-", "--", "..."])
 
 
@@ -51,9 +52,9 @@ def split(text: str) -> list[list[str]]:
 
 class _Rule(NamedTuple):
     pattern: re.Pattern[str]  # its group is the token; the rest is lookahead
-    writes: str | None = None  # the token's spelling, if it is changed
-    leaves: int = 0  # how many characters at the token's end are read again, as the next token
-    repeats: bool = False  # whether this token has those characters too
+    writes: str | None = None  # the spelling to write instead of the token's own
+    leaves: int = 0  # the number of characters at the group's end with which the next token begins
+    repeats: bool = False  # whether this token ends with those characters too
 
 
 def _next(text: str, start: int) -> tuple[str, int]:
@@ -113,7 +114,7 @@ _ENDING = _any(
     "feb fla fri ga inc ind intl jan jr jul jun kan kans ky ltd mar md mich minn mo mon mont neb nev nov oct okla "
     "penn ph.d plc pte pty rd rt sep sept seq sq sr sys tel tenn thu thurs tue tues univ va vt wed wis wisc wyo"
 )
-# The same for these; without their capital they are words.
+# Abbreviations of the same kind, but only with their capital letter. In lower case they are ordinary words.
 _ENDING_CAPITAL = _any("Ark Az Del Ill La Mass Miss Ore Pa Tex Wash")
 # Abbreviations after which a capital letter does not begin a sentence.
 _INSIDE = _any(
@@ -121,6 +122,7 @@ _INSIDE = _any(
     "govs hon insp invt jos lieut lt maj messrs mfg mlle mme mr mrs ms msgr mt mtg natl pfc ph pres prof profs pvt "
     "rep reps rev sen sens sfc sgt spc st ste supt supts treas vs wm"
 )
+# Abbreviations if a number follows.
 _BEFORE_NUMBERS = _any("art ca fig figs no nos op pp prop")
 # Words that begin a sentence after an acronym.
 _STARTERS = _any(
@@ -137,28 +139,37 @@ def _rule(
 
 
 _RULES = (
+    # Two words written as one, which are split: cannot into can and not, gonna into gon and na.
     _rule("(cannot|'twas)", leaves=3),
     _rule("('tis|gonna|gotta|lemme|gimme|wanna)", leaves=2),
+    # Tags and entities of HTML.
     _rule("(</?[a-z][a-z0-9_:.-]*/?>)"),
     _rule("(&(?:amp|apos|lt|gt|quot|mdash|ndash);)"),
+    # A word before 's, 'll and the like; a word before n't; any other word.
     _rule(rf"({_WORD}){_CLITIC}"),
     _rule(rf"([a-z]*[a-mo-z])n{_APOSTROPHE}t"),
     _rule(rf"({_WORD})"),
+    # Words with an apostrophe.
     _rule(rf"({_APOSTROPHE}n{_APOSTROPHE}?|(?:[ldj]|ol|dunkin|somethin){_APOSTROPHE})"),
     _rule(rf"({_APOSTROPHE}(?:em|till?|cause|[1-9]0s)|(?:c'mon|e'er|c'est|li'l|s'mores|cap'n))"),
     _rule(rf"([A-XZ]{_APOSTROPHE}{_LETTER}{{2,}})", any_case=False),  # O'Brien
     _rule(rf"({_LETTER}+[aeiouy]{_APOSTROPHE}[aeioul]{_LETTER}*)"),  # ma'am
     _rule(rf"(y{_APOSTROPHE}){_LETTER}"),
+    # Addresses, names on Twitter and hashtags.
     _rule(r"((?:https?|ftp)://[^\s<>()\"]*[\w/=])"),
     _rule(r"([a-z0-9][\w.+-]*@[\w-]+(?:\.[\w-]+)*)"),
     _rule("([@#][a-z_][a-z0-9_]*)"),
+    # The endings 's, 'll and the like, and n't.
     _rule(rf"({_CLITIC})[^a-z]"),
     _rule(rf"(n{_APOSTROPHE}t)[^a-z]"),
+    # Dates, numbers, fractions, dollars, and words joined by slashes.
     _rule("([0-9]{1,2}[-/][0-9]{1,2}[-/][0-9]{2,4})"),
     _rule(rf"([-+]?{_NUMBER})"),
     _rule("((?:[0-9]{1,4}[- \xa0])?[0-9]{1,4}/[0-9]{1,4})"),
     _rule(r"([A-Z]*\$)", any_case=False),
     _rule("([a-z0-9]+(?:-[a-z0-9]+)*(?:/[a-z0-9]+(?:-[a-z0-9]+)*){1,2})"),
+    # Abbreviations. If one ends a sentence, its full stop is also the next token. A single letter keeps no full stop
+    # before a word that begins a sentence.
     _rule(rf"([A-Za-z]\.)\s+(?:{_STARTERS})\s", leaves=1, any_case=False),
     _rule(rf"((?i:{_ACRONYM})\.)\s+(?:{_STARTERS})\s", leaves=1, repeats=True, any_case=False),
     _rule(rf"((?:{_BEFORE_NUMBERS})\.)\s?[0-9]"),
@@ -166,9 +177,11 @@ _RULES = (
     _rule(rf"((?:{_ENDING}|{_INSIDE}|{_ACRONYM}|[a-z])\.)"),
     _rule(rf"((?:{_ENDING_CAPITAL})\.)", any_case=False),
     _rule(rf"({_WORD}\.)[,;:]"),
+    # Words with hyphens, and the like.
     _rule(rf"({_PART}(?:{_HYPHEN}{_PART})*)"),
     _rule(r"([A-Z]+(?:(?:&amp;|[+&])[A-Z]+)+)", any_case=False),
     _rule(rf"({_UNMARKED}(?:{_UNMARKED}|[.,])*(?:[-_](?:{_UNMARKED}+|{_ACRONYM}\.))+)"),
+    # Opening quotation marks, and other punctuation.
     _rule(r'("|&quot;)[a-z0-9$]', writes="``"),
     _rule("(''|``)"),
     _rule(r"(')[a-z][^ \t\n\xa0]", writes="`"),
