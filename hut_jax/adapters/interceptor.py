@@ -150,7 +150,10 @@ def _run(
 
 
 def _rows(leaf: jax.Array, ids: jax.Array) -> jax.Array:
-    """The factors of each row. Under `jit` an index out of range cannot be refused: it gives NaN."""
+    """The factors of each row.
+
+    Under `jit` the values of the indices are not known, so an index out of range is no error. It gives NaN.
+    """
     ids = jnp.where(ids < 0, leaf.shape[0], ids)
     return leaf.at[ids].get(mode="fill", fill_value=jnp.nan)
 

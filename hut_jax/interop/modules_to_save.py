@@ -104,7 +104,10 @@ def _whole(name: str, deviations: Mapping[str, np.ndarray], layers: Layers) -> n
 
 
 def _saved(name: str, entries: Sequence[str]) -> bool:
-    """Whether PEFT saves the tensor: a module that holds it has a name that ends with one of the entries."""
+    """Whether PEFT saves the tensor.
+
+    It does if the name of a module around the tensor ends with one of the entries.
+    """
     parts = name.split(".")[:-1]
     modules = [".".join(parts[: i + 1]) for i in range(len(parts))]
     return any(module.endswith(entry) for module in modules for entry in entries)

@@ -45,8 +45,8 @@ def kept(key: jax.Array, dropped: int, shape: Sequence[int]) -> Bool[Array, "...
     the rows therefore do not communicate.
 
     The counters are computed as a matrix. The first axis is kept, since batches are split along it. All other axes are
-    flattened into one, since short rows compile slowly: for a quarter of a row of attention weights, LLVM unrolls the
-    generator and takes seconds.
+    flattened into one, since short rows compile slowly. For example, LLVM takes seconds to unroll the generator for a
+    quarter of a row of attention weights.
 
     Args:
         key: a key of a JAX generator.

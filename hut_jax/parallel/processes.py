@@ -140,7 +140,7 @@ def first_alone(what: str) -> Iterator[None]:
 
 
 def put(array: np.ndarray, sharding: Any) -> jax.Array:
-    """Place an array, which every process has whole, by this sharding; each process places its own part."""
+    """Place an array on the devices of this sharding. Every process has all of it and places its own part."""
     if sharding is None or sharding.is_fully_addressable:
         return jax.device_put(array, sharding)
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])

@@ -101,7 +101,9 @@ class HUT(Transform):
     def forward(
         self, layer: Layer, x: Float[Array, "*batch d"], factors: Factors, key: jax.Array | None = None
     ) -> Float[Array, "*batch k"]:
-        """The layer with the merged kernel and bias; at r = 1 `((x ⊙ M_A) @ W0) ⊙ M_B`, which needs no gradient of W.
+        """The layer with the merged kernel and bias. At r = 1 it is `((x ⊙ M_A) @ W0) ⊙ M_B`.
+
+        The second form needs no gradient of W.
 
         Scale and shift are folded into the kernel and bias, or at r = 1 into M_B and the bias. Of the activations only
         x is kept for the backward pass, as in LoRA. At r = 1 the product with W0 is kept too.
@@ -121,7 +123,10 @@ class HUT(Transform):
         return self._merged(kernel, bias, factors, split=False)
 
     def cost(self, n: int, d: int, k: int, leaf: str = "kernel") -> Cost:
-        """W, which is formed twice, and its gradient. At r = 1 only products of activations."""
+        """The cost of W, which the forward and the backward pass each form, and of its gradient.
+
+        At r = 1 there is no W: only products with activations cost something.
+        """
         folded = n * k if self.scale or self.shift else 0  # the bias then has a gradient
         if self.rank == 1:
             return Cost(n * (d + k), 3 * n * (d + k) + folded)

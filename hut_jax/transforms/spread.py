@@ -69,7 +69,7 @@ def _pull_back(spread: str, split: bool, kept: tuple, gradient: Array) -> tuple[
     kernel, rows, columns = kept
     w, a, b = _in_groups(spread, kernel, rows, columns)
     g = gradient.reshape(w.shape)
-    # As products with vectors, which read `g w` once: sums of `g w a` and `g w b` took longer at every rank.
+    # Products with vectors read `g w` once. Sums of `g w a` and of `g w b` took longer at every rank.
     names, row, column = ("piqj", "piq", "pqj") if spread == "block" else ("ipjq", "ipq", "pjq")
     product = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
     d_rows = product(f"{names},{column}->{row}", g * w, b.squeeze(names.index("i")))

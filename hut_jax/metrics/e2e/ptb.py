@@ -168,8 +168,8 @@ _RULES = (
     _rule("((?:[0-9]{1,4}[- \xa0])?[0-9]{1,4}/[0-9]{1,4})"),
     _rule(r"([A-Z]*\$)", any_case=False),
     _rule("([a-z0-9]+(?:-[a-z0-9]+)*(?:/[a-z0-9]+(?:-[a-z0-9]+)*){1,2})"),
-    # Abbreviations. If one ends a sentence, its full stop is also the next token. A single letter keeps no full stop
-    # before a word that begins a sentence.
+    # Abbreviations. If one ends a sentence, its full stop is also the next token. A single letter
+    # loses its full stop if the next word can begin a sentence.
     _rule(rf"([A-Za-z]\.)\s+(?:{_STARTERS})\s", leaves=1, any_case=False),
     _rule(rf"((?i:{_ACRONYM})\.)\s+(?:{_STARTERS})\s", leaves=1, repeats=True, any_case=False),
     _rule(rf"((?:{_BEFORE_NUMBERS})\.)\s?[0-9]"),
