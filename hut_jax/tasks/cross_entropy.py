@@ -101,8 +101,8 @@ def _sum_over_chunks(
     The gradient of `hidden` is computed together with the sum, while a chunk's logits exist. The logits are neither
     kept nor computed again. The backward pass keeps only an array of the size of `hidden`.
 
-    If a parameter trains in full, all logits are computed at once instead. `logits` is then given all trainable
-    parameters. If the head itself trains, its own gradient is larger than the logits.
+    There is a second way, for parameters that train in full. It computes all logits at once, and `logits` gets all
+    trainable parameters. For a head that trains, its own gradient is larger than the logits.
     """
     # `logits` uses arrays from outside, such as the parameters. They may have gradients, and `custom_vjp` has gradients
     # only for arguments. So these arrays become arguments.
