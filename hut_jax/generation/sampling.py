@@ -1,6 +1,7 @@
 """One continuation of each prompt: the likeliest token at each step, or a token drawn at random."""
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,14 +25,12 @@ class _State(NamedTuple):
     keys: Any  # a random key for each prompt
 
 
-class _OneBeam:
+class _OneBeam(ABC):
     """A method that continues each prompt by the token that `pick` gives."""
 
     beams = 1
 
-    def check(self, config: Any, constraints: Constraints) -> None:
-        """See `Method`."""
-
+    @abstractmethod
     def pick(self, keys: Any, logits: Float[Array, "batch vocab"]) -> Int[Array, " batch"]:
         """A token of each row.
 
@@ -39,7 +38,6 @@ class _OneBeam:
             keys: a random key for each row.
             logits: minus infinity for tokens that may not come next.
         """
-        raise NotImplementedError
 
     def start(self, constraints: Constraints, prompts: Prompts, seed: Int[Array, ""]) -> _State:
         """See `Method`."""
@@ -68,6 +66,9 @@ class _OneBeam:
 @dataclass(frozen=True)
 class Greedy(_OneBeam):
     """The likeliest token at each step."""
+
+    def check(self, config: Any, constraints: Constraints) -> None:
+        """Nothing: no option depends on the model."""
 
     def pick(self, keys: Any, logits: Float[Array, "batch vocab"]) -> Int[Array, " batch"]:
         """The likeliest token of each row."""

@@ -11,8 +11,6 @@ that `merge` replaced, and the logits that `apply` gave. `index.json` lists them
 same once they had ended (`ended/`), and what `generate`, `predict` and `merge` made of those (`made/`).
 """
 
-# ruff: noqa: I001 -- the names are those of version 0.1, which are not here
-
 import contextlib
 import csv
 import json
@@ -26,20 +24,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from archives import HERE, golden_models, pack
+from hut_jax.data.restaurants import write_restaurants
+from hut_jax.models.pretrained import init_params, save_pretrained
+from hut_jax.targets import flatten
 from safetensors.numpy import load_file, save_file
 
 import hut_jax
 from hut_jax import generate, merge, predict
 from hut_jax.config import default_config, set_transform
-from hut_jax.data.restaurants import write_restaurants
 from hut_jax.data.tokenizer import load_tokenizer, save_bpe
 from hut_jax.data.train_tokenizer import train_bpe
 from hut_jax.errors import Interrupted
 from hut_jax.models.gpt2 import GPT2, GPT2Config
-from hut_jax.models.pretrained import init_params, save_pretrained
 from hut_jax.models.roberta import Roberta
 from hut_jax.models.roberta_config import RobertaConfig
-from hut_jax.targets import flatten
 from hut_jax.train import train
 from hut_jax.training import Steps
 
