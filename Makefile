@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help quickstart test lint format peers test-peers bench-gpu clean
+.PHONY: help quickstart test test-full lint format peers test-peers bench-gpu clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -11,8 +11,11 @@ help: ## this list
 quickstart: $(VENV)/run.stamp ## train HUT on the embedded base and data, about a minute, and show what it achieved
 	$(BIN)/python -m hut_jax.quickstart
 
-test: $(VENV)/dev.stamp ## the default tests
+test: $(VENV)/dev.stamp ## the quick tests: each promise once, in two minutes
 	$(BIN)/python -m pytest -n 2
+
+test-full: $(VENV)/dev.stamp ## the other tests that need no peer
+	$(BIN)/python -m pytest -n 2 -m "full and not peers"
 
 lint: $(VENV)/dev.stamp ## format, lint, types and the order of imports, as CI checks them
 	$(BIN)/ruff format --check .
@@ -24,10 +27,10 @@ format: $(VENV)/dev.stamp ## put the code in its format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-peers: $(VENV)/peers.stamp .venv-flax/peers.stamp ## install the libraries that the marked tests compare with
+peers: $(VENV)/peers.stamp .venv-flax/peers.stamp ## install the libraries that the peers tests compare with
 
-test-peers: peers ## the marked tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "peers or slow"
+test-peers: peers ## the tests against PyTorch, transformers and PEFT
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m peers
 
 # E2E and GPT2 name the folders of the data and of GPT-2's tokenizer, and JAX must have been installed for the GPU.
 bench-gpu: peers ## the benchmarks on one GPU: make bench-gpu E2E=FOLDER GPT2=FOLDER

@@ -1,13 +1,16 @@
-"""Set before jax is imported: eight virtual devices for the sharding tests, and shapes that are checked."""
+"""Set before jax is imported: eight virtual devices, a cache of compiled code, and shapes that are checked."""
 
 import os
 from pathlib import Path
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Most of the tests' time is XLA's; what was compiled once, here or in a command that a test starts, is kept.
+# Most of the tests' time goes into XLA's compiler. Programs this small run no faster for its optimisations, and each
+# is compiled once: all workers, and the commands that tests start, share what was compiled.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "jax"))
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import pytest
 from jaxtyping import install_import_hook
@@ -25,6 +28,15 @@ install_import_hook(
     ],
     "beartype.beartype",
 )
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data; without it the test is skipped, and the summary says in one line how many were."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the real data (../shared/data) is not beside the repository")
+    return folder
 
 
 @pytest.fixture(scope="session")

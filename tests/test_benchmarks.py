@@ -14,7 +14,7 @@ def report_of(script, *options):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_training_counts_what_each_method_trains_and_costs():
     rows = report_of("training", "--model=gpt2-tiny", "--ranks=8", "--methods=hut,lora", "--repeats=1")["rows"]
     assert rows.keys() == {"frozen", "lora:rank=8", "hut:rank=8"}
@@ -24,7 +24,7 @@ def test_training_counts_what_each_method_trains_and_costs():
     assert rows["frozen"]["flops"] < rows["lora:rank=8"]["flops"] < rows["hut:rank=8"]["flops"]
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_inference_compares_with_the_base_and_adapters_with_one():
     report = report_of("inference", "--model=gpt2-tiny", "--batch=4", "--repeats=3")
     assert report["ratios"].keys() == {

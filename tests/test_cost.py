@@ -184,7 +184,7 @@ def test_a_forward_pass_and_a_step_are_counted_as_xla_counts_them(work_of, famil
     assert_as_xla_counts(adapter_cost(with_adapter(config, adapter), work, xla=True))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("adapter", GRID)
 @pytest.mark.parametrize("family", ["gpt2", "roberta"])
 def test_every_step_with_dropout_is_counted_as_xla_counts_it(work_of, family, adapter):

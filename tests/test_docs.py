@@ -28,7 +28,7 @@ def test_every_link_leads_to_a_file():
             assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_transformation_of_the_page_passes_the_familys_suite(family, tmp_path, monkeypatch):
     page = (ROOT / "docs/write_your_own.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)

@@ -47,7 +47,7 @@ def test_the_page_on_the_code_has_the_folders_and_the_layers_of_the_contract():
         assert f"\n      {folder.parent.name}/ " in page
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_an_upward_import_is_found(tmp_path):
     shutil.copytree(PACKAGE, tmp_path / "hut_jax")
     shutil.copy(ROOT / "pyproject.toml", tmp_path)

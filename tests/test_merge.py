@@ -15,7 +15,7 @@ QUICK = ("hut",)  # a run of each takes its while to compile
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in TRANSFORMS]
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.full) for name in TRANSFORMS]
 )
 def test_the_merged_checkpoint_computes_what_the_adapter_does(name, small_config, tmp_path, capsys):
     """The whole life of an adapter of every kind: configured by name, trained, saved, merged, loaded."""
@@ -45,7 +45,7 @@ def run(small_config, tmp_path):
     return tmp_path / "run"
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_scanned_run_merges_as_any_other(small_config, tmp_path):
     small_config.train.update({"steps": 1, "warmup": 0.0, "learning_rate": 0.1, "scan_layers": True})
     train(freeze(small_config), tmp_path / "run")

@@ -40,7 +40,7 @@ def test_a_notebook_is_stripped_has_its_badge_and_a_cell_of_parameters(path):
     assert sum("parameters" in cell["metadata"].get("tags", ()) for cell in code) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_from_top_to_bottom(path, parameters):
     notebook = nbformat.read(path, as_version=4)

@@ -11,7 +11,7 @@ from hut_jax.data.encoder_tokenizer import load_encoder_tokenizer
 from hut_jax.train import train
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_each_test_example_gets_the_class_that_the_adapted_model_gives_it_alone(glue_config, small_glue, tmp_path):
     data = shutil.copytree(small_glue, tmp_path / "glue")
     texts = ["the cat sat", "rain fell all day and nobody came on a mat", "a", "nobody sat on the day", "all day"]

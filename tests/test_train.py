@@ -80,7 +80,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(small_config, tm
     assert not same(factors_of(tmp_path / "one"), factors_of(tmp_path / "three"))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_accumulation_takes_its_parts_from_the_data(small_config, tmp_path):
     """Twice as many batches of half the size: 48 examples are two epochs in 12 steps either way."""
     small_config.train.accumulate = 2
@@ -166,7 +166,7 @@ class Command:
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.full)]
 )
 def test_a_signal_saves_and_the_same_command_ends_with_the_same_bits(number, code, config_file, small_config, tmp_path):
     train(freeze(small_config), tmp_path / "unbroken")
@@ -181,7 +181,7 @@ def test_a_signal_saves_and_the_same_command_ends_with_the_same_bits(number, cod
     assert losses_of(tmp_path / "broken") == losses_of(tmp_path / "unbroken")
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_stop_within_an_evaluation_does_not_wait_for_it(small_config, tmp_path, monkeypatch):
     """The evaluation is abandoned, and the resumed run does it first."""
     train(freeze(small_config), tmp_path / "unbroken")
@@ -230,7 +230,7 @@ def test_what_a_killed_run_had_begun_to_write_is_taken_away(small_config, tmp_pa
 
 # Orbax leaves the writes that were under way when one failed to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("last", ["adapter", pytest.param("checkpoint", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("last", ["adapter", pytest.param("checkpoint", marks=pytest.mark.full)])
 @pytest.mark.usefixtures("capsys")  # keeps what is printed in memory: in pytest's file it would count, too
 def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(last, small_config, tmp_path, monkeypatch):
     """As near as a test comes to it: after the checkpoint at 3 the process may write no file as large as the next."""
@@ -257,7 +257,7 @@ def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(last, small_co
     assert (tmp_path / "run/result.json").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_kills_at_random_instants_change_no_bit(config_file, small_config, tmp_path):
     """One run, killed HUT_JAX_KILLS times, or 10: in turns while it starts and soon after a checkpoint."""
     kills = int(os.environ.get("HUT_JAX_KILLS", "10"))
@@ -333,7 +333,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(small_config, tmp_path):
     assert not (tmp_path / "run" / "result.json").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_language_modelling_from_random_weights(small_config, small_model, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("the cat sat on the mat and the dog sat on the cat.\n" * 200)
@@ -442,12 +442,9 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert (tmp_path / "file").read_text() == ""
 
 
-@pytest.mark.slow
-def test_the_real_e2e_data_with_gpt2s_tokenizer(tmp_path, monkeypatch):
+@pytest.mark.full
+def test_the_real_e2e_data_with_gpt2s_tokenizer(real_data, tmp_path, monkeypatch):
     """The command of the README on the real data, with a random GPT-2 of two layers, bounded to a few steps."""
-    data = ROOT.parent / "shared" / "data"
-    if not data.is_dir():
-        pytest.skip("the real data is not beside the repository")
     import jax
 
     from hut_jax.models.gpt2 import GPT2
@@ -462,9 +459,9 @@ def test_the_real_e2e_data_with_gpt2s_tokenizer(tmp_path, monkeypatch):
         [
             "--config=configs/e2e.py",
             f"--config.model={tmp_path / 'gpt2'}",
-            f"--config.data.dir={data / 'e2e'}",
+            f"--config.data.dir={real_data / 'e2e'}",
             f"--config.data.cache={tmp_path / 'cache'}",
-            f"--config.tokenizer={data / 'tokenizers/gpt2'}",
+            f"--config.tokenizer={real_data / 'tokenizers/gpt2'}",
             f"--workdir={tmp_path / 'run'}",
             "--config.train.steps=30",
             "--config.mesh.data=1",
@@ -475,7 +472,7 @@ def test_the_real_e2e_data_with_gpt2s_tokenizer(tmp_path, monkeypatch):
     assert last < first
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_quickstart_halves_the_perplexity(tmp_path, monkeypatch, capsys):
     from hut_jax import quickstart
 

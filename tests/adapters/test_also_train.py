@@ -29,7 +29,7 @@ def noisy(factors):
     return jax.tree.map(lambda leaf: leaf + 0.3 * random.standard_normal(leaf.shape).astype(np.float32), factors)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_named_modules_train_in_full_and_nothing_else_does():
     gpt2, params = model(tied=False)
     adapter = Adapter(HUT(rank=2), also_train=["lm_head", "final_norm"])
@@ -135,7 +135,7 @@ def test_they_have_a_rate_of_their_own():
     assert tree["layer_0"]["attention"]["query"] == {"a": 1, "b": 1, "g": 0.1, "s": 0.1}
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_run_trains_them_and_goes_on_with_them(small_config, tmp_path):
     small_config.adapter.also_train = ("final_norm", "token_embedding")
     result = train(freeze(small_config), tmp_path / "run")
@@ -145,7 +145,7 @@ def test_a_run_trains_them_and_goes_on_with_them(small_config, tmp_path):
     assert result["trainable"] == sum(leaf.size for leaf in jax.tree.leaves(factors))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_run_that_was_stopped_goes_on_with_them(small_config, tmp_path):
     small_config.adapter.also_train = ("final_norm", "token_embedding")
     small_config.train.update({"steps": 6, "decay": "constant"})

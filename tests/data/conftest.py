@@ -13,13 +13,5 @@ def tiny_tokenizer() -> Tokenizer:
 
 
 @pytest.fixture(scope="session")
-def real_data() -> Path:
-    folder = ROOT.parent / "shared" / "data"
-    if not folder.is_dir():
-        pytest.skip("the real data is not beside the repository")
-    return folder
-
-
-@pytest.fixture(scope="session")
 def gpt2_folder(real_data: Path) -> Path:
     return real_data / "tokenizers" / "gpt2"

@@ -175,7 +175,7 @@ def test_the_report_counts_what_the_batches_hold():
     assert report.real_tokens == pytest.approx(real / positions)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_e2e_wastes_little_in_few_shapes(real_data, gpt2_folder):
     records = read_records(real_data / "e2e" / "trainset.csv")
     report = Batches(encode_e2e(records, load_tokenizer(gpt2_folder), 512).sequences, Batching(8)).report()

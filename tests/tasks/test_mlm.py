@@ -101,7 +101,7 @@ def mlm_config(small_encoder, tmp_path):
     return config
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_it_pre_trains_a_base_from_random_weights(mlm_config, tmp_path):
     mlm_config.init = "random"
     set_transform(mlm_config, "full")
@@ -112,7 +112,7 @@ def test_it_pre_trains_a_base_from_random_weights(mlm_config, tmp_path):
     assert result["metrics"]["loss"] < before - 1
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_an_adapter_adapts_a_base_whose_head_is_new(mlm_config, tmp_path):
     mlm_config.adapter.update({"rank": 2, "also_train": ("^mlm",)})
     mlm_config.train.update({"learning_rate": 0.05, "also_train_learning_rate": 1e-2})

@@ -184,7 +184,7 @@ def test_importing_it_imports_no_tfds():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_real_files(real_data, tmp_path):
     data = load_e2e(real_data / "e2e", cache_dir=tmp_path / "cache")
     assert {split: len(records) for split, records in data.items()} == {

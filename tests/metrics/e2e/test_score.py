@@ -14,8 +14,6 @@ from hut_jax.metrics.e2e import java
 from hut_jax.metrics.e2e.__main__ import main
 from hut_jax.metrics.e2e.score import METRICS, evaluate
 
-DATA = Path(__file__).resolve().parents[3].parent / "shared" / "data"
-
 OUTPUTS = ["Alba is a cheap pub near the river.", "Bo serves Thai food.", "It isn't family-friendly."]
 REFERENCES = [
     ["Alba is a cheap pub by the river.", "A cheap pub near the river is Alba."],
@@ -26,8 +24,8 @@ SYSTEMS = ["test-chen", "test-slug", "test-tgen", "test-tr2", "test-zhang", "dev
 QUICK = {"test-chen", "dev-ukp-seed1"}  # the rest takes half a minute
 
 
-def published(system):
-    with open(DATA / "e2e_systems" / "scores.tsv", encoding="utf-8") as file:
+def published(real_data, system):
+    with open(real_data / "e2e_systems" / "scores.tsv", encoding="utf-8") as file:
         (scores,) = [row for row in csv.DictReader(file, delimiter="\t") if row["set-system"] == system]
     scores["NIST"] = scores["NIST_perl"]
     return {name: scores[name] for name in METRICS}
@@ -37,21 +35,21 @@ def four_decimals(scores):
     return {name: None if score is None else f"{score:.4f}" for name, score in scores.items()}
 
 
-@pytest.mark.parametrize("system", [s if s in QUICK else pytest.param(s, marks=pytest.mark.slow) for s in SYSTEMS])
-def test_a_real_systems_scores_are_the_challenges_even_without_java(real_outputs, system):
+@pytest.mark.parametrize("system", [s if s in QUICK else pytest.param(s, marks=pytest.mark.full) for s in SYSTEMS])
+def test_a_real_systems_scores_are_the_challenges_even_without_java(real_data, real_outputs, system):
     evaluation = evaluate(*real_outputs(system), use_java=False)
     assert evaluation.tokenizer == "python"
-    assert four_decimals(evaluation.scores()) == {**published(system), "METEOR": None}
+    assert four_decimals(evaluation.scores()) == {**published(real_data, system), "METEOR": None}
 
 
 @pytest.mark.peers
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_a_real_systems_five_scores_are_the_challenges(real_outputs, system):
+def test_a_real_systems_five_scores_are_the_challenges(real_data, real_outputs, system):
     evaluation = evaluate(*real_outputs(system))
     if evaluation.reasons:
         pytest.skip(evaluation.reasons["METEOR"])
     assert evaluation.tokenizer == "java"
-    assert four_decimals(evaluation.scores()) == published(system)
+    assert four_decimals(evaluation.scores()) == published(real_data, system)
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ print(peak - before)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("layers", ["apart", "scan"])
 def test_the_peak_is_at_most_a_third_more_than_the_file_and_a_shard(layers, tmp_path):
     model = GPT2(GPT2Config(vocab_size=30_000, n_positions=256, n_embd=640, n_layer=10, n_head=10))
