@@ -2,8 +2,15 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# The Pythons of `make test-oldest` and `make test-newest`; empty where there is none.
+OLDEST ?= $(shell .ci/find-python 3.11)
+NEWEST ?= $(shell .ci/find-python 3.13 3.12)
+OLDEST := $(OLDEST)
+NEWEST := $(NEWEST)
+# pip need not compile what no test imports.
+export PIP_NO_COMPILE = 1
 
-.PHONY: help quickstart test test-full lint format peers test-peers bench-gpu clean
+.PHONY: help quickstart test test-full test-oldest test-newest lint format peers test-peers environments bench-gpu clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -17,6 +24,22 @@ test: $(VENV)/dev.stamp ## the quick tests: each promise once, in two minutes
 test-full: $(VENV)/dev.stamp ## the other tests that need no peer
 	$(BIN)/python -m pytest -n 2 -m "full and not peers"
 
+ifeq ($(OLDEST),)
+test-oldest:
+	@echo "skipped: there is no Python 3.11 here; name one with OLDEST=..."
+else
+test-oldest: .venv-oldest/test.stamp ## the quick tests on Python 3.11 with the lowest versions of requirements.txt
+	.venv-oldest/bin/python -m pytest -n 2
+endif
+
+ifeq ($(NEWEST),)
+test-newest:
+	@echo "skipped: there is no Python 3.12 or 3.13 here; name one with NEWEST=..."
+else
+test-newest: .venv-newest/test.stamp ## the quick tests on Python 3.13, or else 3.12, with the newest versions
+	.venv-newest/bin/python -m pytest -n 2
+endif
+
 lint: $(VENV)/dev.stamp ## format, lint, types and the order of imports, as CI checks them
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -27,7 +50,7 @@ format: $(VENV)/dev.stamp ## put the code in its format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-peers: $(VENV)/peers.stamp .venv-flax/peers.stamp ## install the libraries that the peers tests compare with
+peers: $(VENV)/peers.stamp $(if $(OLDEST),.venv-oldest/test.stamp) ## install the libraries that the peers tests compare with
 
 test-peers: peers ## the tests against PyTorch, transformers and PEFT
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m peers
@@ -44,7 +67,7 @@ bench-gpu: peers ## the benchmarks on one GPU: make bench-gpu E2E=FOLDER GPT2=FO
 	$(BIN)/python -m benchmarks.against_peft --data=$(E2E) --tokenizer=$(GPT2) --dtype=bfloat16 --compile
 
 clean: ## remove the environments and caches, not the runs
-	rm -rf $(VENV) .venv-flax .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-oldest .venv-newest .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 # A stamp is as old as the last install: a changed list of packages installs again.
 $(BIN)/python:
@@ -68,8 +91,16 @@ $(VENV)/peers.stamp: $(VENV)/dev.stamp
 	$(BIN)/python -m pip install --quiet --group peers
 	touch $@
 
-.venv-flax/peers.stamp: pyproject.toml
-	$(PYTHON) -m venv .venv-flax
-	.venv-flax/bin/python -m pip install --quiet "pip>=25.1"
-	.venv-flax/bin/python -m pip install --quiet --group flax-peer
+# The lowest versions: each `>=` of requirements.txt, read as `==`.
+.venv-oldest/test.stamp: requirements.txt pyproject.toml
+	$(OLDEST) -m venv --clear .venv-oldest
+	sed -nE 's/^([A-Za-z0-9_-]+)>=([0-9.]+).*/\1==\2/p' requirements.txt > .venv-oldest/lowest.txt
+	.venv-oldest/bin/python -m pip install --quiet "pip>=25.1"
+	.venv-oldest/bin/python -m pip install --quiet -r requirements.txt -c .venv-oldest/lowest.txt --group test --group oldest
+	touch $@
+
+.venv-newest/test.stamp: requirements.txt pyproject.toml
+	$(NEWEST) -m venv --clear .venv-newest
+	.venv-newest/bin/python -m pip install --quiet "pip>=25.1"
+	.venv-newest/bin/python -m pip install --quiet --upgrade -r requirements.txt --group test
 	touch $@
