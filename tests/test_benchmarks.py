@@ -4,7 +4,11 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+
+from benchmarks import inference
+from benchmarks.inference import make_turns
 
 
 def report_of(script, *options):
@@ -25,15 +29,30 @@ def test_training_counts_what_each_method_trains_and_costs():
 
 
 @pytest.mark.full
-def test_inference_compares_with_the_base_and_adapters_with_one():
-    report = report_of("inference", "--model=gpt2-tiny", "--batch=4", "--repeats=3")
-    assert report["ratios"].keys() == {
-        "base", "merged, r = 1", "unmerged, r = 1", "merged, r = 8", "unmerged, r = 8", "4 adapters, r = 1",
-    }  # fmt: skip
-    assert report["ratios"]["base"] == [1, 1, 1]
-    assert report["ratios"]["4 adapters, r = 1"] == sorted(
-        a / b for a, b in zip(report["seconds"]["4 adapters, r = 1"], report["seconds"]["unmerged, r = 1"], strict=True)
-    )
+def test_inference_compares_forms_that_compute_the_same(monkeypatch, capsys):
+    made = []
+    monkeypatch.setattr(inference, "make_turns", lambda *args: made.append(make_turns(*args)) or made[0])
+    monkeypatch.setattr(sys, "argv", ["inference", "--model=gpt2-tiny", "--batch=4", "--length=8", "--repeats=3"])
+    inference.main()
+    ((turns, peers),) = made
+    outputs = {name: np.asarray(turn()) for name, turn in turns.items()}
+    base = outputs["base"]
+    for rank in (1, 8):
+        merged, unmerged = outputs[f"merged, r = {rank}"], outputs[f"unmerged, r = {rank}"]
+        np.testing.assert_allclose(unmerged, merged, rtol=1e-4, atol=1e-4)
+        assert np.abs(merged - base).max() > 0.05
+    # The last of the rows' adapters is the one that is compared with; the others are weaker.
+    many, one = outputs["4 adapters, r = 1"], outputs["unmerged, r = 1"]
+    np.testing.assert_allclose(many[-1], one[-1], rtol=1e-4, atol=1e-4)
+    assert (np.abs(many[:-1] - one[:-1]).max(axis=(1, 2)) > 0.05).all()
+    others = {f"{form}, r = {rank}": "base" for form in ("merged", "unmerged") for rank in (1, 8)}
+    assert peers == {"base": "base"} | others | {"4 adapters, r = 1": "unmerged, r = 1"}
+
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert report["ratios"].keys() == report["seconds"].keys() == outputs.keys()
+    for name, ratios in report["ratios"].items():
+        assert (len(ratios), len(report["seconds"][name])) == (3, 3)
+        assert 0 < ratios[0] <= ratios[1] <= ratios[2]
 
 
 @pytest.mark.peers

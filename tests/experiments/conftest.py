@@ -1,8 +1,14 @@
-"""Records that no run made."""
+"""Records that no run made, and workdirs without the training."""
 
+import jax
+import numpy as np
 import pytest
 
 from experiments.record import Record, parse_name
+from hut_jax.adapters.files import save_adapter
+from hut_jax.config import freeze, to_json
+from hut_jax.runs.run import make_run
+from hut_jax.runs.workdir import ADAPTER, CONFIG
 
 
 @pytest.fixture
@@ -25,3 +31,24 @@ def make():
         return Record(**(values | fields))
 
     return make_one
+
+
+@pytest.fixture
+def finish(tmp_path):
+    """The workdir of a config's run, as if it had been trained: every factor is a random number."""
+
+    def finish_one(config):
+        run = make_run(freeze(config))
+        params = run.load_base()
+        random = np.random.default_rng(0)
+        factors = jax.tree.map(
+            lambda leaf: 0.1 * random.normal(size=leaf.shape).astype(leaf.dtype),
+            jax.eval_shape(run.adapter.init, jax.random.key(0), params),
+        )
+        workdir = tmp_path / "run"
+        workdir.mkdir()
+        (workdir / CONFIG).write_text(to_json(run.config))
+        save_adapter(workdir / ADAPTER, run.adapter, factors, params, base_name=run.config.model)
+        return workdir
+
+    return finish_one

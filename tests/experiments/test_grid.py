@@ -70,7 +70,9 @@ def _stopped(*_):
     ("end", "error", "reason"),
     [
         (_killed, UserError, "a process was killed, .*; the same command resumes"),
-        (_stopped, Interrupted, "SIGTERM: stopped after step 7 and saved"),
+        pytest.param(
+            _stopped, Interrupted, "SIGTERM: stopped after step 7 and saved", marks=pytest.mark.full
+        ),  # each starts a process
     ],
 )
 def test_a_run_that_is_stopped_stops_the_grid_with_one_line(end, error, reason, tmp_path, monkeypatch):
@@ -96,19 +98,20 @@ def test_a_run_sees_the_gpu_that_it_has(monkeypatch):
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "2"
 
 
-def _starts_no_backend():
-    jax.config.update("jax_num_cpu_devices", 2)  # which is refused once there is one
+def _parent_before_backends():
+    jax.config.update("jax_num_cpu_devices", 2)  # which is refused once there is a backend
+    return os.getppid()
 
 
-def test_a_process_may_choose_cores_and_gpu_after_the_imports():
-    elsewhere(_starts_no_backend)
+def test_what_runs_elsewhere_answers_and_may_choose_cores_and_gpu_after_the_imports():
+    assert elsewhere(_parent_before_backends) == os.getpid()
     jax.devices()
     with pytest.raises(RuntimeError, match="before backends are initialized"):
-        _starts_no_backend()
+        _parent_before_backends()
 
 
-def test_what_runs_elsewhere_answers_and_raises_here():
-    assert elsewhere(os.getppid) == os.getpid()
+@pytest.mark.full
+def test_what_fails_elsewhere_fails_here():
     with pytest.raises(UserError, match="no config file"):
         elsewhere(config_files.load_config_file, "none.py")
     with pytest.raises(UserError, match="a process was killed"):

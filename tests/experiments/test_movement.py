@@ -11,16 +11,17 @@ from experiments.record import complete
 from experiments.results import write_study
 from hut_jax import HUT, UserError
 from hut_jax.adapters.adapter import Adapter
-from hut_jax.config import freeze
-from hut_jax.train import train
 
 
 def test_a_scaled_kernel_moved_by_the_scale_and_in_its_own_rank():
     random = np.random.default_rng(0)
     kernel = random.normal(size=(6, 2)) @ random.normal(size=(2, 4))
-    params = {"layer_3": {"dense": {"kernel": jnp.asarray(kernel, jnp.float32)}}, "norm": {"scale": jnp.ones(4)}}
+    params = {
+        "layer_3": {"dense": {"kernel": jnp.asarray(kernel, jnp.float32)}},
+        "norm": {"scale": np.ones(4, np.float32)},
+    }
     adapter = Adapter(HUT(rank=1, scale=False, shift=False), "dense")
-    factors = {"layer_3": {"dense": {"a": jnp.full((6, 1), 0.5), "b": jnp.zeros((1, 4))}}}
+    factors = {"layer_3": {"dense": {"a": np.full((6, 1), 0.5, np.float32), "b": np.zeros((1, 4), np.float32)}}}
     (row,) = moved(adapter, params, factors)
     assert (row.kernel, row.layer, row.rank) == ("layer_3/dense", 3, 2)
     assert row.norm == pytest.approx(0.5, rel=1e-5)
@@ -33,17 +34,16 @@ def test_the_rank_holds_most_of_the_norm():
     assert effective_rank(np.diag([1.0, 1.0, 0.5])) == 3
 
 
-def test_tables_and_pictures_of_a_run(small_config, make, tmp_path, capsys):
-    small_config.train.update({"steps": 2, "warmup": 0.0, "scan_layers": True})
-    train(freeze(small_config), tmp_path / "run")
-    capsys.readouterr()
-    main([str(tmp_path / "run"), f"--output={tmp_path / 'out'}"])
+def test_tables_and_pictures_of_a_run(small_config, finish, make, tmp_path, capsys):
+    small_config.train.scan_layers = True
+    workdir = finish(small_config)
+    main([str(workdir), f"--output={tmp_path / 'out'}"])
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| layer_")]
     assert len(rows) == 4  # query and value of two layers
     assert all(float(line.split(" | ")[1]) > 0 for line in rows)
     assert (tmp_path / "out/movement.png").stat().st_size > 10_000
     assert ElementTree.parse(tmp_path / "out/movement.svg").getroot().tag.endswith("svg")
-    write_study(tmp_path / "study.jsonl", [complete(make(name="run/1/0"), tmp_path / "run"), make()])
+    write_study(tmp_path / "study.jsonl", [complete(make(name="run/1/0"), workdir), make()])
     main([str(tmp_path / "study.jsonl"), f"--output={tmp_path / 'again'}"])  # the same figures, from the study's file
     text = (tmp_path / "out/movement.md").read_text()
     assert (tmp_path / "again/movement.md").read_text() == text.replace("run:\n", "run/1/0:\n")
@@ -85,11 +85,8 @@ def test_a_folder_without_a_run_is_told(make, tmp_path):
         main([str(tmp_path / "study.jsonl")])
 
 
-def test_a_new_head_which_began_at_zero_is_left_out(glue_config, tmp_path, capsys):
-    glue_config.train.steps = 2
-    train(freeze(glue_config), tmp_path / "run")
-    capsys.readouterr()
-    main([str(tmp_path / "run")])
+def test_a_new_head_which_began_at_zero_is_left_out(glue_config, finish, capsys):
+    main([str(finish(glue_config))])
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     assert len(rows) == 1 + 4  # query and value of two layers
     assert "classifier" not in "".join(rows)

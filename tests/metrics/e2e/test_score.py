@@ -20,12 +20,13 @@ REFERENCES = [
     ["Thai food is served by Bo."],
     ["Cy isn't family-friendly.", "It is not family-friendly, Cy.", "Cy is for adults."],
 ]
-SYSTEMS = ["test-chen", "test-slug", "test-tgen", "test-tr2", "test-zhang", "dev-ukp-seed1", "dev-ukp-seed2"]
-QUICK = {"test-chen", "dev-ukp-seed1"}  # the rest takes half a minute
+MADE = ["test-made", "dev-made"]
+REAL = ["test-chen", "test-slug", "test-tgen", "test-tr2", "test-zhang", "dev-ukp-seed1", "dev-ukp-seed2"]
+QUICK = "dev-ukp-seed1"  # the others take a second or two each
 
 
-def published(real_data, system):
-    with open(real_data / "e2e_systems" / "scores.tsv", encoding="utf-8") as file:
+def published(folder, system):
+    with open(folder / "scores.tsv", encoding="utf-8") as file:
         (scores,) = [row for row in csv.DictReader(file, delimiter="\t") if row["set-system"] == system]
     scores["NIST"] = scores["NIST_perl"]
     return {name: scores[name] for name in METRICS}
@@ -35,21 +36,23 @@ def four_decimals(scores):
     return {name: None if score is None else f"{score:.4f}" for name, score in scores.items()}
 
 
-@pytest.mark.parametrize("system", [s if s in QUICK else pytest.param(s, marks=pytest.mark.full) for s in SYSTEMS])
-def test_a_real_systems_scores_are_the_challenges_even_without_java(real_data, real_outputs, system):
-    evaluation = evaluate(*real_outputs(system), use_java=False)
+@pytest.mark.parametrize(
+    "system", [*MADE, QUICK, *(pytest.param(s, marks=pytest.mark.full) for s in REAL if s != QUICK)]
+)
+def test_a_systems_scores_are_the_challenges_even_without_java(systems, outputs_of, system):
+    evaluation = evaluate(*outputs_of(system), use_java=False)
     assert evaluation.tokenizer == "python"
-    assert four_decimals(evaluation.scores()) == {**published(real_data, system), "METEOR": None}
+    assert four_decimals(evaluation.scores()) == {**published(systems(system)[0], system), "METEOR": None}
 
 
 @pytest.mark.peers
-@pytest.mark.parametrize("system", SYSTEMS)
-def test_a_real_systems_five_scores_are_the_challenges(real_data, real_outputs, system):
-    evaluation = evaluate(*real_outputs(system))
+@pytest.mark.parametrize("system", [*MADE, *REAL])
+def test_a_systems_five_scores_are_the_challenges(systems, outputs_of, system):
+    evaluation = evaluate(*outputs_of(system))
     if evaluation.reasons:
         pytest.skip(evaluation.reasons["METEOR"])
     assert evaluation.tokenizer == "java"
-    assert four_decimals(evaluation.scores()) == published(real_data, system)
+    assert four_decimals(evaluation.scores()) == published(systems(system)[0], system)
 
 
 @pytest.fixture
@@ -159,7 +162,7 @@ def test_a_seed_decides_the_resamples(files, no_java, capsys):
     "options",
     [["--resamples=0"], ["--resamples=2000000"], ["--seed=-1"], ["--resamples=x"], ["--segment"], ["--against="]],
 )
-def test_wrong_options_are_told(files, options):
+def test_wrong_options_are_told(files, no_java, options):
     with pytest.raises(
         UserError, match=r"1 to 1,000,000 is expected|0 to .* is expected|invalid int|unrecognized|cannot read \.:"
     ):
