@@ -1,6 +1,7 @@
 """Set before jax is imported: eight virtual devices, a cache of compiled code, and shapes that are checked."""
 
 import os
+import shutil
 from pathlib import Path
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
@@ -70,15 +71,14 @@ def small_data(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
-def small_config(small_model, small_data):
+def config_of(model: Path, data: Path):
     """A run of twelve steps on the small model and data."""
     from hut_jax.config import default_config
 
     config = default_config()
-    config.model = str(small_model)
-    config.data.dir = str(small_data)
-    config.data.cache = str(small_data / "cache")
+    config.model = str(model)
+    config.data.dir = str(data)
+    config.data.cache = str(data / "cache")
     config.data.length_multiple = config.data.slot_multiple = 64  # few shapes to compile
     config.mesh.data = 1
     config.adapter.rank = 2
@@ -88,7 +88,31 @@ def small_config(small_model, small_data):
     config.log.every = 2
     config.eval.every = 6
     config.checkpoint.every = 3
+    config.decode.update({"beams": 3, "max_new_tokens": 6})
     return config
+
+
+@pytest.fixture
+def small_config(small_model, small_data):
+    """A run of twelve steps on the small model and data."""
+    return config_of(small_model, small_data)
+
+
+@pytest.fixture(scope="session")
+def finished(small_model, small_data, tmp_path_factory) -> Path:
+    """The workdir of `small_config`'s run, trained once for all tests. To be read only: `run` is a copy."""
+    from hut_jax.config import freeze
+    from hut_jax.train import train
+
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    train(freeze(config_of(small_model, small_data)), workdir)
+    return workdir
+
+
+@pytest.fixture
+def run(finished, tmp_path) -> Path:
+    """A finished run of `small_config` that a test may change."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,9 @@
 
 import os
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from hut_jax import UserError, load_adapter, load_pretrained
 from hut_jax.config import freeze, from_json, set_task, thaw, to_json
@@ -10,17 +12,9 @@ from hut_jax.data.e2e.dataset import encode_prompts
 from hut_jax.data.tokenizer import load_tokenizer
 from hut_jax.generate import main, read_lines
 from hut_jax.generation import Beam, Constraints, generate
-from hut_jax.train import train
 
+RANDOM = np.random.default_rng(0)
 MRS = ["name[Alba], food[Welsh]", "name[Alba]", "name[The Mill], eatType[pub], area[riverside]"]
-
-
-@pytest.fixture
-def run(small_config, tmp_path):
-    small_config.train.update({"steps": 1, "warmup": 0.0, "learning_rate": 0.1})
-    small_config.decode.update({"beams": 3, "max_new_tokens": 6})
-    train(freeze(small_config), tmp_path / "run")
-    return tmp_path / "run"
 
 
 @pytest.fixture
@@ -30,9 +24,16 @@ def mrs(tmp_path):
     return path
 
 
+OPTION = "--config.decode.length_penalty=0.8"
+
+
 def test_a_text_for_each_line(run, mrs, small_config, tmp_path, capsys):
+    """With factors so large that the texts are not the base's."""
+    tensors = load_file(run / "adapter/adapter_model.safetensors")
+    noise = {name: np.float32(RANDOM.standard_normal(tensor.shape)) for name, tensor in tensors.items()}
+    save_file(noise, run / "adapter/adapter_model.safetensors")
     arguments = [f"--workdir={run}", f"--input={mrs}", f"--output={tmp_path / 'texts.txt'}"]
-    assert main(arguments) == 0
+    assert main([*arguments, OPTION]) == 0
     out = capsys.readouterr()
     assert f"3 texts are in {tmp_path / 'texts.txt'}" in out.out
     assert "3/3" in out.err  # the progress bar
@@ -40,16 +41,24 @@ def test_a_text_for_each_line(run, mrs, small_config, tmp_path, capsys):
     model, params = load_pretrained(small_config.model)
     adapter, factors = load_adapter(run / "adapter", params)
     tokenizer = load_tokenizer(small_config.model)
-    found = generate(
-        model,
-        adapter.merge(params, factors),
-        encode_prompts(MRS, tokenizer),
-        Beam(3, length_penalty=0.9),
-        Constraints(6, tokenizer.eos_id, no_repeat_ngram=4),
+    prompts, constraints = encode_prompts(MRS, tokenizer), Constraints(6, tokenizer.eos_id, no_repeat_ngram=4)
+    adapted, base = (
+        [
+            " ".join(tokenizer.decode(one.tokens).split())
+            for one in generate(model, weights, prompts, Beam(3, length_penalty=0.8), constraints)
+        ]
+        for weights in (adapter.merge(params, factors), params)
     )
     lines = (tmp_path / "texts.txt").read_text().splitlines()
-    assert lines == [" ".join(tokenizer.decode(one.tokens).split()) for one in found]
+    assert lines == adapted
+    assert lines != base
 
+
+@pytest.mark.full
+def test_another_method_may_be_named(finished, mrs, tmp_path):
+    arguments = [f"--workdir={finished}", f"--input={mrs}", f"--output={tmp_path / 'texts.txt'}"]
+    assert main([*arguments, OPTION]) == 0
+    lines = (tmp_path / "texts.txt").read_text().splitlines()
     assert main([*arguments, "--config.decode.method=sample", "--config.decode.top_p=0.9"]) == 0
     assert len((tmp_path / "texts.txt").read_text().splitlines()) == 3
     assert (tmp_path / "texts.txt").read_text().splitlines() != lines
@@ -77,23 +86,23 @@ def test_a_line_ends_where_an_editor_ends_it(tmp_path):
         ("a", ("--beams=3",), r"unknown argument --beams"),
     ],
 )
-def test_what_is_wrong_is_one_line_and_nothing_is_written(run, mrs, tmp_path, text, arguments, message):
+def test_what_is_wrong_is_one_line_and_nothing_is_written(finished, mrs, tmp_path, text, arguments, message):
     mrs.write_text(text)
     with pytest.raises(UserError, match=message) as error:
-        main([f"--workdir={run}", f"--input={mrs}", f"--output={tmp_path / 'texts.txt'}", *arguments])
+        main([f"--workdir={finished}", f"--input={mrs}", f"--output={tmp_path / 'texts.txt'}", *arguments])
     assert "\n" not in str(error.value)
     assert not (tmp_path / "texts.txt").exists()
 
 
-def test_files_and_runs_that_are_not_there(run, mrs, tmp_path):
+def test_files_and_runs_that_are_not_there(finished, mrs, tmp_path):
     with pytest.raises(UserError, match=r"cannot read .*none.txt: No such file"):
-        main([f"--workdir={run}", f"--input={tmp_path / 'none.txt'}", f"--output={tmp_path / 'texts.txt'}"])
+        main([f"--workdir={finished}", f"--input={tmp_path / 'none.txt'}", f"--output={tmp_path / 'texts.txt'}"])
     with pytest.raises(UserError, match=r"cannot be written: there is no folder"):
-        main([f"--workdir={run}", f"--input={mrs}", f"--output={tmp_path / 'no/texts.txt'}"])
+        main([f"--workdir={finished}", f"--input={mrs}", f"--output={tmp_path / 'no/texts.txt'}"])
     os.mkfifo(tmp_path / "pipe")
     for name, message in (("pipe", "it is not a regular file"), ("x" * 300, "File name too long")):
         with pytest.raises(UserError, match=f"cannot be written: {message}"):
-            main([f"--workdir={run}", f"--input={mrs}", f"--output={tmp_path / name}"])
+            main([f"--workdir={finished}", f"--input={mrs}", f"--output={tmp_path / name}"])
     with pytest.raises(UserError, match=r"no run in"):
         main([f"--workdir={tmp_path / 'no'}", f"--input={mrs}", f"--output={tmp_path / 'texts.txt'}"])
 

@@ -8,41 +8,54 @@ from safetensors.numpy import load_file, save_file
 from hut_jax import UserError, load_adapter, load_pretrained, merge
 from hut_jax.config import freeze, set_transform
 from hut_jax.data.tokenizer import load_tokenizer
+from hut_jax.models.gpt2 import GPT2
+from hut_jax.models.gpt2_config import GPT2Config
 from hut_jax.train import train
 from hut_jax.transforms import TRANSFORMS
 
-QUICK = ("hut",)  # a run of each takes its while to compile
+TOKENS = np.arange(20).reshape(2, 10)
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.full) for name in TRANSFORMS]
-)
-def test_the_merged_checkpoint_computes_what_the_adapter_does(name, small_config, tmp_path, capsys):
+@jax.jit
+def logits_of(params):
+    return two_layers().apply({"params": params}, TOKENS)
+
+
+def two_layers():
+    return GPT2(GPT2Config(vocab_size=2048, n_positions=192, n_embd=16, n_layer=2, n_head=2))
+
+
+def check_merged(run, base, merged):
+    """The merged folder holds a plain model, the base's tokenizer, and computes what base and adapter do."""
+    model, params = load_pretrained(base)
+    adapter, factors = load_adapter(run / "adapter", params)
+    merged_model, plain = load_pretrained(merged)
+    assert merged_model.config == model.config
+    assert jax.tree.structure(plain) == jax.tree.structure(params)
+    expected = jax.jit(lambda params, factors: adapter.apply(model, params, factors, TOKENS))(params, factors)
+    np.testing.assert_allclose(logits_of(plain), expected, rtol=1e-5, atol=1e-5)
+    assert np.abs(expected - logits_of(params)).max() > 1e-3
+    assert load_tokenizer(merged).encode("a diner") == load_tokenizer(base).encode("a diner")
+    return adapter
+
+
+def test_the_merged_checkpoint_computes_what_the_adapter_does(finished, small_config, tmp_path, capsys):
+    assert merge.main([f"--workdir={finished}", f"--output={tmp_path / 'merged'}"]) == 0
+    assert f"the model is in {tmp_path / 'merged'}" in capsys.readouterr().out
+    check_merged(finished, small_config.model, tmp_path / "merged")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", [name for name in TRANSFORMS if name != "hut"])
+def test_every_kind_of_adapter_trains_and_merges(name, small_config, tmp_path):
     """The whole life of an adapter of every kind: configured by name, trained, saved, merged, loaded."""
     set_transform(small_config, name)
     small_config.train.update({"steps": 3, "warmup": 0.0, "decay": "constant", "learning_rate": 0.05, "dropout": False})
+    small_config.train.remat = "none"  # compiles sooner
     train(freeze(small_config), tmp_path / "run")
     assert merge.main([f"--workdir={tmp_path / 'run'}", f"--output={tmp_path / 'merged'}"]) == 0
-    assert f"the model is in {tmp_path / 'merged'}" in capsys.readouterr().out
-
-    tokens = np.arange(20).reshape(2, 10)
-    model, params = load_pretrained(small_config.model)
-    adapter, factors = load_adapter(tmp_path / "run/adapter", params)
+    adapter = check_merged(tmp_path / "run", small_config.model, tmp_path / "merged")
     assert type(adapter.transform) is TRANSFORMS[name]
-    merged_model, merged = load_pretrained(tmp_path / "merged")
-    assert jax.tree.structure(merged) == jax.tree.structure(params)
-    expected = adapter.apply(model, params, factors, tokens)
-    got = merged_model.apply({"params": merged}, tokens)
-    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
-    assert np.abs(got - model.apply({"params": params}, tokens)).max() > 1e-3
-    assert load_tokenizer(tmp_path / "merged").encode("a diner") == load_tokenizer(small_config.model).encode("a diner")
-
-
-@pytest.fixture
-def run(small_config, tmp_path):
-    small_config.train.update({"steps": 1, "warmup": 0.0, "learning_rate": 0.1})
-    train(freeze(small_config), tmp_path / "run")
-    return tmp_path / "run"
 
 
 @pytest.mark.full
@@ -50,15 +63,11 @@ def test_a_scanned_run_merges_as_any_other(small_config, tmp_path):
     small_config.train.update({"steps": 1, "warmup": 0.0, "learning_rate": 0.1, "scan_layers": True})
     train(freeze(small_config), tmp_path / "run")
     merge.main([f"--workdir={tmp_path / 'run'}", f"--output={tmp_path / 'merged'}"])
-    model, params = load_pretrained(small_config.model)
-    adapter, factors = load_adapter(tmp_path / "run/adapter", params)
-    tokens = np.arange(20).reshape(2, 10)
-    got = model.apply({"params": load_pretrained(tmp_path / "merged")[1]}, tokens)
-    np.testing.assert_allclose(got, adapter.apply(model, params, factors, tokens), rtol=1e-5, atol=1e-5)
+    check_merged(tmp_path / "run", small_config.model, tmp_path / "merged")
 
 
-def test_it_can_be_written_in_bf16(run, tmp_path):
-    merge.main([f"--workdir={run}", f"--output={tmp_path / 'merged'}", "--dtype=bfloat16"])
+def test_it_can_be_written_in_bf16(finished, tmp_path):
+    merge.main([f"--workdir={finished}", f"--output={tmp_path / 'merged'}", "--dtype=bfloat16"])
     tensors = load_file(tmp_path / "merged/model.safetensors")
     assert {str(tensor.dtype) for tensor in tensors.values()} == {"bfloat16"}
 

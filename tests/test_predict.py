@@ -2,12 +2,14 @@
 
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
-from hut_jax import UserError, load_adapter, load_pretrained, predict
+from hut_jax import UserError, load_adapter, load_pretrained, predict, save_adapter
 from hut_jax.config import freeze, from_json, set_task, thaw, to_json
 from hut_jax.data.encoder_tokenizer import load_encoder_tokenizer
+from hut_jax.runs.run import make_run
 from hut_jax.train import train
 
 
@@ -34,9 +36,17 @@ def test_each_test_example_gets_the_class_that_the_adapted_model_gives_it_alone(
         assert lines[1 + i] == f"{i}\t{('entailment', 'not_entailment')[int(logits[0].argmax())]}"
 
 
+def untrained(config, workdir):
+    """A run's folder with zero factors, as far as `predict` reads it."""
+    run = make_run(config)
+    shapes = jax.eval_shape(run.adapter.init, jax.random.key(0), run.shapes)
+    params, factors = (jax.tree.map(lambda leaf: np.zeros(leaf.shape), tree) for tree in (run.shapes, shapes))
+    save_adapter(workdir / "adapter", run.adapter, factors, params)
+    (workdir / "config.json").write_text(to_json(config))
+
+
 def test_data_without_a_test_file_and_runs_of_other_tasks_are_refused(glue_config, tmp_path):
-    glue_config.train.steps = 1
-    train(freeze(glue_config), tmp_path / "run")
+    untrained(freeze(glue_config), tmp_path / "run")
     with pytest.raises(UserError, match=r"has no test file of cola: CoLA/test.tsv"):
         predict.main([f"--workdir={tmp_path / 'run'}", f"--output={tmp_path / 'out'}"])
     config = thaw(from_json((tmp_path / "run/config.json").read_text()))

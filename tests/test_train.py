@@ -23,11 +23,13 @@ from hut_jax.core import cli
 from hut_jax.core.errors import Diverged, Interrupted, UserError
 from hut_jax.core.files import write_json
 from hut_jax.models.hub.pretrained import load_pretrained
-from hut_jax.runs.workdir import use_workdir
+from hut_jax.runs.machine import peak_bytes
+from hut_jax.runs.workdir import check_workdir, use_workdir
 from hut_jax.train import main, train
 from hut_jax.training.checkpoint import Checkpoints
 from hut_jax.training.evaluation import Evaluation
 from hut_jax.training.log import read_metrics
+from hut_jax.training.steps import Steps
 
 ROOT = Path(__file__).parent.parent
 
@@ -44,40 +46,71 @@ def same(a, b):
     return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
 
 
-def test_a_run_from_end_to_end(small_config, tmp_path):
-    base = {path.name: path.read_bytes() for path in Path(small_config.model).iterdir()}
-    result = train(freeze(small_config), tmp_path / "run")
-    run = tmp_path / "run"
+def files_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
-    assert {path.name for path in run.iterdir()} == {
+
+def test_a_run_from_end_to_end(finished, small_config):
+    result = json.loads((finished / "result.json").read_text())
+    assert {path.name for path in finished.iterdir()} == {
         ".lock", "config.json", "metrics.jsonl", "tensorboard", "checkpoints", "adapter", "result.json",
     }  # fmt: skip
-    assert json.loads((run / "result.json").read_text()) == result
-    lines = read_metrics(run)
+    lines = read_metrics(finished)
     assert [line["step"] for line in lines if line["split"] == "validation"] == [0, 6, 12]
     assert [line["step"] for line in lines if line["split"] == "train"] == [2, 4, 6, 8, 10, 12]
     assert result["metrics"]["loss"] < lines[0]["loss"]
     assert result["best"]["step"] == 12
-    assert list((run / "tensorboard").iterdir())
+    assert 0 < result["peak_bytes"] <= peak_bytes()
+    assert list((finished / "tensorboard").iterdir())
 
-    adapter, factors = load_adapter(run / "adapter")
+    adapter, factors = load_adapter(finished / "adapter")
     assert adapter.transform.rank == 2
-    assert result["trainable"] == sum(leaf.size for leaf in factors_of(run).values())
-    assert any(leaf.any() for leaf in factors_of(run).values())
+    assert result["trainable"] == sum(leaf.size for leaf in factors_of(finished).values())
+    assert any(leaf.any() for leaf in factors_of(finished).values())
     _, params = load_pretrained(small_config.model)
     assert result["base"]["fingerprint"] == fingerprint(params)
-    assert {path.name: path.read_bytes() for path in Path(small_config.model).iterdir()} == base
     assert adapter.count(params).trainable == result["trainable"]
     assert set(factors) == {"layer_0", "layer_1"}
 
 
-def test_the_same_seed_gives_the_same_bits_and_another_does_not(small_config, tmp_path):
-    for name, seed in (("one", 0), ("two", 0), ("three", 1)):
-        small_config.seed = seed
-        train(freeze(small_config), tmp_path / name)
-    assert same(factors_of(tmp_path / "one"), factors_of(tmp_path / "two"))
-    assert losses_of(tmp_path / "one") == losses_of(tmp_path / "two")
-    assert not same(factors_of(tmp_path / "one"), factors_of(tmp_path / "three"))
+def test_a_run_stopped_between_checkpoints_ends_with_the_same_bits(
+    finished, config_file, small_config, tmp_path, monkeypatch, capsys
+):
+    """By a signal after step 5; the same command resumes it. The base is only read."""
+    base = files_of(Path(small_config.model))
+    train_step, steps = Steps.train, []
+
+    def interrupted(self, *args):
+        steps.append(None)
+        if len(steps) == 5:
+            signal.raise_signal(signal.SIGTERM)
+        return train_step(self, *args)
+
+    run = tmp_path / "run"
+    monkeypatch.setattr(sys, "argv", ["train", f"--config={config_file}", f"--workdir={run}"])
+    monkeypatch.setattr(Steps, "train", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        cli.run(main)
+    assert ended.value.code == 143
+    assert "SIGTERM: stopped after step 5 and saved; the same command resumes it" in capsys.readouterr().err
+    assert not (run / "result.json").exists()
+    with pytest.raises(SystemExit) as ended:
+        cli.run(main)
+    assert ended.value.code == 0
+    assert len(steps) == 12
+    assert same(factors_of(run), factors_of(finished))
+    assert losses_of(run) == losses_of(finished)
+    out = capsys.readouterr().out
+    assert "done: validation loss" in out
+    assert f"in {run}/adapter; all figures in {run}/result.json" in out
+    assert files_of(Path(small_config.model)) == base
+
+
+@pytest.mark.full
+def test_another_seed_gives_other_bits(finished, small_config, tmp_path):
+    small_config.seed = 1
+    train(freeze(small_config), tmp_path / "run")
+    assert not same(factors_of(tmp_path / "run"), factors_of(finished))
 
 
 @pytest.mark.full
@@ -89,15 +122,14 @@ def test_accumulation_takes_its_parts_from_the_data(small_config, tmp_path):
     assert json.loads(progress)["progress"]["data"]["next_index"] == 24
 
 
-def test_a_base_whose_weights_changed_is_refused(small_config, tmp_path):
+def test_a_base_whose_weights_changed_is_refused(run, small_config, tmp_path):
     small_config.model = str(in_a_copy(small_config.model, tmp_path, lambda folder: None))
-    small_config.train.steps = 2
-    train(freeze(small_config), tmp_path / "run")
+    (run / "config.json").write_text(to_json(freeze(small_config)))
     tensors = load_file(Path(small_config.model) / "model.safetensors")
     tensors["transformer.wpe.weight"] = tensors["transformer.wpe.weight"] + 1
     save_file(tensors, Path(small_config.model) / "model.safetensors")
     with pytest.raises(UserError, match="has other weights"):
-        train(freeze(small_config), tmp_path / "run")
+        train(freeze(small_config), run)
 
 
 def test_attention_that_the_machine_cannot_have_is_refused_and_leaves_nothing(small_config, tmp_path):
@@ -107,25 +139,21 @@ def test_attention_that_the_machine_cannot_have_is_refused_and_leaves_nothing(sm
     assert not (tmp_path / "run").exists()
 
 
-def test_a_damaged_config_is_one_line(small_config, tmp_path):
-    small_config.train.steps = 2
-    train(freeze(small_config), tmp_path / "run")
+def test_a_damaged_config_is_one_line(run, small_config):
     for text in ("[1]", "{", "null"):
-        (tmp_path / "run/config.json").write_text(text)
+        (run / "config.json").write_text(text)
         with pytest.raises(UserError, match=r"config.json is damaged"):
-            train(freeze(small_config), tmp_path / "run")
+            train(freeze(small_config), run)
 
 
-def test_a_run_passes_over_a_damaged_checkpoint_and_ends_with_the_same_bits(small_config, tmp_path, capsys):
-    train(freeze(small_config), tmp_path / "run")
-    factors, lines = factors_of(tmp_path / "run"), losses_of(tmp_path / "run")
-    (tmp_path / "run/result.json").unlink()
-    for path in (tmp_path / "run/checkpoints/step_12/progress").rglob("*"):
+def test_a_run_passes_over_a_damaged_checkpoint_and_ends_with_the_same_bits(finished, run, small_config, capsys):
+    (run / "result.json").unlink()
+    for path in (run / "checkpoints/step_12/progress").rglob("*"):
         path.write_text("")
-    train(freeze(small_config), tmp_path / "run")
+    train(freeze(small_config), run)
     assert "the checkpoint of step 12 is damaged" in capsys.readouterr().out
-    assert same(factors_of(tmp_path / "run"), factors)
-    assert losses_of(tmp_path / "run") == lines
+    assert same(factors_of(run), factors_of(finished))
+    assert losses_of(run) == losses_of(finished)
 
 
 def last_checkpoint(workdir):
@@ -165,11 +193,9 @@ class Command:
         assert process.returncode == 0, error
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.full)]
-)
-def test_a_signal_saves_and_the_same_command_ends_with_the_same_bits(number, code, config_file, small_config, tmp_path):
-    train(freeze(small_config), tmp_path / "unbroken")
+@pytest.mark.full
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_to_the_command_saves_and_the_same_command_resumes(number, code, config_file, finished, tmp_path):
     command = Command(config_file, tmp_path / "broken")
     got, error = command.stopped_by(number)
     assert got == code
@@ -177,14 +203,13 @@ def test_a_signal_saves_and_the_same_command_ends_with_the_same_bits(number, cod
     assert "and saved; the same command resumes it" in error
     assert not (tmp_path / "broken" / "result.json").exists()
     command.finished()
-    assert same(factors_of(tmp_path / "broken"), factors_of(tmp_path / "unbroken"))
-    assert losses_of(tmp_path / "broken") == losses_of(tmp_path / "unbroken")
+    assert same(factors_of(tmp_path / "broken"), factors_of(finished))
+    assert losses_of(tmp_path / "broken") == losses_of(finished)
 
 
 @pytest.mark.full
-def test_a_stop_within_an_evaluation_does_not_wait_for_it(small_config, tmp_path, monkeypatch):
+def test_a_stop_within_an_evaluation_does_not_wait_for_it(finished, small_config, tmp_path, monkeypatch):
     """The evaluation is abandoned, and the resumed run does it first."""
-    train(freeze(small_config), tmp_path / "unbroken")
     judge = Evaluation.__call__
     calls = []
 
@@ -205,8 +230,8 @@ def test_a_stop_within_an_evaluation_does_not_wait_for_it(small_config, tmp_path
     assert [line["step"] for line in read_metrics(tmp_path / "broken") if line["split"] == "validation"] == [0]
     monkeypatch.setattr(Evaluation, "__call__", judge)
     train(freeze(small_config), tmp_path / "broken")
-    assert same(factors_of(tmp_path / "broken"), factors_of(tmp_path / "unbroken"))
-    steps = [(line["step"], line["split"]) for line in read_metrics(tmp_path / "unbroken")]
+    assert same(factors_of(tmp_path / "broken"), factors_of(finished))
+    steps = [(line["step"], line["split"]) for line in read_metrics(finished)]
     assert [(line["step"], line["split"]) for line in read_metrics(tmp_path / "broken")] == steps
 
 
@@ -214,23 +239,13 @@ def test_a_second_run_in_the_same_workdir_is_refused(small_config, tmp_path):
     with use_workdir(tmp_path / "run"), pytest.raises(UserError, match=r"another process trains in .*run; wait for it"):
         train(freeze(small_config), tmp_path / "run")
     assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
-    train(freeze(small_config), tmp_path / "run")
-
-
-def test_what_a_killed_run_had_begun_to_write_is_taken_away(small_config, tmp_path):
-    small_config.train.steps = 2
-    (tmp_path / "run/adapter").mkdir(parents=True)
-    (tmp_path / "run/.adapter-x.partial").mkdir()
-    (tmp_path / "run/.result.json.partial").write_text("{")
-    (tmp_path / "run/adapter/.adapter_model.safetensors.1.partial").write_text("half")
-    train(freeze(small_config), tmp_path / "run")
-    assert [path.name for path in (tmp_path / "run").glob(".*")] == [".lock"]
-    assert not list((tmp_path / "run/adapter").glob(".*"))
+    check_workdir(tmp_path / "run", freeze(small_config))  # free again
 
 
 # Orbax leaves the writes that were under way when one failed to the garbage collector.
+@pytest.mark.full
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("last", ["adapter", pytest.param("checkpoint", marks=pytest.mark.full)])
+@pytest.mark.parametrize("last", ["adapter", "checkpoint"])
 @pytest.mark.usefixtures("capsys")  # keeps what is printed in memory: in pytest's file it would count, too
 def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(last, small_config, tmp_path, monkeypatch):
     """As near as a test comes to it: after the checkpoint at 3 the process may write no file as large as the next."""
@@ -259,8 +274,8 @@ def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(last, small_co
 
 @pytest.mark.full
 def test_kills_at_random_instants_change_no_bit(config_file, small_config, tmp_path):
-    """One run, killed HUT_JAX_KILLS times, or 10: in turns while it starts and soon after a checkpoint."""
-    kills = int(os.environ.get("HUT_JAX_KILLS", "10"))
+    """One run, killed HUT_JAX_KILLS times, or 4: in turns while it starts and soon after a checkpoint."""
+    kills = int(os.environ.get("HUT_JAX_KILLS", "4"))
     # Far more steps than it can do between the kills, so that all of them hit the one run.
     small_config.train.steps, small_config.checkpoint.every, small_config.eval.every = 100 * kills, 10, 50 * kills
     config_file.with_name("config.json").write_text(to_json(freeze(small_config)))
@@ -289,30 +304,30 @@ def test_kills_at_random_instants_change_no_bit(config_file, small_config, tmp_p
     }
 
 
-def test_a_finished_run_begun_again_changes_nothing(small_config, tmp_path):
-    first = train(freeze(small_config), tmp_path / "run")
-    write_json(tmp_path / "run/result.json", first | {"test": {"bleu": 0.5}, "peak_bytes": 5})  # as `evaluate` adds
-    before = factors_of(tmp_path / "run")
-    again = train(freeze(small_config), tmp_path / "run")
+def test_a_finished_run_begun_again_changes_nothing(finished, run, small_config):
+    first = json.loads((finished / "result.json").read_text())
+    write_json(run / "result.json", first | {"test": {"bleu": 0.5}, "peak_bytes": 5})  # as `evaluate` adds
+    (run / ".adapter-x.partial").mkdir()  # what a killed process had begun to write
+    (run / "adapter/.adapter_model.safetensors.1.partial").write_text("half")
+    again = train(freeze(small_config), run)
     assert again["metrics"] == first["metrics"]
     assert again["peak_bytes"] == 5  # of when it trained
-    assert first["peak_bytes"] > 50e6
-    assert json.loads((tmp_path / "run/result.json").read_text())["test"] == {"bleu": 0.5}
+    assert json.loads((run / "result.json").read_text()) == again | {"test": {"bleu": 0.5}}
     assert again["best"] == first["best"]
-    assert same(factors_of(tmp_path / "run"), before)
-    assert [line["step"] for line in read_metrics(tmp_path / "run") if line["split"] == "validation"] == [0, 6, 12]
+    assert same(factors_of(run), factors_of(finished))
+    assert read_metrics(run) == read_metrics(finished)
+    assert [path.name for path in run.glob(".*")] == [".lock"]
+    assert not list((run / "adapter").glob(".*"))
 
 
-def test_another_config_in_the_same_workdir_is_refused(small_config, tmp_path):
-    small_config.train.steps = 2
-    small_config.train.warmup = 0.0
-    train(freeze(small_config), tmp_path / "run")
+def test_another_config_in_the_same_workdir_is_refused(run, small_config):
     small_config.train.learning_rate = 0.5
     small_config.adapter.rank = 4
     with pytest.raises(UserError, match=r"adapter.rank is 4 and was 2; train.learning_rate is 0.5 and was 0.02"):
-        train(freeze(small_config), tmp_path / "run")
+        train(freeze(small_config), run)
 
 
+@pytest.mark.full
 def test_a_last_step_that_breaks_the_model_stops_the_run(small_config, tmp_path):
     small_config.train.steps = 1
     small_config.train.learning_rate = 1e30
@@ -323,6 +338,7 @@ def test_a_last_step_that_breaks_the_model_stops_the_run(small_config, tmp_path)
     assert not (tmp_path / "run" / "result.json").exists()
 
 
+@pytest.mark.full
 def test_a_loss_that_is_not_finite_stops_the_run(small_config, tmp_path):
     small_config.train.learning_rate = 1e30
     small_config.train.warmup = 0.0

@@ -9,18 +9,10 @@ from hut_jax import UserError
 from hut_jax.config import freeze
 from hut_jax.runs.run import make_run
 from hut_jax.runs.trained import load_run, read_trained_config
-from hut_jax.train import train
 
 
-@pytest.fixture
-def trained(small_config, tmp_path):
-    small_config.train.steps = 2
-    train(freeze(small_config), tmp_path / "run")
-    return tmp_path / "run"
-
-
-def test_a_trained_run_is_checked_before_its_weights_are_read(trained, small_model, tmp_path):
-    run = load_run(trained)
+def test_a_trained_run_is_checked_before_its_weights_are_read(finished, small_model, tmp_path):
+    run = load_run(finished)
     assert (run.task.name, run.config.model) == ("e2e", str(small_model))
     run.adapter.check(run.params, run.factors)
 
@@ -30,7 +22,7 @@ def test_a_trained_run_is_checked_before_its_weights_are_read(trained, small_mod
     (small / "config.json").write_text(json.dumps(description | {"vocab_size": 100}))
     (small / "model.safetensors").write_bytes(b"")
     with pytest.raises(UserError, match=r"2,048 tokens, .* has a vocabulary of 100; set config.tokenizer"):
-        load_run(trained, read_trained_config(trained, [f"--config.model={small}"]))
+        load_run(finished, read_trained_config(finished, [f"--config.model={small}"]))
 
 
 def test_what_the_checkpoint_lacks_is_read_once(small_config, monkeypatch):

@@ -71,6 +71,17 @@ def test_another_process_is_refused_until_it_is_killed(tmp_path):
     assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
 
 
+def test_what_a_killed_run_had_begun_to_write_is_taken_away(tmp_path):
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / ".adapter-x.partial").mkdir()
+    (tmp_path / ".adapter-x.partial/adapter_config.json").write_text("{")
+    (tmp_path / ".result.json.partial").write_text("{")
+    (tmp_path / "adapter/.adapter_model.safetensors.1.partial").write_text("half")
+    (tmp_path / "adapter/.hidden").write_text("the user's own")
+    with use_workdir(tmp_path):
+        assert {path.name for path in tmp_path.rglob("*")} == {".lock", "adapter", ".hidden"}
+
+
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
 def test_a_folder_that_cannot_be_locked_is_used_with_a_note(number, tmp_path, monkeypatch, capsys):
     def flock(*_):

@@ -1,134 +1,325 @@
-"""The training step on a problem with a known answer; the loop's promises are tested through the command."""
+"""The loop, around a step that is plain arithmetic: what is done when, what is saved, and how a run resumes."""
 
-from functools import partial
+import copy
+import json
+import math
+import signal
+from types import SimpleNamespace
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
-from hut_jax.core.errors import UserError
-from hut_jax.training.config import TrainConfig
-from hut_jax.training.evaluation import Evaluation
-from hut_jax.training.optimizer import make_optimizer, schedule, warmup_steps
-from hut_jax.training.steps import Steps
+from hut_jax.core.errors import Diverged, Interrupted
+from hut_jax.training import loop, window
+from hut_jax.training.log import MetricsLog, read_metrics
+from hut_jax.training.loop import Plan, Trainer
+from hut_jax.training.steps import State
+
+PLAN = Plan(steps=7, accumulate=2, log_every=3, eval_every=4, checkpoint_every=5)
+# In nats, by step: the best is that of step 4.
+VALIDATION = {0: 5.0, 4: 1.0, 7: 3.0}
 
 
-def forward(base, factors, x, *, deterministic, rngs=None):
-    y = x @ base["w"] * (1 + factors["a"])
-    if deterministic:
-        return y
-    return y * jax.random.bernoulli(rngs["dropout"], 0.5, y.shape)
+class Killed(BaseException):
+    """The process ends here."""
 
 
-def loss(apply, batch, *, label_smoothing=0.0, **kwargs):
-    errors = (apply(batch["x"], **kwargs) - batch["y"]) ** 2 + label_smoothing
-    return jnp.sum(errors.mean(axis=-1) * batch["weights"]), jnp.sum(batch["weights"]), errors
+class Numbers:
+    """Batches 0, 1, 2, ... with the state that Grain's iterators have."""
+
+    def __init__(self):
+        self.next = 0
+
+    def __next__(self):
+        self.next += 1
+        return self.next - 1
+
+    def get_state(self):
+        return {"next": self.next}
+
+    def set_state(self, state):
+        self.next = state["next"]
 
 
-def problem(rows=8, seed=0):
-    random = np.random.default_rng(seed)
-    base = {"w": jnp.asarray(random.standard_normal((4, 3)), jnp.float32)}
-    x = random.standard_normal((rows, 4)).astype(np.float32)
-    y = x @ np.asarray(base["w"]) * np.float32([1.5, 0.5, 2])
-    masks = {"attention_mask": np.ones((rows, 2), bool), "weights": np.ones(rows, np.float32)}
-    return base, {"a": jnp.zeros(3)}, {"x": x, "y": y} | masks
+class Steps:
+    """A step halves the factor and adds its batches, so that the factor tells which batches came in which order.
+
+    Args:
+        at: what happens before a step, by its number: a function, or figures that replace the step's own.
+    """
+
+    def __init__(self, at=None):
+        self.at = at or {}
+        self.done = []
+
+    def train(self, state, base, batches):
+        step = state.step + 1
+        happens = self.at.get(step, {})
+        if callable(happens):
+            happens()
+            happens = {}
+        self.done.append((step, batches))
+        assert base == "base"
+        figures = {"loss": 10.0 / step, "weight": float(step), "gradient_norm": 2.0 * step, "tokens": 100.0 * step}
+        factors = {"a": state.factors["a"] / 2 + sum(batches)}
+        return State(step, happens.pop("factors", factors), ()), figures | happens
 
 
-def test_it_finds_the_scales_and_leaves_the_base_alone():
-    base, factors, batch = problem()
-    before = np.asarray(base["w"]).tobytes()
-    steps = Steps(forward, loss, optax.adam(0.05), dropout=False)
-    state = steps.init(factors)
-    for _ in range(300):
-        state, metrics = steps.train(state, base, [batch])
-    np.testing.assert_allclose(state.factors["a"], [0.5, -0.5, 1], atol=1e-2)
-    assert int(state.step) == 300
-    assert float(metrics["weight"]) == 8
-    assert int(metrics["tokens"]) == 16
-    assert np.asarray(base["w"]).tobytes() == before
-    assert jax.tree.structure(state.factors) == jax.tree.structure(factors)
-    sizes = {leaf.shape for leaf in jax.tree.leaves(state.opt_state)}
-    assert base["w"].shape not in sizes
+class Kept:
+    """Checkpoints in memory, as JSON where a checkpoint has JSON."""
+
+    def __init__(self):
+        self.saved, self.waited = {}, 0
+
+    def save(self, step, state, progress):
+        self.saved[step] = copy.deepcopy(state), json.dumps(progress)
+
+    def restore_newest(self, like):
+        if not self.saved:
+            return None
+        step = max(self.saved)
+        state, progress = self.saved[step]
+        return step, copy.deepcopy(state), json.loads(progress)
+
+    def wait(self):
+        self.waited += 1
 
 
-def test_parts_of_a_batch_add_up_to_the_whole_whatever_their_sizes():
-    base, factors, batch = problem()
-    parts = [jax.tree.map(lambda leaf, cut=cut: leaf[cut], batch) for cut in (slice(0, 2), slice(2, 7), slice(7, 8))]
-    steps = Steps(forward, loss, optax.sgd(0.1), dropout=False)
-    whole, one = steps.train(steps.init(factors), base, [batch])
-    summed, many = steps.train(steps.init(factors), base, parts)
-    np.testing.assert_allclose(summed.factors["a"], whole.factors["a"], rtol=1e-5)
-    for name in one:
-        np.testing.assert_allclose(many[name], one[name], rtol=1e-5)
+class Run:
+    """A run that may be killed and started again."""
 
+    def __init__(self, folder, plan=PLAN, validation=VALIDATION, sign=-1.0):
+        folder.mkdir(exist_ok=True)
+        self.folder, self.plan, self.validation, self.sign = folder, plan, validation, sign
+        self.checkpoints, self.best, self.evaluated, self.closed = Kept(), [], [], 0
 
-def test_dropout_and_smoothing_act_in_training_alone():
-    base, factors, batch = problem()
-    plain = Steps(forward, loss, optax.sgd(0.0), dropout=False)
-    dropped = Steps(forward, loss, optax.sgd(0.0))
-    smoothed = Steps(forward, partial(loss, label_smoothing=0.25), optax.sgd(0.0), dropout=False)
-    expected = Evaluation(forward, loss)(base, factors, [batch]).loss
-    losses = []
-    state = dropped.init(factors)
-    for _ in range(2):
-        state, metrics = dropped.train(state, base, [batch])
-        losses.append(float(metrics["loss"]))
-    assert len({expected, *losses}) == 3  # another mask each step
-    assert float(plain.train(plain.init(factors), base, [batch])[1]["loss"]) == pytest.approx(expected)
-    assert float(smoothed.train(smoothed.init(factors), base, [batch])[1]["loss"]) == pytest.approx(expected + 0.25)
+    def evaluate(self, factors, watch):
+        batches = list(watch([1, 2]))
+        assert batches == [1, 2]
+        self.evaluated.append(float(factors["a"]))
+        return {"loss": self.validation[self.steps.done[-1][0] if self.steps.done else self.restored]}
 
+    def open_log(self, step, lines):
+        log = MetricsLog(self.folder, step, lines)
+        close = log.close
 
-def test_evaluation_weighs_batches_by_their_weight():
-    base, factors, batch = problem()
-    parts = [jax.tree.map(lambda leaf, cut=cut: leaf[cut], batch) for cut in (slice(0, 1), slice(1, 8))]
-    evaluation = Evaluation(forward, loss)
-    whole, apart = evaluation(base, factors, [batch]), evaluation(base, factors, parts)
-    assert apart.loss == pytest.approx(whole.loss)
-    np.testing.assert_allclose(np.concatenate(apart.outputs), whole.outputs[0], rtol=1e-5)
+        def closed():
+            self.closed += 1
+            close()
 
+        log.close = closed
+        return log
 
-def test_the_learning_rate_rises_and_falls():
-    rate = schedule(TrainConfig(learning_rate=1.0, warmup=10.0, decay="linear"), 110)
-    assert [float(rate(step)) for step in (0, 5, 10, 60, 110)] == pytest.approx([0, 0.5, 1, 0.5, 0])
-    share = schedule(TrainConfig(learning_rate=1.0, warmup=0.1, decay="cosine"), 100)
-    assert [float(share(step)) for step in (10, 55, 100)] == pytest.approx([1, 0.5, 0], abs=1e-6)
-    constant = schedule(TrainConfig(learning_rate=1.0, warmup=0.0, decay="constant"), 5)
-    assert float(constant(3)) == 1
-
-
-def test_a_warmup_longer_than_the_run_is_refused():
-    with pytest.raises(UserError, match=r"warmup is 500 steps and the run has 100; .*0.06"):
-        schedule(TrainConfig(warmup=500.0), 100)
-
-
-def test_a_run_that_steps_bounds_warms_up_within_it():
-    assert warmup_steps(TrainConfig(warmup=500.0, steps=100), 100) == 6
-    assert warmup_steps(TrainConfig(warmup=50.0, steps=100), 100) == 50
-
-
-def test_the_step_is_adamws_with_a_learning_rate_multiplier_for_some_factors():
-    """Against optax's AdamW, at the learning rate times the multiplier."""
-    factors = {"layer": {"a": jnp.array([1.0, -2.0]), "g": jnp.array([3.0])}}
-    gradients = {"layer": {"a": jnp.array([0.1, 0.2]), "g": jnp.array([-0.3])}}
-    config = TrainConfig(learning_rate=0.5, warmup=0.0, decay="constant", clip=0.0, weight_decay=0.01)
-    ours = make_optimizer(config, 10, {"layer": {"a": 1.0, "g": 0.1}})
-    got, _ = ours.update(gradients, ours.init(factors), factors)
-    for name, rate in (("a", 0.5), ("g", 0.05)):
-        theirs = optax.adamw(rate, b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.01)
-        expected, _ = theirs.update(
-            gradients["layer"][name], theirs.init(factors["layer"][name]), factors["layer"][name]
+    def start(self, at=None):
+        self.steps = Steps(at)
+        self.restored = max(self.checkpoints.saved, default=0)
+        trainer = Trainer(
+            self.steps,
+            "base",
+            Numbers(),
+            self.plan,
+            evaluate=self.evaluate,
+            signed_score=lambda metrics: self.sign * metrics["loss"],
+            save_best=lambda factors: self.best.append(float(factors["a"])),
+            checkpoints=self.checkpoints,
+            open_log=self.open_log,
         )
-        np.testing.assert_allclose(got["layer"][name], expected, rtol=1e-6)
+        return trainer.fit(State(0, {"a": np.float32(1.0)}, ()))
+
+    def lines(self):
+        """The log without its times."""
+        return [
+            {name: value for name, value in line.items() if "second" not in name} for line in read_metrics(self.folder)
+        ]
 
 
-def test_clipping_is_by_the_global_norm():
-    factors = {"a": jnp.zeros(2), "b": jnp.zeros(1)}
-    config = TrainConfig(learning_rate=1.0, warmup=0.0, decay="constant", clip=1.0, weight_decay=0.0)
-    optimizer = make_optimizer(config, 10, {"a": 1.0, "b": 1.0})
-    large = {"a": jnp.array([30.0, 0.0]), "b": jnp.array([40.0])}
-    small = jax.tree.map(lambda leaf: leaf / 50, large)
-    got, expected = (optimizer.update(g, optimizer.init(factors), factors)[1] for g in (large, small))
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-6)
+@pytest.fixture
+def unbroken(tmp_path):
+    run = Run(tmp_path / "unbroken")
+    run.fit = run.start()
+    return run
+
+
+def after(steps):
+    """The factor after so many steps."""
+    factor = 1.0
+    for step in range(steps):
+        factor = factor / 2 + (2 * step) + (2 * step + 1)
+    return factor
+
+
+def test_a_step_is_due_every_so_many_and_at_the_end():
+    assert [step for step in range(1, 8) if PLAN.due(step, 3)] == [3, 6, 7]
+    assert [step for step in range(1, 8) if PLAN.due(step, 100)] == [7]
+
+
+def test_a_run_does_what_its_plan_says(unbroken):
+    run = unbroken
+    assert run.steps.done == [(step, [2 * step - 2, 2 * step - 1]) for step in range(1, 8)]
+    assert run.fit.state.factors["a"] == after(7)
+    assert (run.fit.steps, run.fit.steps_now) == (7, 7)
+    assert run.evaluated == [after(0), after(4), after(7)]
+    assert run.best == [after(0), after(4)]  # those of step 7 are worse
+    assert (run.fit.last, run.fit.best) == ({"loss": 3.0}, {"step": 4, "loss": 1.0})
+    assert {step: float(state.factors["a"]) for step, (state, _) in run.checkpoints.saved.items()} == {
+        step: after(step) for step in (0, 5, 7)
+    }
+    assert (run.checkpoints.waited, run.closed) == (1, 1)
+
+
+def test_the_log_has_the_means_of_the_steps_since_the_last_line(unbroken):
+    train = {"loss": 30 / 6, "gradient_norm": 4.0}, {"loss": 30 / 15, "gradient_norm": 10.0}
+    assert unbroken.lines() == [
+        {"step": 0, "split": "validation", "loss": 5.0},
+        {"step": 3, "split": "train", **train[0]},
+        {"step": 4, "split": "validation", "loss": 1.0},
+        {"step": 6, "split": "train", **train[1]},
+        {"step": 7, "split": "train", "loss": 10 / 7, "gradient_norm": 14.0},
+        {"step": 7, "split": "validation", "loss": 3.0},
+    ]
+
+
+def test_times_are_those_of_training(tmp_path, monkeypatch):
+    """A clock that an evaluation moves on by 1,000 seconds and a step by one."""
+    clock = SimpleNamespace(perf_counter=lambda: clock.seconds, seconds=50.0)
+    monkeypatch.setattr(loop, "time", clock)
+    monkeypatch.setattr(window, "time", clock)
+
+    class Slow(Run):
+        def evaluate(self, factors, watch):
+            clock.seconds += 1000
+            return super().evaluate(factors, watch)
+
+    def second():
+        clock.seconds += 1
+
+    def killed():
+        raise Killed
+
+    steps = dict.fromkeys(range(1, 8), second)
+    run = Slow(tmp_path / "run")
+    with pytest.raises(Killed):
+        run.start(steps | {6: killed})
+    clock.seconds += 1e6  # between the processes
+    fit = run.start(steps)
+    assert fit.seconds == 3000 + 7
+    # The step that a line waits for is in its time: the steps 1 to 3; 5 was in another process, 6 in this one; 7.
+    lines = [line for line in read_metrics(tmp_path / "run") if line["split"] == "train"]
+    assert [line["seconds_per_step"] for line in lines] == [1, 1, 1]
+    assert [line["tokens_per_second"] for line in lines] == [200, 600, 700]
+
+
+@pytest.mark.parametrize("step", range(1, 8))
+def test_a_run_killed_at_any_step_ends_as_if_it_had_not_been(step, unbroken, tmp_path):
+    def killed():
+        raise Killed
+
+    run = Run(tmp_path / "run")
+    with pytest.raises(Killed):
+        run.start({step: killed})
+    assert run.restored == 0
+    assert (run.checkpoints.waited, run.closed) == (1, 1)
+    run.checkpoints.saved.pop(7, None)
+    fit = run.start()
+    assert run.restored == (5 if step > 5 else 0)
+    assert (fit.steps, fit.steps_now) == (7, 7 - run.restored)
+    assert fit.state.factors["a"] == unbroken.fit.state.factors["a"]
+    assert (fit.last, fit.best) == (unbroken.fit.last, unbroken.fit.best)
+    assert run.lines() == unbroken.lines()
+    assert run.checkpoints.saved.keys() == unbroken.checkpoints.saved.keys()
+
+
+def test_a_finished_run_started_again_does_nothing(unbroken):
+    lines = read_metrics(unbroken.folder)
+    fit = unbroken.start()
+    assert (fit.steps, fit.steps_now, unbroken.steps.done) == (7, 0, [])
+    assert (fit.last, fit.best) == (unbroken.fit.last, unbroken.fit.best)
+    assert fit.state.factors["a"] == after(7)
+    assert unbroken.evaluated == [after(0), after(4), after(7)]
+    assert read_metrics(unbroken.folder) == lines
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_the_run_after_its_step_and_saves(number, unbroken, tmp_path):
+    handlers = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
+    run = Run(tmp_path / "run")
+    with pytest.raises(Interrupted, match=rf"{number.name}: stopped after step 2 and saved") as stopped:
+        run.start({2: lambda: signal.raise_signal(number)})
+    assert stopped.value.code == 128 + number
+    assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == handlers
+    assert sorted(run.checkpoints.saved) == [0, 2]
+    assert run.evaluated == [after(0)]
+    assert run.start().state.factors["a"] == unbroken.fit.state.factors["a"]
+    assert run.evaluated == unbroken.evaluated
+    assert run.lines() == unbroken.lines()
+
+
+@pytest.mark.parametrize("step", [0, 4])
+def test_a_stop_within_an_evaluation_does_not_wait_for_it(step, unbroken, tmp_path):
+    """The evaluation is abandoned, and the resumed run does it first."""
+
+    class Stopped(Run):
+        stop = True
+
+        def evaluate(self, factors, watch):
+            if self.stop and len(self.steps.done) == step:
+                self.stop = False
+                for number, _ in enumerate(watch([1, 2, 3])):
+                    assert number == 0
+                    signal.raise_signal(signal.SIGTERM)
+            return super().evaluate(factors, watch)
+
+    run = Stopped(tmp_path / "run")
+    with pytest.raises(Interrupted, match=f"stopped after step {step} and saved"):
+        run.start()
+    assert max(run.checkpoints.saved) == step
+    assert step not in [line["step"] for line in run.lines() if line["split"] == "validation"]
+    fit = run.start()
+    assert fit.state.factors["a"] == unbroken.fit.state.factors["a"]
+    assert (fit.last, fit.best) == (unbroken.fit.last, unbroken.fit.best)
+    assert run.evaluated == unbroken.evaluated
+    assert run.lines() == unbroken.lines()
+
+
+@pytest.mark.parametrize(
+    ("figures", "message"),
+    [
+        ({"loss": math.nan}, r"step 4: the loss is nan and its gradient's norm 8.0; .*config.train.learning_rate"),
+        ({"gradient_norm": math.inf}, r"step 4: the loss is 2.5 and its gradient's norm inf; "),
+        ({"factors": {"a": np.float32(np.inf)}}, r"step 4: a factor is not finite; the last checkpoint is kept"),
+    ],
+)
+def test_a_step_that_is_not_finite_stops_the_run_and_is_not_saved(figures, message, tmp_path):
+    plan = Plan(steps=7, accumulate=1, log_every=100, eval_every=100, checkpoint_every=2)
+    run = Run(tmp_path / "run", plan)
+    with pytest.raises(Diverged, match=message):
+        run.start({4: figures})
+    assert sorted(run.checkpoints.saved) == [0, 2]
+    assert (run.checkpoints.waited, run.closed) == (1, 1)
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_validation_loss_that_is_not_finite_stops_the_run(loss, tmp_path):
+    run = Run(tmp_path / "run", validation=VALIDATION | {4: loss})
+    with pytest.raises(Diverged, match=rf"step 4: the validation loss is {loss}; .*config.train.learning_rate"):
+        run.start()
+    assert run.best == [after(0)]
+    assert sorted(run.checkpoints.saved) == [0]
+    assert [line["step"] for line in run.lines() if line["split"] == "validation"] == [0]
+
+
+@pytest.mark.parametrize(
+    ("sign", "scores", "best"),
+    [
+        (-1.0, (3.0, 2.0, 2.0), 4),  # an equal one is no better
+        (-1.0, (1.0, 2.0, 3.0), 0),
+        (1.0, (1.0, 3.0, 2.0), 4),
+        (1.0, (1.0, 2.0, 3.0), 7),
+    ],
+)
+def test_the_best_has_the_highest_signed_score(sign, scores, best, tmp_path):
+    run = Run(tmp_path / "run", validation=dict(zip((0, 4, 7), scores, strict=True)), sign=sign)
+    fit = run.start()
+    assert fit.best == {"step": best, "loss": run.validation[best]}
+    assert run.best[-1] == after(best)
+    assert fit.last == {"loss": scores[-1]}
