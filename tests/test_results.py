@@ -1,5 +1,6 @@
 """Each table of docs/results.md and docs/glue.md is what the command above it prints of the files in results/."""
 
+import functools
 import importlib
 import re
 import shlex
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments import results
 from experiments.grid import run_missing
 from experiments.results import read_study
 from experiments.study import make_run, restore
@@ -47,6 +49,14 @@ def last_command(block):
     return expanded.stdout.splitlines()
 
 
+@pytest.fixture(autouse=True)
+def each_study_is_read_once(monkeypatch):
+    monkeypatch.setattr(results, "_of_file", lambda path: list(read_once(path.resolve())))
+
+
+read_once = functools.cache(results._of_file)
+
+
 @pytest.mark.parametrize(("command", "table"), [*tables_of("results.md"), *tables_of("glue.md")])
 def test_a_table_is_what_its_command_prints(command, table, capsys, monkeypatch):
     python, option, module, *arguments = command
@@ -57,7 +67,10 @@ def test_a_table_is_what_its_command_prints(command, table, capsys, monkeypatch)
     assert shown == table, shlex.join(command)
 
 
-@pytest.mark.parametrize("study", CONFIGS)
+SMALLEST = {"hut_lora_minilm_rte", "e2e_again"}  # of an encoder and of GPT-2
+
+
+@pytest.mark.parametrize("study", [s if s in SMALLEST else pytest.param(s, marks=pytest.mark.full) for s in CONFIGS])
 def test_its_command_would_run_nothing_of_a_study_again(study, tmp_path):
     file, options = CONFIGS[study]
     config = config_files.load_config_file(str(ROOT / "configs" / file))

@@ -53,6 +53,7 @@ OPTIONS = st.fixed_dictionaries(
 )
 
 
+@settings(max_examples=40, deadline=None)
 @given(sequences(), OPTIONS, st.integers(0, 3))
 def test_an_epoch_predicts_every_completion_token_once_and_nothing_else(data, options, epoch):
     batches = Batches(data, Batching(**options))
@@ -78,6 +79,7 @@ def test_an_epoch_predicts_every_completion_token_once_and_nothing_else(data, op
     assert rows_seen == len(data)
 
 
+@settings(max_examples=40, deadline=None)
 @given(sequences(), OPTIONS, st.integers(0, 3))
 def test_the_inputs_are_the_sequences_without_their_last_token(data, options, epoch):
     batches = Batches(data, Batching(**options))
@@ -88,8 +90,8 @@ def test_the_inputs_are_the_sequences_without_their_last_token(data, options, ep
             np.testing.assert_array_equal(inputs, data[example][:-1])
 
 
+@settings(max_examples=20, deadline=None)
 @given(OPTIONS, st.integers(0, 5))
-@settings(max_examples=20)
 def test_the_order_is_a_function_of_seed_and_epoch(options, epoch):
     data = random_sequences()
     one, two = Batches(data, Batching(**options)), Batches(data, Batching(**options))
@@ -214,6 +216,7 @@ def test_a_sequence_has_to_predict_something_after_its_first_token(loss_start, m
         Sequences.from_lists([[1, 2]], [])
 
 
+@settings(max_examples=40, deadline=None)
 @given(sequences(), OPTIONS, st.integers(1, 4), st.integers(0, 3))
 def test_shares_put_together_are_the_batch(data, options, parts, number):
     options["batch_size"] *= parts

@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hut_jax.core.errors import UserError
@@ -18,6 +18,7 @@ def labelled(lengths, dtype=np.int32, pad_id=1):
     return LabelledTexts(ids, types, np.arange(len(lengths), dtype=dtype), pad_id)
 
 
+@settings(max_examples=40, deadline=None)
 @given(
     st.lists(st.integers(1, 30), min_size=1, max_size=40),
     st.integers(1, 9),
@@ -89,6 +90,7 @@ def test_parts_that_do_not_fit_are_refused():
         LabelledTexts([[1]], [[0, 1]], np.zeros(1, np.int32), 0)
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=40), st.integers(1, 4), st.integers(1, 4))
 def test_shares_put_together_are_the_batch(lengths, parts, rows):
     batching = Batching(parts * rows, shuffle=False)

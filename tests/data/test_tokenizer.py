@@ -1,11 +1,16 @@
+import functools
 import json
+from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hut_jax.core.errors import UserError
 from hut_jax.data.tokenizer import END_OF_TEXT, load_tokenizer
+
+ROOT = Path(__file__).parents[2]
+loaded = functools.cache(load_tokenizer)
 
 STRINGS = [
     "",
@@ -33,6 +38,7 @@ def tiny(request, tmp_path):
     return copy_of(request.config.rootpath / "assets" / "tiny", tmp_path)
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.text())
 def test_decoding_undoes_encoding(tiny_tokenizer, text):
     assert tiny_tokenizer.decode(tiny_tokenizer.encode(text)) == text
@@ -134,17 +140,28 @@ def test_another_kind_of_tokenizer_json_is_refused(tiny_tokenizer, tmp_path):
         load_tokenizer(tmp_path)
 
 
+@pytest.fixture(scope="module", params=["tiny", "gpt2"])
+def folder(request):
+    """The embedded tokenizer's folder and GPT-2's."""
+    return ROOT / "assets/tiny" if request.param == "tiny" else request.getfixturevalue("gpt2_folder")
+
+
+@pytest.fixture(scope="module")
+def peer(folder):
+    return pytest.importorskip("transformers").GPT2Tokenizer.from_pretrained(folder)
+
+
 @pytest.mark.peers
-def test_gpt2_as_transformers_has_it(gpt2_folder, tmp_path):
+def test_tokens_are_those_of_transformers(folder, peer, tmp_path):
     transformers = pytest.importorskip("transformers")
-    ours = load_tokenizer(gpt2_folder)
-    assert (ours.eos_id, ours.vocab_size) == (50256, 50257)
+    ours = load_tokenizer(folder)
+    if folder.name == "gpt2":
+        assert (ours.eos_id, ours.vocab_size) == (50256, 50257)
     ours.save(tmp_path)
-    peer = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    assert peer.eos_token_id == ours.eos_id
-    assert len(peer) == ours.vocab_size
-    original = transformers.GPT2Tokenizer.from_pretrained(gpt2_folder)
-    for reference in (peer, original):
+    saved = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert saved.eos_token_id == ours.eos_id
+    assert len(saved) == ours.vocab_size
+    for reference in (saved, peer):
         assert ours.encode_batch(STRINGS, parse_special=True) == [reference(text)["input_ids"] for text in STRINGS]
         for text in STRINGS:
             ids = ours.encode(text)
@@ -152,13 +169,7 @@ def test_gpt2_as_transformers_has_it(gpt2_folder, tmp_path):
 
 
 @pytest.mark.peers
+@settings(deadline=None)
 @given(st.text())
-def test_any_text_as_transformers_encodes_it(gpt2_peer, text):
-    ours, peer = gpt2_peer
-    assert ours.encode(text, parse_special=True) == peer(text)["input_ids"]
-
-
-@pytest.fixture(scope="module")
-def gpt2_peer(gpt2_folder):
-    transformers = pytest.importorskip("transformers")
-    return load_tokenizer(gpt2_folder), transformers.GPT2Tokenizer.from_pretrained(gpt2_folder)
+def test_any_text_as_transformers_encodes_it(folder, peer, text):
+    assert loaded(folder).encode(text, parse_special=True) == peer(text)["input_ids"]

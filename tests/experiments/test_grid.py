@@ -66,13 +66,12 @@ def _stopped(*_):
     raise Interrupted(7, signal.SIGTERM)
 
 
+@pytest.mark.full  # it starts processes
 @pytest.mark.parametrize(
     ("end", "error", "reason"),
     [
         (_killed, UserError, "a process was killed, .*; the same command resumes"),
-        pytest.param(
-            _stopped, Interrupted, "SIGTERM: stopped after step 7 and saved", marks=pytest.mark.full
-        ),  # each starts a process
+        (_stopped, Interrupted, "SIGTERM: stopped after step 7 and saved"),
     ],
 )
 def test_a_run_that_is_stopped_stops_the_grid_with_one_line(end, error, reason, tmp_path, monkeypatch):

@@ -13,15 +13,15 @@ from hut_jax import HUT, UserError
 from hut_jax.adapters.adapter import Adapter
 
 
-def test_a_scaled_kernel_moved_by_the_scale_and_in_its_own_rank():
+def test_a_scaled_kernel_moved_by_the_scale_and_in_its_own_rank_and_a_head_is_left_out():
     random = np.random.default_rng(0)
-    kernel = random.normal(size=(6, 2)) @ random.normal(size=(2, 4))
-    params = {
-        "layer_3": {"dense": {"kernel": jnp.asarray(kernel, jnp.float32)}},
-        "norm": {"scale": np.ones(4, np.float32)},
+    kernel = jnp.asarray(random.normal(size=(6, 2)) @ random.normal(size=(2, 4)), jnp.float32)
+    params = {"layer_3": {"dense": {"kernel": kernel}}, "head": {"kernel": jnp.zeros((4, 2))}}
+    adapter = Adapter(HUT(rank=1, scale=False, shift=False), "dense", also_train="^head")
+    factors = {
+        "layer_3": {"dense": {"a": np.full((6, 1), 0.5, np.float32), "b": np.zeros((1, 4), np.float32)}},
+        "head": {"kernel": {"d": np.ones((4, 2), np.float32)}},
     }
-    adapter = Adapter(HUT(rank=1, scale=False, shift=False), "dense")
-    factors = {"layer_3": {"dense": {"a": np.full((6, 1), 0.5, np.float32), "b": np.zeros((1, 4), np.float32)}}}
     (row,) = moved(adapter, params, factors)
     assert (row.kernel, row.layer, row.rank) == ("layer_3/dense", 3, 2)
     assert row.norm == pytest.approx(0.5, rel=1e-5)
@@ -85,6 +85,7 @@ def test_a_folder_without_a_run_is_told(make, tmp_path):
         main([str(tmp_path / "study.jsonl")])
 
 
+@pytest.mark.full
 def test_a_new_head_which_began_at_zero_is_left_out(glue_config, finish, capsys):
     main([str(finish(glue_config))])
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]

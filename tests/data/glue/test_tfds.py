@@ -1,5 +1,4 @@
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -39,11 +38,9 @@ def test_tfds_gives_what_the_files_hold_and_keeps_it(download, tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_it_needs_no_tensorflow_and_importing_it_no_tfds(download, tmp_path):
+def test_it_needs_no_tensorflow(download, tmp_path):
     read_tfds(COLA, cache_dir=tmp_path / "cache")
     assert "tensorflow" not in sys.modules
-    code = "import sys, hut_jax.data.glue.dataset; sys.exit('tensorflow_datasets' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.parametrize("name", GLUE_TASKS)

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from hut_jax.core.errors import UserError
@@ -5,6 +7,7 @@ from hut_jax.data.glue.tasks import GLUE_TASKS
 from hut_jax.data.glue.tsv import GlueExample, find_files, read_split
 
 COLA, MRPC, STSB, QQP, MNLI, RTE = (GLUE_TASKS[name] for name in ("cola", "mrpc", "stsb", "qqp", "mnli", "rte"))
+MADE = Path(__file__).parents[2] / "samples/glue"  # made up, in the official layout
 
 # The official headers: of the labelled files, and of the test files.
 HEADERS = {
@@ -196,14 +199,45 @@ COUNTS = {
 }
 
 
-@pytest.mark.parametrize("name", COUNTS)
-def test_the_real_files(real_data, name):
+def check_files(name, folder, counts):
     task = GLUE_TASKS[name]
-    splits = {split: read_split(task, split, path) for split, path in find_files(task, real_data / "glue").items()}
-    assert [len(splits[split].examples) for split in ("train", "validation")] == list(COUNTS[name])
+    splits = {split: read_split(task, split, path) for split, path in find_files(task, folder).items()}
+    assert [len(splits[split].examples) for split in ("train", "validation")] == list(counts)
     assert not any(split.dropped for split in splits.values())
     labels = {example.label for split in splits.values() for example in split.examples}
     assert (min(labels), max(labels)) == (0, 5) if task.regression else labels == set(range(len(task.labels)))
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_made_up_files_in_the_official_layout(name):
+    check_files(name, MADE, (3 if name == "cola" else 2, 2))
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_the_real_files(real_data, name):
+    check_files(name, real_data / "glue", COUNTS[name])
+
+
+def test_rows_of_the_made_up_files():
+    paths = {task: find_files(task, MADE) for task in (COLA, MRPC, RTE, STSB)}
+    assert read_split(MRPC, "train", paths[MRPC]["train"]).examples == [
+        (("The mayor said the bridge would open in May .", '" The bridge will open in May , " the mayor said .'), 1, 0),
+        (("Rain is expected on Monday .", "Monday was dry in most towns ."), 0, 1),
+    ]
+    assert read_split(RTE, "validation", paths[RTE]["validation"]).examples[1] == (
+        ("Two of the three judges agreed.", "A judge agreed."),
+        0,
+        1,
+    )
+    assert read_split(COLA, "train", paths[COLA]["train"]).examples == [
+        (("The baker sold every loaf before noon.",), 1, 0),
+        (("The baker sold before every noon loaf the.",), 0, 1),
+        (('Nobody who knows him "trusts" him.',), 1, 2),
+    ]
+    assert [example.label for example in read_split(STSB, "validation", paths[STSB]["validation"]).examples] == [
+        3.2,
+        0.5,
+    ]
 
 
 def test_the_first_real_rows(real_data):

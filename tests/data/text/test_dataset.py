@@ -1,8 +1,9 @@
 import lzma
+from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hut_jax.core.errors import UserError
@@ -10,11 +11,13 @@ from hut_jax.data.text.dataset import load_text
 from hut_jax.data.text.files import read_pieces
 from hut_jax.data.tokenizer import load_tokenizer
 
+ROOT = Path(__file__).parents[3]
 WORDS = st.sampled_from(
     ["a", "word", "it's", " ", "  ", "\n", "\n\n", "\r\n", "\t", "\x1c", "!", "?!", "\u3000", "é", "7"]
 )
 
 
+@settings(max_examples=50, deadline=None)
 @given(text=st.lists(WORDS, max_size=80).map("".join), size=st.integers(1, 12))
 def test_pieces_encode_to_the_tokens_of_the_whole(tiny_tokenizer, tmp_path_factory, text, size):
     path = tmp_path_factory.mktemp("pieces") / "text.txt"
@@ -74,13 +77,25 @@ def test_long_lines_come_in_pieces_and_keep_their_characters(tiny_tokenizer, tmp
     assert "".join(pieces[:-1]) == text
 
 
-def test_real_books_start_as_gpt2_tokens_of_themselves(real_data, gpt2_folder):
-    tokenizer = load_tokenizer(gpt2_folder)
-    path = real_data / "text" / "books.txt.xz"
+@pytest.fixture(params=["made", "real"])
+def books(request, tmp_path):
+    """A text of more than 200 kB as .xz, and the folder of a tokenizer."""
+    if request.param == "real":
+        real_data = request.getfixturevalue("real_data")
+        return real_data / "text/books.txt.xz", real_data / "tokenizers/gpt2"
+    path = tmp_path / "books.txt.xz"
+    path.write_bytes(lzma.compress((ROOT / "assets/restaurants/trainset.csv").read_bytes()))
+    return path, ROOT / "assets/tiny"
+
+
+def test_books_start_as_the_tokens_of_themselves(books):
+    path, folder = books
+    tokenizer = load_tokenizer(folder)
     splits = load_text(path, tokenizer, block=128, max_bytes=300_000, holdout=0.1)
     with lzma.open(path, "rb") as file:
         text = file.read(200_000).decode("utf-8", errors="ignore")
     whole = tokenizer.encode(text)[:30_000]
+    assert len(whole) == 30_000
     np.testing.assert_array_equal(splits.train.tokens[: len(whole)], whole)
     assert len(splits.validation) == round(0.1 * (len(splits.train) + len(splits.validation)))
 
