@@ -1,4 +1,6 @@
-"""HUT against its definition, written out with Kronecker products and with loops, and against finite differences."""
+"""HUT against its definition, written out with Kronecker products and with loops."""
+
+from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
@@ -11,120 +13,163 @@ from hut_jax.core.errors import UserError
 from hut_jax.transforms.base import Layer
 from hut_jax.transforms.hut import HUT
 
-spreads = st.sampled_from(["block", "cyclic"])
-dtypes = st.sampled_from([jnp.float32, jnp.bfloat16])
-ranks = st.integers(1, 5)
-multiples = st.integers(1, 4)
-
 
 def dense(x, kernel, bias):
     y = jnp.dot(x, kernel, precision="highest")
     return y if bias is None else y + bias
 
 
-def make(r, rows, columns, spread, *, scale=True, shift=True, dtype=jnp.float32, seed=0, size=0.5):
-    """A transformation with random factors for a random kernel of shape [r * rows, r * columns]."""
-    d, k = r * rows, r * columns
-    random = np.random.default_rng(seed)
-    kernel, bias = (jnp.asarray(random.standard_normal(shape), dtype) for shape in ((d, k), k))
-    hut = HUT(rank=r, spread=spread, scale=scale, shift=shift)
-    factors = hut.init(jax.random.key(0), kernel, bias)
-    noisy = {name: jnp.asarray(size * random.standard_normal(f.shape), f.dtype) for name, f in factors.items()}
-    return hut, kernel, bias, noisy
+def make(hut, rows, columns, *, bias=True, dtype=jnp.float32, size=0.5):
+    """An input, a random kernel of shape [r * rows, r * columns] and its bias, and random factors."""
+    d, k = hut.rank * rows, hut.rank * columns
+    random = np.random.default_rng(0)
+    x, kernel, vector = (random.standard_normal(shape).astype(dtype) for shape in ((3, d), (d, k), k))
+    kernel[0, 0] = vector[0] = -0.0
+    shapes = {"a": (d, hut.rank), "b": (hut.rank, k)}
+    shapes |= {name: (k,) for name, trains in (("g", hut.scale), ("s", hut.shift)) if trains}
+    factors = {name: np.float32(size * random.standard_normal(shape)) for name, shape in shapes.items()}
+    return x, kernel, vector if bias else None, factors
 
 
-def bits(array):
-    return np.asarray(array).view(np.uint8).tobytes()
+@lru_cache
+def program(hut):
+    """The kernel, the merged layer and the adapted layer, as one function."""
+
+    def run(x, kernel, bias, factors):
+        adapted = hut.forward(Layer(dense, kernel, bias), x, factors)
+        merged = hut.merge(kernel, bias, factors)
+        return hut.weight(kernel, factors), merged, adapted, dense(x, *merged), dense(x, kernel, bias)
+
+    return jax.jit(run)
 
 
-@given(ranks, multiples, multiples, spreads, dtypes)
-@settings(max_examples=20, deadline=None)
-def test_weight_is_the_definition_entry_by_entry(r, rows, columns, spread, dtype):
-    hut, kernel, _, factors = make(r, rows, columns, spread, dtype=dtype)
-    a, b = 1 + np.asarray(factors["a"], np.float64), 1 + np.asarray(factors["b"], np.float64)
-    d, k = kernel.shape
+def bits(tree):
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+
+
+def definition(hut, kernel, factors):
+    """W entry by entry, in float64."""
+    (d, k), r = kernel.shape, hut.rank
+    a, b = (1 + np.asarray(factors[name], np.float64) for name in "ab")
     expected = np.empty((d, k))
     for i in range(d):
         for j in range(k):
-            p, q = (i // (d // r), j // (k // r)) if spread == "block" else (i % r, j % r)
+            p, q = (i // (d // r), j // (k // r)) if hut.spread == "block" else (i % r, j % r)
             expected[i, j] = a[i, q] * float(kernel[i, j]) * b[p, j]
-    got = hut.weight(kernel, factors)
-    assert got.dtype == dtype
-    tolerance = 1e-5 if dtype == jnp.float32 else 2**-8
-    np.testing.assert_allclose(np.asarray(got, np.float64), expected, rtol=tolerance, atol=1e-6)
+    return expected
+
+
+def check(hut, rows, columns, *, bias=True, dtype=jnp.float32):
+    """The definition, gamma and beta; the merged layer is the adapted one; zero factors change no bit."""
+    x, kernel, vector, factors = jax.tree.map(jnp.asarray, make(hut, rows, columns, bias=bias, dtype=dtype))
+    # Within a program XLA leaves out some roundings to bf16, and for small kernels not the same ones in the base.
+    run = program(hut) if dtype == jnp.float32 else program(hut).__wrapped__
+    weight, merged, adapted, plain, _ = run(x, kernel, vector, factors)
+    expected = definition(hut, kernel, factors)
+    gamma, beta = (np.asarray(factors.get(name, 0), np.float64) for name in "gs")
+    rtol = 1e-5 if dtype == jnp.float32 else 1.01 * 2**-8  # rounded once
+    assert {leaf.dtype for leaf in jax.tree.leaves((weight, merged, adapted))} == {jnp.dtype(dtype)}
+    np.testing.assert_allclose(np.asarray(weight, np.float64), expected, rtol, 1e-6)
+    np.testing.assert_allclose(np.asarray(merged[0], np.float64), expected * (1 + gamma), rtol, 1e-6)
+    if bias:
+        np.testing.assert_allclose(
+            np.asarray(merged[1], np.float64), (1 + gamma) * np.asarray(vector, np.float64) + beta, rtol, 1e-6
+        )
+    else:
+        assert merged[1] is None
+    if dtype == jnp.float32:
+        np.testing.assert_allclose(plain, adapted, rtol=1e-5, atol=1e-5 * np.abs(adapted).max())
+
+    zero = {name: jnp.asarray(0 * np.asarray(leaf)) for name, leaf in factors.items()}
+    weight, merged, adapted, _, base = run(x, kernel, vector, zero)
+    assert bits(weight) == bits(kernel)
+    assert bits(merged) == bits((kernel, vector))
+    assert bits(adapted) == bits(base)
+
+
+@pytest.mark.parametrize(
+    ("hut", "rows", "columns", "bias"),
+    [
+        (HUT(rank=4), 3, 2, True),
+        (HUT(rank=4, spread="cyclic"), 3, 2, True),
+        (HUT(rank=2, scale=False), 1, 3, True),
+        (HUT(rank=3, spread="cyclic", shift=False), 2, 1, False),
+        (HUT(rank=1, scale=False), 5, 3, True),
+        (HUT(rank=1, shift=False), 5, 3, False),
+        (HUT(rank=1, scale=False, shift=False), 5, 3, True),
+    ],
+    ids=str,
+)
+def test_the_kernel_is_the_definition_and_the_layer_computes_with_it(hut, rows, columns, bias):
+    check(hut, rows, columns, bias=bias)
+
+
+@pytest.mark.full
+@given(
+    st.integers(1, 5),
+    st.integers(1, 4),
+    st.integers(1, 4),
+    st.sampled_from(["block", "cyclic"]),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([jnp.float32, jnp.bfloat16]),
+)
+@settings(max_examples=12, deadline=None)
+def test_the_kernel_is_the_definition_whatever_its_shape(r, rows, columns, spread, scale, shift, dtype):
+    check(HUT(rank=r, spread=spread, scale=scale, shift=shift), rows, columns, dtype=dtype)
 
 
 @pytest.mark.parametrize("spread", ["block", "cyclic"])
 def test_weight_is_the_kronecker_form(spread):
-    hut, kernel, _, factors = make(4, 3, 2, spread)
+    hut = HUT(rank=4, spread=spread)
+    x, kernel, bias, factors = make(hut, 3, 2)
     a, b = 1 + factors["a"], 1 + factors["b"]
-    columns, rows = jnp.ones((1, kernel.shape[1] // 4)), jnp.ones((kernel.shape[0] // 4, 1))
+    columns, rows = np.ones((1, 2)), np.ones((3, 1))
     if spread == "block":
-        expected = jnp.kron(a, columns) * kernel * jnp.kron(b, rows)
+        expected = np.kron(a, columns) * kernel * np.kron(b, rows)
     else:
-        expected = jnp.kron(columns, a) * kernel * jnp.kron(rows, b)
-    np.testing.assert_allclose(hut.weight(kernel, factors), expected, rtol=1e-6)
+        expected = np.kron(columns, a) * kernel * np.kron(rows, b)
+    np.testing.assert_allclose(program(hut)(x, kernel, bias, factors)[0], expected, rtol=1e-6)
 
 
-@given(multiples, multiples, spreads)
-@settings(max_examples=10, deadline=None)
-def test_rank_one_is_two_diagonals(rows, columns, spread):
-    hut, kernel, _, factors = make(1, rows, columns, spread)
-    expected = jnp.diag(1 + factors["a"][:, 0]) @ kernel @ jnp.diag(1 + factors["b"][0])
-    np.testing.assert_allclose(hut.weight(kernel, factors), expected, rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize("spread", ["block", "cyclic"])
+def test_rank_one_is_two_diagonals(spread):
+    hut = HUT(rank=1, spread=spread, scale=False)
+    x, kernel, bias, factors = make(hut, 5, 3)
+    expected = np.diag(1 + factors["a"][:, 0]) @ kernel @ np.diag(1 + factors["b"][0])
+    np.testing.assert_allclose(program(hut)(x, kernel, bias, factors)[0], expected, rtol=1e-5, atol=1e-6)
 
 
-@given(ranks, multiples, multiples, spreads, st.booleans(), st.booleans(), dtypes)
-@settings(max_examples=15, deadline=None)
-def test_zero_factors_change_no_bit(r, rows, columns, spread, scale, shift, dtype):
-    hut, kernel, bias, factors = make(r, rows, columns, spread, scale=scale, shift=shift, dtype=dtype, size=0)
-    kernel, bias = kernel.at[0, 0].set(-0.0), bias.at[0].set(-0.0)
-    x = jnp.asarray(np.random.default_rng(1).standard_normal((3, kernel.shape[0])), dtype)
+def check_split(hut, rows, columns):
+    x, kernel, bias, factors = make(hut, rows, columns)
 
-    assert bits(hut.weight(kernel, factors)) == bits(kernel)
-    assert bits(jax.jit(hut.weight)(kernel, factors)) == bits(kernel)
-    merged_kernel, merged_bias = hut.merge(kernel, bias, factors)
-    assert (bits(merged_kernel), bits(merged_bias)) == (bits(kernel), bits(bias))
-    assert bits(hut.forward(Layer(dense, kernel, bias), x, factors)) == bits(dense(x, kernel, bias))
-
-
-@given(ranks, multiples, multiples, spreads, st.booleans(), st.booleans())
-@settings(max_examples=15, deadline=None)
-def test_merged_equals_forward(r, rows, columns, spread, scale, shift):
-    hut, kernel, bias, factors = make(r, rows, columns, spread, scale=scale, shift=shift)
-    x = jnp.asarray(np.random.default_rng(1).standard_normal((3, kernel.shape[0])), jnp.float32)
-
-    expected = hut.forward(Layer(dense, kernel, bias), x, factors)
-    got = dense(x, *hut.merge(kernel, bias, factors))
-    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5 * float(jnp.abs(expected).max()))
-
-
-def test_bf16_base_is_rounded_once():
-    hut, kernel, bias, factors = make(4, 8, 8, "block", dtype=jnp.bfloat16)
-    exact, _, _, _ = make(4, 8, 8, "block")
-    in_fp32 = exact.weight(kernel.astype(jnp.float32), factors)
-    assert bits(hut.weight(kernel, factors)) == bits(in_fp32.astype(jnp.bfloat16))
-    merged, _ = hut.merge(kernel, bias, factors)
-    assert bits(merged) == bits((in_fp32 * (1 + factors["g"])).astype(jnp.bfloat16))
-
-
-@given(ranks, multiples, multiples, spreads)
-@settings(max_examples=10, deadline=None)
-def test_gradients_of_a_split_kernel_are_the_same(r, rows, columns, spread):
-    hut, kernel, bias, factors = make(r, rows, columns, spread)
-    x = jnp.asarray(np.random.default_rng(1).standard_normal((3, kernel.shape[0])), jnp.float32)
-
-    def loss(factors, split):
+    def loss(factors, x, split):
         return jnp.sum(jnp.sin(hut.forward(Layer(dense, kernel, bias, split), x, factors)))
 
-    whole, split = (jax.grad(loss)(factors, split) for split in (False, True))
+    kernel, bias = jnp.asarray(kernel), jnp.asarray(bias)
+    whole, split = jax.jit(lambda *given: [jax.grad(loss, (0, 1))(*given, split) for split in (False, True)])(
+        factors, jnp.asarray(x)
+    )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), split, whole)
+    assert np.abs(whole[0]["a"]).max() > 1e-3 or kernel.size == 1
+
+
+@pytest.mark.parametrize("spread", ["block", "cyclic"])
+def test_gradients_of_a_split_kernel_are_the_same(spread):
+    check_split(HUT(rank=2, spread=spread), 2, 3)
+
+
+@pytest.mark.full
+@given(st.integers(1, 5), st.integers(1, 4), st.integers(1, 4), st.sampled_from(["block", "cyclic"]))
+@settings(max_examples=8, deadline=None)
+def test_gradients_of_a_split_kernel_of_any_shape_are_the_same(r, rows, columns, spread):
+    check_split(HUT(rank=r, spread=spread), rows, columns)
 
 
 def test_a_mesh_around_it_changes_nothing():
     """What a transformation must know of the devices is told it by its layer."""
-    hut, kernel, bias, factors = make(2, 3, 2, "block")
-    x = jnp.ones((3, kernel.shape[0]))
+    hut = HUT(rank=2)
+    x, kernel, bias, factors = jax.tree.map(jnp.asarray, make(hut, 3, 2))
 
     def program(split, mesh):
         def loss(factors):
@@ -139,33 +184,17 @@ def test_a_mesh_around_it_changes_nothing():
     assert program(True, meshes[0]) != program(False, meshes[0])
 
 
-@pytest.mark.parametrize("spread", ["block", "cyclic"])
-def test_every_gradient_is_the_finite_difference(spread):
-    with jax.enable_x64(True):
-        hut, kernel, bias, factors = make(2, 3, 2, spread)
-        kernel, bias, factors = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), (kernel, bias, factors))
-        x = jax.random.normal(jax.random.key(3), (5, kernel.shape[0]), jnp.float64)
-
-        def loss(factors):
-            y = hut.forward(Layer(dense, kernel, bias), x, factors)
-            return jnp.sum(jnp.sin(y))
-
-        gradients = jax.grad(loss)(factors)
-        step = 1e-6
-        for name, factor in factors.items():
-            for index in np.ndindex(factor.shape):
-                up, down = (loss(factors | {name: factor.at[index].add(sign * step)}) for sign in (1, -1))
-                difference = (up - down) / (2 * step)
-                assert gradients[name][index] == pytest.approx(float(difference), rel=1e-6, abs=1e-7), (name, index)
+def init(hut, shape, *, bias=True):
+    kernel, vector = jnp.asarray(np.ones(shape, np.float32)), jnp.asarray(np.ones(shape[1], np.float32))
+    return hut.init(jax.random.key(0), kernel, vector if bias else None)
 
 
 def test_init_has_as_many_numbers_as_lora_and_the_output_vectors():
-    hut, kernel, bias, _ = make(4, 3, 2, "block")
-    factors = hut.init(jax.random.key(0), kernel, bias)
-    d, k = kernel.shape
+    d, k = 12, 8
+    factors = init(HUT(rank=4), (d, k))
     assert {name: factor.shape for name, factor in factors.items()} == {"a": (d, 4), "b": (4, k), "g": (k,), "s": (k,)}
-    assert all(factor.dtype == jnp.float32 and not factor.any() for factor in factors.values())
-    bare = HUT(rank=4, scale=False, shift=False).init(jax.random.key(0), kernel, None)
+    assert all(factor.dtype == jnp.float32 and not np.any(factor) for factor in factors.values())
+    bare = init(HUT(rank=4, scale=False, shift=False), (d, k), bias=False)
     assert set(bare) == {"a", "b"}
     assert sum(factor.size for factor in bare.values()) == 4 * (d + k)
 
@@ -173,7 +202,8 @@ def test_init_has_as_many_numbers_as_lora_and_the_output_vectors():
 @pytest.mark.parametrize(
     ("settings", "shape", "bias", "message"),
     [
-        ({"rank": 5}, (12, 8), True, r"rank 5 does not divide .* \[12, 8\]; the nearest ranks that do: 4, 2|: 2, 4"),
+        ({"rank": 5}, (12, 8), True, r"rank 5 does not divide .* \[12, 8\]; the nearest ranks that do: 2, 4$"),
+        ({"rank": 7}, (24, 16), True, r"rank 7 does not divide .* \[24, 16\]; the nearest ranks that do: 4, 8$"),
         ({"rank": 8}, (12, 8), True, r"rank 8 does not divide"),
         ({"rank": 2}, (12, 8), False, r"needs a layer with a bias.*shift=False"),
         ({"rank": 0}, (12, 8), True, r"rank must be a whole number of at least 1, not 0"),
@@ -182,4 +212,4 @@ def test_init_has_as_many_numbers_as_lora_and_the_output_vectors():
 )
 def test_what_does_not_fit_is_refused(settings, shape, bias, message):
     with pytest.raises(UserError, match=message):
-        HUT(**settings).init(jax.random.key(0), jnp.ones(shape), jnp.ones(shape[1]) if bias else None)
+        init(HUT(**settings), shape, bias=bias)

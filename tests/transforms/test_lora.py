@@ -2,7 +2,6 @@
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -33,19 +32,16 @@ class Model(nn.Module):
         return scan(name="layers")(x, deterministic)[0]
 
 
-X = jnp.asarray(np.random.default_rng(0).standard_normal((3, 4, 8)), jnp.float32)
-PARAMS = Model().init(jax.random.key(0), X)["params"]
+X = np.random.default_rng(0).standard_normal((3, 4, 8)).astype(np.float32)
+PARAMS = {"layers": {"hidden": {"kernel": np.tile(np.eye(8, dtype=np.float32), (2, 1, 1)), "bias": np.ones((2, 8))}}}
 
 
 def adapted(transform):
+    """An adapter, and factors that are not zero."""
     adapter = Adapter(transform, "hidden")
-    factors = jax.tree.map(lambda leaf: leaf + 0.3, adapter.init(jax.random.key(1), PARAMS))
-
-    @jax.jit
-    def run(key):
-        return adapter.apply(Model(), PARAMS, factors, X, deterministic=False, rngs={"dropout": key})
-
-    return adapter, factors, run
+    shapes = jax.eval_shape(adapter.init, jax.random.key(1), PARAMS)
+    random = np.random.default_rng(1)
+    return adapter, jax.tree.map(lambda leaf: np.float32(0.3 + 0.1 * random.standard_normal(leaf.shape)), shapes)
 
 
 def test_the_scaling_is_alpha_over_r_or_over_its_root():
@@ -54,45 +50,53 @@ def test_the_scaling_is_alpha_over_r_or_over_its_root():
 
 
 def test_dropout_acts_in_training_alone():
-    adapter, factors, run = adapted(LoRA(rank=2, dropout=0.5))
-    plain, plain_factors, _ = adapted(LoRA(rank=2))
-    expected = plain.apply(Model(), PARAMS, plain_factors, X)
-    key = jax.random.key(5)
-    for quiet in (
-        {},
-        {"deterministic": True},
-        {"rngs": {"dropout": key}},
-        {"deterministic": True, "rngs": {"dropout": key}},
-    ):
-        np.testing.assert_array_equal(adapter.apply(Model(), PARAMS, factors, X, **quiet), expected)
-    np.testing.assert_array_equal(run(key), run(key))
-    assert jnp.abs(run(key) - run(jax.random.key(6))).max() > 0.01
-    np.testing.assert_array_equal(
-        run(key), jax.jit(lambda: adapter.apply(Model(), PARAMS, factors, X, False, rngs={"dropout": key}))()
-    )
+    adapter, factors = adapted(LoRA(rank=2, dropout=0.5))
+    plain, _ = adapted(LoRA(rank=2))
+
+    @jax.jit
+    def run(params, factors, key):
+        rngs = {"dropout": key}
+        out = {"plain": plain.apply(Model(), params, factors, X)}
+        quiet = ({}, {"deterministic": True}, {"rngs": rngs}, {"deterministic": True, "rngs": rngs})
+        out["quiet"] = [adapter.apply(Model(), params, factors, X, **given) for given in quiet]
+        out["by name"] = adapter.apply(Model(), params, factors, X, deterministic=False, rngs=rngs)
+        out["by place"] = adapter.apply(Model(), params, factors, X, False, rngs=rngs)
+        return out
+
+    out, other = (run(PARAMS, factors, jax.random.key(seed)) for seed in (5, 6))
+    for quiet in out["quiet"]:
+        np.testing.assert_array_equal(quiet, out["plain"])
+    np.testing.assert_array_equal(out["by place"], out["by name"])
+    again = run(PARAMS, factors, jax.random.key(5))
+    np.testing.assert_array_equal(again["by name"], out["by name"])
+    for one in (out["plain"], other["by name"]):
+        assert np.abs(out["by name"] - one).max() > 0.01
 
 
 def test_dropout_is_on_the_low_rank_path_and_keeps_its_mean():
     """Of one layer's output, over many keys; the layer itself is never dropped."""
     transform = LoRA(rank=2, alpha=2.0, dropout=0.25)
-    kernel, x = jnp.eye(8), X[0]
-    factors = {"a": jnp.full((8, 2), 0.1), "b": jnp.full((2, 8), 0.2)}
+    x, factors = X[0], {"a": np.full((8, 2), 0.1, np.float32), "b": np.full((2, 8), 0.2, np.float32)}
 
     def dense(x, kernel, bias):
         return x @ kernel
 
-    def low_rank(key):
-        return transform.forward(Layer(dense, kernel, None), x, factors, key) - x
+    @jax.jit
+    def paths(x, kernel, factors):
+        def low_rank(key):
+            return transform.forward(Layer(dense, kernel, None), x, factors, key) - x
 
-    paths = jax.jit(jax.vmap(low_rank))(jax.random.split(jax.random.key(0), 4000))
-    np.testing.assert_allclose(paths.mean(0), x @ factors["a"] @ factors["b"], atol=0.01)
+        return jax.vmap(low_rank)(jax.random.split(jax.random.key(0), 4000))
+
+    got = np.asarray(paths(x, np.eye(8, dtype=np.float32), factors))
+    np.testing.assert_allclose(got.mean(0), x @ factors["a"] @ factors["b"], atol=0.01)
     # An entry of x that is kept is scaled up: so the paths vary as p / (1 - p) times the squares.
-    expected = jnp.sqrt(0.25 / 0.75 * jnp.sum((x * 0.1 * 0.2 * 2) ** 2, axis=-1))
-    np.testing.assert_allclose(paths.std(0), jnp.broadcast_to(expected[:, None], x.shape), rtol=0.1)
+    expected = np.sqrt(0.25 / 0.75 * np.sum((x * 0.1 * 0.2 * 2) ** 2, axis=-1))
+    np.testing.assert_allclose(got.std(0), np.broadcast_to(expected[:, None], x.shape), rtol=0.1)
 
 
 def test_dropout_without_an_rng_is_refused():
-    adapter, factors, _ = adapted(LoRA(rank=2, dropout=0.5))
+    adapter, factors = adapted(LoRA(rank=2, dropout=0.5))
     with pytest.raises(UserError, match=r"the adapter has dropout.*rngs=\{\"dropout\": key\}"):
         adapter.apply(Model(), PARAMS, factors, X, deterministic=False)
 
@@ -107,8 +111,8 @@ def test_b_of_lora_plus_learns_faster_by_the_ratio():
     adapter = run.adapter.make_adapter()
     assert adapter.transform == LoRAPlus(rank=2, ratio=8.0)
     optimizer = make_optimizer(run.train, 10, multipliers(run, adapter, PARAMS))
-    factors = adapter.init(jax.random.key(0), PARAMS)
-    updates, _ = optimizer.update(jax.tree.map(jnp.ones_like, factors), optimizer.init(factors), factors)
+    factors = jax.tree.map(np.ones_like, adapted(adapter.transform)[1])
+    updates = jax.jit(lambda factors: optimizer.update(factors, optimizer.init(factors), factors)[0])(factors)
     # Adam's first update has the size of the rate, whatever the gradient's.
     np.testing.assert_allclose(updates["layers"]["hidden"]["a"], -0.5, rtol=1e-4)
     np.testing.assert_allclose(updates["layers"]["hidden"]["b"], -4.0, rtol=1e-4)
