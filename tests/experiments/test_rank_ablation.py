@@ -2,6 +2,7 @@
 
 import json
 import re
+from xml.etree import ElementTree
 
 import pytest
 
@@ -45,10 +46,10 @@ def test_it_sweeps_runs_reports_and_runs_nothing_twice(arguments, tmp_path, capf
     assert record.config["adapter.rank"] == 2
     assert record.score == min(line["loss"] for line in record.metrics if line["split"] == "validation")
     assert record.flops_per_step > 0 < record.seconds_per_step
-    assert record.peak_bytes > 50e6
+    assert record.peak_bytes == json.loads((tmp_path / "runs/hut,rank=2/1/0/result.json").read_text())["peak_bytes"] > 0
     assert record.forgetting["before"] != record.forgetting["after"]
     assert (tmp_path / "runs/table.md").read_text() in output.out
-    assert (tmp_path / "runs/rank.svg").exists()
+    assert ElementTree.parse(tmp_path / "runs/rank.svg").getroot().tag.endswith("svg")
     assert {record.name for record in read_study(tmp_path / "runs/results.jsonl")} == names
 
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob(RECORD)}

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy.stats import ttest_1samp, ttest_rel
 
-from experiments import tables
+from experiments import pictures, tables
 from experiments.analysis import at_best_learning_rates, p_value, paired, to_frame
 from experiments.pictures import pareto_picture, rank_picture
 from experiments.report import adapters_table, main, ranks_table, trials_table
@@ -110,7 +110,7 @@ def test_ranks_are_rows_beside_each_other_method(records, make):
     assert ranks_table(to_frame([make(), make("lora")])) == ""
 
 
-def test_what_ran_on_another_device_than_most_is_not_compared_by_its_times(make, tmp_path):
+def test_what_ran_on_another_device_than_most_is_not_compared_by_its_times(make, tmp_path, monkeypatch):
     def on(device, method, seconds):
         return [make(method, seed=seed, device=device, seconds_per_step=seconds) for seed in range(2)]
 
@@ -123,8 +123,15 @@ def test_what_ran_on_another_device_than_most_is_not_compared_by_its_times(make,
     note = "Times, FLOPs and memory are of the runs on 1 x cpu."
     assert adapters_table(runs).splitlines()[-1] == note
     assert note not in adapters_table(runs, columns=["score", "trainable"])
+    monkeypatch.setattr(pictures, "save", lambda figure, path: figures.append(figure))
+    figures = []
     pareto_picture(runs, tmp_path / "picture")
-    assert (tmp_path / "picture.png").exists()
+    times, memory, parameters = (
+        {line.get_label(): line.get_xdata().tolist() for line in axis.lines} for axis in figures[0].axes
+    )
+    assert times == {"HUT": [250], "LoRA": [], "SSF": [250]}
+    assert memory == {"HUT": [3], "LoRA": [], "SSF": [3]}
+    assert parameters == {"HUT": [1200], "LoRA": [1200], "SSF": [1200]}
 
 
 def test_other_settings_are_rows_of_their_own(make):
@@ -186,7 +193,7 @@ def test_the_command_shows_some_tables_of_some_adapters(records, make, tmp_path,
     text = (tmp_path / "report/table.md").read_text()
     assert text in capsys.readouterr().out
     assert {"HUT, r = 4, spread=cyclic", "1"} < rows_of(text).keys()
-    assert (tmp_path / "report/pareto.svg").exists()
+    assert ElementTree.parse(tmp_path / "report/pareto.svg").getroot().tag.endswith("svg")
     for argument, reason in {
         "--table=rank": "--table: no table 'rank'; did you mean 'ranks'",
         "--ranks=3": r"no run of .*study.jsonl is left .*; it has HUT, r = 1, HUT, r = 4",
