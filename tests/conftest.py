@@ -40,15 +40,29 @@ def real_data() -> Path:
     return folder
 
 
+def drawn(model, seed: int):
+    """Random parameters of a model, without compiling its initialisation."""
+    import jax
+    import numpy as np
+
+    from hut_jax.models.hub.pretrained import init_params
+
+    random = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        if path[-1].key in ("scale", "bias"):
+            return np.full(leaf.shape, float(path[-1].key == "scale"), np.float32)
+        return random.normal(0, 0.02, leaf.shape).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(lambda: init_params(model, jax.random.key(0))))
+
+
 @pytest.fixture(scope="session")
 def small_model(tmp_path_factory) -> Path:
     """A random GPT-2 of two layers with the embedded tokenizer, in Hugging Face's layout."""
-    import jax
-
     from hut_jax.data.tokenizer import load_tokenizer
     from hut_jax.models.gpt2 import GPT2
     from hut_jax.models.gpt2_config import GPT2Config
-    from hut_jax.models.hub.pretrained import init_params
     from hut_jax.models.hub.saving import save_pretrained
 
     folder = tmp_path_factory.mktemp("models") / "small"
@@ -56,7 +70,7 @@ def small_model(tmp_path_factory) -> Path:
         vocab_size=2048, n_positions=192, n_embd=16, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0
     )
     model = GPT2(config)
-    save_pretrained(folder, model, init_params(model, jax.random.key(3)))
+    save_pretrained(folder, model, drawn(model, seed=3))
     load_tokenizer(ROOT / "assets/tiny").save(folder)
     return folder
 
@@ -79,7 +93,7 @@ def config_of(model: Path, data: Path):
     config.model = str(model)
     config.data.dir = str(data)
     config.data.cache = str(data / "cache")
-    config.data.length_multiple = config.data.slot_multiple = 64  # few shapes to compile
+    config.data.update({"length_multiple": 192, "slot_multiple": 80})  # one shape to compile
     config.mesh.data = 1
     config.adapter.rank = 2
     config.train.steps = 12
@@ -120,9 +134,6 @@ def small_encoder(tmp_path_factory) -> Path:
     """A random RoBERTa of two layers, without a head, with the embedded tokenizer's pieces as RoBERTa numbers them."""
     import json
 
-    import jax
-
-    from hut_jax.models.hub.pretrained import init_params
     from hut_jax.models.hub.saving import save_pretrained
     from hut_jax.models.roberta import Roberta
     from hut_jax.models.roberta_config import RobertaConfig
@@ -140,7 +151,7 @@ def small_encoder(tmp_path_factory) -> Path:
         max_position_embeddings=66,
         type_vocab_size=1,
     )
-    save_pretrained(folder, Roberta(config), init_params(Roberta(config), jax.random.key(4)))
+    save_pretrained(folder, Roberta(config), drawn(Roberta(config), seed=4))
     (folder / "vocab.json").write_text(json.dumps({name: i for i, name in enumerate(names)}))
     (folder / "merges.txt").write_text((ROOT / "assets/tiny/merges.txt").read_text())
     return folder

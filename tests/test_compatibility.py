@@ -3,11 +3,12 @@
 The files are tests/goldens/version_0_1, made by version 0.1 itself (tests/goldens/make_version_0_1.py).
 """
 
+import functools
 import json
 import zipfile
 from pathlib import Path
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
@@ -16,6 +17,7 @@ from safetensors.numpy import load_file
 import hut_jax
 from hut_jax import Compute, Head, evaluate, merge, predict
 from hut_jax.config import default_config, freeze, set_transform
+from hut_jax.metrics.e2e import score as e2e
 from hut_jax.train import train
 from hut_jax.training.log import read_metrics
 from tests.goldens.archives import golden_models
@@ -50,43 +52,63 @@ def close(got, wanted, tolerance=1e-6):
     np.testing.assert_allclose(np.asarray(got), wanted, rtol=tolerance, atol=tolerance)
 
 
-def base_of(name, **options):
-    base = ADAPTERS[name]
-    folder = MODELS / base["base"]
-    options = base["options"] | options  # of version 0.1's load_pretrained
+@functools.lru_cache
+def load_base(base, **options):
+    """A golden model under the options of version 0.1's load_pretrained, and its golden inputs."""
     head = Head(options.pop("head", None), num_labels=options.pop("num_labels", None))
     compute = Compute(scan_layers=options.pop("scan_layers", False))
-    model, params = hut_jax.load_pretrained(folder, head=head, compute=compute, **options)
-    return model, params, jnp.asarray(load_file(folder / "golden.safetensors")["input_ids"])
+    model, params = hut_jax.load_pretrained(MODELS / base, head=head, compute=compute, **options)
+    return model, params, load_file(MODELS / base / "golden.safetensors")["input_ids"]
+
+
+def base_of(name, **options):
+    return load_base(ADAPTERS[name]["base"], **ADAPTERS[name]["options"] | options)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def logits_of(model, params, ids):
+    return model.apply({"params": params}, ids)
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
-def test_an_adapter_merges_and_runs_as_it_did(name, adapters):
+def test_an_adapter_merges_as_it_did(name, adapters):
     model, params, ids = base_of(name)
     adapter, factors = hut_jax.load_adapter(adapters / name, params)
     wanted = load_file(adapters / name / "expected.safetensors")
     logits = wanted.pop("logits")
+    merged = jax.jit(adapter.merge)(params, factors)
     base = flatten_dict(params, sep="/")
-    for path, leaf in flatten_dict(adapter.merge(params, factors), sep="/").items():
+    for path, leaf in flatten_dict(merged, sep="/").items():
         if f"merged/{path}" in wanted:
             close(leaf, wanted.pop(f"merged/{path}"))
         else:
             np.testing.assert_array_equal(leaf, base[path])
     assert not wanted, "parameters that version 0.1 replaced and this one does not"
-    close(adapter.apply(model, params, factors, ids), logits, 1e-5)
-    assert np.abs(model.apply({"params": params}, ids) - logits).max() > 1e-3
+    close(logits_of(model, merged, ids), logits, 1e-5)
+    assert np.abs(logits_of(model, params, ids) - logits).max() > 1e-3
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_an_adapter_runs_as_it_did(name, adapters):
+    model, params, ids = base_of(name)
+    adapter, factors = hut_jax.load_adapter(adapters / name, params)
+    got = jax.jit(lambda params, factors, ids: adapter.apply(model, params, factors, ids))(params, factors, ids)
+    close(got, load_file(adapters / name / "expected.safetensors")["logits"], 1e-5)
 
 
 OTHER_LAYOUT = ("hut_block_ranks", "hut_cyclic", "hut_head", "lora_scanned", "lora_ranks_new_head", "ia3", "bitfit")
 
 
-@pytest.mark.parametrize("name", OTHER_LAYOUT)
+@pytest.mark.parametrize(
+    "name", [*OTHER_LAYOUT[:2], *(pytest.param(name, marks=pytest.mark.full) for name in OTHER_LAYOUT[2:])]
+)
 def test_an_adapter_fits_the_base_in_the_other_layout(name, adapters):
     """Saved from a scanned model and loaded into one that is not, or the other way round."""
     model, params, ids = base_of(name, scan_layers=not ADAPTERS[name]["options"].get("scan_layers", False))
     adapter, factors = hut_jax.load_adapter(adapters / name, params)
     wanted = load_file(adapters / name / "expected.safetensors")["logits"]
-    close(model.apply({"params": adapter.merge(params, factors)}, ids), wanted, 1e-5)
+    close(logits_of(model, jax.jit(adapter.merge)(params, factors), ids), wanted, 1e-5)
 
 
 def e2e_config():
@@ -123,7 +145,9 @@ def tensors_of(folder):
     return load_file(folder / "adapter_model.safetensors")
 
 
-@pytest.mark.parametrize(("name", "config"), [("e2e", e2e_config), ("glue", glue_config)])
+@pytest.mark.parametrize(
+    ("name", "config"), [pytest.param("e2e", e2e_config, marks=pytest.mark.full), ("glue", glue_config)]
+)
 def test_a_stopped_run_resumes_and_ends_as_it_did(name, config, runs):
     stopped, ended = runs / "stopped" / name, runs / "ended" / name
     written = read_metrics(stopped)
@@ -160,7 +184,13 @@ def test_a_run_that_had_ended_stays_as_it_is(runs):
     assert all(np.array_equal(after[path], before[1][path]) for path in after)
 
 
-def test_the_e2e_run_writes_the_same_texts(runs):
+def without_java(texts):
+    raise e2e.java.Unavailable("the texts matter here, and not their scores")
+
+
+@pytest.mark.full
+def test_the_e2e_run_writes_the_same_texts(runs, monkeypatch):
+    monkeypatch.setattr(e2e.java, "tokenize", without_java)
     assert evaluate.main(["--workdir=ended/e2e"]) == 0
     assert (runs / "ended/e2e/test_outputs.txt").read_text() == (runs / "made/texts.txt").read_text()
 
@@ -170,7 +200,7 @@ def test_the_glue_run_predicts_the_same(runs):
     assert (runs / "CoLA.tsv").read_text() == (runs / "made/CoLA.tsv").read_text()
 
 
-@pytest.mark.parametrize("name", ["e2e", "glue"])
+@pytest.mark.parametrize("name", [pytest.param("e2e", marks=pytest.mark.full), "glue"])
 def test_a_merged_folder_loads_and_is_written_the_same(name, runs):
     made = runs / "made" / f"merged_{name}"
     _, params = hut_jax.load_pretrained(made)
