@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from hut_jax import HUT, Adapter
 from hut_jax.core.errors import UserError
+from hut_jax.training import checkpoint
 from hut_jax.training.checkpoint import Checkpoints, _state_digest
 from hut_jax.training.config import TrainConfig
 from hut_jax.training.optimizer import make_optimizer
@@ -80,21 +81,35 @@ FAULTS = {
 }
 
 
-# Orbax leaves the reads that were under way when one failed to the garbage collector.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-def test_no_damage_to_a_file_is_silently_wrong(fault, tmp_path):
-    """Whatever becomes of a file of the newest checkpoint, what comes back is what was saved then or before."""
-    # Noise, which no compression can find fault with.
-    noise = jnp.asarray(np.random.default_rng(0).standard_normal(3000), jnp.float32)
-    states = {step: {"x": noise * step, "n": jnp.array(step)} for step in (1, 2)}
-    pristine = tmp_path / "pristine"
-    made = Checkpoints(pristine / "checkpoints", keep=2)
-    for step, state in states.items():
+# Noise, which no compression can find fault with.
+NOISE = np.random.default_rng(0).standard_normal(3000).astype(np.float32)
+STATES = {step: {"x": jnp.asarray(NOISE * np.float32(step)), "n": jnp.asarray(np.int32(step))} for step in (1, 2)}
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory):
+    """A folder with two checkpoints of `STATES`, to be read only."""
+    folder = tmp_path_factory.mktemp("pristine")
+    made = Checkpoints(folder / "checkpoints", keep=2)
+    for step, state in STATES.items():
         made.save(step, state, {"at": step, "loss": 0.1 * step})
     made.wait()
     made.close()
+    return folder
 
+
+def mostly_full(faults, quick):
+    return [
+        pytest.param(fault, id=name, marks=[] if name in quick else pytest.mark.full) for name, fault in faults.items()
+    ]
+
+
+# Orbax leaves the reads that were under way when one failed to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("fault", mostly_full(FAULTS, ["each file with a bit flipped in the middle", "each file gone"]))
+def test_no_damage_to_a_file_is_silently_wrong(fault, pristine, tmp_path):
+    """Whatever becomes of a file of the newest checkpoint, what comes back is what was saved then or before."""
+    states = STATES
     passed_over = 0
     for number, path in enumerate(files_of(pristine / "checkpoints/step_2")):
         folder = tmp_path / str(number)
@@ -148,21 +163,41 @@ FOLDER_FAULTS = {
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("fault", FOLDER_FAULTS.values(), ids=FOLDER_FAULTS)
-def test_no_damage_to_a_folder_is_silently_wrong(fault, tmp_path):
-    noise = jnp.asarray(np.random.default_rng(0).standard_normal(3000), jnp.float32)
-    states = {step: {"x": noise * step} for step in (1, 2)}
-    made = Checkpoints(tmp_path / "checkpoints", keep=2)
-    for step, state in states.items():
-        made.save(step, state, {"at": step})
-    made.wait()
-    made.close()
-    fault(tmp_path / "checkpoints/step_2")
-    opened = Checkpoints(tmp_path / "checkpoints", keep=2)
-    step, state, progress = opened.restore_newest(states[1])
+def test_of_several_processes_the_first_checks_alone_before_all_read(pristine, tmp_path, monkeypatch):
+    """As if there were several: one of them alone would wait for the others if it alone saw the damage."""
+    folder = shutil.copytree(pristine / "checkpoints", tmp_path / "checkpoints")
+    opened = Checkpoints(folder, keep=2)
+    monkeypatch.setattr(checkpoint, "several", lambda: True)
+    checked, check = [], Checkpoints._check_alone
+    monkeypatch.setattr(
+        Checkpoints, "_check_alone", lambda self, step, like: checked.append(step) or check(self, step, like)
+    )
+    assert opened.restore_newest(STATES[1])[0] == 2
+    shutil.rmtree(folder / "step_2/state/d")
+    restore = []
+    read, restore = [], opened._manager.restore
+    monkeypatch.setattr(opened._manager, "restore", lambda step, args: read.append(step) or restore(step, args=args))
+    step, state, _ = opened.restore_newest(STATES[1])
+    np.testing.assert_array_equal(state["x"], NOISE)
+    assert (step, checked, read) == (1, [2, 2, 1], [1])
+    opened.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    "fault",
+    mostly_full(
+        FOLDER_FAULTS, ["no state", "another", "another's state", "another's progress", "one half-written beside it"]
+    ),
+)
+def test_no_damage_to_a_folder_is_silently_wrong(fault, pristine, tmp_path):
+    folder = shutil.copytree(pristine / "checkpoints", tmp_path / "checkpoints")
+    fault(folder / "step_2")
+    opened = Checkpoints(folder, keep=2)
+    step, state, progress = opened.restore_newest(STATES[1])
     assert step == (2 if fault is FOLDER_FAULTS["one half-written beside it"] else 1)
-    np.testing.assert_array_equal(state["x"], states[step]["x"])
-    assert progress == {"at": step}
+    np.testing.assert_array_equal(state["x"], STATES[step]["x"])
+    assert progress == {"at": step, "loss": 0.1 * step}
     opened.close()
     gc.collect()
 
@@ -175,6 +210,25 @@ def test_where_none_is_whole_it_says_so(checkpoints, tmp_path):
         shutil.rmtree(tmp_path / f"checkpoints/step_{step}/state")
     with pytest.raises(UserError, match=r"no checkpoint in .*checkpoints is whole \(step_2: .*; step_1: .*\); delete"):
         checkpoints.restore_newest({"x": jnp.ones(3)})
+
+
+def reference_digest(array):
+    """MurmurHash3's finaliser over the words and their positions, by NumPy and Python's integers."""
+    words = array.view(f"u{array.dtype.itemsize}").reshape(-1)
+    total = 0
+    for at, word in enumerate(words.tolist()):
+        mixed = (word ^ (at * 0x9E3779B9)) & 0xFFFFFFFF
+        for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+            mixed = (mixed ^ (mixed >> shift)) * factor & 0xFFFFFFFF
+        total += mixed ^ (mixed >> 16)
+    return total & 0xFFFFFFFF
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int32", "bfloat16", "int8"])
+def test_a_digest_is_murmurs_sum_over_the_words(dtype):
+    """It is written in checkpoints: another formula would call all earlier ones damaged."""
+    numbers = (100 * np.random.default_rng(0).standard_normal((5, 20))).astype(jnp.dtype(dtype))
+    assert _state_digest({"x": numbers}) == [reference_digest(numbers)]
 
 
 @settings(max_examples=50, deadline=None)
@@ -222,12 +276,11 @@ def test_a_large_model_needs_under_12_mb_of_checkpoint(checkpoints, tmp_path):
     random = np.random.default_rng(0)
 
     def noise(leaf):
-        return jnp.asarray(random.standard_normal(leaf.shape), leaf.dtype)
+        return jnp.asarray((1000 * random.standard_normal(leaf.shape)).astype(leaf.dtype))
 
     factors = jax.tree.map(noise, shapes)
     optimizer = make_optimizer(TrainConfig(learning_rate=2e-2), 1000, jax.tree.map(lambda _: 1.0, factors))
-    state = Steps(None, None, optimizer).init(factors)
-    state = state.replace(opt_state=jax.tree.map(noise, state.opt_state))
+    state = jax.tree.map(noise, jax.eval_shape(Steps(None, None, optimizer).init, factors))
     checkpoints.save(1, state, {"data": {}, "best": {}})
     checkpoints.wait()
     size = sum(path.stat().st_size for path in (tmp_path / "checkpoints").rglob("*") if path.is_file())
