@@ -82,6 +82,8 @@ class Mutant:
         return source[: self.start] + self.text.encode() + source[self.end :]
 
     def __str__(self) -> str:
+        if self.before == self.after:
+            return f"{self.file}:{self.line}: {self.before} (unchanged)"
         before, after = (text if len(text) <= 110 else text[:107] + "..." for text in (self.before, self.after))
         return f"{self.file}:{self.line}: {before}  ->  {after}"
 
