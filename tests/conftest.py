@@ -17,6 +17,7 @@ import pytest
 from jaxtyping import install_import_hook
 
 ROOT = Path(__file__).parent.parent
+NO_REAL_DATA = "the real data (../shared/data) is not beside the repository"
 
 # Shapes in signatures are checked under test, and only there.
 install_import_hook(
@@ -36,8 +37,17 @@ def real_data() -> Path:
     """The folder of real data; without it the test is skipped, and the summary says in one line how many were."""
     folder = ROOT.parent / "shared" / "data"
     if not folder.is_dir():
-        pytest.skip("the real data (../shared/data) is not beside the repository")
+        pytest.skip(NO_REAL_DATA)
     return folder
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    """Report a test without its real data as skipped here: the summary has one line for all of a place."""
+    report = yield
+    if report.skipped and NO_REAL_DATA in str(report.longrepr):
+        report.longrepr = (__file__, 1, f"Skipped: {NO_REAL_DATA}")
+    return report
 
 
 def drawn(model, seed: int):
