@@ -145,9 +145,8 @@ def tensors_of(folder):
     return load_file(folder / "adapter_model.safetensors")
 
 
-@pytest.mark.parametrize(
-    ("name", "config"), [pytest.param("e2e", e2e_config, marks=pytest.mark.full), ("glue", glue_config)]
-)
+@pytest.mark.full
+@pytest.mark.parametrize(("name", "config"), [("e2e", e2e_config), ("glue", glue_config)])
 def test_a_stopped_run_resumes_and_ends_as_it_did(name, config, runs):
     stopped, ended = runs / "stopped" / name, runs / "ended" / name
     written = read_metrics(stopped)
@@ -175,7 +174,7 @@ def test_a_stopped_run_resumes_and_ends_as_it_did(name, config, runs):
     assert "headline" not in json.dumps([result, lines])
 
 
-def test_a_run_that_had_ended_stays_as_it_is(runs):
+def test_a_run_that_had_ended_is_restored_and_stays_as_it_is(runs):
     before = (runs / "ended/glue/metrics.jsonl").read_text(), tensors_of(runs / "ended/glue/adapter")
     train(freeze(glue_config()), runs / "ended/glue")
     assert (runs / "ended/glue/metrics.jsonl").read_text() == before[0]

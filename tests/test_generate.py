@@ -2,6 +2,7 @@
 
 import os
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -12,6 +13,8 @@ from hut_jax.data.e2e.dataset import encode_prompts
 from hut_jax.data.tokenizer import load_tokenizer
 from hut_jax.generate import main, read_lines
 from hut_jax.generation import Beam, Constraints, generate
+from hut_jax.parallel.activations import BATCH
+from hut_jax.parallel.mesh import make_mesh
 
 RANDOM = np.random.default_rng(0)
 MRS = ["name[Alba], food[Welsh]", "name[Alba]", "name[The Mill], eatType[pub], area[riverside]"]
@@ -42,13 +45,15 @@ def test_a_text_for_each_line(run, mrs, small_config, tmp_path, capsys):
     adapter, factors = load_adapter(run / "adapter", params)
     tokenizer = load_tokenizer(small_config.model)
     prompts, constraints = encode_prompts(MRS, tokenizer), Constraints(6, tokenizer.eos_id, no_repeat_ngram=4)
-    adapted, base = (
-        [
-            " ".join(tokenizer.decode(one.tokens).split())
-            for one in generate(model, weights, prompts, Beam(3, length_penalty=0.8), constraints)
-        ]
-        for weights in (adapter.merge(params, factors), params)
-    )
+    size, mesh = small_config.decode.batch_size, make_mesh(8)
+    whole, rows = (jax.NamedSharding(mesh, spec) for spec in (jax.P(), jax.P(BATCH)))  # as the command: one program
+
+    def texts(weights):
+        weights, beam = jax.device_put(weights, whole), Beam(3, length_penalty=0.8)
+        found = generate(model, weights, prompts, beam, constraints, batch_size=size, sharding=rows)
+        return [" ".join(tokenizer.decode(one.tokens).split()) for one in found]
+
+    adapted, base = texts(adapter.merge(params, factors)), texts(params)
     lines = (tmp_path / "texts.txt").read_text().splitlines()
     assert lines == adapted
     assert lines != base

@@ -4,8 +4,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from hut_jax.core import compilation
 
 COMMAND = """
 import jax, jax.numpy as jnp
@@ -25,6 +28,49 @@ def compiled(folder):
     return sorted(path for path in folder.rglob("*-cache"))
 
 
+class Config:
+    """JAX's configuration as far as it is asked for."""
+
+    def __init__(self, folder=None):
+        self.values = {"jax_compilation_cache_dir": folder}
+
+    def update(self, name, value):
+        self.values[name] = value
+
+
+@pytest.fixture
+def keep(monkeypatch):
+    """What `keep_compiled` makes of JAX's configuration."""
+
+    def keep(home, folder=None):
+        config = Config(folder)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(home))
+        monkeypatch.setattr(compilation, "jax", SimpleNamespace(config=config))
+        compilation.keep_compiled()
+        return config.values
+
+    return keep
+
+
+def test_it_is_kept_in_the_users_cache_by_processor(keep, tmp_path):
+    values = keep(tmp_path)
+    folder = Path(values.pop("jax_compilation_cache_dir"))
+    assert folder.parent == tmp_path / "hut_jax" / "compiled"
+    assert folder.is_dir()
+    assert values == {
+        "jax_compilation_cache_max_size": 2 * 2**30,
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+
+
+def test_another_folder_stands_and_a_home_that_cannot_be_written_is_no_error(keep, tmp_path):
+    assert keep(tmp_path, "elsewhere") == {"jax_compilation_cache_dir": "elsewhere"}
+    assert not [*tmp_path.iterdir()]
+    (tmp_path / "file").write_text("")
+    assert keep(tmp_path / "file") == {"jax_compilation_cache_dir": None}
+
+
+@pytest.mark.full
 def test_it_is_kept_and_used_again(tmp_path):
     run(XDG_CACHE_HOME=str(tmp_path))
     files = compiled(tmp_path / "hut_jax" / "compiled")
@@ -35,6 +81,7 @@ def test_it_is_kept_and_used_again(tmp_path):
     assert [path.stat().st_mtime_ns for path in files] == before
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "told", [{"JAX_COMPILATION_CACHE_DIR": "elsewhere"}, {"JAX_ENABLE_COMPILATION_CACHE": "false"}]
 )
@@ -45,6 +92,7 @@ def test_what_jax_was_told_stands(tmp_path, told):
     assert bool(compiled(tmp_path / "elsewhere")) == ("JAX_COMPILATION_CACHE_DIR" in told)
 
 
+@pytest.mark.full
 def test_a_home_that_cannot_be_written_is_no_error(tmp_path):
     (tmp_path / "file").write_text("")
     run(XDG_CACHE_HOME=str(tmp_path / "file"))

@@ -114,20 +114,8 @@ MESH = ["--config.mesh.data=-1", "--config.mesh.fsdp=2", "--config.log.every=1"]
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("count", [2, 4])
-def test_several_processes_give_one_processs_losses(count, config_file, tmp_path):
-    finish(config_file, tmp_path / "one", 1, *MESH, devices=4)
-    ended = finish(config_file, tmp_path / "several", count, *MESH, devices=4 // count)
-    np.testing.assert_allclose(losses(tmp_path / "several"), losses(tmp_path / "one"), atol=1e-5)
-    assert "done: validation" in ended[0][1]
-    assert all(out == "" and "step/s" not in error for _, out, error in ended[1:])
-    one, more = (load_file(tmp_path / name / "adapter/adapter_model.safetensors") for name in ("one", "several"))
-    for name in one:
-        np.testing.assert_allclose(more[name], one[name], atol=1e-5)
-
-
-@pytest.mark.full
-def test_a_signal_to_one_process_stops_all_and_another_number_of_them_resumes(config_file, tmp_path):
+def test_several_processes_give_one_processs_losses_though_stopped_and_of_another_number(config_file, tmp_path):
+    """A signal to one of two processes stops both. Four resume the run, and pass over a damaged checkpoint together."""
     options = [*MESH, "--config.train.steps=60", "--config.eval.every=60", "--config.checkpoint.every=2"]
     finish(config_file, tmp_path / "one", 1, *options, devices=4)
     run = start(config_file, tmp_path / "several", 2, *options, devices=2)
@@ -138,9 +126,16 @@ def test_a_signal_to_one_process_stops_all_and_another_number_of_them_resumes(co
         assert "SIGTERM: stopped after step" in error
     newest = max((tmp_path / "several/checkpoints").iterdir(), key=lambda path: int(path.name.split("_")[1]))
     flip_a_byte(newest / "state/d")
-    said = finish(config_file, tmp_path / "several", 4, *options)[0][1]
-    assert f"the checkpoint of step {newest.name.split('_')[1]} is damaged" in said
-    np.testing.assert_allclose(losses(tmp_path / "several"), losses(tmp_path / "one"), atol=1e-4)
+    ended = finish(config_file, tmp_path / "several", 4, *options)
+    assert f"the checkpoint of step {newest.name.split('_')[1]} is damaged" in ended[0][1]
+    assert "done: validation" in ended[0][1]
+    assert all(out == "" and "step/s" not in error for _, out, error in ended[1:])
+    found = losses(tmp_path / "several")
+    np.testing.assert_allclose(found, losses(tmp_path / "one"), atol=1e-4)
+    np.testing.assert_allclose(found[:12], losses(tmp_path / "one")[:12], atol=1e-5)
+    one, more = (load_file(tmp_path / name / "adapter/adapter_model.safetensors") for name in ("one", "several"))
+    for name in one:
+        np.testing.assert_allclose(more[name], one[name], atol=1e-4)
 
 
 @pytest.mark.full

@@ -159,6 +159,7 @@ def test_a_broken_config_file_is_one_line(tmp_path, body, message):
     assert str(file) in str(caught.value)
 
 
+@pytest.mark.full
 def test_the_command_prints_the_line_and_exits_with_2():
     done = subprocess.run(
         [sys.executable, "-m", "hut_jax.train", QUICKSTART, "--config.train.stps=3", "--workdir=x"],

@@ -58,6 +58,7 @@ def hold(workdir: Path) -> subprocess.Popen:
     return process
 
 
+@pytest.mark.full
 def test_another_process_is_refused_until_it_is_killed(tmp_path):
     with hold(tmp_path / "run") as process:
         with (
