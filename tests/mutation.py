@@ -324,7 +324,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=250, help="mutants to draw")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
     parser.add_argument("--only", default="hut_jax/", help="mutants of files whose path starts so")
-    parser.add_argument("--tests", nargs="*", default=["tests"], help="the tests to run, where not all")
+    parser.add_argument("--tests", nargs="*", default=["tests"], help="some of the tests; give a --folder of its own")
     parser.add_argument("--controls", type=int, default=5, help="mutants to try without their change, too")
     parser.add_argument("--workers", type=int, default=2, help="mutants at a time")
     parser.add_argument("--folder", type=Path, default=ROOT / "runs/mutation", help="where results are kept")
