@@ -48,10 +48,24 @@ SAMPLES = {
     "layernorm": LayerNorm(),
     "full": Full(),
 }
+INHERITED = {"lora-rs", "lora_plus", "bitfit", "layernorm"}
+"""Those that compute with another's code, and so are tried less often in the quick tier."""
 DENSE = {name: transform for name, transform in SAMPLES.items() if not transform.whole_leaves}
 
 each = pytest.mark.parametrize("name", SAMPLES)
 each_dense = pytest.mark.parametrize("name", DENSE)
+each_code = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.full] * (name in INHERITED)) for name in SAMPLES]
+)
+each_dtype = pytest.mark.parametrize(
+    ("dtype", "name"),
+    [
+        pytest.param(dtype, name, id=f"{name}-{jnp.dtype(dtype)}", marks=[pytest.mark.full] * less)
+        for dtype in (jnp.float32, jnp.bfloat16)
+        for name in SAMPLES
+        for less in [name in INHERITED and dtype == jnp.bfloat16]
+    ],
+)
 
 
 def test_every_transformation_is_in_this_suite():
@@ -98,8 +112,7 @@ def bits(tree):
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
 
 
-@each
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["fp32", "bf16"])
+@each_dtype
 def test_what_init_gives_and_zero_are_the_identity_to_the_bit(name, dtype):
     transform = SAMPLES[name]
     x, kernel, bias = case(dtype=dtype)
@@ -166,8 +179,7 @@ def check_merged(transform, dtype, d=8, k=12, seed=0, size=0.5):
     np.testing.assert_allclose(plain, adapted, rtol=0, atol=tolerance * (np.abs(adapted).max() + 1))
 
 
-@each
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["fp32", "bf16"])
+@each_dtype
 def test_merging_is_the_published_formula_and_what_the_adapted_layer_computes(name, dtype):
     for seed, size in ((0, 0.5), (1, 2.0)):
         check_merged(SAMPLES[name], dtype, seed=seed, size=size)
@@ -181,7 +193,7 @@ def test_merging_is_so_for_kernels_of_any_shape(name, d, k, seed, size, half):
     check_merged(DENSE[name], jnp.bfloat16 if half else jnp.float32, 4 * d, 4 * k, seed, size)
 
 
-@each
+@each_code
 def test_gradients_are_those_of_finite_differences_in_float64(name):
     """Of the factors, and of kernel, bias and input; in reverse and, where the gradient is JAX's own, forward mode."""
     transform = SAMPLES[name]
