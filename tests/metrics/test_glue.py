@@ -148,6 +148,15 @@ def test_the_score_is_the_mean_of_the_tasks_metrics(task, wanted):
     json.dumps(scores, allow_nan=False)
 
 
+def test_a_class_is_any_number_of_31_bits():
+    assert accuracy([2**31 - 1, 0], [2**31 - 1, 1]) == 0.5
+    with pytest.raises(UserError, match=f"prediction 0 is {2**31}; a class from 0 to {2**31 - 1} is expected"):
+        accuracy([2**31, 0], [0, 1])
+    assert f1([1, 0], [1, 0]) == 1
+    with pytest.raises(UserError, match="label 1 is 2; a class from 0 to 1 is expected"):
+        f1([0, 1], [0, 2])
+
+
 def test_every_tasks_metrics_are_here():
     assert {name for task in GLUE_TASKS.values() for name in task.metrics} == set(METRICS)
 

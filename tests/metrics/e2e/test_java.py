@@ -46,6 +46,34 @@ def test_a_program_that_fails_is_told_by_its_last_line(machine):
     assert reason(java.meteor_statistics, ["a"], [["a"]]) == "java ended with 3: no memory"
 
 
+def test_a_program_that_says_nothing_or_cannot_be_started_is_told(machine, tmp_path):
+    machine(script="exit 3", files=[METEOR])
+    assert reason(java.meteor_statistics, ["a"], [["a"]]) == "java ended with 3: no message"
+    (tmp_path / "bin/java").write_text("#!/no/shell\n")
+    assert reason(java.meteor_statistics, ["a"], [["a"]]) == "java cannot be started: No such file or directory"
+
+
+def test_both_programs_must_be_there(machine):
+    assert not java.is_there()
+    machine(script="exit 0", files=[METEOR])
+    assert not java.is_there()
+    machine(files=[TOKENIZER])
+    assert java.is_there()
+
+
+def test_the_programs_are_started_in_utf_8_and_meteor_in_its_own_folder(machine, tmp_path):
+    machine(script=f'echo "$PWD" "$@" >> {tmp_path}/started; exit 1', files=[METEOR, TOKENIZER])
+    reason(java.meteor_statistics, ["a"], [["a"]])
+    reason(java.tokenize, ["a"])
+    meteor, tokenizer = (tmp_path / "started").read_text().splitlines()
+    options = "-Dfile.encoding=UTF-8 -Duser.language=en -Duser.country=US"
+    jar = tmp_path / METEOR
+    assert meteor == f"{jar.parent} {options} -Xmx2G -jar {jar} - - -stdio -l en -norm"
+    assert tokenizer.partition(" ")[2] == (
+        f"{options} -cp {tmp_path / TOKENIZER} edu.stanford.nlp.process.PTBTokenizer -preserveLines -lowerCase"
+    )
+
+
 def test_answers_that_do_not_fit_are_told(machine):
     machine(script="echo 1 2 3", files=[METEOR, TOKENIZER])
     assert reason(java.meteor_statistics, ["a"], [["a"]]) == "METEOR gave 3 numbers for an output, not 23"

@@ -46,3 +46,10 @@ def test_a_match_in_one_piece_is_not_fragmented_even_in_a_sum():
     assert statistics_of(np.array([whole] * 3, np.float64)).score() == 1
     part = row((4, 4), (1, 1), [(3, 3), *NONE], [(0, 0), *NONE], 1, (3, 3))
     assert statistics_of(np.array([part], np.float64)).score() < 3 * 0.75 / (3 * 0.75 + 0.25)
+
+
+def test_a_single_matching_word_is_one_piece():
+    one = row((4, 4), (0, 0), [(1, 1), *NONE], [(0, 0)] * 4, 1, (1, 1))
+    assert statistics_of(np.array([one], np.float64)).score() == pytest.approx(1 / 4 * (1 - 0.6))
+    function = row((1, 1), (1, 1), [(0, 0)] * 4, [(1, 1), *NONE], 1, (1, 1))
+    assert statistics_of(np.array([function], np.float64)).score() == 1

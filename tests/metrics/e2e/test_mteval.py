@@ -14,6 +14,8 @@ TOKENS = {
     "It costs £20.50, or 1,000.": "it costs £20.50 , or 1,000 .",
     "family-friendly isn't (very) a/b": "family-friendly isn't ( very ) a / b",
     "£20-25": "£20 - 25",
+    "ABYZ @[`{": "abyz @ [ ` {",
+    "a0-1 b-c 9-d e.5 f,6 7.g 8,h": "a0 - 1 b-c 9 - d e . 5 f , 6 7 . g 8 , h",
     "CAFÉ É": "cafÉ É",  # letters of ASCII alone are put in lower case
     "&quot;B&amp;B&quot; &amp;lt; &lt;skipped&gt;<skipped>": '" b & b " < < skipped >',
     "a\xa0b\u2003c\x85d\te": "a b c d e",

@@ -31,6 +31,53 @@ TOKENS = {
     "[The Mill] serves ½ portions at 5p.m. and 5 p.m. It is open.": (
         "-lsb- the mill -rsb- serves 1/2 portions at 5p . m. and 5 p.m. . it is open ."
     ),
+    # One text or more for each of the rules.
+    "'Twas fun, I'm gonna go, lemme see, gimme that; 'tis gotta.": (
+        "'t was fun , i 'm gon na go , lem me see , gim me that ; 't is got ta ."
+    ),
+    "Plan B. The end. In the U.S. The pub. At 5 p.m. we eat. Mr. J. Smith, a U.S. man.": (
+        "plan b . the end . in the u.s. . the pub . at 5 p.m. we eat . mr. j. smith , a u.s. man ."
+    ),
+    "The Mass. pub, a mass. of food, Tex. Then tex. Then Wash. It is, wash. It is.": (
+        "the mass. pub , a mass . of food , tex. . then tex . then wash. . it is , wash . it is ."
+    ),
+    "B&B and b&b, AT&T, at&t, R+D costs US$20 or us$20, $5.": (
+        "b&b and b & b , at&t , at & t , r+d costs us$ 20 or us $ 20 , $ 5 ."
+    ),
+    "Rock 'n' roll, ol' man, dunkin' donuts, feed 'em, 'til '90s, ma'am, y'all, C'mon.": (
+        "rock 'n' roll , ol' man , dunkin' donuts , feed 'em , 'til '90s , ma'am , y' all , c'mon ."
+    ),
+    "O'Brien o'brien D'Arcy Y'Alla L'Oréal l'orange.": ("o'brien o'brien d'arcy y' alla l'oréal l'orange ."),
+    "See http://a.b/c/d and mail me.too@x-y.org @joe #food <b>big</b> on 12/25/2014.": (
+        "see http://a.b/c/d and mail me.too@x-y.org @joe #food <b> big </b> on 12/25/2014 ."
+    ),
+    "A -5 and +5, 1/2, 3-1/2, 10:30, .5, 1,000.50, and/or red-white/blue and a/b/c.": (
+        "a -5 and +5 , 1/2 , 3-1/2 , 10:30 , .5 , 1,000.50 , and/or red-white/blue and a/b/c ."
+    ),
+    "See Prof. Smith vs. Mr. Jones, fig. 5, Fig. x, pp. 5, art. 7, art. x.": (
+        "see prof. smith vs. mr. jones , fig. 5 , fig . x , pp. 5 , art. 7 , art . x ."
+    ),
+    "He said \"hi\", ``so'' 'quoted' text..... ----- --- *** ?? __ @@ ##.": (
+        "he said `` hi '' , `` so '' ` quoted ' text ... ----- -- *** ?? __ @@ ## ."
+    ),
+    "A word.com, word.; end.: a_b-c, x-y_z, e.g., x.": ("a word.com , word. ; end. : a_b-c , x-y_z , e.g. , x ."),
+    "It is n't don't DON'T can’t ‘tis ’s she’ll he'd we've you're I'm.": (
+        "it is n't do n't do n't ca n't ` tis 's she 'll he 'd we 've you 're i 'm ."
+    ),
+    "In Jan. The sun; in jan. we; St. The saint; Ave. The road; Inc. The firm; inc. it.": (
+        "in jan. . the sun ; in jan. we ; st. the saint ; ave. the road ; inc. . the firm ; inc. it ."
+    ),
+    "«Le Café» “x” ‹y› £5 €6 ¢7 … ½ ¼ ¾ ⅓ ⅔ – — ― &mdash; &ndash; &lt;a&gt; &quot;q&quot; ----.": (
+        "`` le café '' `` x '' ` y ' # 5 $ 6 cents 7 ... 1/2 1/4 3/4 1/3 2/3 -- -- -- -- -- < a > `` q '' -- ."
+    ),
+    "{a} [b] (c) x² y³ ₂ 5² a‑b.": ("-lcb- a -rcb- -lsb- b -rsb- -lrb- c -rrb- x ² y ³ ₂ 5 ² a‑b ."),
+    "The price &amp; AT&amp;T R&amp;D, fish &amp; chips.": ("the price & at&t r&d , fish & chips ."),
+    "It costs 20p.m. No. 5 No. x nos. 7 op. 3 (etc.) dept. The dept. it.": (
+        "it costs 20p . m. no. 5 no . x nos. 7 op. 3 -lrb- etc. -rrb- dept. the dept. it ."
+    ),
+    "Sushi, from 5 a.m. You eat, I. You, a. The, x. At, Z. Some.": (
+        "sushi , from 5 a.m. . you eat , i. you , a. the , x. at , z. some ."
+    ),
 }
 
 

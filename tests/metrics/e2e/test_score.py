@@ -102,12 +102,39 @@ def test_where_meteor_is_there_it_is_scored(monkeypatch, files, capsys):
     result = json.loads(run(files, capsys, "--json"))
     assert (result["METEOR"], result["tokenizer"], result["reasons"]) == (1.0, "java", {})
 
+    def fails_at_the_second(outputs, references):
+        monkeypatch.setattr("hut_jax.metrics.e2e.meteor.meteor_statistics", fails)
+        return [whole] * len(outputs)
+
     def fails(outputs, references):
         raise java.Unavailable("no memory")
 
     monkeypatch.setattr("hut_jax.metrics.e2e.meteor.meteor_statistics", fails)
     result = json.loads(run(files, capsys, "--json"))
     assert (result["METEOR"], result["tokenizer"], result["reasons"]) == (None, "java", {"METEOR": "no memory"})
+    monkeypatch.setattr("hut_jax.metrics.e2e.meteor.meteor_statistics", fails_at_the_second)
+    result = json.loads(run(files, capsys, "--json", f"--against={files / 'other.txt'}", "--resamples=20"))
+    assert (result["METEOR"], result["against"]["METEOR"]) == (1.0, None)
+    assert result["differences"].keys() == set(METRICS) - {"METEOR"}
+
+
+def test_the_command_says_how_it_resampled_and_which_mrs_have_no_output(files, no_java, capsys):
+    result = json.loads(run(files, capsys, "--json"))
+    assert (result["level"], result["resamples"], result["seed"]) == (0.95, 1000, 0)
+    assert result.keys() == {*METRICS, "reasons", "tokenizer", "level", "resamples", "seed", "intervals"}
+    (files / "out.tsv").write_text(f"m2\t{OUTPUTS[1]}\n")
+    main([f"--outputs={files / 'out.tsv'}", f"--references={files / 'refs.csv'}", "--resamples=1", "--seed=0"])
+    captured = capsys.readouterr()
+    assert captured.err == f"note: {files / 'out.tsv'} has no output for 2 MRs, such as 'm1'\n"
+    (files / "out.tsv").write_text(f"m4\t{OUTPUTS[1]}\n")
+    with pytest.raises(UserError, match=r"out\.tsv: no references for the output's MR 'm4'"):
+        run(files, capsys)
+
+
+def test_a_text_of_several_lines_is_one():
+    scores = evaluate(["Bo is\na pub.", "x"], [["Bo is a pub."], ["y"]], use_java=False).segment_scores()
+    assert [segment["ROUGE_L"] for segment in scores] == [1, 0]
+    assert scores[0]["CIDEr"] == pytest.approx(10)
 
 
 def test_segments_are_scored_each(files, no_java, capsys):
@@ -160,7 +187,15 @@ def test_a_seed_decides_the_resamples(files, no_java, capsys):
 
 @pytest.mark.parametrize(
     "options",
-    [["--resamples=0"], ["--resamples=2000000"], ["--seed=-1"], ["--resamples=x"], ["--segment"], ["--against="]],
+    [
+        ["--resamples=0"],
+        ["--resamples=1000001"],
+        ["--seed=-1"],
+        [f"--seed={2**63 + 1}"],
+        ["--resamples=x"],
+        ["--segment"],
+        ["--against="],
+    ],
 )
 def test_wrong_options_are_told(files, no_java, options):
     with pytest.raises(
