@@ -35,7 +35,7 @@ def test_an_interval_of_a_ratio_is_the_percentiles_of_all_resamples():
 
 
 @given(scores)
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 def test_an_interval_stays_within_the_segments_scores(values):
     low, high = interval(mean_of(values), 50, seed=0)
     assert values.min() - 1e-12 <= low <= high <= values.max() + 1e-12

@@ -48,7 +48,7 @@ def test_scores_worked_out_by_hand():
     assert spearman([1, 2, 3, 4, 5], [2, 9, 4, 30, 30]) == pytest.approx(8.5 / math.sqrt(10 * 9.5))
 
 
-@settings(max_examples=40, deadline=None)  # the first example imports scikit-learn
+@settings(max_examples=30, deadline=None)  # the first example imports scikit-learn
 @given(pairs)
 def test_two_classes_by_their_definitions(series):
     given_, wanted = np.array(series[0]), np.array(series[1])
@@ -60,20 +60,20 @@ def test_two_classes_by_their_definitions(series):
     assert matthews(*series) == pytest.approx(ratio(tp * tn - fp * fn, bottom), abs=1e-12)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(several)
 def test_accuracy_takes_any_number_of_classes(series):
     assert accuracy(*series) == pytest.approx(np.mean(np.equal(*series)))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(values)
 def test_correlations_by_their_definitions(series):
     assert pearson(*series) == pytest.approx(correlation(*series), abs=1e-9)
     assert spearman(*series) == pytest.approx(correlation(*map(ranks, series)), abs=1e-9)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(pairs)
 def test_classifications_score_as_in_scikit_learn(series):
     given_, wanted = series
@@ -83,7 +83,7 @@ def test_classifications_score_as_in_scikit_learn(series):
         assert matthews(given_, wanted) == pytest.approx(sklearn.metrics.matthews_corrcoef(wanted, given_), abs=1e-15)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(several)
 def test_matthews_takes_any_number_of_classes_as_scikit_learn_does(series):
     given_, wanted = series
@@ -91,7 +91,7 @@ def test_matthews_takes_any_number_of_classes_as_scikit_learn_does(series):
         assert matthews(given_, wanted) == pytest.approx(sklearn.metrics.matthews_corrcoef(wanted, given_), abs=1e-15)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(values)
 def test_correlations_are_scipys_and_0_where_it_has_none(series):
     with warnings.catch_warnings():

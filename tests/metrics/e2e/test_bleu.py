@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hut_jax.metrics.e2e.bleu import bleu
@@ -69,6 +69,7 @@ def test_an_empty_reference_is_none_unless_it_is_the_first():
     assert bleu(segments([("w", ["<skipped>", "w w w"])])).segments[0, 0] == 0
 
 
+@settings(max_examples=40, deadline=None)
 @given(corpora)
 def test_the_corpus_is_the_sum_of_its_segments_in_any_order(pairs):
     statistics = bleu(segments(pairs))
@@ -80,6 +81,7 @@ def test_the_corpus_is_the_sum_of_its_segments_in_any_order(pairs):
     np.testing.assert_allclose(statistics.segment_scores(), alone, rtol=1e-12)
 
 
+@settings(max_examples=40, deadline=None)
 @given(corpora)
 def test_outputs_that_are_references_score_one(pairs):
     assert bleu(segments([(refs[-1], refs) for _, refs in pairs])).score() == pytest.approx(1)

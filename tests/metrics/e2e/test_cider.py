@@ -1,7 +1,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hut_jax.metrics.e2e.cider import cider
@@ -50,6 +50,7 @@ def test_words_are_parted_by_any_white_space():
     assert first("1\xa01/2 b", ["1 1/2 b"], "z") == pytest.approx(first("1 1/2 b", ["1 1/2 b"], "z"))
 
 
+@settings(max_examples=40, deadline=None)
 @given(corpora)
 def test_no_score_is_negative_or_above_ten(pairs):
     scores = cider([output for output, _ in pairs], [refs for _, refs in pairs]).segment_scores()

@@ -1,7 +1,7 @@
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hut_jax.core.errors import UserError
@@ -31,6 +31,7 @@ def test_words_are_those_of_the_script(text, tokens):
     assert tokenize(text) == tokens.split(" ") * bool(tokens)
 
 
+@settings(max_examples=40, deadline=None)
 @given(texts)
 def test_only_white_space_and_capitals_are_lost(text):
     words = tokenize(text)
@@ -38,6 +39,7 @@ def test_only_white_space_and_capitals_are_lost(text):
     assert "&" in text or "".join(words) == "".join(c.lower() if c.isascii() else c for c in text if not c.isspace())
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.sampled_from("abc"), max_size=9), st.integers(1, 5))
 def test_a_text_of_w_words_has_w_minus_n_plus_1_ngrams(words, longest):
     counts = count_ngrams(words, longest)

@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hut_jax.metrics.e2e.mteval import count_references, match_outputs
@@ -59,6 +59,7 @@ def test_the_penalty_is_by_the_mean_of_all_references_not_of_the_segments():
     assert statistics(whole).score() == pytest.approx((gained / [8, 6, 4, 3, 2]).sum())
 
 
+@settings(max_examples=40, deadline=None)
 @given(corpora)
 def test_the_order_of_segments_and_references_does_not_matter(pairs):
     score = statistics(pairs).score()
@@ -66,6 +67,7 @@ def test_the_order_of_segments_and_references_does_not_matter(pairs):
     assert statistics([(output, refs[::-1]) for output, refs in pairs[::-1]]).score() == pytest.approx(score)
 
 
+@settings(max_examples=40, deadline=None)
 @given(corpora)
 def test_an_output_gains_no_more_than_its_reference_tells(pairs):
     texts = [(refs[0], refs[:1]) for _, refs in pairs]

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hut_jax.metrics.e2e import java
@@ -153,6 +153,7 @@ def test_what_is_no_known_character_is_dropped():
     assert tokenize(["a \U0001f600 b\ufeff c\u200b"]) == ["a b c"]
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.lists(st.from_regex("[A-Z]?[b-z]{2,9}", fullmatch=True), max_size=5), min_size=1, max_size=3))
 def test_plain_words_stay_and_every_text_has_its_line(texts):
     split_in_two = {"cannot", "gonna", "gotta", "lemme", "gimme", "wanna"}
@@ -160,6 +161,7 @@ def test_plain_words_stay_and_every_text_has_its_line(texts):
     assert tokenize([" ".join(words) for words in plain]) == [" ".join(words).lower() for words in plain]
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.text(alphabet="aB1.,-'\"/&£ ’_(@:#", max_size=12), min_size=1, max_size=3))
 def test_any_texts_have_a_line_each(texts):
     assert len(tokenize(texts)) == len(texts)

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hut_jax.metrics.e2e.rouge import lcs_length, rouge_l
@@ -19,6 +19,7 @@ def by_table(one, two):
     return table[-1][-1]
 
 
+@settings(max_examples=40, deadline=None)
 @given(words, words)
 def test_the_common_subsequence_is_that_of_the_whole_table(one, two):
     assert lcs_length(one, two) == by_table(one, two)

@@ -209,7 +209,7 @@ groups = st.lists(texts.filter(str.strip), min_size=1, max_size=3)
 
 
 @given(st.lists(st.tuples(texts, groups), min_size=1, max_size=3))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_any_texts_have_scores_in_their_ranges(pairs):
     outputs, references = [output for output, _ in pairs], [group for _, group in pairs]
     evaluation = evaluate(outputs, references, use_java=False)
