@@ -1,6 +1,7 @@
 """The notebooks run from top to bottom at a small size, and hold no outputs."""
 
 import json
+import sys
 from pathlib import Path
 
 import nbclient
@@ -42,7 +43,8 @@ def test_a_notebook_is_stripped_has_its_badge_and_a_cell_of_parameters(path):
 
 @pytest.mark.full
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_from_top_to_bottom(path, parameters):
+def test_a_notebook_runs_from_top_to_bottom(path, parameters, monkeypatch):
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))  # without Java, which takes its time
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         if "parameters" in cell.metadata.get("tags", ()):

@@ -33,12 +33,10 @@ def arguments(small_config, tmp_path):
 def test_it_sweeps_runs_reports_and_runs_nothing_twice(arguments, tmp_path, capfd):
     text = tmp_path / "text.txt"
     text.write_text("there was a diner by the river and it was good to eat there. " * 300)
-    grid = ["--methods=hut,lora", "--ranks=1,2", f"--text={text}", "--jobs=2", "--rates=1,0.001,1e30"]
-    assert rank_ablation.main([*arguments, *grid]) == 0
+    grid = ["--methods=hut,lora", "--ranks=1,2", f"--text={text}", "--jobs=2"]
+    assert rank_ablation.main([*arguments, *grid, "--rates=1,1e30"]) == 0
     names = {str(path.parent.relative_to(tmp_path / "runs")) for path in (tmp_path / "runs").rglob(RECORD)}
-    assert names == {
-        f"{method},rank={rank}/{rate}/0" for method in ("hut", "lora") for rank, rate in ((1, 1), (2, 1), (2, 0.001))
-    }
+    assert names == {f"{method},rank={rank}/1/0" for method in ("hut", "lora") for rank in (1, 2)}
     output = capfd.readouterr()
     for method in ("hut", "lora"):
         assert f"note: {method},rank=2/1e+30/0 diverged and is left out: step " in output.out + output.err
@@ -56,7 +54,7 @@ def test_it_sweeps_runs_reports_and_runs_nothing_twice(arguments, tmp_path, capf
     broken = tmp_path / "runs/lora,rank=2/1/0" / RECORD
     whole = json.loads(broken.read_text())
     broken.write_text(broken.read_text()[:100])
-    assert rank_ablation.main([*arguments, *grid]) == 0
+    assert rank_ablation.main([*arguments, *grid, "--rates=1"]) == 0
     assert f"note: {broken} is not JSON" in capfd.readouterr().out
     after = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob(RECORD)}
     assert {path for path in before if before[path] != after[path]} == {broken}
@@ -65,8 +63,7 @@ def test_it_sweeps_runs_reports_and_runs_nothing_twice(arguments, tmp_path, capf
     assert again["forgetting"] == pytest.approx(whole["forgetting"])
 
     tables = (tmp_path / "runs/table.md").read_text()
-    assert re.search(r"\| HUT, r = 2 \| (2e-2|2e-5) \| \S+ \| 1 \|", tables)
-    assert "| | × 0.001 | × 1 | × 1 is |" in tables
+    assert re.search(r"\| HUT, r = 2 \| 2e-2 \| \S+ \| 1 \|", tables)
     for study in (tmp_path / "runs", tmp_path / "runs/results.jsonl"):
         capfd.readouterr()
         assert report.main([str(study)]) == 0
@@ -74,7 +71,7 @@ def test_it_sweeps_runs_reports_and_runs_nothing_twice(arguments, tmp_path, capf
     results = read_study(tmp_path / "runs/results.jsonl")
     elsewhere = [f"--workdir={tmp_path / 'elsewhere'}", f"--results={tmp_path / 'runs/results.jsonl'}"]
     assert (
-        rank_ablation.main([*arguments, *grid[:-1], "--rates=1,0.001", *elsewhere]) == 0
+        rank_ablation.main([*arguments, *grid, "--rates=1", *elsewhere]) == 0
     )  # what the JSONL holds is not run again
     assert read_study(tmp_path / "runs/results.jsonl") == results
     assert not (tmp_path / "elsewhere/hut,rank=2/1/0/log.txt").exists()
