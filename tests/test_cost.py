@@ -178,7 +178,9 @@ def assert_as_xla_counts(result):
     assert result.forward.transcendentals == pytest.approx(result.xla[0].transcendentals, rel=0.02)
 
 
-@pytest.mark.parametrize(("family", "adapter"), [("gpt2", "hut:rank=8"), ("roberta", "lora")])
+@pytest.mark.parametrize(
+    ("family", "adapter"), [("gpt2", "hut:rank=8"), pytest.param("roberta", "lora", marks=pytest.mark.full)]
+)
 def test_a_forward_pass_and_a_step_are_counted_as_xla_counts_them(work_of, family, adapter):
     config, work = work_of(family, 128, dropout=False)
     assert_as_xla_counts(adapter_cost(with_adapter(config, adapter), work, xla=True))
@@ -192,6 +194,7 @@ def test_every_step_with_dropout_is_counted_as_xla_counts_it(work_of, family, ad
     assert_as_xla_counts(adapter_cost(with_adapter(config, adapter), work, xla=True))
 
 
+@pytest.mark.full
 def test_on_paper_and_counted_a_model_differs_from_the_frozen_one_alike(work_of):
     config, work = work_of("gpt2", 256, batch_size=32)
     # The formulas hold of a layer in the middle, whose input has a gradient: so something below the first must train.
@@ -214,6 +217,7 @@ def test_gradients_of_what_is_frozen_are_not_in_the_step(work_of):
     assert full - lora > 0.9 * 2 * (4 * 64) * kernels
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("task", ["e2e", "lm", "mlm", "rte", "stsb"])
 def test_the_batches_that_are_counted_are_those_of_the_task(work_of, task):
     config, work = work_of("gpt2" if task in ("e2e", "lm") else "roberta", 128, task)
@@ -233,6 +237,7 @@ def test_the_batches_that_are_counted_are_those_of_the_task(work_of, task):
     assert adapter_cost(with_adapter(config, "lora"), work).step.flops > work.frozen.flops
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("adapter", ["hut:rank=8", "bitfit"])
 def test_scanned_layers_cost_what_separate_ones_do(work_of, adapter):
     (config, plain), (scanning, scanned) = (work_of("gpt2", 128, scan_layers=on) for on in (False, True))
@@ -244,6 +249,7 @@ def test_scanned_layers_cost_what_separate_ones_do(work_of, adapter):
     assert one.step.flops <= other.step.flops <= 1.1 * one.step.flops
 
 
+@pytest.mark.full
 def test_an_update_in_parts_costs_what_a_whole_one_does(work_of):
     (config, whole), (parted, parts) = (work_of("gpt2", 128, accumulate=on) for on in (1, 4))
     assert [batch["input_ids"].shape for batch in parts.batches] == [(1, 64)] * 4
@@ -251,6 +257,7 @@ def test_an_update_in_parts_costs_what_a_whole_one_does(work_of):
     assert one.step.flops == pytest.approx(other.step.flops, rel=0.01)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("adapter", ["lora", "hut"])
 def test_recomputed_layers_cost_up_to_one_forward_pass_more(adapter, work_of):
     runs = [work_of("gpt2", 128, remat=remat) for remat in ("none", "dots", "full")]
@@ -326,16 +333,24 @@ def rows(text):
 
 
 def test_the_command_prints_a_line_an_adapter(config_file, capsys):
-    assert cost.main([config_file, "--length=32"]) == 0
+    assert cost.main([config_file, "--length=32", "--adapters=hut:rank=1,full"]) == 0
     text = capsys.readouterr().out
     table = rows(text)
-    assert {*cost.ADAPTERS.split(",")} | {"adapter", "frozen"} <= table.keys()
-    assert {name.split(":")[0] for name in cost.ADAPTERS.split(",")} | {"lora_plus"} == {*TRANSFORMS}
+    assert table.keys() >= {"adapter", "frozen", "hut:rank=1", "full"}
     assert table["hut:rank=1"][0] == f"{2 * 4 * 16:,}"  # two layers' queries: a, b, g and s of width 16
     assert table["full"][1] == "100.000"
     assert "8 examples of 32 tokens" in text
 
 
+@pytest.mark.full
+def test_the_command_compares_every_transformation_by_default(config_file, capsys):
+    assert cost.main([config_file, "--length=32"]) == 0
+    table = rows(capsys.readouterr().out)
+    assert {*cost.ADAPTERS.split(",")} | {"adapter", "frozen"} <= table.keys()
+    assert {name.split(":")[0] for name in cost.ADAPTERS.split(",")} | {"lora_plus"} == {*TRANSFORMS}
+
+
+@pytest.mark.full
 def test_the_command_sets_xlas_count_beside_its_own(config_file, capsys):
     cost.main([config_file, "--batch=2", "--length=16", "--adapters=hut:rank=1:scale=False", "--xla", NO_DROPOUT])
     table = rows(capsys.readouterr().out)

@@ -8,7 +8,7 @@ from hut_jax.models.gpt2_config import GPT2Config
 from hut_jax.models.hub.pretrained import init_params
 
 CONFIG = GPT2Config(
-    vocab_size=50, n_positions=48, n_embd=16, n_layer=2, n_head=2, initializer_range=0.5, eos_token_id=0
+    vocab_size=50, n_positions=48, n_embd=16, n_layer=1, n_head=2, initializer_range=0.5, eos_token_id=0
 )
 
 

@@ -1,16 +1,20 @@
 """One continuation a prompt: greedy against a loop without a cache, sampling against the distribution's own."""
 
+import itertools
+from dataclasses import replace
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.stats import chisquare
 
+from benchmarks.xla_text import count_collectives
 from hut_jax import HUT, Adapter
 from hut_jax.core.errors import UserError
 from hut_jax.core.scanned_layers import stack_layers
 from hut_jax.generation import Constraints, Greedy, Sampling, decoding, generate
 from hut_jax.models.gpt2 import GPT2
+from hut_jax.models.hub.pretrained import init_params
 
 TWELVE = Constraints(max_new_tokens=12, eos_id=None)
 
@@ -33,39 +37,45 @@ def expected(model, params, prompts):
         for _ in range(12):
             padded = np.zeros((1, 24), np.int32)  # causal: what follows changes nothing
             padded[0, : len(tokens)] = tokens
-            tokens.append(int(jnp.argmax(apply(padded)[0, len(tokens) - 1])))
+            tokens.append(int(np.argmax(np.asarray(apply(padded))[0, len(tokens) - 1])))
         results.append(tokens[len(prompt) :])
     return results
 
 
 def test_equals_generation_without_a_cache(model, params, prompts, expected):
     assert greedy(model, params, prompts) == expected
-    scanned = GPT2(model.config, scan_layers=True)
-    assert greedy(scanned, stack_layers(params), prompts) == expected
+
+
+@pytest.mark.full
+def test_scanned_layers_write_what_separate_ones_do(model, prompts):
+    config = replace(model.config, n_layer=2)
+    params = init_params(GPT2(config), jax.random.key(0))
+    expected = greedy(GPT2(config), params, prompts)
+    assert greedy(GPT2(config, scan_layers=True), stack_layers(params), prompts) == expected
 
 
 def test_each_row_stops_at_its_own_end(model, params, prompts, expected):
-    end = expected[0][3]
-    cut = [row[: row.index(end)] if end in row else row for row in expected]
-    assert {len(row) for row in cut} != {12}
-    assert greedy(model, params, prompts, Constraints(12, end)) == cut
-    first = {row[0] for row in expected}
-    assert greedy(model, params, prompts, Constraints(12, sorted(first))) == [[], [], []]
+    ends = {expected[0][3], expected[1][0]}
+    cut = [list(itertools.takewhile(lambda token: token not in ends, row)) for row in expected]
+    assert [] in cut
+    assert len({len(row) for row in cut}) > 1
+    assert greedy(model, params, prompts, Constraints(12, sorted(ends))) == cut
 
 
-def test_one_new_token_and_no_prompts(model, params, prompts, expected):
-    one = greedy(model, params, prompts, Constraints(1, None))
-    assert one == [row[:1] for row in expected]
-    assert greedy(model, params, [], Constraints(3, None)) == []
+@pytest.mark.full
+def test_one_new_token(model, params, prompts, expected):
+    assert greedy(model, params, prompts, Constraints(1, None)) == [row[:1] for row in expected]
+    assert greedy(model, params, prompts, Constraints(1, expected[0][0]))[0] == []
 
 
 def test_a_prompt_may_fill_the_model(model, params):
     prompt = list(range(1, 46))
     [new] = greedy(model, params, [prompt], Constraints(3, None))
-    logits = jax.jit(model.apply)({"params": params}, jnp.array([prompt + new]))
-    assert new == jnp.argmax(logits[0, 44:47], axis=-1).tolist()
+    logits = np.asarray(jax.jit(model.apply)({"params": params}, np.array([prompt + new])))
+    assert new == np.argmax(logits[0, 44:47], axis=-1).tolist()
 
 
+@pytest.mark.full
 def test_another_apply(model, params, prompts, expected):
     """As an adapted model's: the first argument is what it says, here the parameters and a shift of one."""
 
@@ -74,9 +84,9 @@ def test_another_apply(model, params, prompts, expected):
         logits, cache = model.apply({"params": params}, *args, **kwargs)
         return logits + shift * 1e3, cache
 
-    zero, shift = jnp.zeros(50), jnp.zeros(50).at[7].set(1)
+    zero, shift = np.zeros(50, np.float32), np.eye(50, dtype=np.float32)[7]
     assert greedy(model, (params, zero), prompts, apply=apply) == expected
-    assert greedy(model, (params, shift), prompts, Constraints(2, None), apply=apply) == [[7, 7]] * 3
+    assert greedy(model, (params, shift), prompts, apply=apply) == [[7] * 12] * 3
 
 
 @pytest.mark.parametrize(
@@ -100,10 +110,23 @@ def test_the_batch_size_changes_nothing(model, params, prompts, expected):
     new = greedy(model, params, prompts, batch_size=2, progress=seen.append)
     assert new == expected
     assert seen == [2, 1]
+    assert greedy(model, params, []) == []
 
 
+def test_a_length_of_prompt_is_compiled_once(model, params):
+    def search(*lengths):
+        greedy(model, params, [[1] * length for length in lengths], batch_size=2)
+
+    decoding._decode.clear_cache()
+    for lengths in ((3, 5), (16, 1), (9, 9), (2, 2)):
+        search(*lengths)
+    assert decoding._decode._cache_size() == 1
+    search(17, 1)
+    assert decoding._decode._cache_size() == 2
+
+
+@pytest.mark.full
 def test_an_end_token_may_be_put_off(model, params, prompts, expected):
-    assert greedy(model, params, prompts, Constraints(12, expected[0][0]))[0] == []
     later = greedy(model, params, prompts, Constraints(12, expected[0][0], min_new_tokens=6))
     assert all(len(row) >= 6 for row in later)
     assert all(expected[0][0] not in row for row in later)
@@ -113,19 +136,30 @@ def test_an_adapter_unmerged_writes_what_it_does_merged(model, params, prompts, 
     adapter = Adapter(HUT(rank=2))
     shapes = jax.eval_shape(adapter.init, jax.random.key(0), params)
     random = np.random.default_rng(0)
-    factors = jax.tree.map(lambda leaf: jnp.asarray(random.normal(0, 0.5, leaf.shape), jnp.float32), shapes)
+    factors = jax.tree.map(lambda leaf: random.normal(0, 0.5, leaf.shape).astype(np.float32), shapes)
 
     def apply(given, *args, **kwargs):
         return adapter.apply(model, *given, *args, **kwargs)
 
-    merged = greedy(model, adapter.merge(params, factors), prompts)
+    merged = greedy(model, jax.jit(adapter.merge)(params, factors), prompts)
     assert greedy(model, (params, factors), prompts, apply=apply) == merged != expected
 
 
-def test_a_batch_spread_over_devices(model, params, prompts, expected):
+def test_devices_share_out_a_batch_and_say_nothing_to_each_other(model, params, prompts, expected, monkeypatch):
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), "data")
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    compiled = []
+
+    def record(*args):
+        program = decode.lower(*args).compile()
+        compiled.append(program.as_text())
+        return program(*args[5:])  # the first are static
+
+    decode = decoding._decode
+    monkeypatch.setattr(decoding, "_decode", record)
     assert greedy(model, params, prompts, batch_size=4, sharding=sharding) == expected
+    assert "num_partitions=2" in compiled[0]
+    assert count_collectives(compiled[0]) == {}
     with pytest.raises(UserError, match="batch_size 3 is not a multiple of the 2 devices"):
         greedy(model, params, prompts, batch_size=3, sharding=sharding)
 
@@ -137,21 +171,32 @@ def test_a_seed_draws_the_same_tokens_whatever_the_batch(model, params, prompts,
     compiled = decoding._decode._cache_size()
     assert sample(model, params, prompts, Sampling(2, temperature=1.5)) != first != expected
     assert decoding._decode._cache_size() == compiled  # another seed, the same program
+    assert len(sample(model, params, prompts, Sampling(2**32 - 1, temperature=1.5))) == 3  # the largest seed
     again = sample(model, params, [*prompts[:2], prompts[0]], method)
     assert again[:2] == first[:2]
     assert again[2] != first[0]  # the same prompt at another place is another draw
 
 
-def test_the_top_token_alone_is_greedy(model, params, prompts, expected):
-    assert sample(model, params, prompts, Sampling(0, top_k=1)) == expected
+def test_the_top_token_alone_is_greedy():
+    logits = np.random.default_rng(0).normal(size=(64, 6)).astype(np.float32)
+
+    @jax.jit
+    def pick(key):
+        keys = jax.random.split(key, 64)
+        return Sampling(0, top_k=1).pick(keys, logits), Greedy().pick(keys, logits), Sampling(0).pick(keys, logits)
+
+    top, greedy, any_token = jax.device_get(pick(jax.random.key(0)))
+    np.testing.assert_array_equal(top, np.argmax(logits, axis=-1))
+    np.testing.assert_array_equal(greedy, top)
+    assert (any_token != top).any()
 
 
 @pytest.mark.parametrize(
     ("options", "kept"),
     [
-        ({}, 6),
+        pytest.param({}, 6, marks=pytest.mark.full),
         ({"temperature": 0.5}, 6),
-        ({"top_k": 3}, 3),
+        pytest.param({"top_k": 3}, 3, marks=pytest.mark.full),
         ({"top_p": 0.75}, 3),  # 0.4 + 0.3 is not enough
         ({"temperature": 2.0, "top_k": 4, "top_p": 0.6}, 2),
     ],
@@ -163,15 +208,11 @@ def test_draws_have_the_distribution_that_the_options_say(options, kept):
     expected[np.argsort(expected)[: len(expected) - kept]] = 0
     expected /= expected.sum()
     draws = 4000
-    logits = jnp.broadcast_to(jnp.log(jnp.asarray(probabilities, jnp.float32)), (draws, 6))
-    tokens = jax.jit(Sampling(0, **options).pick)(jax.random.split(jax.random.key(0), draws), logits)
+    logits = np.broadcast_to(np.log(probabilities).astype(np.float32), (draws, 6))
+    tokens = jax.jit(lambda key: Sampling(0, **options).pick(jax.random.split(key, draws), logits))(jax.random.key(0))
     counts = np.bincount(np.asarray(tokens), minlength=6)
     assert not counts[expected == 0].any()
     assert chisquare(counts[expected > 0], draws * expected[expected > 0]).pvalue > 1e-3
-
-
-def test_every_seed_of_32_bits_draws(model, params):
-    assert sample(model, params, [[1]], Sampling(2**32 - 1), Constraints(2, None))
 
 
 @pytest.mark.parametrize(

@@ -18,16 +18,21 @@ BATCH, LENGTH, BEAMS, STEPS = 3, 6, 4, BLOCK + 3
 LENGTHS = np.array([6, 1, 4])
 
 
-@pytest.mark.parametrize("scan_layers", [False, True])
+@pytest.mark.parametrize("scan_layers", [pytest.param(False, marks=pytest.mark.full), True])
 def test_each_beam_sees_its_prompt_and_its_own_tokens_and_no_other(scan_layers):
     random = np.random.default_rng(0)
-    params = init_params(GPT2(CONFIG), jax.random.key(0))
+    params = jax.device_get(init_params(GPT2(CONFIG), jax.random.key(0)))
     model = GPT2(CONFIG, scan_layers=scan_layers)
-    variables = {"params": stack_layers(params) if scan_layers else params}
+    variables = {"params": jax.device_get(stack_layers(params)) if scan_layers else params}
     prompts = random.integers(0, 23, (BATCH, LENGTH))
     apply = jax.jit(model.apply)
-    _, cache = apply(variables, prompts, cache=model.init_cache(BATCH, LENGTH))
-    cache = BeamCache.after_prompts(cache, BEAMS, STEPS)
+
+    @jax.jit
+    def read(variables):
+        _, cache = model.apply(variables, prompts, cache=model.init_cache(BATCH, LENGTH))
+        return BeamCache.after_prompts(cache, BEAMS, STEPS)
+
+    cache = read(variables)
     sequences = [[list(prompts[row, :length])] * BEAMS for row, length in enumerate(LENGTHS)]
     reorder = jax.jit(lambda cache, parents: cache.reorder(parents))
     whole = jax.jit(GPT2(CONFIG).apply)
@@ -43,15 +48,15 @@ def test_each_beam_sees_its_prompt_and_its_own_tokens_and_no_other(scan_layers):
         flat = [sequence for row in sequences for sequence in row]
         padded = np.array([sequence + [0] * (LENGTH + STEPS - len(sequence)) for sequence in flat])
         last = np.array([len(sequence) - 1 for sequence in flat])
-        expected = whole({"params": params}, padded)[np.arange(len(flat)), last]
-        np.testing.assert_allclose(logits.reshape(len(flat), -1), expected, rtol=1e-4, atol=1e-5)
+        expected = np.asarray(whole({"params": params}, padded))[np.arange(len(flat)), last]
+        np.testing.assert_allclose(np.asarray(logits).reshape(len(flat), -1), expected, rtol=1e-4, atol=1e-5)
     assert int(cache.index) == STEPS
     assert len({tuple(sequence) for sequence in flat}) > BATCH
 
 
 def test_the_prompt_is_held_once():
     model = GPT2(CONFIG)
-    cache = BeamCache.after_prompts(model.init_cache(BATCH, LENGTH), BEAMS, STEPS)
+    cache = jax.eval_shape(lambda: BeamCache.after_prompts(model.init_cache(BATCH, LENGTH), BEAMS, STEPS))
     shapes = jax.tree.map(jnp.shape, cache.layers[0])
     assert shapes == LayerBeams(
         prompt_keys=(BATCH, 2, 4, LENGTH),

@@ -1,5 +1,7 @@
 """GPT-2's computation: against transformers' golden logits, and each way to run it against the plain one."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -20,12 +22,18 @@ from tests.goldens.archives import golden_models
 GOLDENS = sorted(golden_models().glob("gpt2_*/"))
 CONFIG = GPT2Config(vocab_size=23, n_positions=12, n_embd=8, n_layer=2, n_head=2)
 BATCH, LENGTH = 3, 10
-LEFT_PADDED = jnp.arange(LENGTH) >= jnp.array([[0], [4], [9]])
+LEFT_PADDED = np.arange(LENGTH) >= np.array([[0], [4], [9]])
+POSITIONS = np.maximum(np.cumsum(LEFT_PADDED, 1) - 1, 0)
+
+
+@partial(jax.jit, static_argnums=0, static_argnames=("method", "deterministic"))
+def run(model, params, *args, **kwargs):
+    return model.apply({"params": params}, *args, **kwargs)
 
 
 @pytest.fixture(scope="module")
 def ids():
-    return jax.random.randint(jax.random.key(1), (BATCH, LENGTH), 0, CONFIG.vocab_size)
+    return np.random.default_rng(1).integers(0, CONFIG.vocab_size, (BATCH, LENGTH), np.int32)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +45,7 @@ def noise(model):
     """Parameters random everywhere: the start's zeros and ones would hide a bias or a norm left out."""
     random = np.random.default_rng(0)
     leaves, tree = jax.tree.flatten(shapes(model), is_leaf=lambda leaf: isinstance(leaf, tuple))
-    return jax.tree.unflatten(tree, [jnp.asarray(random.normal(0, 0.3, shape), jnp.float32) for shape in leaves])
+    return jax.tree.unflatten(tree, [random.normal(0, 0.3, shape).astype(np.float32) for shape in leaves])
 
 
 def key(seed):
@@ -49,17 +57,21 @@ def shapes(model):
     return jax.tree.map(lambda leaf: leaf.shape, tree)
 
 
+def stacked(layers):
+    return jax.device_get(stack_layers(layers))
+
+
 def close(a, b, tolerance=1e-5):
     np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("scan_layers", [False, True])
+@pytest.mark.parametrize("scan_layers", [False, pytest.param(True, marks=pytest.mark.full)])
 @pytest.mark.parametrize("folder", GOLDENS, ids=lambda folder: folder.name)
 def test_logits_equal_transformers(folder, scan_layers):
     model, params = load_pretrained(folder, compute=Compute(scan_layers=scan_layers))
     golden = load_file(folder / "golden.safetensors")
     expected, real = golden.pop("logits"), golden["attention_mask"].astype(bool)
-    logits = jax.jit(lambda params, inputs: model.apply({"params": params}, **inputs))(params, golden)
+    logits = np.asarray(run(model, params, **golden))
     close(logits[real], expected[real], 1e-4)
 
 
@@ -88,9 +100,9 @@ def test_parameter_tree():
 
 
 def test_scanned_tree_is_the_stacked_plain_one(params):
-    stacked = stack_layers(params)
-    assert shapes(GPT2(CONFIG, scan_layers=True)) == jax.tree.map(jnp.shape, stacked)
-    back = unstack_layers(stacked)
+    own = stacked(params)
+    assert shapes(GPT2(CONFIG, scan_layers=True)) == jax.tree.map(np.shape, own)
+    back = unstack_layers(own)
     assert jax.tree.structure(back) == jax.tree.structure(params)
     jax.tree.map(np.testing.assert_array_equal, back, params)
 
@@ -100,10 +112,10 @@ def test_untied_head_is_a_kernel_of_its_own():
     assert shapes(GPT2(config))["lm_head"] == {"kernel": (8, 23)}
 
 
-@pytest.mark.parametrize("scan_layers", [False, True])
+@pytest.mark.parametrize("scan_layers", [pytest.param(False, marks=pytest.mark.full), True])
 def test_start_is_gpt2s(scan_layers):
     config = GPT2Config(100, 64, 64, 2, 2, initializer_range=0.05)
-    params = init_params(GPT2(config, scan_layers=scan_layers), jax.random.key(0))
+    params = jax.device_get(init_params(GPT2(config, scan_layers=scan_layers), key(0)))
     for path, leaf in flatten_dict(params, sep="/").items():
         if path.endswith(("bias", "scale")):
             np.testing.assert_array_equal(leaf, float(path.endswith("scale")))
@@ -116,29 +128,38 @@ def test_start_is_gpt2s(scan_layers):
         assert not np.array_equal(query[0], query[1])
 
 
+@partial(jax.jit, static_argnums=2)
+@jax.value_and_grad
+def squares(params, ids, model):
+    return jnp.square(model.apply({"params": params}, ids, LEFT_PADDED)).mean()
+
+
 @pytest.mark.parametrize(
-    ("remat", "scan_layers"), [("full", False), ("dots", False), ("none", True), ("full", True), ("dots", True)]
+    ("remat", "scan_layers"),
+    [
+        ("dots", True),
+        *(
+            pytest.param(*case, marks=pytest.mark.full)
+            for case in (("full", False), ("dots", False), ("none", True), ("full", True))
+        ),
+    ],
 )
 def test_remat_and_scan_equal_plain(params, ids, remat, scan_layers):
     config = GPT2Config(23, 12, 8, 2, 2, scale_attn_by_inverse_layer_idx=True)
-
-    def loss(params, model):
-        return jnp.square(model.apply({"params": params}, ids, LEFT_PADDED)).mean()
-
-    expected, expected_grads = jax.jit(jax.value_and_grad(loss), static_argnums=1)(params, GPT2(config))
+    expected, expected_grads = squares(params, ids, GPT2(config))
     model = GPT2(config, remat=remat, scan_layers=scan_layers)
-    given = stack_layers(params) if scan_layers else params
-    value, grads = jax.jit(jax.value_and_grad(loss), static_argnums=1)(given, model)
+    value, grads = squares(stacked(params) if scan_layers else params, ids, model)
     close(value, expected)
-    grads = unstack_layers(grads) if scan_layers else grads
+    grads = unstack_layers(jax.device_get(grads)) if scan_layers else grads
     jax.tree.map(lambda a, b: close(a, b, 1e-4), grads, expected_grads)
     for path, grad in flatten_dict(grads, sep="/").items():
         # Softmax ignores what is added to every key alike, so that the key's bias alone has none.
         assert path.endswith("key/bias") or np.abs(grad).max() > 1e-6, path
 
 
+@pytest.mark.full
 def test_remat_keeps_dropout(params, ids):
-    given = stack_layers(params)
+    given = stacked(params)
 
     def gradients(remat):
         model = GPT2(CONFIG, remat=remat, scan_layers=True)
@@ -154,101 +175,110 @@ def test_remat_keeps_dropout(params, ids):
 
 
 def test_dropout_obeys_deterministic_and_its_rng(params, ids):
-    def run(rate, seed=None, **kwargs):
-        config = GPT2Config(23, 12, 8, 2, 2, **{"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, **rate})
-        rngs = None if seed is None else {"dropout": key(seed)}
-        return GPT2(config).apply({"params": params}, ids, rngs=rngs, **kwargs)
+    names = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
 
-    plain = run({})
-    for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop"):
-        rate = {name: 0.5}
-        np.testing.assert_array_equal(run(rate), plain)
-        dropped = run(rate, seed=0, deterministic=False)
-        assert np.abs(dropped - plain).max() > 1e-2, name
-        np.testing.assert_array_equal(run(rate, seed=0, deterministic=False), dropped)
-        assert np.abs(run(rate, seed=1, deterministic=False) - dropped).max() > 1e-2, name
+    plain = np.asarray(run(GPT2(GPT2Config(23, 12, 8, 1, 2)), params, ids))
+    for name in names:
+        model = GPT2(GPT2Config(23, 12, 8, 1, 2, **{**dict.fromkeys(names, 0.0), name: 0.5}))
+        np.testing.assert_array_equal(run(model, params, ids), plain)
+        first, again, other = (
+            np.asarray(run(model, params, ids, deterministic=False, rngs={"dropout": key(i)})) for i in (0, 0, 1)
+        )
+        assert np.abs(first - plain).max() > 1e-2, name
+        np.testing.assert_array_equal(again, first)
+        assert np.abs(other - first).max() > 1e-2, name
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_plain_attention_equals_jaxs(dtype):
-    query, key, value = jax.random.normal(jax.random.key(0), (3, 2, 5, 4, 6)).astype(dtype)
-    mask = jnp.tril(jnp.ones((5, 5), bool))[None, None] & (jnp.arange(5) != jnp.array([[1], [4]]))[:, None, None]
-    expected = jax.nn.dot_product_attention(query, key, value, mask=mask, scale=0.7)
-    close(
-        plain_attention(query, key, value, mask, 0.7).astype(jnp.float32),
-        expected.astype(jnp.float32),
-        1e-6 if dtype == jnp.float32 else 1e-2,
-    )
+    query, key, value = np.random.default_rng(0).normal(size=(3, 2, 5, 4, 6)).astype(dtype)
+    mask = np.tril(np.ones((5, 5), bool))[None, None] & (np.arange(5) != np.array([[1], [4]]))[:, None, None]
+
+    @jax.jit
+    def both(query, key, value):
+        expected = jax.nn.dot_product_attention(query, key, value, mask=mask, scale=0.7)
+        found = plain_attention(query, key, value, jnp.asarray(mask), 0.7)
+        return found.astype(jnp.float32), expected.astype(jnp.float32)
+
+    close(*both(query, key, value), 1e-6 if dtype == jnp.float32 else 1e-2)
 
 
 def test_bf16_is_close_and_its_logits_are_fp32(params, ids):
-    expected = GPT2(CONFIG).apply({"params": params}, ids)
+    expected = np.asarray(run(GPT2(CONFIG), params, ids))
     for given in (params, jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)):
-        logits = jax.jit(GPT2(CONFIG, dtype=jnp.bfloat16).apply)({"params": given}, ids)
-        assert logits.dtype == jnp.float32
+        logits = np.asarray(run(GPT2(CONFIG, dtype=jnp.bfloat16), given, ids))
+        assert logits.dtype == np.float32
         assert np.abs(logits - expected).max() < 0.03 * np.abs(expected).max()
     untied = GPT2(GPT2Config(23, 12, 8, 1, 2, tie_word_embeddings=False), dtype=jnp.bfloat16)
-    logits = jax.jit(untied.apply)({"params": noise(untied)}, ids)
-    assert logits.dtype == jnp.float32
+    logits = np.asarray(run(untied, noise(untied), ids))
+    assert logits.dtype == np.float32
     assert (logits.astype(jnp.bfloat16) != logits).any()
 
 
 def test_padding_does_not_leak(params, ids):
     model = GPT2(CONFIG)
-    other = jnp.where(LEFT_PADDED, ids, (ids + 7) % CONFIG.vocab_size)
-    a, b = (model.apply({"params": params}, tokens, LEFT_PADDED) for tokens in (ids, other))
+    other = np.where(LEFT_PADDED, ids, (ids + 7) % CONFIG.vocab_size)
+    a, b = (np.asarray(run(model, params, tokens, LEFT_PADDED)) for tokens in (ids, other))
     assert not np.array_equal(ids, other)
     np.testing.assert_array_equal(a[LEFT_PADDED], b[LEFT_PADDED])
-    positions = jnp.maximum(jnp.cumsum(LEFT_PADDED, 1) - 1, 0)
-    padded = model.apply({"params": params}, ids, LEFT_PADDED, position_ids=positions)
-    close(padded[1, 4:], model.apply({"params": params}, ids[1:2, 4:])[0])
+    padded = np.asarray(run(model, params, ids, LEFT_PADDED, position_ids=POSITIONS))
+    alone = np.concatenate([ids[1:2, 4:], ids[:1, :4]], 1)  # what follows changes nothing
+    close(padded[1, 4:], run(model, params, np.tile(alone, (BATCH, 1)))[0, :6])
 
 
 def test_no_position_sees_the_future(params, ids):
     model = GPT2(CONFIG)
-    a, b = (model.apply({"params": params}, tokens) for tokens in (ids, ids.at[:, 6].add(1) % 23))
+    other = ids.copy()
+    other[:, 6] = (other[:, 6] + 1) % 23
+    a, b = (np.asarray(run(model, params, tokens)) for tokens in (ids, other))
     np.testing.assert_array_equal(a[:, :6], b[:, :6])
     assert (np.abs(a - b)[:, 6:].max(axis=(0, 2)) > 1e-3).all()
 
 
-@pytest.mark.parametrize("scan_layers", [False, True])
-@pytest.mark.parametrize("steps", [[4, 6], [7, 1, 1, 1]])
+@pytest.mark.parametrize(
+    ("steps", "scan_layers"),
+    [
+        ([7, 1, 1, 1], False),
+        *(
+            pytest.param(*case, marks=pytest.mark.full)
+            for case in (([7, 1, 1, 1], True), ([4, 6], False), ([4, 6], True))
+        ),
+    ],
+)
 def test_cached_equals_uncached(params, ids, scan_layers, steps):
     model = GPT2(CONFIG, scan_layers=scan_layers)
-    variables = {"params": stack_layers(params) if scan_layers else params}
-    positions = jnp.maximum(jnp.cumsum(LEFT_PADDED, 1) - 1, 0)
-    apply = jax.jit(model.apply)
-    for given in ({}, {"position_ids": positions}):
-        expected = apply(variables, ids, LEFT_PADDED, **given)
+    own = stacked(params) if scan_layers else params
+    for given in ({}, {"position_ids": POSITIONS}):
+        expected = np.asarray(run(GPT2(CONFIG), params, ids, LEFT_PADDED, **given))
         cache = model.init_cache(BATCH, 12)
-        mask = jnp.pad(LEFT_PADDED, ((0, 0), (0, 2)), constant_values=True)
+        mask = np.pad(LEFT_PADDED, ((0, 0), (0, 2)), constant_values=True)
         parts, start = [], 0
         for count in steps:
             here = {name: value[:, start : start + count] for name, value in given.items()}
-            logits, cache = apply(variables, ids[:, start : start + count], mask, cache=cache, **here)
-            parts.append(logits)
+            logits, cache = run(model, own, ids[:, start : start + count], mask, cache=cache, **here)
+            parts.append(np.asarray(logits))
             start += count
         assert int(cache.index) == LENGTH
-        close(jnp.concatenate(parts, 1)[LEFT_PADDED], expected[LEFT_PADDED])
+        close(np.concatenate(parts, 1)[LEFT_PADDED], expected[LEFT_PADDED])
 
 
 def test_the_cache_is_not_changed_in_place(params, ids):
     model = GPT2(CONFIG)
     empty = model.init_cache(BATCH, 12)
-    model.apply({"params": params}, ids, cache=empty)
+    run(model, params, ids, cache=empty)
     assert int(empty.index) == 0
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(empty))
 
 
 def test_logits_at_and_hidden(params, ids):
     model = GPT2(CONFIG)
-    expected = model.apply({"params": params}, ids)
-    at = jnp.array([0, 13, 29, 13])
-    close(model.apply({"params": params}, ids, logits_at=at), expected.reshape(-1, 23)[at])
-    hidden = model.apply({"params": params}, ids, method="hidden")
+    expected = np.asarray(run(model, params, ids))
+    at = np.array([0, 13, 29, 13])
+    close(run(model, params, ids, logits_at=at), expected.reshape(-1, 23)[at])
+    hidden = run(model, params, ids, method="hidden")
     assert hidden.shape == (BATCH, LENGTH, 8)
-    close(model.apply({"params": params}, hidden, method="logits"), expected)
-    logits, _ = model.apply({"params": params}, ids, cache=model.init_cache(BATCH, 10), logits_at=at)
+    close(run(model, params, hidden, method="logits"), expected)
+    logits, _ = run(model, params, ids, cache=model.init_cache(BATCH, 12), logits_at=at)
     close(logits, expected.reshape(-1, 23)[at])
 
 
@@ -261,7 +291,7 @@ def test_logits_at_never_holds_the_other_logits(params, ids):
     assert largest(logits_at=jnp.array([2, 5])) == [(2, 23)]
 
 
-@pytest.mark.parametrize("remat", ["none", "dots", "full"])
+@pytest.mark.parametrize("remat", ["none", *(pytest.param(name, marks=pytest.mark.full) for name in ("dots", "full"))])
 def test_a_collection_of_factors_follows_the_layers_under_scan(params, ids, remat):
     """A Linen interceptor with factors in a collection `adapter`, as adapters here are applied."""
 
@@ -272,13 +302,19 @@ def test_a_collection_of_factors_follows_the_layers_under_scan(params, ids, rema
             y = y * context.module.get_variable("adapter", "g")
         return y
 
-    factors = {f"layer_{i}": {"attention": {"query": {"g": jnp.linspace(1, 2 + i, 8)}}} for i in range(CONFIG.n_layer)}
+    @partial(jax.jit, static_argnums=0)
+    def adapted(model, params, factors):
+        with nn.intercept_methods(scale):
+            return model.apply({"params": params, "adapter": factors}, ids)
+
+    factors = {
+        f"layer_{i}": {"attention": {"query": {"g": np.linspace(1, 2 + i, 8, dtype=np.float32)}}}
+        for i in range(CONFIG.n_layer)
+    }
     plain, scanned = GPT2(CONFIG), GPT2(CONFIG, remat=remat, scan_layers=True)
-    with nn.intercept_methods(scale):
-        expected = plain.apply({"params": params, "adapter": factors}, ids)
-        given = {"params": stack_layers(params), "adapter": stack_layers(factors)}
-        close(scanned.apply(given, ids), expected)
-    assert np.abs(expected - plain.apply({"params": params}, ids)).max() > 1e-3
+    expected = np.asarray(adapted(plain, params, factors))
+    close(adapted(scanned, stacked(params), stacked(factors)), expected)
+    assert np.abs(expected - run(plain, params, ids)).max() > 1e-3
 
 
 def test_too_long_names_both_numbers(params):
@@ -291,7 +327,7 @@ def test_too_long_names_both_numbers(params):
 
 def test_a_full_cache_and_a_mask_of_another_length_are_refused(params, ids):
     model = GPT2(CONFIG)
-    _, cache = model.apply({"params": params}, ids, cache=model.init_cache(BATCH, 12))
+    _, cache = run(model, params, ids, cache=model.init_cache(BATCH, 12))
     with pytest.raises(UserError, match=r"3 more tokens.*12 tokens and 10"):
         model.apply({"params": params}, ids[:, :3], cache=cache)
     with pytest.raises(UserError, match="covers 9 keys, not 10"):

@@ -1,6 +1,7 @@
 """RoBERTa's and BERT's computation: against transformers' goldens, and each way to run it against the plain one."""
 
 import dataclasses
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -16,12 +17,13 @@ from safetensors.numpy import load_file
 from hut_jax.core.errors import UserError
 from hut_jax.core.scanned_layers import stack_layers, unstack_layers
 from hut_jax.models.compute import Compute
-from hut_jax.models.hub.pretrained import init_params, load_pretrained
+from hut_jax.models.hub.pretrained import build_model, init_params, load_pretrained
 from hut_jax.models.roberta import Roberta, default_positions
 from hut_jax.models.roberta_config import RobertaConfig
 from tests.goldens.archives import golden_models
 
 GOLDENS = [*sorted(golden_models().glob("bert_*/")), *sorted(golden_models().glob("roberta_*/"))]
+QUICK = ("bert_classification", "roberta_mlm")
 GIVEN = {
     "vocab_size": 23,
     "hidden_size": 8,
@@ -44,7 +46,7 @@ def noise(model):
     random = np.random.default_rng(0)
 
     def draw(path, shape):
-        return jnp.asarray(random.normal(path.endswith("scale"), 0.3, shape), jnp.float32)
+        return random.normal(path.endswith("scale"), 0.3, shape).astype(np.float32)
 
     leaves = flatten_dict(shapes(model), sep="/").items()
     return unflatten_dict({path: draw(path, shape) for path, shape in leaves}, sep="/")
@@ -69,8 +71,16 @@ def shapes(model):
     return jax.tree.map(lambda leaf: leaf.shape, tree)
 
 
+@partial(jax.jit, static_argnums=0, static_argnames=("method", "deterministic"))
 def run(model, params, *args, **kwargs):
-    return jax.jit(lambda params: model.apply({"params": params}, *args, **kwargs))(params)
+    return model.apply({"params": params}, *args, **kwargs)
+
+
+number = jax.jit(default_positions, static_argnums=0)
+
+
+def stacked(layers):
+    return jax.device_get(stack_layers(layers))
 
 
 def close(a, b, tolerance=1e-5):
@@ -85,14 +95,18 @@ def both(model, **inputs):
 
 @pytest.mark.parametrize(
     ("folder", "scan_layers"),
-    [(folder, False) for folder in GOLDENS] + [(folder, True) for folder in GOLDENS if "classif" in folder.name],
+    [
+        (folder, False) if folder.name in QUICK else pytest.param(folder, False, marks=pytest.mark.full)
+        for folder in GOLDENS
+    ]
+    + [pytest.param(folder, True, marks=pytest.mark.full) for folder in GOLDENS if "classif" in folder.name],
     ids=lambda value: getattr(value, "name", "scan" if value else "plain"),
 )
 def test_hidden_states_and_logits_equal_transformers(folder, scan_layers):
     model, params = load_pretrained(folder, compute=Compute(scan_layers=scan_layers))
     inputs = load_file(folder / "golden.safetensors")
     expected = {name: inputs.pop(name) for name in ("hidden", "logits", "pooled") if name in inputs}
-    hidden, output = run(model, params, **inputs, method=both)
+    hidden, output = jax.device_get(run(model, params, **inputs, method=both))
     real = inputs["attention_mask"].astype(bool)
     close(hidden[real], expected["hidden"][real], 1e-4)
     at = real if output.ndim == 3 else ...
@@ -100,7 +114,7 @@ def test_hidden_states_and_logits_equal_transformers(folder, scan_layers):
 
 
 def test_there_are_goldens_of_each_class():
-    models = [load_pretrained(folder)[0] for folder in GOLDENS]
+    models = [build_model(folder) for folder in GOLDENS]
     assert {(model.config.model_type, model.config.head) for model in models} == {
         (kind, head) for kind in ("roberta", "bert") for head in ("none", "classification", "mlm")
     }
@@ -137,13 +151,13 @@ def test_parameter_tree():
 
 
 def test_scanned_tree_is_the_stacked_plain_one(params):
-    assert shapes(Roberta(CLASSIFIER, scan_layers=True)) == jax.tree.map(jnp.shape, stack_layers(params))
+    assert shapes(Roberta(CLASSIFIER, scan_layers=True)) == jax.tree.map(np.shape, stacked(params))
 
 
 def test_kernels_start_normal_and_the_rest_at_zero_or_one():
     sizes = {"vocab_size": 100, "hidden_size": 64, "intermediate_size": 64, "max_position_embeddings": 66}
     config = dataclasses.replace(CLASSIFIER, **sizes, type_vocab_size=60, labels=("x",) * 60, initializer_range=0.05)
-    params = init_params(Roberta(config, scan_layers=True), jax.random.key(0))
+    params = jax.device_get(init_params(Roberta(config, scan_layers=True), key(0)))
     for path, leaf in flatten_dict(params, sep="/").items():
         if path.endswith(("bias", "scale")):
             np.testing.assert_array_equal(leaf, float(path.endswith("scale")))
@@ -154,19 +168,22 @@ def test_kernels_start_normal_and_the_rest_at_zero_or_one():
     assert not np.array_equal(query[0], query[1])
 
 
+@partial(jax.jit, static_argnums=1)
+@jax.value_and_grad
+def squares(params, model):
+    return jnp.square(model.apply({"params": params}, IDS, MASK)).mean()
+
+
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("remat", "scan_layers"), [("full", False), ("dots", False), ("none", True), ("full", True), ("dots", True)]
 )
 def test_remat_and_scan_equal_plain(params, remat, scan_layers):
-    def loss(params, model):
-        return jnp.square(model.apply({"params": params}, IDS, MASK)).mean()
-
-    expected, expected_grads = jax.jit(jax.value_and_grad(loss), static_argnums=1)(params, Roberta(CLASSIFIER))
+    expected, expected_grads = squares(params, Roberta(CLASSIFIER))
     model = Roberta(CLASSIFIER, remat=remat, scan_layers=scan_layers)
-    given = stack_layers(params) if scan_layers else params
-    value, grads = jax.jit(jax.value_and_grad(loss), static_argnums=1)(given, model)
+    value, grads = squares(stacked(params) if scan_layers else params, model)
     close(value, expected)
-    grads = unstack_layers(grads) if scan_layers else grads
+    grads = unstack_layers(jax.device_get(grads)) if scan_layers else grads
     jax.tree.map(lambda a, b: close(a, b, 1e-4), grads, expected_grads)
     for path, grad in flatten_dict(grads, sep="/").items():
         # Softmax ignores what is added to every key alike, so that the key's bias alone has none.
@@ -175,7 +192,7 @@ def test_remat_and_scan_equal_plain(params, remat, scan_layers):
 
 @pytest.mark.full
 def test_remat_keeps_dropout(params):
-    given = stack_layers(params)
+    given = stacked(params)
 
     def gradients(remat):
         model = Roberta(CLASSIFIER, remat=remat, scan_layers=True)
@@ -189,22 +206,21 @@ def test_remat_keeps_dropout(params):
         jax.tree.map(close, gradients(remat), gradients("none"))
 
 
+@pytest.mark.full
 def test_dropout_obeys_deterministic_and_its_rng(params):
     names = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
 
-    def logits(rate, seed=None, **kwargs):
-        config = dataclasses.replace(CLASSIFIER, **{**dict.fromkeys(names, 0.0), **rate})
-        rngs = None if seed is None else {"dropout": key(seed)}
-        return Roberta(config).apply({"params": params}, IDS, MASK, rngs=rngs, **kwargs)
-
-    plain = logits({})
+    one_layer = dataclasses.replace(CLASSIFIER, num_hidden_layers=1)
+    plain = np.asarray(run(Roberta(one_layer), params, IDS, MASK))
     for name in names:
-        rate = {name: 0.5}
-        np.testing.assert_array_equal(logits(rate), plain)
-        dropped = logits(rate, seed=0, deterministic=False)
-        assert np.abs(dropped - plain).max() > 1e-2, name
-        np.testing.assert_array_equal(logits(rate, seed=0, deterministic=False), dropped)
-        assert np.abs(logits(rate, seed=1, deterministic=False) - dropped).max() > 1e-2, name
+        model = Roberta(dataclasses.replace(one_layer, **{**dict.fromkeys(names, 0.0), name: 0.5}))
+        np.testing.assert_array_equal(run(model, params, IDS, MASK), plain)
+        first, again, other = (
+            np.asarray(run(model, params, IDS, MASK, deterministic=False, rngs={"dropout": key(i)})) for i in (0, 0, 1)
+        )
+        assert np.abs(first - plain).max() > 1e-2, name
+        np.testing.assert_array_equal(again, first)
+        assert np.abs(other - first).max() > 1e-2, name
 
 
 def test_classifier_dropout_is_by_default_the_hidden_one():
@@ -212,16 +228,17 @@ def test_classifier_dropout_is_by_default_the_hidden_one():
     assert dataclasses.replace(BERT, hidden_dropout_prob=0.3, classifier_dropout=0.0).classifier_rate == 0
 
 
-@pytest.mark.parametrize("deterministic", [True, False])
+@pytest.mark.parametrize("deterministic", [True, pytest.param(False, marks=pytest.mark.full)])
 def test_a_row_of_nothing_but_padding_has_finite_logits_and_gradients(params, deterministic):
     mask = MASK * np.array([[1], [0], [1]])
+    model = Roberta(dataclasses.replace(CLASSIFIER, num_hidden_layers=1))
 
     def loss(params):
         rngs = None if deterministic else {"dropout": key(0)}
-        logits = Roberta(CLASSIFIER).apply({"params": params}, IDS, mask, deterministic=deterministic, rngs=rngs)
+        logits = model.apply({"params": params}, IDS, mask, deterministic=deterministic, rngs=rngs)
         return jnp.square(logits).mean(), logits
 
-    grads, logits = jax.jit(jax.grad(loss, has_aux=True))(params)
+    grads, logits = jax.device_get(jax.jit(jax.grad(loss, has_aux=True))(params))
     assert np.isfinite(logits).all()
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
 
@@ -229,8 +246,9 @@ def test_a_row_of_nothing_but_padding_has_finite_logits_and_gradients(params, de
 def test_padding_does_not_leak(mlm_params):
     model = Roberta(MLM)
     other = np.where(MASK, IDS, 7)
-    positions = default_positions(MLM, IDS)
-    a, b = (run(model, mlm_params, ids, MASK, position_ids=positions) for ids in (IDS, other))
+    positions = np.asarray(number(MLM, IDS))
+    a, b = (np.asarray(run(model, mlm_params, ids, MASK, position_ids=positions)) for ids in (IDS, other))
+    assert not np.array_equal(IDS, other)
     np.testing.assert_array_equal(a[MASK], b[MASK])
     close(a[1, :6], run(model, mlm_params, IDS[1:2, :6])[0])
 
@@ -246,36 +264,45 @@ def test_roberta_counts_its_positions_past_left_padding(mlm_params):
 @settings(max_examples=40, deadline=None)
 def test_positions_number_the_real_tokens_after_the_padding_id(ids, pad):
     config = dataclasses.replace(CLASSIFIER, pad_token_id=pad)
-    positions = np.asarray(default_positions(config, ids))
+    positions = np.asarray(number(config, ids))
     assert (positions[ids == pad] == pad).all()
     for row, places in zip(ids, positions, strict=True):
         real = places[row != pad]
         np.testing.assert_array_equal(real, pad + 1 + np.arange(len(real)))
-    np.testing.assert_array_equal(default_positions(BERT, ids), [np.arange(5)])
+    np.testing.assert_array_equal(number(BERT, ids), [np.arange(5)])
 
 
 def test_token_types_tell_a_pairs_texts_apart(params):
     model = Roberta(CLASSIFIER)
-    plain = run(model, params, IDS, MASK)
-    types = (np.arange(LENGTH) >= 3) & MASK
-    np.testing.assert_array_equal(run(model, params, IDS, MASK, token_type_ids=np.zeros_like(IDS)), plain)
-    assert np.abs(run(model, params, IDS, MASK, token_type_ids=types.astype(np.int32)) - plain).max() > 1e-2
+    plain = np.asarray(run(model, params, IDS, MASK))
+    types = ((np.arange(LENGTH) >= 3) & MASK).astype(np.int32)
+    close(run(model, params, IDS, MASK, token_type_ids=np.zeros_like(types)), plain, 1e-6)
+    assert np.abs(run(model, params, IDS, MASK, token_type_ids=types) - plain).max() > 1e-2
 
 
-@pytest.mark.parametrize("config", [CLASSIFIER, BERT, MLM, dataclasses.replace(MLM, tie_word_embeddings=False)])
+@pytest.mark.parametrize(
+    "config",
+    [
+        MLM,
+        *(
+            pytest.param(one, marks=pytest.mark.full)
+            for one in (CLASSIFIER, BERT, dataclasses.replace(MLM, tie_word_embeddings=False))
+        ),
+    ],
+)
 def test_bf16_is_close_and_its_logits_are_fp32(config):
     params = noise(Roberta(config))
-    expected = run(Roberta(config), params, IDS, MASK)
+    expected = np.asarray(run(Roberta(config), params, IDS, MASK))
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
-    logits = run(Roberta(config, dtype=jnp.bfloat16), half, IDS, MASK)
-    assert logits.dtype == jnp.float32
+    logits = np.asarray(run(Roberta(config, dtype=jnp.bfloat16), half, IDS, MASK))
+    assert logits.dtype == np.float32
     assert (logits.astype(jnp.bfloat16) != logits).any()
     assert np.abs(logits - expected).max() < 0.04 * np.abs(expected).max()
 
 
 def test_logits_at_and_hidden(mlm_params):
     model = Roberta(MLM)
-    expected = run(model, mlm_params, IDS, MASK)
+    expected = np.asarray(run(model, mlm_params, IDS, MASK))
     at = np.array([0, 13, 29, 13])
     close(run(model, mlm_params, IDS, MASK, logits_at=at), expected.reshape(-1, 23)[at])
     hidden = run(model, mlm_params, IDS, MASK, method="hidden")
@@ -292,7 +319,7 @@ def test_logits_at_never_holds_the_other_logits(mlm_params):
     assert (BATCH, LENGTH, 23) not in logits(logits_at=np.array([2, 5]))
 
 
-@pytest.mark.parametrize("remat", ["none", "dots", "full"])
+@pytest.mark.parametrize("remat", ["none", *(pytest.param(name, marks=pytest.mark.full) for name in ("dots", "full"))])
 def test_a_collection_of_factors_follows_the_layers_under_scan(params, remat):
     """A Linen interceptor with factors in a collection `adapter`, as adapters here are applied."""
 
@@ -303,12 +330,18 @@ def test_a_collection_of_factors_follows_the_layers_under_scan(params, remat):
             y = y * context.module.get_variable("adapter", "g")
         return y
 
-    factors = {f"layer_{i}": {"attention": {"query": {"g": jnp.linspace(1, 2 + i, 8)}}} for i in range(2)}
+    @partial(jax.jit, static_argnums=0)
+    def adapted(model, params, factors):
+        with nn.intercept_methods(scale):
+            return model.apply({"params": params, "adapter": factors}, IDS, MASK)
+
+    factors = {
+        f"layer_{i}": {"attention": {"query": {"g": np.linspace(1, 2 + i, 8, dtype=np.float32)}}} for i in range(2)
+    }
     plain, scanned = Roberta(CLASSIFIER), Roberta(CLASSIFIER, remat=remat, scan_layers=True)
-    with nn.intercept_methods(scale):
-        expected = plain.apply({"params": params, "adapter": factors}, IDS)
-        close(scanned.apply({"params": stack_layers(params), "adapter": stack_layers(factors)}, IDS), expected)
-    assert np.abs(expected - plain.apply({"params": params}, IDS)).max() > 1e-3
+    expected = np.asarray(adapted(plain, params, factors))
+    close(adapted(scanned, stacked(params), stacked(factors)), expected)
+    assert np.abs(expected - run(plain, params, IDS, MASK)).max() > 1e-3
 
 
 def test_too_long_a_sequence_a_wrong_mask_and_logits_at_without_logits_are_refused(params):

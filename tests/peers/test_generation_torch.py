@@ -8,7 +8,7 @@ from hut_jax.models.hub.pretrained import load_pretrained
 
 pytestmark = pytest.mark.peers
 
-PROMPTS = 200
+PROMPTS = 80
 END, OTHER_END = 1, 5
 COMMON = 54  # what the model of 600 tokens writes every other time
 
@@ -101,12 +101,12 @@ def test_the_tokens_and_scores_are_transformers(peers, tmp_path, case, see_promp
         ngrams_see_prompt=see_prompt,
     )
     if options["num_beams"] == 1:
-        found = generate(model, params, prompts, Greedy(), constraints, batch_size=50)
+        found = generate(model, params, prompts, Greedy(), constraints, batch_size=40)
         assert [one.tokens for one in found] == expected
         return
     method = Beam(options["num_beams"], options["length_penalty"], options.get("early_stopping", False))
     returned = options.get("num_return_sequences", 1)
-    found = generate(model, params, prompts, method, constraints, batch_size=50)
+    found = generate(model, params, prompts, method, constraints, batch_size=40)
     best = [[one, *one.others][:returned] for one in found]
     assert [len(row) for row in best] == [returned] * PROMPTS
     assert [one.tokens for row in best for one in row] == expected

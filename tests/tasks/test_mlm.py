@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import log_softmax
 
 from hut_jax.config import default_config, freeze, set_transform
 from hut_jax.core.errors import UserError
@@ -16,75 +17,90 @@ MASK, VOCAB, CLS, SEP = 99, 100, 0, 2
 
 
 def blocks(rows=200, length=100, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).integers(10, 90, (rows, length)), jnp.int32)
+    return np.random.default_rng(seed).integers(10, 90, (rows, length), np.int32)
+
+
+@jax.jit
+def hidden(seed, tokens, free):
+    return hide(jax.random.key(seed), tokens, free, mask=MASK, vocab=VOCAB)
 
 
 def test_fifteen_percent_are_predicted_eight_in_ten_of_them_masked_and_one_in_ten_random():
     tokens = blocks()
-    shown, positions, weights = hide(jax.random.key(0), tokens, tokens >= 0, mask=MASK, vocab=VOCAB)
+    shown, positions, weights = jax.device_get(hidden(0, tokens, tokens >= 0))
     assert positions.shape == weights.shape == (200 * 15,)
     assert weights.min() == 1
-    rows = np.asarray(positions).reshape(200, 15)
+    rows = positions.reshape(200, 15)
     assert all(len(set(row)) == 15 for row in rows)
     assert (rows // 100 == np.arange(200)[:, None]).all()
-    seen, old = (
-        np.asarray(shown).reshape(-1)[np.asarray(positions)],
-        np.asarray(tokens).reshape(-1)[np.asarray(positions)],
-    )
+    seen, old = shown.reshape(-1)[positions], tokens.reshape(-1)[positions]
     # Of 3,000, five standard deviations are 0.037 and 0.027. A random token is the mask or the old one 1 in 100 times.
     assert np.mean(seen == MASK) == pytest.approx(0.801, abs=0.037)
     assert np.mean(seen == old) == pytest.approx(0.101, abs=0.028)
     assert np.mean((seen != MASK) & (seen != old)) == pytest.approx(0.098, abs=0.027)
     untouched = np.ones(tokens.size, bool)
-    untouched[np.asarray(positions)] = False
-    np.testing.assert_array_equal(np.asarray(shown).reshape(-1)[untouched], np.asarray(tokens).reshape(-1)[untouched])
+    untouched[positions] = False
+    np.testing.assert_array_equal(shown.reshape(-1)[untouched], tokens.reshape(-1)[untouched])
 
 
 def test_only_free_tokens_are_hidden_and_a_row_without_enough_has_less_weight():
     tokens = blocks(rows=3, length=20)
-    free = jnp.zeros(tokens.shape, bool).at[0].set(True).at[1, 4].set(True)
-    shown, _, weights = hide(jax.random.key(1), tokens, free, mask=MASK, vocab=VOCAB)
+    free = np.zeros(tokens.shape, bool)
+    free[0] = free[1, 4] = True
+    shown, _, weights = jax.device_get(hidden(1, tokens, free))
     np.testing.assert_array_equal(weights.reshape(3, 3).sum(1), [3, 1, 0])
     np.testing.assert_array_equal(shown[2], tokens[2])
-    np.testing.assert_array_equal(np.delete(np.asarray(shown[1]), 4), np.delete(np.asarray(tokens[1]), 4))
+    np.testing.assert_array_equal(np.delete(shown[1], 4), np.delete(tokens[1], 4))
 
 
 def test_the_loss_is_the_cross_entropy_of_what_was_hidden():
-    tokens = blocks(rows=4, length=40).at[1, 7].set(SEP)
-    batch = {"input_ids": tokens, "attention_mask": jnp.ones(tokens.shape, bool)}
-    table = jnp.asarray(np.random.default_rng(1).standard_normal((VOCAB, VOCAB)), jnp.float32)
-    calls = []
-
-    def apply(shown, mask, *, logits_at, deterministic):
-        assert deterministic
-        calls.append((shown, logits_at))
-        return table[shown.reshape(-1)[logits_at]]
-
+    tokens = blocks(rows=4, length=40)
+    tokens[1, 7] = SEP
+    batch = {"input_ids": tokens, "attention_mask": np.ones(tokens.shape, bool)}
+    table = np.random.default_rng(1).standard_normal((VOCAB, VOCAB)).astype(np.float32)
     options = {"cls": CLS, "sep": SEP, "mask": MASK, "vocab": VOCAB, "deterministic": True}
-    total, weight, _ = masked_lm_loss(apply, batch, **options)
-    (shown, positions) = calls[0]
-    framed = tokens.at[:, 0].set(CLS)
+
+    @jax.jit
+    def run(batch):
+        calls = []
+
+        def apply(shown, mask, *, logits_at, deterministic):
+            assert deterministic
+            calls.append((shown, logits_at))
+            return jnp.asarray(table)[shown.reshape(-1)[logits_at]]
+
+        total, weight, _ = masked_lm_loss(apply, batch, **options)
+        return total, weight, calls[0]
+
+    total, weight, (shown, positions) = jax.device_get(run(batch))
+    framed = tokens.copy()
+    framed[:, 0] = CLS
     np.testing.assert_array_equal(shown[:, 0], CLS)
     assert shown[1, 7] == SEP
-    logs = jax.nn.log_softmax(table[shown.reshape(-1)[positions]])
+    logs = log_softmax(table[shown.reshape(-1)[positions]], axis=-1)
     expected = -logs[np.arange(len(positions)), framed.reshape(-1)[positions]].sum()
-    assert float(weight) == len(positions) == 4 * 6
-    assert float(total) == pytest.approx(float(expected), rel=1e-5)
-    again, _, _ = masked_lm_loss(apply, batch, **options)
-    assert float(again) == float(total)
+    assert weight == len(positions) == 4 * 6
+    assert total == pytest.approx(expected, rel=1e-5)
+    assert jax.device_get(run(batch))[0] == total
 
 
 def test_each_step_hides_anew():
     tokens = blocks(rows=2, length=40)
-    batch = {"input_ids": tokens, "attention_mask": jnp.ones(tokens.shape, bool)}
-    seen = []
+    batch = {"input_ids": tokens, "attention_mask": np.ones(tokens.shape, bool)}
 
-    def apply(shown, mask, *, logits_at, rngs):
-        seen.append(np.asarray(logits_at))
-        return jnp.zeros((len(logits_at), VOCAB))
+    @jax.jit
+    def run(seed):
+        seen = []
 
-    for key in (0, 1, 0):
-        masked_lm_loss(apply, batch, cls=CLS, sep=SEP, mask=MASK, vocab=VOCAB, rngs={"dropout": jax.random.key(key)})
+        def apply(shown, mask, *, logits_at, rngs):
+            seen.append(logits_at)
+            return jnp.zeros((len(logits_at), VOCAB))
+
+        rngs = {"dropout": jax.random.key(seed)}
+        masked_lm_loss(apply, batch, cls=CLS, sep=SEP, mask=MASK, vocab=VOCAB, rngs=rngs)
+        return seen[0]
+
+    seen = [np.asarray(run(seed)) for seed in (0, 1, 0)]
     np.testing.assert_array_equal(seen[0], seen[2])
     assert (seen[0] != seen[1]).any()
 
