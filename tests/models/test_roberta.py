@@ -175,9 +175,7 @@ def squares(params, model):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(
-    ("remat", "scan_layers"), [("full", False), ("dots", False), ("none", True), ("full", True), ("dots", True)]
-)
+@pytest.mark.parametrize(("remat", "scan_layers"), [("full", False), ("dots", True)])
 def test_remat_and_scan_equal_plain(params, remat, scan_layers):
     expected, expected_grads = squares(params, Roberta(CLASSIFIER))
     model = Roberta(CLASSIFIER, remat=remat, scan_layers=scan_layers)
@@ -202,8 +200,7 @@ def test_remat_keeps_dropout(params):
 
         return jax.jit(jax.grad(loss))(given)
 
-    for remat in ("dots", "full"):
-        jax.tree.map(close, gradients(remat), gradients("none"))
+    jax.tree.map(close, gradients("full"), gradients("none"))
 
 
 @pytest.mark.full
