@@ -116,7 +116,7 @@ MESH = ["--config.mesh.data=-1", "--config.mesh.fsdp=2", "--config.log.every=1"]
 @pytest.mark.full
 def test_several_processes_give_one_processs_losses_though_stopped_and_of_another_number(config_file, tmp_path):
     """A signal to one of two processes stops both. Four resume the run, and pass over a damaged checkpoint together."""
-    options = [*MESH, "--config.train.steps=60", "--config.eval.every=60", "--config.checkpoint.every=2"]
+    options = [*MESH, "--config.train.steps=30", "--config.eval.every=30", "--config.checkpoint.every=5"]
     finish(config_file, tmp_path / "one", 1, *options, devices=4)
     run = start(config_file, tmp_path / "several", 2, *options, devices=2)
     wait_for_training(run, tmp_path / "several")
