@@ -71,8 +71,9 @@ def roberta():
 
 
 def batches(kind):
-    random = np.random.default_rng(0)
-    for _ in range(STEPS):
+    """The first batch comes again at the end: its loss has then changed by training alone."""
+    for step in range(STEPS):
+        random = np.random.default_rng(step % (STEPS - 1))
         batch = {
             "input_ids": random.integers(2, 64, (ROWS, LENGTH)).astype(np.int32),
             "attention_mask": np.arange(LENGTH) < random.integers(LENGTH // 2, LENGTH + 1, (ROWS, 1)),
@@ -100,9 +101,9 @@ def shapes_of(model):
 
 @functools.cache
 def params_of(kind):
-    """The base of this kind, in the host's memory."""
+    """The base of this kind, in the host's memory, larger than at its start, so that a few steps move its outputs."""
     model = KINDS[kind][0]()
-    return jax.device_get(init_params(model, jax.random.key(1)))
+    return jax.tree.map(lambda leaf: 4 * leaf, jax.device_get(init_params(model, jax.random.key(1))))
 
 
 def set_up(kind, adapter, mesh, model=None):
@@ -152,7 +153,7 @@ def on_one_device():
 
 def agrees(kind, name, shape, on_one_device):
     wanted = on_one_device(kind, name)
-    assert abs(wanted[-1] - wanted[0]) > 1e-2
+    assert wanted[-1] < wanted[0] - 0.05
     np.testing.assert_allclose(losses(kind, METHODS[name], make_mesh(*shape)), wanted, atol=1e-4)
 
 
