@@ -111,10 +111,11 @@ class HUT(Transform):
         if self.forms_kernel:
             return self._by_kernel(layer)(x, layer.kernel, layer.bias, factors)
         y = layer.dense((x * (1 + factors["a"][:, 0])).astype(x.dtype), layer.kernel, None)
-        scaled = y.astype(wide(y)) * self._scaled(1 + factors["b"][0], factors)
-        if layer.bias is not None:
-            scaled = scaled + scale_and_shift(layer.bias, factors).astype(y.dtype)
-        return scaled.astype(y.dtype)
+        y = (y.astype(wide(y)) * self._scaled(1 + factors["b"][0], factors)).astype(y.dtype)
+        if layer.bias is None:
+            return y
+        # Added in y's own dtype, as the layer does: XLA then rounds y in both, and zero factors change no bit.
+        return y + scale_and_shift(layer.bias, factors).astype(y.dtype)
 
     def merge(
         self, kernel: Float[Array, "d k"], bias: Float[Array, " k"] | None, factors: Factors
