@@ -164,13 +164,16 @@ def test_remat_keeps_dropout(params, ids):
     def gradients(remat):
         model = GPT2(CONFIG, remat=remat, scan_layers=True)
 
-        def loss(params):
-            rngs = {"dropout": key(5)}
-            return model.apply({"params": params}, ids, deterministic=False, rngs=rngs).var()
+        def loss(params, dropout):
+            return model.apply({"params": params}, ids, deterministic=False, rngs={"dropout": dropout}).var()
 
-        return jax.jit(jax.grad(loss))(given)
+        compiled = jax.jit(jax.grad(loss))
+        return [compiled(given, key(seed)) for seed in (5, 6)]
 
-    jax.tree.map(close, gradients("dots"), gradients("none"))
+    expected, other = gradients("none")
+    jax.tree.map(close, gradients("dots")[0], expected)
+    kernels = [np.asarray(grads["layers"]["mlp"]["up"]["kernel"]) for grads in (expected, other)]
+    assert np.abs(kernels[0] - kernels[1]).max() > 1e-2 * np.abs(kernels[0]).max()
 
 
 def test_dropout_obeys_deterministic_and_its_rng(params, ids):
@@ -259,14 +262,6 @@ def test_cached_equals_uncached(params, ids, scan_layers, steps):
             start += count
         assert int(cache.index) == LENGTH
         close(np.concatenate(parts, 1)[LEFT_PADDED], expected[LEFT_PADDED])
-
-
-def test_the_cache_is_not_changed_in_place(params, ids):
-    model = GPT2(CONFIG)
-    empty = model.init_cache(BATCH, 12)
-    run(model, params, ids, cache=empty)
-    assert int(empty.index) == 0
-    assert not any(np.any(leaf) for leaf in jax.tree.leaves(empty))
 
 
 def test_logits_at_and_hidden(params, ids):

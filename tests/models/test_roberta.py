@@ -195,12 +195,16 @@ def test_remat_keeps_dropout(params):
     def gradients(remat):
         model = Roberta(CLASSIFIER, remat=remat, scan_layers=True)
 
-        def loss(params):
-            return model.apply({"params": params}, IDS, MASK, deterministic=False, rngs={"dropout": key(5)}).var()
+        def loss(params, dropout):
+            return model.apply({"params": params}, IDS, MASK, deterministic=False, rngs={"dropout": dropout}).var()
 
-        return jax.jit(jax.grad(loss))(given)
+        compiled = jax.jit(jax.grad(loss))
+        return [compiled(given, key(seed)) for seed in (5, 6)]
 
-    jax.tree.map(close, gradients("full"), gradients("none"))
+    expected, other = gradients("none")
+    jax.tree.map(close, gradients("full")[0], expected)
+    kernels = [np.asarray(grads["layers"]["mlp"]["up"]["kernel"]) for grads in (expected, other)]
+    assert np.abs(kernels[0] - kernels[1]).max() > 1e-2 * np.abs(kernels[0]).max()
 
 
 @pytest.mark.full
