@@ -315,7 +315,7 @@ class Adapter:
         for site in self.sites(params):
             factors = " ".join(f"{name}{_shape(shape)}" for name, shape in site.factors.items())
             rows.append((show(site.path), _shape(site.shape), factors, f"{site.count:,}"))
-        widths = [max(len(row[column]) for row in rows) for column in range(3)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join([*map(str.ljust, row[:3], widths), row[3]]) for row in rows]
         count = self.count(params)
         lines.append(f"trainable {count.trainable:,} of {count.total:,} ({count.percent:.3f} %)")

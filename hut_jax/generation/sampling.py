@@ -49,7 +49,7 @@ class _OneBeam(ABC):
         self, constraints: Constraints, logits: Float[Array, "batch 1 vocab"], state: _State, step: Int[Array, ""]
     ) -> tuple[_State, None]:
         """See `Method`."""
-        logits = constraints.forbid(logits[:, 0], state.history, step)
+        logits = constraints.forbid(logits.squeeze(1), state.history, step)
         tokens = self.pick(jax.vmap(jax.random.fold_in, (0, None))(state.keys, step), logits)
         history = constraints.write(state.history, step, tokens)
         return _State(tokens[:, None], history, state.open & ~constraints.is_end(tokens), state.keys), None
@@ -124,4 +124,4 @@ class Sampling(_OneBeam):
         probabilities = jax.nn.softmax(logits)
         before = jnp.cumsum(probabilities, axis=-1) - probabilities
         drawn = draw(keys, jnp.where(before < self.top_p, logits, -jnp.inf))
-        return jnp.take_along_axis(tokens, drawn[:, None], axis=1)[:, 0]
+        return jnp.take_along_axis(tokens, drawn[:, None], axis=1).squeeze(1)

@@ -110,8 +110,8 @@ class HUT(Transform):
         """
         if self.forms_kernel:
             return self._by_kernel(layer)(x, layer.kernel, layer.bias, factors)
-        y = layer.dense((x * (1 + factors["a"][:, 0])).astype(x.dtype), layer.kernel, None)
-        y = (y.astype(wide(y)) * self._scaled(1 + factors["b"][0], factors)).astype(y.dtype)
+        y = layer.dense((x * (1 + factors["a"].squeeze(1))).astype(x.dtype), layer.kernel, None)
+        y = (y.astype(wide(y)) * self._scaled(1 + factors["b"].squeeze(0), factors)).astype(y.dtype)
         if layer.bias is None:
             return y
         # Added in y's own dtype, as the layer does: XLA then rounds y in both, and zero factors change no bit.

@@ -29,6 +29,8 @@ def test_the_report_shows_what_matched_and_the_totals():
     factors = jax.eval_shape(adapter.init, jax.random.key(0), PARAMS)
     assert adapter.count(PARAMS).trainable == 168 == sum(leaf.size for leaf in jax.tree.leaves(factors))
     assert lines[3] == f"trainable 168 of {total:,} ({100 * 168 / total:.3f} %)"
+    assert lines[0] == "path        kernel   factors                       parameters"
+    assert len({line.index(word) for line, word in zip(lines, ("kernel", "[8", "[8"), strict=False)}) == 1
 
 
 def test_counting_needs_shapes_alone():

@@ -205,6 +205,7 @@ def test_sets_of_another_dtype_compile_nothing_anew():
         ([], [], "0 weights for 0 adapters"),
         ([Adapter(HUT(rank=2))], [1.0, 2.0], "2 weights for 1 adapters"),
         ([Adapter(HUT(rank=2)), Adapter(HUT(rank=2), "key$")], [1.0, 1.0], "site of one adapter and not of another"),
+        ([Adapter(Full()), Adapter(Full(), "value")], [1.0, 1.0], "^final_norm/bias is a site of one adapter"),
         ([Adapter(HUT(rank=2)), Adapter(HUT(rank=4))], [1.0, 1.0], "do not combine: their settings differ"),
         ([Adapter(HUT(rank=2)), Adapter(LoRA(rank=2))], [1.0, 1.0], "hut and lora do not combine"),
     ],

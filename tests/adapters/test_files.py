@@ -232,6 +232,14 @@ def test_the_order_of_an_arrays_bytes_does_not_matter(saved, tmp_path):
         load_adapter(tmp_path / "f", jax.tree.map(lambda leaf: leaf + 1, PARAMS))
 
 
+def test_factors_that_do_not_fit_the_base_are_not_saved(saved, tmp_path):
+    _, factors = saved
+    other = {"layer_0": PARAMS["layer_0"] | {"value": dense(8, 4)}}
+    with pytest.raises(UserError, match=r"factor layer_0/value/b has shape \[2, 8\]; its kernel wants \[2, 4\]"):
+        save_adapter(tmp_path / "new", ADAPTER, factors, other)
+    assert not (tmp_path / "new").exists()
+
+
 def test_factors_are_floats(saved):
     folder, _ = saved
     path = folder / "adapter_model.safetensors"

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from hut_jax import HUT, IA3, SSF, Adapter, DoRA, Full, HiRA, LoRA, UserError
+from hut_jax.adapters.interceptor import dropout_acts
 
 
 class Block(nn.Module):
@@ -360,3 +361,28 @@ def test_a_lone_vector_is_not_taken_for_a_batch():
         lambda factors: [adapter.apply(Wrapped(), params, factors, x, shards=shards) for shards in (1, 2)]
     )(factors)
     np.testing.assert_allclose(two, one, rtol=1e-6)
+
+
+class Switched(nn.Module):
+    """Each method has one of the arguments that switch dropout on or off; `plain` has none."""
+
+    def by_deterministic(self, x, deterministic=None): ...
+
+    def by_train(self, x, train=None): ...
+
+    def by_training(self, x, training=None): ...
+
+    def plain(self, x): ...
+
+
+@pytest.mark.parametrize(("name", "acts"), [("deterministic", False), ("train", True), ("training", True)])
+def test_dropout_acts_as_the_models_own_argument_says(name, acts):
+    method, rngs = f"by_{name}", {"rngs": {"dropout": None}}
+    assert dropout_acts(Switched(), method, (0,), {name: acts, **rngs})
+    assert not dropout_acts(Switched(), method, (0,), {name: not acts, **rngs})
+    assert not dropout_acts(Switched(), method, (0,), {name: not acts})
+    with pytest.raises(UserError, match="the adapter has dropout, which acts here"):
+        dropout_acts(Switched(), method, (0,), {name: acts})
+    for undecided in (method, "plain"):
+        assert dropout_acts(Switched(), undecided, (0,), rngs)
+        assert not dropout_acts(Switched(), undecided, (0,), {})

@@ -1,5 +1,6 @@
 """Beam search against exhaustive search, and what its options do."""
 
+import inspect
 import itertools
 import math
 
@@ -14,7 +15,8 @@ from scipy.special import log_softmax
 from benchmarks.xla_text import count_collectives
 from hut_jax.adapters.adapter import Adapter
 from hut_jax.core.errors import UserError
-from hut_jax.generation import Beam, Constraints, Greedy, decoding, generate
+from hut_jax.generation import Beam, Constraints, Greedy, Sampling, decoding, generate
+from hut_jax.generation.model_steps import Prompts
 from hut_jax.models.gpt2 import GPT2
 from hut_jax.models.gpt2_config import GPT2Config
 from hut_jax.models.hub.pretrained import init_params
@@ -125,6 +127,36 @@ def test_early_stopping_ends_at_the_first_finished(model, params, prompts):
     np.testing.assert_allclose([one.score for one in found[0]], best, atol=1e-5)
 
 
+def test_the_search_goes_on_while_the_option_says():
+    """After 2 of 8 tokens the best living beam has the log-probability -3, and the worst finished one this score."""
+    constraints = Constraints(8, 0)
+    cases = [
+        (True, 1.0, -np.inf, True),
+        (True, 1.0, -9.0, False),
+        (False, 1.0, -2.0, True),  # -3 / 2 now
+        (False, 1.0, -1.0, False),
+        ("never", 1.0, -1.0, True),  # -3 / 8 at the end
+        ("never", 1.0, -0.3, False),
+        ("never", -1.0, -10.0, True),  # longer is worse: -3 * 2 now
+        (False, -1.0, -10.0, True),
+    ]
+
+    def open_after(early_stopping, penalty, finished):
+        method = Beam(2, penalty, early_stopping)
+        state = method.start(constraints, Prompts(np.ones((1, 3), np.int32), np.array([3]), np.array([0])), 0)
+        state = state._replace(
+            tokens=jnp.ones((1, 2), jnp.int32),
+            history=jnp.ones((1, 2, 8), jnp.int32),
+            log_probabilities=jnp.array([[-3.0, -5.0]]),
+            finished=state.finished._replace(scores=jnp.array([[9.0, finished]])),
+        )
+        logits = jnp.broadcast_to(jnp.array([-jnp.inf, 0.0, -jnp.inf]), (1, 2, 3))
+        return method.choose(constraints, logits, state, 1)[0].open
+
+    found = jax.jit(lambda: [open_after(*case) for *case, _ in cases])()
+    assert [bool(is_open) for is_open in found] == [wanted for *_, wanted in cases]
+
+
 @pytest.mark.full
 def test_a_beam_as_wide_as_the_vocabulary(model, params, prompts):
     found = generate(model, params, prompts, Beam(50), Constraints(1, 0))
@@ -174,6 +206,13 @@ def test_an_adapter_unmerged_writes_what_it_does_merged(model, params, prompts):
 def test_the_options_are_values():
     assert hash(Beam(4)) == hash(Beam(4))
     assert Beam(4) == Beam(4) != Beam(5)
+
+
+def test_the_defaults_are_those_of_transformers():
+    assert Beam(4) == Beam(4, length_penalty=1.0, early_stopping=False)
+    assert Sampling(0) == Sampling(0, temperature=1.0, top_k=0, top_p=1.0)
+    assert Constraints(4, None) == Constraints(4, None, min_new_tokens=0, no_repeat_ngram=0, ngrams_see_prompt=False)
+    assert inspect.signature(generate).parameters["batch_size"].default == 16
 
 
 def test_where_nothing_is_found_the_prompt_is_named():

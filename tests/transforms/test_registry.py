@@ -1,12 +1,33 @@
 import pytest
 
 from hut_jax.core.errors import UserError
-from hut_jax.transforms import HUT, make_transform, transform_fields
+from hut_jax.transforms import HUT, TRANSFORMS, make_transform, transform_fields
 
 
 def test_a_transformation_is_made_by_name():
     assert make_transform("hut", rank=4, spread="cyclic") == HUT(rank=4, spread="cyclic")
-    assert transform_fields("hut") == {"rank": 8, "spread": "block", "scale": True, "shift": True}
+
+
+LORA = {"rank": 8, "alpha": 16.0, "rs": False, "dropout": 0.0}
+DEFAULTS = {
+    "hut": (0.02, {"rank": 8, "spread": "block", "scale": True, "shift": True}),
+    "lora": (0.001, LORA),
+    "lora_plus": (0.0005, LORA | {"ratio": 16.0}),
+    "dora": (0.003, LORA | {"detach": True}),
+    "hira": (0.01, {"rank": 8}),
+    "loha": (0.003, {"rank": 8, "alpha": 8.0}),
+    "ia3": (0.003, {"side": "output", "feedforward": r"mlp/down$|layer/\d+/output/dense$"}),
+    "ssf": (0.005, {"shift": True}),
+    "bitfit": (0.001, {}),
+    "layernorm": (0.001, {}),
+    "full": (0.0001, {}),
+}
+
+
+def test_a_name_alone_stands_for_these_settings_and_this_learning_rate():
+    """Commands that leave a setting out, and folders of adapters without it, depend on them."""
+    found = {name: (transform.learning_rate, transform_fields(name)) for name, transform in TRANSFORMS.items()}
+    assert found == DEFAULTS
 
 
 def test_unknown_names_and_settings_are_answered_with_the_nearest():
