@@ -60,5 +60,5 @@ def _score_of(sums: Sums) -> Float64[np.ndarray, "*batch"]:
     reference_words, reference_count, segments = sums[..., -3], sums[..., -2], sums[..., -1]
     ratio = totals[..., 0] * reference_count / np.maximum(reference_words * segments, 1)
     inside = np.clip(ratio, np.finfo(np.float64).tiny, 1.0)
-    penalty = np.where(ratio > 0, np.exp(_BETA * np.log(inside) ** 2), 0.0)
+    penalty = np.exp(_BETA * np.log(inside) ** 2)  # 0 without words, since it underflows
     return (gained / np.maximum(totals, 1)).sum(axis=-1) * penalty

@@ -40,8 +40,8 @@ def split(text: str) -> list[list[str]]:
             start += 1
         elif text[start] in _BLANKS:
             start += 1
-        elif (plain := _PLAIN.match(text, start)) and plain[1].lower() not in _SPLIT:
-            lines[-1].append(plain[1].lower())
+        elif (plain := _PLAIN.match(text, start)) and plain[0].lower() not in _SPLIT:
+            lines[-1].append(plain[0].lower())
             start = plain.end()
         else:
             token, start = _next(text, start)
@@ -77,7 +77,7 @@ def _next(text: str, start: int) -> tuple[str, int]:
 
 
 _BLANKS = " \t\xa0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u3000"
-_PLAIN = re.compile(r"([A-Za-z]+)(?=[ \n])")
+_PLAIN = re.compile(r"[A-Za-z]+(?=[ \n])")
 _SPLIT = frozenset(["cannot", "gonna", "gotta", "lemme", "gimme", "wanna"])
 
 _WRITTEN = {

@@ -25,6 +25,8 @@ def test_scores_worked_out_by_hand():
     assert first("a b", ["a b c d"], "z") == pytest.approx(
         10 * (2 / math.sqrt(2 * 4) + 1 / math.sqrt(1 * 3)) / 4 * gaussian
     )
+    # A lone word has no pair.
+    assert first("a", ["a b c d"], "z") == pytest.approx(10 / math.sqrt(4) / 4 * math.exp(-((0 - 3) ** 2) / (2 * 6**2)))
 
 
 def test_a_word_counts_no_more_than_the_reference_has_it():

@@ -36,9 +36,9 @@ def test_a_table_in_any_of_its_forms(write, name, content):
 
 
 def test_quotations_are_no_quotes_around_a_field(write):
-    rows = ["'Aromi' is near 'Zizzi'", "Bo's", "'", "'Near 'Zizzi' is Aromi.'", "'The Cricketers' food.'"]
+    rows = ["'Aromi' is near 'Zizzi'", "Bo's", "'", "'Near 'Zizzi' is Aromi.'", "'The Cricketers' food.'", "''"]
     path = write("x.tsv", "MR\toutput\n" + "".join(f"m{i}\t{row}\n" for i, row in enumerate(rows)))
-    assert read_outputs(path).texts == [*rows[:3], "Near 'Zizzi' is Aromi.", "The Cricketers' food."]
+    assert read_outputs(path).texts == [*rows[:3], "Near 'Zizzi' is Aromi.", "The Cricketers' food.", ""]
 
 
 def test_tables_with_a_broken_pound_sign_or_accent_are_repaired(write):

@@ -41,6 +41,17 @@ def test_a_score_worked_out_by_hand():
     assert statistics.score() == pytest.approx(mean * (1 - 0.6 * (2 / 2) ** 0.2))
 
 
+@pytest.mark.parametrize(("matcher", "weight"), [(0, 1.0), (1, 0.6), (2, 0.8), (3, 0.6)])
+def test_a_match_has_its_matchers_weight_and_a_function_word_a_third_of_a_content_words(matcher, weight):
+    """In the output 2 of 3 content words and 1 of 2 function words match, in the reference 1 of 4 and 3 of 5."""
+    content, function = ([(0, 0)] * matcher + [pair] + [(0, 0)] * (3 - matcher) for pair in ((2, 1), (1, 3)))
+    statistics = statistics_of(np.array([row((5, 9), (2, 5), content, function, 2, (3, 4))], np.float64))
+    precision = weight * (0.75 * 2 + 0.25 * 1) / (0.75 * 3 + 0.25 * 2)
+    recall = weight * (0.75 * 1 + 0.25 * 3) / (0.75 * 4 + 0.25 * 5)
+    mean = precision * recall / (0.85 * precision + 0.15 * recall)
+    assert statistics.score() == pytest.approx(mean * (1 - 0.6 * (2 / 3.5) ** 0.2))
+
+
 def test_a_match_in_one_piece_is_not_fragmented_even_in_a_sum():
     whole = row((3, 3), (1, 1), [(2, 2), *NONE], [(1, 1), *NONE], 1, (3, 3))
     assert statistics_of(np.array([whole] * 3, np.float64)).score() == 1
