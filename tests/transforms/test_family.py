@@ -127,6 +127,25 @@ def test_what_init_gives_and_zero_are_the_identity_to_the_bit(name, dtype):
             assert bits(got["adapted"]) == bits(got["base"])
 
 
+DRAWN = {name: {"a": 8} for name in ("lora", "lora-rs", "lora_plus", "dora", "hira")} | {
+    "loha": {"a1": 8, "b1": 2, "a2": 8}
+}
+"""The factors that are drawn at the start, each with the number that it is multiplied along."""
+
+
+@each_code
+def test_what_is_drawn_at_the_start_is_uniform_within_its_bound_and_the_rest_is_zero(name):
+    _, kernel, bias = case()
+    start = program(SAMPLES[name])(*case(), drawn(SAMPLES[name], kernel, bias, size=0))["init"]
+    random = DRAWN.get(name, {})
+    assert {key for key, leaf in start.items() if np.any(leaf)} == random.keys()
+    numbers = [np.ravel(start[key]) * size**0.5 for key, size in random.items()]
+    for drawn_ones in numbers:
+        assert -1 <= drawn_ones.min() < -0.5 < 0.5 < drawn_ones.max() <= 1
+    together = [*np.concatenate([[], *numbers])]
+    assert len(set(together)) == len(together)
+
+
 def _hut(w, bias, t, a, b, g, s):
     (d, k), r = w.shape, t.rank
     i, j = np.arange(d)[:, None], np.arange(k)[None]
