@@ -124,7 +124,8 @@ def state_shardings(
         factors: the factors or their shapes.
         shardings: the shardings of the factors.
     """
-    whole = NamedSharding(jax.tree.leaves(shardings)[0].mesh, PartitionSpec())
+    any_factor, *_ = jax.tree.leaves(shardings)
+    whole = NamedSharding(any_factor.mesh, PartitionSpec())
     opt_state = jax.eval_shape(optimizer.init, factors)
     placed = optax.tree_map_params(
         optimizer, lambda _, sharding: sharding, opt_state, shardings, transform_non_params=lambda _: whole

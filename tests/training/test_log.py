@@ -54,7 +54,9 @@ def test_a_line_is_there_at_once_and_has_its_scalars(tmp_path, monkeypatch):
     assert written(tmp_path) == '{"step": 3, "split": "train", "loss": 1.5, "tokens_per_second": 2.0}\n'
     assert scalars == [("train/loss", 1.5, 3), ("train/tokens_per_second", 2.0, 3)]
     assert log.lines == 1
+    events = log._board.file_writer.event_writer._worker
     log.close()
+    assert not events.is_alive()  # all of them are written
 
 
 def test_lines_after_the_checkpoint_and_half_a_line_are_removed(tmp_path):

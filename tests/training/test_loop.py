@@ -179,6 +179,15 @@ def test_the_log_has_the_means_of_the_steps_since_the_last_line(unbroken):
     ]
 
 
+def test_the_terminal_shows_each_line_of_the_log(tmp_path, capsys):
+    Run(tmp_path / "run").start()
+    out, error = capsys.readouterr()
+    assert out == "step 0: validation loss 5\nstep 4: validation loss 1\nstep 7: validation loss 3\n"
+    assert "7/7" in error
+    for loss in (30 / 6, 30 / 15, 10 / 7):
+        assert f"loss {loss:.3f}, " in error
+
+
 def test_times_are_those_of_training(tmp_path, monkeypatch):
     """A clock that an evaluation moves on by 1,000 seconds and a step by one."""
     clock = SimpleNamespace(perf_counter=lambda: clock.seconds, seconds=50.0)

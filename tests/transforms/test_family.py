@@ -277,3 +277,39 @@ def test_sets_for_one_kernel_combine_by_weight_or_are_refused(name):
         for key, leaf in factors.items():
             np.testing.assert_allclose(leaf, weights[0] * one[key] + weights[1] * two[key], rtol=1e-6, atol=1e-7)
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
+N, D, K, R = 5, 7, 11, 3
+THIN = N * R * (D + K)
+DORA = (2 * THIN + 3 * N * K + 2 * R * D * K + 2 * R * R * (D + K) + 2 * D * K, 4 * THIN + N * (5 * K + D))
+
+
+@pytest.mark.parametrize(
+    ("transform", "leaf", "forward", "backward"),
+    [
+        (HUT(R), "kernel", 2 * D * K + R * (D + 2 * K), (2 * N + 7) * D * K + R * (D + 2 * K) + N * K),
+        (HUT(R, scale=False), "kernel", 2 * D * K + R * (D + K), (2 * N + 7) * D * K + R * (D + K) + N * K),
+        (HUT(R, scale=False, shift=False), "kernel", 2 * D * K + R * (D + K), (2 * N + 7) * D * K + R * (D + K)),
+        (HUT(1), "kernel", N * (D + K), 3 * N * (D + K) + N * K),
+        (HUT(1, shift=False), "kernel", N * (D + K), 3 * N * (D + K) + N * K),
+        (HUT(1, scale=False, shift=False), "kernel", N * (D + K), 3 * N * (D + K)),
+        (LoRA(R), "kernel", 2 * THIN + 2 * N * K, 4 * THIN + N * (2 * K + D)),
+        (LoRAPlus(R), "kernel", 2 * THIN + 2 * N * K, 4 * THIN + N * (2 * K + D)),
+        (DoRA(R), "kernel", *DORA),
+        # The norms' products with W0 and with B have one gradient product each, and A^T A has two.
+        (DoRA(R, detach=False), "kernel", DORA[0], DORA[1] + 2 * R * D * K + 4 * R * R * (D + K)),
+        (HiRA(R), "kernel", 2 * R * D * K + 2 * D * K, 2 * N * D * K + 4 * R * D * K + D * K),
+        (LoHa(R), "kernel", 4 * R * D * K + 4 * D * K, 2 * N * D * K + 8 * R * D * K + 5 * D * K),
+        (IA3("output"), "kernel", N * K, 3 * N * K),
+        (IA3("input"), "kernel", N * D, 3 * N * D),
+        (SSF(), "kernel", 2 * N * K, 5 * N * K),
+        (SSF(shift=False), "kernel", N * K, 3 * N * K),
+        (Full(), "kernel", 2 * D * K, 2 * N * D * K + 2 * D * K),
+        (Full(), "embedding", 2 * D * K, N * K + 2 * D * K),
+        (Full(), "scale", 2 * D * K, 2 * N * K + 2 * D * K),
+        (BitFit(), "bias", 2 * D * K, N * K + 2 * D * K),
+    ],
+)
+def test_the_cost_on_paper_is_the_formula(transform, leaf, forward, backward):
+    """Those of docs/cost.md, with the smaller terms. tests/test_cost.py compares them with what XLA counts."""
+    assert transform.cost(N, D, K, leaf) == (forward, backward)
