@@ -279,6 +279,32 @@ def test_sets_for_one_kernel_combine_by_weight_or_are_refused(name):
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_dora_keeps_no_norm_where_a_column_is_zero_before_or_after():
+    """A norm of zero has no direction: the column is then scaled by 1 + g alone."""
+    x, kernel, bias = case()
+    factors = drawn(SAMPLES["dora"], kernel, bias)
+    kernel = np.asarray(kernel).copy()
+    kernel[:, 3] = 0
+    factors["a"][:, 0], factors["b"][:, 4] = np.eye(8)[0], [1.5, 0, 0]  # s is 2/3, so that s A B is 1, 0, 0, ...
+    kernel[:, 4] = -np.eye(8)[0]
+    got = program(SAMPLES["dora"])(x, kernel, bias, factors)["weight"]
+    expected = 2 / 3 * factors["a"] @ factors["b"][:, 3] * (1 + factors["g"][3])
+    np.testing.assert_allclose(got[:, 3], expected, rtol=1e-5)
+    np.testing.assert_array_equal(got[:, 4], 0)
+    assert np.isfinite(got).all()
+
+
+def test_ia3_scales_inputs_where_it_is_asked_to():
+    transform = IA3("input")
+    x, kernel, bias = case()
+    factors = drawn(transform, kernel, bias)
+    got = program(transform)(x, kernel, bias, factors)
+    scale = 1 + factors["l"]
+    np.testing.assert_allclose(got["adapted"], (scale * x) @ kernel + bias, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(got["merged"][0], scale[:, None] * kernel)
+    np.testing.assert_array_equal(got["merged"][1], bias)
+
+
 N, D, K, R = 5, 7, 11, 3
 THIN = N * R * (D + K)
 DORA = (2 * THIN + 3 * N * K + 2 * R * D * K + 2 * R * R * (D + K) + 2 * D * K, 4 * THIN + N * (5 * K + D))
