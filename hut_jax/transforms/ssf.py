@@ -64,8 +64,11 @@ class SSF(Transform):
         return merged, None if bias is None else scale_and_shift(bias, factors)
 
     def cost(self, n: int, d: int, k: int, leaf: str = "kernel") -> Cost:
-        """The cost of scaling the output alone: the kernel has no gradient."""
-        return scale_and_shift_cost(n, k, scale=True, shift=self.shift)
+        """The cost of scaling the output alone: the kernel has no gradient.
+
+        The scale's gradients are two products and a sum, the shift's a negation and a sum.
+        """
+        return Cost((1 + self.shift) * n * k, (3 + 2 * self.shift) * n * k)
 
 
 def scale_and_shift(y: Float[Array, "*batch k"], factors: Factors) -> Float[Array, "*batch k"]:
@@ -76,8 +79,3 @@ def scale_and_shift(y: Float[Array, "*batch k"], factors: Factors) -> Float[Arra
     if "s" in factors:
         out = add(out, factors["s"])
     return out.astype(y.dtype)
-
-
-def scale_and_shift_cost(n: int, k: int, *, scale: bool, shift: bool) -> Cost:
-    """For n outputs of width k. A scale's gradients are two products and a sum, a shift's a negation and a sum."""
-    return Cost((scale + shift) * n * k, (3 * scale + 2 * shift) * n * k)
