@@ -21,6 +21,7 @@ from hut_jax.models.hub.pretrained import build_model, init_params, load_pretrai
 from hut_jax.models.roberta import Roberta, default_positions
 from hut_jax.models.roberta_config import RobertaConfig
 from tests.goldens.archives import golden_models
+from tests.parity import change, check_parity
 
 GOLDENS = [*sorted(golden_models().glob("bert_*/")), *sorted(golden_models().glob("roberta_*/"))]
 QUICK = ("bert_classification", "roberta_mlm")
@@ -106,11 +107,10 @@ def test_hidden_states_and_logits_equal_transformers(folder, scan_layers):
     model, params = load_pretrained(folder, compute=Compute(scan_layers=scan_layers))
     inputs = load_file(folder / "golden.safetensors")
     expected = {name: inputs.pop(name) for name in ("hidden", "logits", "pooled") if name in inputs}
-    hidden, output = jax.device_get(run(model, params, **inputs, method=both))
+    theirs = expected["hidden"], expected["pooled" if model.config.head == "none" else "logits"]
+    ours, changed = (jax.device_get(run(model, given, **inputs, method=both)) for given in (params, change(params)))
     real = inputs["attention_mask"].astype(bool)
-    close(hidden[real], expected["hidden"][real], 1e-4)
-    at = real if output.ndim == 3 else ...
-    close(output[at], expected["pooled" if model.config.head == "none" else "logits"][at], 1e-4)
+    check_parity(*([each[real] if each.ndim == 3 else each for each in pair] for pair in (ours, theirs, changed)), 1e-4)
 
 
 def test_there_are_goldens_of_each_class():

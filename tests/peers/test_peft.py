@@ -296,7 +296,9 @@ def test_a_head_and_a_tied_embedding_trained_there(bases, tmp_path):
     theirs.save_pretrained(tmp_path / "tied")
     adapter, factors = load_peft(tmp_path / "tied", model, params)
     assert adapter.also_train == ("^token_embedding$",)
-    close(ours_of(model, params, adapter, factors), theirs_of(theirs))
+    expected = theirs_of(theirs)
+    assert moved(expected, folder)
+    close(ours_of(model, params, adapter, factors), expected)
 
     config.modules_to_save = ["wte"]
     theirs = shaken(peft.get_peft_model(again(folder), config))
@@ -311,9 +313,11 @@ def test_a_masked_lm_head_trained_there(bases, tmp_path):
     theirs = shaken(peft.get_peft_model(again(folder), config))
     theirs.save_pretrained(tmp_path / "theirs")
     adapter, factors = load_peft(tmp_path / "theirs", model, params)
-    close(ours_of(model, params, adapter, factors), theirs_of(theirs))
+    expected = theirs_of(theirs)
+    assert moved(expected, folder)
+    close(ours_of(model, params, adapter, factors), expected)
     save_peft(tmp_path / "ours", adapter, factors, model, params, base_name=str(folder))
-    close(theirs_of(peft.PeftModel.from_pretrained(again(folder), tmp_path / "ours").eval()), theirs_of(theirs))
+    close(theirs_of(peft.PeftModel.from_pretrained(again(folder), tmp_path / "ours").eval()), expected)
 
 
 def test_a_tied_masked_lm_head_of_ours_runs_there(tmp_path):
@@ -323,8 +327,9 @@ def test_a_tied_masked_lm_head_of_ours_runs_there(tmp_path):
     factors = random_factors(adapter, params)
     save_peft(tmp_path / "ours", adapter, factors, model, params)
     assert json.loads((tmp_path / "ours" / "adapter_config.json").read_text())["modules_to_save"] == ["lm_head"]
-    theirs = peft.PeftModel.from_pretrained(again(tmp_path / "base"), tmp_path / "ours").eval()
-    close(ours_of(model, params, adapter, factors), theirs_of(theirs))
+    expected = theirs_of(peft.PeftModel.from_pretrained(again(tmp_path / "base"), tmp_path / "ours").eval())
+    assert moved(expected, tmp_path / "base")
+    close(ours_of(model, params, adapter, factors), expected)
     assert flatten(load_peft(tmp_path / "ours", model, params)[1]).keys() == flatten(factors).keys()
 
 
@@ -339,10 +344,11 @@ def test_an_untied_head_is_a_target(tmp_path):
     theirs.save_pretrained(tmp_path / "theirs", save_embedding_layers=True)  # the base's own beside the factors
     adapter, factors = load_peft(tmp_path / "theirs", model, params)
     assert "^lm_head$" in adapter.targets
-    close(ours_of(model, params, adapter, factors), theirs_of(theirs))
+    expected = theirs_of(theirs)
+    assert moved(expected, tmp_path / "base")
+    close(ours_of(model, params, adapter, factors), expected)
     save_peft(tmp_path / "ours", adapter, factors, model, params)
-    again_there = peft.PeftModel.from_pretrained(again(tmp_path / "base"), tmp_path / "ours").eval()
-    close(theirs_of(again_there), theirs_of(theirs))
+    close(theirs_of(peft.PeftModel.from_pretrained(again(tmp_path / "base"), tmp_path / "ours").eval()), expected)
 
 
 @pytest.mark.parametrize(
