@@ -162,7 +162,10 @@ def test_tokens_are_those_of_transformers(folder, peer, tmp_path):
     assert saved.eos_token_id == ours.eos_id
     assert len(saved) == ours.vocab_size
     for reference in (saved, peer):
-        assert ours.encode_batch(STRINGS, parse_special=True) == [reference(text)["input_ids"] for text in STRINGS]
+        wanted = [reference(text)["input_ids"] for text in STRINGS]
+        assert ours.encode_batch(STRINGS, parse_special=True) == wanted
+        assert len(set(map(tuple, wanted))) == len(STRINGS)
+        assert ours.encode_batch(STRINGS, parse_special=False) != wanted  # the last text has special tokens
         for text in STRINGS:
             ids = ours.encode(text)
             assert ours.decode(ids) == reference.decode(ids) == text

@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
-from scipy.stats import ttest_1samp, ttest_rel
+from scipy.stats import ttest_1samp, ttest_ind, ttest_rel
 
 from experiments import pictures, tables
 from experiments.analysis import at_best_learning_rates, p_value, paired, to_frame
@@ -44,8 +44,10 @@ def test_a_row_has_mean_spread_and_the_paired_test(records):
 
 def test_the_test_is_scipys_paired_one(records):
     best = at_best_learning_rates(to_frame(records))
-    expected = ttest_rel([0.6, 0.61, 0.65], [0.58, 0.6, 0.59]).pvalue
-    assert p_value(paired(best, "HUT, r = 1", "lora")) == pytest.approx(expected, rel=1e-12)
+    scores = [0.6, 0.61, 0.65], [0.58, 0.6, 0.59]
+    ours = p_value(paired(best, "HUT, r = 1", "lora"))
+    assert ours == pytest.approx(ttest_rel(*scores).pvalue, rel=1e-12)
+    assert ours != pytest.approx(ttest_ind(*scores).pvalue, rel=0.01)
 
 
 def test_forgetting_and_the_scores_of_texts_have_columns_where_they_were_measured(make):

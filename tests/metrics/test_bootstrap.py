@@ -22,6 +22,8 @@ def test_an_interval_of_a_mean_is_that_of_the_normal_distribution():
     low, high = interval(mean_of(values), 4000, seed=0)
     wanted = stats.norm.interval(LEVEL, values.mean(), values.std() / np.sqrt(len(values)))
     assert (low, high) == pytest.approx(wanted, abs=0.02)
+    narrower = stats.norm.interval(LEVEL - 0.05, values.mean(), values.std() / np.sqrt(len(values)))
+    assert (low, high) != pytest.approx(narrower, abs=0.02)
 
 
 def test_an_interval_of_a_ratio_is_the_percentiles_of_all_resamples():

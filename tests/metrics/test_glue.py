@@ -101,6 +101,22 @@ def test_correlations_are_scipys_and_0_where_it_has_none(series):
     assert ours == pytest.approx([0 if math.isnan(value) else value for value in theirs], abs=1e-15)
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (accuracy, sklearn.metrics.accuracy_score),
+        (f1, sklearn.metrics.f1_score),
+        (matthews, sklearn.metrics.matthews_corrcoef),
+        (pearson, lambda *series: scipy.stats.pearsonr(*series).statistic),
+        (spearman, lambda *series: scipy.stats.spearmanr(*series).statistic),
+    ],
+)
+def test_of_another_prediction_both_have_another_score(ours, theirs):
+    scores = [ours(given_, LABELS) for given_ in (PREDICTIONS, [0, *PREDICTIONS[1:]])]
+    assert scores == pytest.approx([theirs(LABELS, given_) for given_ in (PREDICTIONS, [0, *PREDICTIONS[1:]])])
+    assert scores[0] > scores[1] + 0.05
+
+
 @pytest.mark.parametrize("name", METRICS)
 @pytest.mark.parametrize(
     ("predictions", "labels"),

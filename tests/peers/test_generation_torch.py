@@ -20,7 +20,7 @@ BEAMS = [
     {"num_beams": 4, "length_penalty": 0.0, "min_new_tokens": 6, "no_repeat_ngram_size": 1},
     {"num_beams": 6, "length_penalty": 0.8, "eos_token_id": [END, OTHER_END], "num_return_sequences": 3},
     {"num_beams": 1, "no_repeat_ngram_size": 3, "min_new_tokens": 3},  # greedy, and the next two
-    {"num_beams": 1, "eos_token_id": [END, OTHER_END]},
+    {"num_beams": 1, "eos_token_id": [END, 10]},  # greedy never writes the other end
     {"num_beams": 1, "eos_token_id": None, "max_new_tokens": 24},
     {"num_beams": 2, "length_penalty": 0.9, "no_repeat_ngram_size": 4, "eos_token_id": COMMON},  # of 600 tokens
 ]
@@ -92,6 +92,10 @@ def test_the_tokens_and_scores_are_transformers(peers, tmp_path, case, see_promp
         *(their_tokens(peers, theirs, batch, options, see_prompt=see_prompt) for batch in batches), strict=True
     )
     expected = [row for part in rows for row in part]
+    returned = options.get("num_return_sequences", 1)
+    plain = {"num_beams": options["num_beams"], "num_return_sequences": returned}
+    without_options, _ = their_tokens(peers, theirs, batches[-1], plain, see_prompt=see_prompt)
+    assert rows[-1] != without_options
 
     constraints = Constraints(
         options.get("max_new_tokens", 14),
@@ -105,7 +109,6 @@ def test_the_tokens_and_scores_are_transformers(peers, tmp_path, case, see_promp
         assert [one.tokens for one in found] == expected
         return
     method = Beam(options["num_beams"], options["length_penalty"], options.get("early_stopping", False))
-    returned = options.get("num_return_sequences", 1)
     found = generate(model, params, prompts, method, constraints, batch_size=40)
     best = [[one, *one.others][:returned] for one in found]
     assert [len(row) for row in best] == [returned] * PROMPTS

@@ -1,5 +1,7 @@
 """The encoders' tokenizers against transformers': the same ids and types for texts, pairs and truncated pairs."""
 
+import itertools
+
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -54,6 +56,8 @@ def test_texts_and_pairs_as_transformers_encodes_them(both, max_length):
         assert_same(ours, peer, [(text,) for text in TEXTS], max_length)
         pairs = [(one, two) for one in TEXTS for two in TEXTS]
         assert_same(ours, peer, pairs, max(max_length, 6))
+    ids = [ours.encode_texts([(text,)], max_length).ids[0] for text in TEXTS]
+    assert all(one != other for one, other in itertools.pairwise(ids))  # of other texts, other ids
 
 
 @given(st.text(), st.text(), st.integers(6, 40))
@@ -66,6 +70,7 @@ def test_any_pair_as_transformers_encodes_it(both, one, two, max_length):
 
 def test_the_special_tokens_are_theirs(both):
     ours, *peers = both
+    assert len({ours.cls_id, ours.sep_id, ours.pad_id, ours.mask_id}) == 4
     for peer in peers:
         wanted = (peer.cls_token_id, peer.sep_token_id, peer.pad_token_id, peer.mask_token_id, len(peer))
         assert (ours.cls_id, ours.sep_id, ours.pad_id, ours.mask_id, ours.vocab_size) == wanted

@@ -74,6 +74,7 @@ def test_the_step_is_adamws_with_a_learning_rate_multiplier_for_some_factors():
         )
         for got, expected in zip(ours, theirs, strict=True):
             np.testing.assert_allclose(got["layer"][name], expected, rtol=1e-6)
+            assert np.abs(got["layer"][name] / FACTORS["layer"][name] - 1).min() > 1e-4  # it was a step
 
 
 @pytest.mark.parametrize(("clip", "alike"), [(1.0, True), (0.0, False)])

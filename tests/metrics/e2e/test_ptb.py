@@ -92,6 +92,7 @@ def test_the_original_says_so():
     except java.Unavailable as unavailable:
         pytest.skip(str(unavailable))
     assert lines == tokenize(list(TOKENS))
+    assert all(line != text.lower() for line, text in zip(lines, TOKENS, strict=True))
 
 
 @pytest.mark.peers
@@ -132,6 +133,8 @@ def test_random_lines_of_marks_hyphens_and_entities_are_split_as_the_original_do
     except java.Unavailable as unavailable:
         pytest.skip(str(unavailable))
     assert lines == tokenize(texts)
+    unsplit = [text.lower() for text in texts]
+    assert sum(one != other for one, other in zip(lines, unsplit, strict=True)) > 200
 
 
 def test_an_abbreviations_full_stop_depends_on_what_follows():

@@ -45,6 +45,11 @@ def test_a_systems_scores_are_the_challenges_even_without_java(systems, outputs_
     assert four_decimals(evaluation.scores()) == {**published(systems(system)[0], system), "METEOR": None}
 
 
+def test_the_made_up_systems_have_no_score_in_common(systems):
+    test, dev = (published(systems(system)[0], system) for system in MADE)
+    assert all(test[name] != dev[name] for name in METRICS)
+
+
 def in_one_call(ask, groups):
     """A function's answers for each group of items, asked for all of them at once."""
     answers = iter(ask([item for group in groups for item in group]))
