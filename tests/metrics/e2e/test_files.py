@@ -132,6 +132,14 @@ def test_two_systems_that_cannot_be_paired_are_told(first, other, message):
         in_order_of(one, Outputs(other, ["x"] * len(other or "xy")), References(["m1", "m2"], [["a"], ["b"]]))
 
 
+@pytest.mark.parametrize(("first", "other"), [(None, ["m1", "m2", "m1"]), (["m1", "m2", "m1"], None)])
+def test_outputs_without_mrs_have_no_order_where_an_mrs_references_are_apart(first, other):
+    references = References(["m1", "m2", "m1"], [["a"], ["b"], ["c"]])
+    one, two = Outputs(first, ["x", "y", "z"]), Outputs(other, ["x", "y", "z"])
+    with pytest.raises(UserError, match="an MR's references are not all consecutive"):
+        in_order_of(one, two, references)
+
+
 BAD = [
     (Outputs(["m1", "m2x"], ["x", "y"]), "no references for the output's MR 'm2x'; did you mean 'm2'?"),
     (Outputs(None, ["x"]), "1 outputs for the 2 MRs of the references"),

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from hut_jax.metrics.e2e import meteor
 from hut_jax.metrics.e2e.meteor import statistics_of
 
 
@@ -31,6 +32,12 @@ def test_scores_are_those_that_the_program_gives():
     statistics = statistics_of(ROWS)
     assert statistics.segment_scores() == pytest.approx(SCORES, abs=1e-15)
     assert statistics.score() == pytest.approx(TOGETHER, abs=1e-15)
+
+
+def test_the_program_gets_outputs_and_references(monkeypatch):
+    rows = {("the outputs", "the references"): ROWS.tolist()}
+    monkeypatch.setattr(meteor, "meteor_statistics", lambda *texts: rows[texts])
+    assert meteor.meteor("the outputs", "the references").segment_scores() == pytest.approx(SCORES, abs=1e-15)
 
 
 def test_a_score_worked_out_by_hand():
