@@ -7,8 +7,6 @@ OLDEST ?= $(shell .ci/find-python 3.11)
 NEWEST ?= $(shell .ci/find-python 3.13 3.12)
 OLDEST := $(OLDEST)
 NEWEST := $(NEWEST)
-# pip need not compile what no test imports.
-export PIP_NO_COMPILE = 1
 
 .PHONY: help quickstart test test-full test-oldest test-newest lint format peers test-peers environments bench-gpu clean
 
