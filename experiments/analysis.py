@@ -46,7 +46,7 @@ def to_frame(records: Iterable[Record]) -> pd.DataFrame:
     runs["forgets"] = runs["forgets"].astype(float)
     runs["spec"] = [re.sub(r",(?=\w+=)", ":", name.rsplit("/", 2)[0]) for name in runs["name"]]
     labels = runs["method"].map(lambda method: LABELS.get(method, method))
-    ranks = runs["rank"].map(lambda rank: f", r = {rank}", na_action="ignore").fillna("")
+    ranks = ["" if pd.isna(rank) else f", r = {rank}" for rank in runs["rank"]]
     settings = runs["settings"].map(lambda text: f", {text}" if text else "")
     runs["variant"], runs["adapter"] = labels + settings, labels + ranks + settings
     runs["merit"] = runs["score"].where(runs["maximize"], -runs["score"])
