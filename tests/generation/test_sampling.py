@@ -238,3 +238,7 @@ def test_options_out_of_range(model, params, options, message):
 
     with pytest.raises(UserError, match=message):
         draw(**options)
+
+
+def test_all_tokens_of_the_vocabulary_may_be_the_top_ones(model):
+    Sampling(seed=0, top_k=model.config.vocab_size).check(model.config, Constraints(3))

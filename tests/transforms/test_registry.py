@@ -57,3 +57,9 @@ def test_a_value_that_is_none_is_refused(name, settings, message):
 
 def test_whole_numbers_do_for_numbers():
     assert make_transform("lora", alpha=4) == make_transform("lora", alpha=4.0)
+
+
+@pytest.mark.parametrize("name", [name for name, (_, settings) in DEFAULTS.items() if "rank" in settings])
+def test_a_rank_below_one_is_refused(name):
+    with pytest.raises(UserError, match="rank must be a whole number of at least 1, not 0"):
+        make_transform(name, rank=0)
