@@ -241,4 +241,4 @@ def test_options_out_of_range(model, params, options, message):
 
 
 def test_all_tokens_of_the_vocabulary_may_be_the_top_ones(model):
-    Sampling(seed=0, top_k=model.config.vocab_size).check(model.config, Constraints(3))
+    Sampling(seed=0, top_k=model.config.vocab_size).check(model.config, Constraints(3, eos_id=None))
