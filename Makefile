@@ -8,7 +8,7 @@ NEWEST ?= $(shell .ci/find-python 3.13 3.12)
 OLDEST := $(OLDEST)
 NEWEST := $(NEWEST)
 
-.PHONY: help quickstart test test-full test-oldest test-newest lint format peers test-peers environments bench-gpu clean
+.PHONY: help quickstart test test-full test-oldest test-newest lint format peers test-peers bench-gpu clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16

@@ -1,38 +1,22 @@
-"""Set before jax is imported: eight virtual devices, a cache of compiled code, and shapes that are checked."""
+"""What the tests share: shapes that are checked, real data or a line that it is missing, small models and runs."""
 
-import os
 import shutil
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-
-os.environ["JAX_PLATFORMS"] = "cpu"
-# Most of the tests' time goes into XLA's compiler. Programs this small run no faster for its optimisations, and each
-# is compiled once: all workers, and the commands that tests start, share what was compiled.
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
-os.environ["XLA_FLAGS"] = " ".join(
-    [
-        os.environ.get("XLA_FLAGS", ""),
-        "--xla_force_host_platform_device_count=8",
-        "--xla_cpu_parallel_codegen_split_count=1",
-        # Later versions do not know this one, and stop at a flag that they do not know.
-        "--xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else "",
-    ]
-)
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "jax"))
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import hypothesis
 import pytest
 from jaxtyping import install_import_hook
 
+from tests.environment import set_environment
+
 ROOT = Path(__file__).parent.parent
+NO_REAL_DATA = "the real data (../shared/data) is not beside the repository"
+
+set_environment()
 # An example that compiles takes long the first time, and a busy machine is no fault of ours.
 hypothesis.settings.register_profile("tests", deadline=None)
 hypothesis.settings.load_profile("tests")
-
-NO_REAL_DATA = "the real data (../shared/data) is not beside the repository"
 
 # Shapes in signatures are checked under test, and only there.
 install_import_hook(

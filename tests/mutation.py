@@ -35,6 +35,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.environment import set_environment
 from tests.mutants import FOLDERS, Mutant, folder_of, make_mutants, read_equivalents, sample
 
 ROOT = Path(__file__).parent.parent
@@ -309,8 +310,7 @@ def report(mutants: list[Mutant], quick: dict, full: dict) -> str:
 
 def preload() -> None:
     """Import what the tests import, with the environment that they set before JAX."""
-    conftest = ROOT / "tests/conftest.py"
-    exec(conftest.read_text().partition("\nimport pytest")[0], {"__file__": str(conftest)})
+    set_environment()
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     sys.dont_write_bytecode = True  # a mutant of the same size and second would be taken for the file before it
     for name in PRELOADED.split():

@@ -1,8 +1,10 @@
 """A small model and prompts of several lengths, shared so that few shapes are compiled."""
 
 import jax
+import numpy as np
 import pytest
 
+from hut_jax.generation import decoding
 from hut_jax.models.gpt2 import GPT2
 from hut_jax.models.gpt2_config import GPT2Config
 from hut_jax.models.hub.pretrained import init_params
@@ -25,3 +27,18 @@ def params(model):
 @pytest.fixture(scope="session")
 def prompts():
     return [[3, 14, 15, 9], [26], [5, 35, 8, 9, 7, 9, 32, 38, 46]]
+
+
+@pytest.fixture
+def two_devices(monkeypatch):
+    """The sharding of a batch over two devices, and a list that fills with the text of each compiled decoding."""
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), "data")
+    compiled, decode = [], decoding._decode
+
+    def record(*args):
+        program = decode.lower(*args).compile()
+        compiled.append(program.as_text())
+        return program(*args[5:])  # the first are static
+
+    monkeypatch.setattr(decoding, "_decode", record)
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data")), compiled

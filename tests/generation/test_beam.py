@@ -15,7 +15,7 @@ from scipy.special import log_softmax
 from benchmarks.xla_text import count_collectives
 from hut_jax.adapters.adapter import Adapter
 from hut_jax.core.errors import UserError
-from hut_jax.generation import Beam, Constraints, Greedy, Sampling, decoding, generate
+from hut_jax.generation import Beam, Constraints, Greedy, Sampling, generate
 from hut_jax.generation.model_steps import Prompts
 from hut_jax.models.gpt2 import GPT2
 from hut_jax.models.gpt2_config import GPT2Config
@@ -228,25 +228,15 @@ def test_where_no_token_may_come_twice_each_comes_once():
 
 
 @pytest.mark.full
-def test_devices_share_out_a_batch_and_say_nothing_to_each_other(model, params, prompts, monkeypatch):
-    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), "data")
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+def test_devices_share_out_a_batch_and_say_nothing_to_each_other(model, params, prompts, two_devices):
+    sharding, compiled = two_devices
     options = Beam(3), Constraints(12, 7, no_repeat_ngram=2)
     alone = generate(model, params, prompts, *options)
-    compiled = []
-
-    def record(*args):
-        program = decode.lower(*args).compile()
-        compiled.append(program.as_text())
-        return program(*args[5:])  # the first are static
-
-    decode = decoding._decode
-    monkeypatch.setattr(decoding, "_decode", record)
     shared = generate(model, params, prompts, *options, batch_size=4, sharding=sharding)
     for one, other in zip(shared, alone, strict=True):
         assert tokens_of([one, *one.others]) == tokens_of([other, *other.others])
         assert [one.score, *(each.score for each in one.others)] == pytest.approx(
             [other.score, *(each.score for each in other.others)], abs=1e-5
         )
-    assert "num_partitions=2" in compiled[0]
-    assert count_collectives(compiled[0]) == {}
+    assert "num_partitions=2" in compiled[-1]
+    assert count_collectives(compiled[-1]) == {}

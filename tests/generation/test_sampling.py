@@ -145,23 +145,13 @@ def test_an_adapter_unmerged_writes_what_it_does_merged(model, params, prompts, 
     assert greedy(model, (params, factors), prompts, apply=apply) == merged != expected
 
 
-def test_devices_share_out_a_batch_and_say_nothing_to_each_other(model, params, prompts, expected, monkeypatch):
-    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), "data")
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-    compiled = []
-
-    def record(*args):
-        program = decode.lower(*args).compile()
-        compiled.append(program.as_text())
-        return program(*args[5:])  # the first are static
-
-    decode = decoding._decode
-    monkeypatch.setattr(decoding, "_decode", record)
+def test_devices_share_out_a_batch_and_say_nothing_to_each_other(model, params, prompts, expected, two_devices):
+    sharding, compiled = two_devices
     assert greedy(model, params, prompts, batch_size=4, sharding=sharding) == expected
-    assert "num_partitions=2" in compiled[0]
-    assert count_collectives(compiled[0]) == {}
     with pytest.raises(UserError, match="batch_size 3 is not a multiple of the 2 devices"):
         greedy(model, params, prompts, batch_size=3, sharding=sharding)
+    assert "num_partitions=2" in compiled[-1]
+    assert count_collectives(compiled[-1]) == {}
 
 
 def test_a_seed_draws_the_same_tokens_whatever_the_batch(model, params, prompts, expected):

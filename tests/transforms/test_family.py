@@ -25,29 +25,13 @@ from hut_jax.transforms import (
     DoRA,
     Full,
     HiRA,
-    LayerNorm,
     LoHa,
     LoRA,
     LoRAPlus,
 )
 from hut_jax.transforms.base import Layer
+from tests.transforms.samples import SAMPLES
 
-SAMPLES = {
-    "hut": HUT(rank=2),
-    "hut-cyclic": HUT(rank=4, spread="cyclic"),
-    "hut-rank1": HUT(rank=1),
-    "lora": LoRA(rank=3, alpha=6.0),
-    "lora-rs": LoRA(rank=3, rs=True),
-    "lora_plus": LoRAPlus(rank=2, ratio=4.0),
-    "dora": DoRA(rank=3, alpha=2.0),
-    "hira": HiRA(rank=3),
-    "loha": LoHa(rank=2),
-    "ia3": IA3(feedforward="join$"),
-    "ssf": SSF(),
-    "bitfit": BitFit(),
-    "layernorm": LayerNorm(),
-    "full": Full(),
-}
 INHERITED = {"lora-rs", "lora_plus", "bitfit", "layernorm"}
 """Those that compute with another's code, and so are tried less often in the quick tier."""
 DENSE = {name: transform for name, transform in SAMPLES.items() if not transform.whole_leaves}
