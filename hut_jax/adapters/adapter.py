@@ -1,9 +1,9 @@
-"""An adapter: a transformation and the sites it acts on. Files and optimisers are handled in other modules."""
+"""An adapter: a transformation and the sites it acts on. Files are handled in another module."""
 
 import math
 import re
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, asdict, dataclass, fields, replace
 from typing import Any, cast
 
@@ -11,10 +11,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Int, PyTree
 
 from hut_jax.adapters.interceptor import COLLECTION, dropout_acts, interceptor
 from hut_jax.adapters.layout import check_letters
+from hut_jax.adapters.optimizer import multipliers_of, scaled_optimizer
+from hut_jax.adapters.report import Count, table
 from hut_jax.adapters.site import Site, dense_site, leaf_site
 from hut_jax.adapters.targets import (
     ALL_LINEAR,
@@ -27,6 +30,7 @@ from hut_jax.adapters.targets import (
     match_default,
     match_modules,
     nearest_path,
+    some,
 )
 from hut_jax.core.errors import UserError, nearest
 from hut_jax.core.trees import Path, flatten, show, unflatten
@@ -34,19 +38,6 @@ from hut_jax.transforms import Full, Transform, make_transform
 from hut_jax.transforms.base import check_rank
 
 Params = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Count:
-    """The number of trainable parameters, and of the base's parameters."""
-
-    trainable: int
-    total: int
-
-    @property
-    def percent(self) -> float:
-        """Trainable parameters as a percentage of the base's."""
-        return 100 * self.trainable / self.total
 
 
 @dataclass(frozen=True)
@@ -114,9 +105,14 @@ class Adapter:
             UserError: a pattern matches nothing, or the transformation does not fit a kernel that one matches.
         """
         flat = flatten(params)
+        paths = self._candidates(flat)
+        if not paths:
+            raise UserError(
+                f"{self.transform.name} has nothing to act on: params= are the base's parameters, with the kernels of "
+                f"dense layers, and these are {some(list(flat)) or 'none'}"
+            )
         also = dict.fromkeys(match_modules(list(flat), self.also_train))
         make = self._leaf if self.transform.whole_leaves else self._dense
-        paths = self._candidates(flat)
         if not self.targets or ALL_LINEAR in self.targets:
             paths = [path for path in paths if path not in also and (*path, "kernel") not in also]
         targets = self.targets or match_default(paths, self.transform.default_targets)
@@ -311,15 +307,54 @@ class Adapter:
 
     def report(self, params: Params) -> str:
         """A table of the sites, then the totals: path, kernel's shape, factors' shapes, trainable parameters."""
-        rows = [("path", "kernel", "factors", "parameters")]
-        for site in self.sites(params):
-            factors = " ".join(f"{name}{_shape(shape)}" for name, shape in site.factors.items())
-            rows.append((show(site.path), _shape(site.shape), factors, f"{site.count:,}"))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join([*map(str.ljust, row[:3], widths), row[3]]) for row in rows]
-        count = self.count(params)
-        lines.append(f"trainable {count.trainable:,} of {count.total:,} ({count.percent:.3f} %)")
-        return "\n".join(lines)
+        return table(self.sites(params), self.count(params))
+
+    def learning_rate_multipliers(self, params: Params, *, also_train: float | None = None) -> PyTree[float]:
+        """The learning-rate multiplier of each factor, as a tree like the factors'.
+
+        Args:
+            params: the base's parameters, or their shapes.
+            also_train: the multiplier of the modules in `also_train`. Without it they train at the default learning
+                rate of full fine-tuning if the factors train at that of the transformation.
+
+        Raises:
+            UserError: as `sites`, or the multiplier is no finite number of 0 or more.
+        """
+        if also_train is None:
+            also_train = Full.learning_rate / self.transform.learning_rate if self.also_train else 1.0
+        return multipliers_of(self.sites(params), also_train)
+
+    def optimizer(
+        self,
+        maker: Callable[..., Any],
+        learning_rate: Any = None,
+        *args: Any,
+        params: Params,
+        also_train: float | None = None,
+        **kwargs: Any,
+    ) -> optax.GradientTransformationExtraArgs:
+        """`maker(learning_rate, *args, **kwargs)` over the factors, each at its own multiple of the learning rate.
+
+        Each factor's updates are multiplied by its `learning_rate_multipliers`, so its weight decay is, too. It pulls
+        towards the base, since factors are deviations. The state is that of the maker's own optimiser.
+
+        Args:
+            maker: makes an optimiser whose updates are proportional to the learning rate, such as `optax.adamw`.
+            learning_rate: a number or a schedule.
+            *args: the maker's own.
+            params: the base's parameters, or their shapes.
+            also_train: as in `learning_rate_multipliers`.
+            **kwargs: the maker's own.
+
+        Raises:
+            UserError: as `sites`, or the maker or an argument is wrong. The optimiser raises one, too, if it is given
+                another tree than the factors', or if its updates are known not to be proportional.
+        """
+        if also_train is not None and not self.also_train:
+            raise UserError("also_train= was given, but the adapter has no also_train= modules")
+        multipliers = self.learning_rate_multipliers(params, also_train=also_train)
+        shapes = {(*site.path, name): shape for site in self.sites(params) for name, shape in site.factors.items()}
+        return scaled_optimizer(maker, learning_rate, *args, shapes=shapes, multipliers=multipliers, **kwargs)
 
     def _candidates(self, flat: Mapping[Path, Any]) -> list[Path]:
         """The paths in which targets are searched: dense layers, or the parameters that the transformation takes."""
@@ -359,7 +394,3 @@ def _checked_ids(ids: Any, sets: int) -> Int[Array, " batch"]:
     if known is not None and len(known) and (known.min() < 0 or known.max() >= sets):
         raise UserError(f"adapter_ids go from {known.min()} to {known.max()}, and there are {sets} sets of factors")
     return ids
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return "[" + ", ".join(map(str, shape)) + "]"

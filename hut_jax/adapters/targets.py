@@ -99,7 +99,7 @@ def match_default(paths: Sequence[Path], defaults: Sequence[str]) -> tuple[str, 
     for pattern in defaults:
         if _found(pattern, paths):
             return (pattern,)
-    raise UserError(f"no default targets fit this model; give targets=, a pattern over its paths: {_some(paths)}")
+    raise UserError(f"no default targets fit this model; give targets=, a pattern over its paths: {some(paths)}")
 
 
 def match_modules(leaves: Sequence[Path], patterns: Sequence[str]) -> list[Path]:
@@ -122,7 +122,7 @@ def match_modules(leaves: Sequence[Path], patterns: Sequence[str]) -> list[Path]
         if not taken:
             tables = sorted({leaf[:-1] for leaf in leaves if leaf[-1] == "embedding"})
             hint = (
-                f"; an embedding, to which a head may be tied, must be named in full: {_some(tables)}" if tables else ""
+                f"; an embedding, to which a head may be tied, must be named in full: {some(tables)}" if tables else ""
             )
             raise UserError(
                 f"also_train pattern {pattern!r} matches no module; "
@@ -160,5 +160,6 @@ def _check(pattern: str) -> None:
         raise UserError(f"{pattern!r} is not a regular expression: {error}") from None
 
 
-def _some(paths: Sequence[Path]) -> str:
+def some(paths: Sequence[Path]) -> str:
+    """The first six of the paths, as they are shown in messages."""
     return ", ".join(repr(show(path)) for path in paths[:6]) + (", ..." if len(paths) > 6 else "")

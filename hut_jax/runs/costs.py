@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import jax
 from jaxtyping import PyTree
 
-from hut_jax.adapters.adapter import Adapter, Count
+from hut_jax.adapters.adapter import Adapter
+from hut_jax.adapters.report import Count
 from hut_jax.adapters.site import Site
 from hut_jax.config import RunConfig, with_fields
 from hut_jax.core.trees import Path

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from hut_jax.adapters.adapter import Adapter
-from hut_jax.adapters.optimizer import learning_rate_multipliers
 from hut_jax.config import RunConfig
 from hut_jax.core.errors import UserError
 from hut_jax.core.trees import Path, show
@@ -166,4 +165,4 @@ def multipliers(config: RunConfig, adapter: Adapter, shapes: PyTree[Any]) -> PyT
         shapes: the shapes of the base's parameters.
     """
     also = config.train.also_train_learning_rate / config.train.learning_rate
-    return learning_rate_multipliers(adapter, shapes, also_train=also)
+    return adapter.learning_rate_multipliers(shapes, also_train=also)

@@ -1,9 +1,9 @@
 """AdamW over the factors, with a warm-up and a decay, and a learning-rate multiplier for each factor."""
 
-import jax
 import optax
 from jaxtyping import PyTree
 
+from hut_jax.adapters.optimizer import scale_by_multipliers
 from hut_jax.core.errors import UserError
 from hut_jax.training.config import TrainConfig
 
@@ -58,7 +58,7 @@ def make_optimizer(train: TrainConfig, steps: int, multipliers: PyTree[float]) -
     parts += [
         optax.scale_by_adam(train.beta1, train.beta2, train.eps),
         optax.add_decayed_weights(train.weight_decay),
-        optax.stateless(lambda updates, _: jax.tree.map(lambda u, multiplier: u * multiplier, updates, multipliers)),
+        scale_by_multipliers(multipliers),
         optax.scale_by_learning_rate(schedule(train, steps)),
     ]
     return optax.chain(*parts)
