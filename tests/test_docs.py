@@ -6,7 +6,9 @@ import re
 import sys
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from hut_jax.transforms import TRANSFORMS
@@ -29,6 +31,36 @@ def test_every_link_leads_to_a_file():
     for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
         for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
             assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_training_loop_of_the_page_trains_a_model_that_knows_nothing_of_the_library():
+    """Every line of Python on the page, in order. The control is the base's loss."""
+    page = (ROOT / "docs/method.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 3
+    names = {"__name__": "page"}
+    for code in blocks:
+        exec(code, names)
+    params, factors = names["params"], names["factors"]
+    step, optimizer, value = names["step"], names["optimizer"], names["value"]
+
+    start = jax.tree.map(jnp.zeros_like, factors)
+    base = step(params, start, optimizer.init(start), names["x"], names["y"])[2]
+    assert value < 0.3 * base
+
+    gradients = jax.tree.map(jnp.ones_like, factors)
+    by_group, train_state = names["by_group"], names["train_state"]
+
+    @jax.jit
+    def updates():
+        first = train_state.apply_gradients(grads=gradients).params
+        grouped = by_group.update(gradients, by_group.init(start), start)[0]
+        return jax.tree.map(jnp.subtract, first, factors), grouped
+
+    for moved in updates():
+        for layer in moved.values():
+            assert np.allclose(layer["g"], 0.1 * layer["a"].mean(), rtol=0.02)
+            assert np.abs(layer["g"]).min() > 1e-3
 
 
 @pytest.mark.full

@@ -22,6 +22,7 @@ NOT_PROPORTIONAL_NAMES = frozenset({"fromage", "polyak_sgd"})
 NOT_PROPORTIONAL_STATES = frozenset(
     {
         "COCOBState",
+        "DAdaptAdamWState",
         "MadgradState",
         "MechanicState",
         "MomoAdamState",

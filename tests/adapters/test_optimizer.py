@@ -101,6 +101,7 @@ def test_each_factor_trains_as_by_its_own_optimiser_at_its_own_learning_rate(mak
         (lambda rate: optax.contrib.sam(optax.sgd(rate), optax.sgd(1.0)), "SAMState"),
         (optax.contrib.momo, "MomoState"),
         (optax.contrib.cocob, "COCOBState"),
+        (optax.contrib.dadapt_adamw, "DAdaptAdamWState"),
         (optax.lbfgs, "ScaleByZoomLinesearchState"),
         (partial(optax.fromage, min_norm=1e-3), "fromage"),
         (optax.polyak_sgd, "polyak_sgd"),
@@ -146,6 +147,18 @@ def test_the_state_is_the_makers_own_and_its_injected_learning_rate_can_be_chang
         updates = own(step(jnp.float32(rate)))
         np.testing.assert_allclose(updates["a"], -rate * own(FACTORS)["a"], rtol=1e-6)
         np.testing.assert_allclose(updates["s"], -0.1 * rate * own(FACTORS)["s"], rtol=1e-6)
+
+
+def test_what_else_a_step_is_given_reaches_the_maker():
+    def by_the_loss(rate):
+        def update(updates, state, params, *, value):
+            return jax.tree.map(lambda leaf: -rate * value * leaf, updates), state
+
+        return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+    tx = ADAPTER.optimizer(by_the_loss, RATE, params=PARAMS)
+    updates, _ = tx.update(FACTORS, tx.init(FACTORS), FACTORS, value=3.0)
+    np.testing.assert_allclose(own(updates)["a"], -3 * RATE * own(FACTORS)["a"], rtol=1e-6)
 
 
 def test_a_train_state_frozen_trees_and_stacked_factors_step_as_plain_trees_do():
