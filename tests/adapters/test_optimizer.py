@@ -204,7 +204,7 @@ def test_modules_that_train_in_full_have_a_multiplier_of_their_own():
         ((RATE, optax.adamw), "give a function that makes an optimiser, such as optax.adamw; this is of type float$"),
         ((optax.scale_by_adam, RATE), "the first argument of scale_by_adam is 'b1', no learning rate"),
         ((optax.inject_hyperparams, RATE), "the first argument of inject_hyperparams is 'inner_factory'"),
-        ((lambda rate: rate, RATE), "<lambda> gave no optimiser of optax, but a value of type float"),
+        ((lambda rate: {}, RATE), "<lambda> gave no optimiser of optax, but a value of type dict"),
         ((optax.adamw,), r"give a learning rate.*: adapter.optimizer\(adamw, 2e-2, params=params\)"),
         ((optax.adamw, "2e-2"), "the learning rate is of type str; give a number or a schedule"),
         ((optax.adamw, True), "the learning rate is of type bool"),
