@@ -35,9 +35,13 @@ def to_frame(records: Iterable[Record]) -> pd.DataFrame:
     - `spec`: the adapter as the command line has it, such as "hut:rank=8:spread=cyclic"
     - `merit`: the score, or minus it where less is better
     - `forgets`: by how much the loss on a text has grown
+    - `holdout`: the share of the training data that a run was scored on to choose a learning rate; 0: it is reported
+    - `task`, `base`, `steps`: the run's
     """
     runs = pd.DataFrame(
         {field: getattr(record, field) for field in FIELDS}
+        | {"holdout": record.config.get("eval.holdout", 0.0), "task": record.config.get("task", "")}
+        | {"base": record.base["name"], "steps": max((line["step"] for line in record.metrics), default=0)}
         | {"forgets": record.forgetting["after"] - record.forgetting["before"] if record.forgetting else None}
         | (record.evaluation or {}).get("scores", {})
         for record in records
@@ -79,18 +83,52 @@ def select(
 def at_best_learning_rates(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs of each adapter at its best learning rate: the one with the most seeds.
 
-    If several have equally many seeds, it is the one whose first seed has the best score. Trials at other learning
-    rates have one seed, so they do not count.
+    If several have equally many seeds, it is the one whose first seed has the best score. Runs that chose the learning
+    rate on training data do not count. In studies of earlier versions those at other learning rates have one seed, so
+    they do not count, either.
     """
+    runs = runs[runs["holdout"] == 0]
     tried = runs.groupby(["adapter", "learning_rate"], sort=False).agg(seeds=("seed", "size"), merit=("merit", "first"))
     best = tried.sort_values(["seeds", "merit"], ascending=False).reset_index().drop_duplicates("adapter")
     return runs.merge(best[["adapter", "learning_rate"]])
 
 
 def first_trials(runs: pd.DataFrame) -> pd.DataFrame:
-    """The first seed's run at each learning rate, for adapters that were tried at several."""
-    first = runs.drop_duplicates(["adapter", "learning_rate"])
+    """The runs that chose among several learning rates.
+
+    Where no run was scored on training data to choose, they are those of the first seed.
+    """
+    chose = runs[runs["holdout"] > 0]
+    others = runs[~runs["adapter"].isin(chose["adapter"])]
+    first = pd.concat([chose, others.drop_duplicates(["adapter", "learning_rate"])]).sort_index()
     return first[first.groupby("adapter")["learning_rate"].transform("size") > 1]
+
+
+def choice_note(runs: pd.DataFrame) -> str:
+    """How the learning rates of a study were chosen, in a sentence or a few.
+
+    Args:
+        runs: from `to_frame`, all of a study's.
+    """
+    best = at_best_learning_rates(runs).drop_duplicates("adapter")
+    tried = first_trials(runs)
+    said: dict[str, list[str]] = {}
+    at_the_edge = []
+    for adapter, chosen in zip(best["adapter"], best["learning_rate"], strict=True):
+        trials = tried[tried["adapter"] == adapter]
+        share = trials["holdout"].max()
+        if trials.empty or (share and chosen != trials["learning_rate"][trials["merit"].idxmax()]):
+            how = "at a learning rate given by hand (--rates), not chosen"
+        else:
+            where = f"another seed on {100 * share:.0f} % of the training data" if share else "the first seed on dev"
+            how = f"at the best of its own learning rates, chosen with {where}"
+            if chosen in (trials["learning_rate"].min(), trials["learning_rate"].max()):
+                at_the_edge.append(adapter)
+        said.setdefault(how, []).append(adapter)
+    notes = [f"{'; '.join(own) if len(said) > 1 else 'Each adapter'}: {how}." for how, own in said.items()]
+    if at_the_edge:
+        notes.append(f"The best is the lowest or highest that was tried for {'; '.join(at_the_edge)}.")
+    return " ".join(notes)
 
 
 def usual_device(runs: pd.DataFrame) -> str:

@@ -1,12 +1,13 @@
 """The pictures of a study, and what all pictures share."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from experiments.analysis import usual_device
+from experiments.analysis import at_best_learning_rates, choice_note, usual_device
 
 COLORS = {
     "hut": "#0072B2", "lora": "#D55E00", "hira": "#009E73", "dora": "#CC79A7", "ia3": "#E69F00", "ssf": "#56B4E9",
@@ -14,33 +15,75 @@ COLORS = {
     "head": "#999999",
 }  # fmt: skip
 """The colour of each method in every picture: Okabe and Ito's, safe for the colour-blind, and a few more."""
+UNITS = {"loss": " in nats per token"}
+"""The units of scores that have one."""
 MARKERS = dict(zip(COLORS, "osD^vP*XpHd<", strict=True))
 
 
-def rank_picture(best: pd.DataFrame, path: Path) -> None:
-    """Draw the score against the rank, as SVG and PNG: the mean, and a bar from the lowest to the highest seed.
+def rank_picture(runs: pd.DataFrame, path: Path) -> None:
+    """Draw the score against the rank, as SVG and PNG: a line through the means, and each seed as a point.
 
     Args:
-        best: the runs of a study at their best learning rates.
+        runs: of a study, with those that chose the learning rates.
         path: of the files, without their endings.
     """
-    axes, figure = subplots(1)
-    for variant, runs in best.groupby("variant", sort=False):
-        drawn = style(runs)
-        scores = runs.groupby("rank")["score"].agg(["mean", "min", "max"])
+    best = at_best_learning_rates(runs)
+    (axis,), figure = subplots(1)
+    ends: list[tuple[float, str, str]] = []
+    variants = list(best.groupby("variant", sort=False))
+    for position, (variant, own) in enumerate(variants):
+        drawn = style(own)
+        color, beside = drawn["color"], 1 + 0.02 * (position - (len(variants) - 1) / 2)  # so that none hides another
+        scores = own.groupby("rank")["score"].agg(["mean", "min", "max"])
         if len(scores):
+            ranks = scores.index.astype(int) * beside
             reach = [scores["mean"] - scores["min"], scores["max"] - scores["mean"]]
-            axes[0].errorbar(scores.index.astype(int), scores["mean"], reach, capsize=4, label=variant, **drawn)
-        level = runs["score"][runs["rank"].isna()]
+            axis.errorbar(ranks, scores["mean"], reach, capsize=4, **drawn)
+            ranked = own[own["rank"].notna()]
+            axis.plot(ranked["rank"].astype(int) * beside, ranked["score"], ".", color=color, alpha=0.5, markersize=7)
+            ends.append((scores["mean"].iloc[-1], str(variant), color))
+        level = own["score"][own["rank"].isna()]
         if len(level):
-            line = {name: value for name, value in drawn.items() if name in ("color", "alpha")}
-            axes[0].axhline(level.mean(), linestyle="--", label=variant, **line)
-    axes[0].set_xscale("log", base=2)
-    axes[0].xaxis.set_major_formatter("{x:g}")
-    axes[0].set_xlabel("rank")
-    axes[0].set_ylabel(score_label(best))
-    legend(axes)
+            axis.axhline(level.mean(), linestyle="--", color=color, alpha=drawn.get("alpha"))
+            ends.append((level.mean(), str(variant), color))
+    axis.set_xscale("log", base=2)
+    axis.xaxis.set_major_formatter("{x:g}")
+    ranks = sorted(map(int, best["rank"].dropna().unique()))
+    axis.set_xticks(ranks, [str(rank) for rank in ranks])
+    axis.minorticks_off()
+    axis.set_xlabel("rank")
+    axis.set_ylabel(score_label(best))
+    axis.set_title(f"The score against the rank: {title_of(best)}", loc="left")
+    label_ends(axis, ends)
+    counts = best.groupby("adapter").size()
+    seeds = (
+        "seed" if counts.max() == 1 else f"{' to '.join(dict.fromkeys(map(str, (counts.min(), counts.max()))))} seeds"
+    )
+    reached = f"Lines are means, small points the {seeds}, bars reach from the lowest to the highest."
+    notes = textwrap.wrap(f"{reached} {choice_note(runs)}".replace(" %", "\u00a0%"), 92)
+    figure.supxlabel("\n".join(notes), fontsize=11, x=0.02, ha="left")
     save(figure, path)
+
+
+def title_of(best: pd.DataFrame) -> str:
+    """What was trained: the task, the base and the steps."""
+    run = best.iloc[0]
+    base = str(run["base"]).rsplit("/", 1)[-1]
+    return ", ".join(filter(None, [f"{run['task']} on {base}" if run["task"] else base, f"{run['steps']:,} steps"]))
+
+
+def label_ends(axis: Any, ends: Sequence[tuple[float, str, str]]) -> None:
+    """Write each line's name beside its right end, at least a line of text apart.
+
+    Args:
+        axis: where the lines are drawn.
+        ends: of each line the height, the name and the colour.
+    """
+    low, high = axis.get_ylim()
+    apart, below = 0.065, -1.0
+    for height, name, color in sorted(ends):
+        below = max((height - low) / (high - low), below + apart)
+        axis.text(1.02, below, name, color=color, transform=axis.transAxes, va="center", fontweight="bold")
 
 
 def pareto_picture(best: pd.DataFrame, path: Path) -> None:
@@ -73,7 +116,8 @@ def pareto_picture(best: pd.DataFrame, path: Path) -> None:
 def score_label(runs: pd.DataFrame) -> str:
     """The name of the score, and which way is better."""
     run = runs.iloc[0]
-    return f"{run['score_name']}, {'more' if run['maximize'] else 'less'} is better"
+    unit = UNITS.get(run["score_name"], "")
+    return f"{run['score_name']}{unit}, {'more' if run['maximize'] else 'less'} is better"
 
 
 def style(runs: pd.DataFrame) -> dict[str, Any]:

@@ -2,13 +2,17 @@ r"""The score against the rank, for HUT and other methods.
 
     python -m experiments.rank_ablation --config=configs/quickstart.py
     python -m experiments.rank_ablation --config=configs/glue.py:mrpc --config.data.dir=GLUE \
-        --methods=hut,lora,hira --ranks=1,2,4,8,16,32,64 --rates=0.1,0.3,1,3 --seeds=0,1,2 --jobs=2
+        --methods=hut,lora,hira --ranks=1,2,4,8,16,32,64 --seeds=0,1,2,3,4 --jobs=2
 
-The config gives base, task and everything else; any of its fields can be set. `--rates` are learning rates, as
-multiples of the method's default (`hut_jax/transforms`). If there are several, each method tries all of them with the
-first seed at the middle rank, and takes the best one for every rank. The same command resumes a study that was stopped;
-finished runs are not run again. At the end one JSONL holds all runs of the workdir. `experiments.report` makes tables
-and pictures from it.
+The config gives base, task and everything else; any of its fields can be set. Each method runs at each rank at the best
+of its own learning rates. They are multiples of the method's default (`hut_jax/transforms`), half a decade apart. All
+begin with the same ones, and go on until the best one is inside. The runs that choose have half the steps and a seed of
+their own. They are scored on a tenth of the training data, which they do not see. The runs that are reported have other
+seeds and all training data, and are scored on the validation split before the first step and after the last. `--rates`
+gives learning rates by hand; tables and picture say so.
+
+The same command resumes a study that was stopped; finished runs are not run again. At the end one JSONL holds all runs
+of the workdir. `experiments.report` makes tables and pictures from it.
 """
 
 from collections.abc import Sequence
@@ -33,9 +37,7 @@ def main(argv: Sequence[str]) -> int:
         if method not in ranked:
             raise UserError(f"--methods: {method!r} has no rank, or there is no such method; {nearest(method, ranked)}")
     ranks = numbers("--ranks", args.ranks, int)
-    middle = sorted(ranks)[len(ranks) // 2]
-    tuned_as = {f"{m}:rank={rank}": f"{m}:rank={middle}" for rank in ranks for m in args.methods.split(",")}
-    study(config, tuned_as, args)
+    study(config, [f"{method}:rank={rank}" for rank in ranks for method in args.methods.split(",")], args)
     return 0
 
 

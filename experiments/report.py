@@ -22,6 +22,7 @@ from experiments.analysis import (
     at_best_learning_rates,
     best_first,
     check_peer,
+    choice_note,
     first_trials,
     label_of,
     paired,
@@ -96,7 +97,7 @@ def differences(best: pd.DataFrame, peer: str) -> pd.Series:
 
 
 def trials_table(runs: pd.DataFrame) -> str:
-    """The first seed's score at each multiple of the method's default learning rate; "" if there are no trials."""
+    """The score at each multiple of the method's default learning rate that was tried; "" if there are no trials."""
     tried = first_trials(runs)
     if tried.empty:
         return ""
@@ -138,20 +139,21 @@ def ranks_table(runs: pd.DataFrame, *, peer: str = PEER) -> str:
 
 
 def make(runs: pd.DataFrame, *, peer: str = PEER, columns: Sequence[str] = (), names: Sequence[str] = TABLES) -> str:
-    """The tables of these names; a table is left out if the study has no runs for it."""
+    """The tables of these names, if the study has runs for them, and how its learning rates were chosen."""
     made = {
         "adapters": lambda: adapters_table(runs, peer=peer, columns=columns),
         "trials": lambda: trials_table(runs),
         "ranks": lambda: ranks_table(runs, peer=peer),
     }
-    return "\n\n".join(filter(None, (made[name]() for name in names)))
+    note = choice_note(runs) if {"adapters", "ranks"} & {*names} else ""
+    return "\n\n".join(filter(None, (*(made[name]() for name in names), note)))
 
 
 def write(runs: pd.DataFrame, text: str, folder: Path) -> None:
     """Print the tables, and write them and the pictures to the folder."""
     best = at_best_learning_rates(runs)
     write_text(folder / "table.md", text + "\n")
-    pictures.rank_picture(best, folder / "rank")
+    pictures.rank_picture(runs, folder / "rank")
     pictures.pareto_picture(best, folder / "pareto")
     print(f"{text}\n\nin {folder}: table.md, rank.svg, rank.png, pareto.svg, pareto.png")
 

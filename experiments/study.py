@@ -2,14 +2,16 @@
 
 import argparse
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 
 from experiments import report
-from experiments.analysis import at_best_learning_rates, to_frame
+from experiments.analysis import to_frame
+from experiments.choosing import FIRST, HOLDOUT, MOST, NEVER, SEED, as_trial, choose
 from experiments.forgetting import held_out
 from experiments.grid import elsewhere, run_missing
 from experiments.options import numbers, words
@@ -21,6 +23,7 @@ from hut_jax.core.errors import UserError
 from hut_jax.runs.adapter_names import with_adapter
 from hut_jax.runs.run import prepare
 from hut_jax.runs.workdir import check_writable
+from hut_jax.train import make_plan
 
 HEAD = "head"
 """Trains only the modules that `config.adapter.also_train` names, such as a new head."""
@@ -28,8 +31,14 @@ HEAD = "head"
 
 def add_arguments(parser: argparse.ArgumentParser, workdir: str) -> None:
     """The options of a study; `workdir` is the default of one of them."""
-    parser.add_argument("--rates", default="1", help="learning rates to try, as multiples of each adapter's own")
-    parser.add_argument("--seeds", default="0", help="one run of each adapter for each of them")
+    first = ", ".join(f"{multiple:g}" for multiple in FIRST)
+    parser.add_argument(
+        "--rates",
+        default="",
+        help="learning rates, as multiples of each method's own: one is taken as it is, of several each adapter takes "
+        f"its best. Default: {first}, and further until the best is inside",
+    )
+    parser.add_argument("--seeds", default="0,1,2", help="one run of each adapter for each of them")
     parser.add_argument(
         "--jobs",
         type=int,
@@ -45,41 +54,72 @@ def add_arguments(parser: argparse.ArgumentParser, workdir: str) -> None:
     )
 
 
-def study(config: RunConfig, tuned_as: Mapping[str, str], args: argparse.Namespace) -> None:
-    """Run what is missing, print and draw the study's report, and write its JSONL.
+def study(config: RunConfig, adapters: Sequence[str], args: argparse.Namespace) -> None:
+    """Choose learning rates, run what is missing, print and draw the study's report, and write its JSONL.
 
     Args:
         config: base, task and everything else.
-        tuned_as: for each adapter, such as `hut:rank=8`, the adapter whose best learning rate it takes; often itself.
+        adapters: such as `hut:rank=8`.
         args: of `add_arguments`.
 
     Raises:
         UserError: an adapter or an option is wrong, or a run fails.
     """
-    multiples = numbers("--rates", args.rates, float)
+    multiples = numbers("--rates", args.rates, float) if args.rates else []
     seeds = numbers("--seeds", args.seeds, int, zero=True)
+    if SEED in seeds:
+        raise UserError(f"--seeds={args.seeds}: seed {SEED} chooses the learning rates; leave it out")
     gpus = words(args.gpus)
     workdir = Path(args.workdir)
     results = Path(args.results) if args.results else workdir / RESULTS
     check_writable(workdir)
     check_writable(results.parent, "the folder of --results,")
-    base, platform = elsewhere(check, configs_of(config, [*tuned_as], multiples, seeds), args.text)
+    if not multiples:  # given by hand, they stand for a study that may be older than this rule
+        config = with_fields(config, {"eval.every": NEVER})
+    trials = len(multiples) != 1
+    found = elsewhere(check, configs_of(config, adapters, multiples or FIRST, seeds), args.text, trials)
     if args.results and results.exists():
         restore(results, workdir)
-    jobs = default_jobs(gpus, platform) if args.jobs is None else args.jobs
-    run = partial(run_missing, workdir=workdir, jobs=jobs, gpus=gpus, text=args.text, base=base)
-    tuned = dict.fromkeys(tuned_as.values())
-    best, tried = dict.fromkeys(tuned, multiples[0]), dict[str, Record]()
-    if len(multiples) > 1:
-        # Runs that begin together have different adapters: each adapter's later runs find what its first compiled.
-        trials = dict(make_run(config, adapter, multiple, seeds[0]) for multiple in multiples for adapter in tuned)
-        tried = run(trials)
-        best = best_multiples(tuned, multiples, seeds[0], tried)
-    runs = dict(make_run(config, one, best[other], seed) for seed in seeds for one, other in tuned_as.items())
+    print(plan(adapters, multiples, seeds, found.steps), flush=True)
+    jobs = default_jobs(gpus, found.platform) if args.jobs is None else args.jobs
+    run = partial(run_missing, workdir=workdir, jobs=jobs, gpus=gpus, text=args.text, base=found.base)
+    best, tried = dict.fromkeys(adapters, multiples[0] if multiples else 1.0), dict[str, Record]()
+    if trials:
+        best, tried = choose(adapters, multiples, lambda wanted: run(dict(make_trial(config, *one) for one in wanted)))
+        chosen = ", ".join(f"{adapter} {multiple:g}" for adapter, multiple in best.items())
+        print(f"the best learning rates, as multiples of the methods' own: {chosen}", flush=True)
+    runs = dict(make_run(config, adapter, best[adapter], seed) for seed in seeds for adapter in adapters)
     frame = to_frame((tried | run(runs)).values())
     report.write(frame, report.make(frame), workdir)
     write_study(results, read_study(workdir))
     print(f"all runs: {results}")
+
+
+def plan(adapters: Sequence[str], multiples: Sequence[float], seeds: Sequence[int], steps: Sequence[int]) -> str:
+    """What a study will run, in words.
+
+    Args:
+        adapters: their names.
+        multiples: the learning rates that were given by hand.
+        seeds: of the runs that are reported.
+        steps: those of a run that chooses, and of a run that is reported.
+    """
+    count, short, whole = len(adapters), *steps
+    lines = []
+    tries = multiples or FIRST
+    if len(tries) > 1:
+        shown = ", ".join(f"{multiple:g}" for multiple in tries)
+        further = "" if multiples else f", and further until its best is inside ({MOST} at most)"
+        lines.append(
+            f"Learning rates: each of {count} adapters tries {shown} times its method's own{further}: "
+            f"{count * len(tries)} runs of {short:,} steps{'' if multiples else ' to begin with'}. They train on "
+            f"{100 * (1 - HOLDOUT):.0f} % of the training data and are scored on the rest."
+        )
+    else:
+        lines.append(f"Learning rates: {multiples[0]:g} times each method's own, given by hand.")
+    each = ", ".join(map(str, seeds))
+    lines.append(f"Then, at the best: {count * len(seeds)} runs of {whole:,} steps, seeds {each}.")
+    return "\n".join([*lines, "Runs that have ended are not run again. The line below shows the time left."])
 
 
 def restore(results: Path, workdir: Path) -> None:
@@ -115,26 +155,47 @@ def default_jobs(gpus: Sequence[str], platform: str) -> int:
     return len(gpus) or (min(2, len(os.sched_getaffinity(0))) if platform == "cpu" else 1)
 
 
-def check(configs: Sequence[RunConfig], text: str) -> tuple[str, str]:
+class Found(NamedTuple):
+    """What a check has found.
+
+    Attributes:
+        base: its fingerprint; "" if each seed draws its own base.
+        platform: the one that JAX uses.
+        steps: those of a run that chooses a learning rate, and of a run that is reported.
+    """
+
+    base: str
+    platform: str
+    steps: tuple[int, int]
+
+
+def check(configs: Sequence[RunConfig], text: str, trials: bool = True) -> Found:
     """Check, before any run, that base, data and text can be read, and that each adapter fits.
 
     Args:
         configs: they differ only in their adapters.
         text: measures forgetting; "" measures none.
-
-    Returns:
-        The base's fingerprint ("" if each seed draws its own base), and the platform that JAX uses.
+        trials: whether some runs choose learning rates.
 
     Raises:
         UserError: a run would fail at its start, or forgetting could not be measured.
     """
-    run, _ = prepare(configs[0])
+    run, data = prepare(configs[0])
     for config in configs[1:]:
         config.adapter.make_adapter().sites(run.shapes)
     if text:
         held_out(run.task, run.tokenizer, text)
     base = fingerprint(run.load_base()) if configs[0].init == "pretrained" else ""
-    return base, jax.default_backend()
+    trial = as_trial(configs[0])
+    short = len(data.hold_out(HOLDOUT).train) if trials else len(data.train)
+    steps = make_plan(trial, short).steps, make_plan(configs[0], len(data.train)).steps
+    return Found(base, jax.default_backend(), steps)
+
+
+def make_trial(config: RunConfig, adapter: str, multiple: float) -> tuple[str, RunConfig]:
+    """The name and the config of a run that chooses a learning rate; arguments and errors are those of `make_run`."""
+    name, own = make_run(config, adapter, multiple, SEED)
+    return name, as_trial(own)
 
 
 def make_run(config: RunConfig, adapter: str, multiple: float, seed: int) -> tuple[str, RunConfig]:
@@ -160,22 +221,3 @@ def make_run(config: RunConfig, adapter: str, multiple: float, seed: int) -> tup
         usual = own.adapter.transform.learning_rate
     own = with_fields(own, {"train.learning_rate": multiple * usual, "seed": seed})
     return run_name(adapter, multiple, seed), own
-
-
-def best_multiples(
-    adapters: Iterable[str], multiples: Sequence[float], seed: int, tried: Mapping[str, Record]
-) -> dict[str, float]:
-    """The best learning rate of each adapter, as a multiple of its own: that of the run with the best score.
-
-    Raises:
-        UserError: an adapter diverged at all of them.
-    """
-    best = {}
-    for adapter in adapters:
-        named = {run_name(adapter, multiple, seed): multiple for multiple in multiples}
-        ended = [tried[name] for name in named if name in tried]
-        if not ended:
-            tries = ", ".join(f"{multiple:g}" for multiple in multiples)
-            raise UserError(f"{adapter} diverges at each of --rates, {tries}; lower them")
-        best[adapter] = named[at_best_learning_rates(to_frame(ended))["name"].iloc[0]]
-    return best

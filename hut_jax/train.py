@@ -71,7 +71,8 @@ def train(config: RunConfig, workdir: Path) -> dict[str, Any]:
         run, data = prepare(config)
     placement = place(run, mesh)
     plan = make_plan(config, len(data.train))
-    optimizer = make_optimizer(config.train, plan.steps, multipliers(config, run.adapter, run.shapes))
+    own = multipliers(config, run.adapter, run.shapes)
+    optimizer = make_optimizer(config.train, plan.steps, own)
     train_loss = run.task.loss(run.tokenizer, config.train.label_smoothing)
     print_description(run, data, plan, placement)
 
@@ -88,6 +89,7 @@ def train(config: RunConfig, workdir: Path) -> dict[str, Any]:
         optimizer,
         dropout=config.train.dropout,
         seed=config.seed,
+        rates={"learning_rate": config.train.learning_rate, "multipliers": own},
         place=placement.batch,
         shardings=state_shardings(optimizer, factors, placement.factors),
     )

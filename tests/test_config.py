@@ -123,6 +123,7 @@ def test_a_config_of_version_0_1_loads_without_other_tasks_fields(name):
     old, run = flatten_config(VERSION_0_1[name]), from_json(json.dumps(VERSION_0_1[name]))
     kept = flatten_config(json.loads(to_json(run)))
     assert kept.pop("version") == 2
+    assert kept.pop("eval.holdout") == 0.0  # a field of later versions
     assert kept.items() == {field: old[field] for field in kept}.items()
     assert {field.partition(".")[0] for field in old.keys() - kept} == {
         "e2e": {"data"},
@@ -456,6 +457,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_read(changes, message):
             "train.beta1": 0.0,
             "train.beta2": 0.0,
             "eval.max_examples": 0,
+            "eval.holdout": 0.0,
             "decode.min_new_tokens": 0,
             "decode.no_repeat_ngram": 0,
             "decode.top_k": 0,
@@ -520,6 +522,7 @@ def test_what_a_run_does_where_its_config_says_nothing():
         "decode.top_k": 0,
         "decode.top_p": 1.0,
         "dtype": "float32",
+        "eval.holdout": 0.0,
         "eval.batch_size": 32,
         "eval.every": 1000,
         "eval.max_examples": 0,

@@ -27,6 +27,7 @@ def parameters(small_model, small_data, small_encoder, small_glue, tmp_path):
         f"EPOCHS, RATES, BATCH_SIZE, MAX_LENGTH = 2.0, {{'hut': 1e-2, 'lora': 1e-3}}, 8, 64\n{workdir}",
         "e2e": f"MODEL, DATA, STEPS, BEAMS = {str(small_model)!r}, {str(small_data)!r}, 4, 2\n{workdir}",
         "write_your_own": workdir + "STEPS = 2",
+        "rank_ablation": workdir + "METHODS, RANKS, SEEDS, RATES, STEPS = 'hut,lora', '1,2', '0', '1', 2",
         "results": "RANKS = 'results/e2e_books.jsonl'\nRECORDS = ['results/minilm_cola.jsonl', RANKS]",
     }
 

@@ -76,9 +76,11 @@ class Run(Base):
         """The training and validation examples.
 
         Raises:
-            UserError: the data is missing or malformed, or an example is longer than the model allows.
+            UserError: the data is missing or malformed, too little to hold out `config.eval.holdout`, or an example is
+                longer than the model allows.
         """
-        data = self.task.load_data(self.config.data, self.tokenizer).limit_validation(self.config.eval.max_examples)
+        data = self.task.load_data(self.config.data, self.tokenizer).hold_out(self.config.eval.holdout)
+        data = data.limit_validation(self.config.eval.max_examples)
         if data.longest > self.model.config.n_positions:
             raise UserError(
                 f"the longest example has {data.longest} tokens, and the model takes at most "

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import jax
-from jaxtyping import Array
+import numpy as np
+from jaxtyping import Array, Int64
 
+from hut_jax.core.errors import UserError
 from hut_jax.data.batching import Examples, evenly_spread
 from hut_jax.data.loss import Evaluated, Loss
 from hut_jax.data.tokenizer_base import BaseTokenizer
@@ -30,11 +32,14 @@ class TaskData:
         train: the training examples.
         validation: the validation splits, one or several. They decide which factors are the best.
         notes: messages for the user about the data, such as the number of examples that were cut.
+        groups: a number for each training example. Examples of one number, such as the texts of one meaning
+            representation, are held out together. None: each example is a group.
     """
 
     train: Examples
     validation: Mapping[str, Examples]
     notes: tuple[str, ...] = ()
+    groups: Int64[np.ndarray, " n"] | None = None
 
     @property
     def longest(self) -> int:
@@ -48,6 +53,34 @@ class TaskData:
             return split.take(evenly_spread(len(split), most)) if most else split
 
         return replace(self, validation={name: part(split) for name, split in self.validation.items()})
+
+    def hold_out(self, share: float) -> "TaskData":
+        """The same data with a share of the training examples, evenly spread, in place of the validation splits.
+
+        The longest example stays in training, so that batches have the shapes that they have without this. Several
+        validation splits share out what is held out.
+
+        Args:
+            share: of the groups of training examples; 0: nothing is held out.
+
+        Raises:
+            UserError: there are too few groups.
+        """
+        if not share:
+            return self
+        groups = np.arange(len(self.train)) if self.groups is None else self.groups
+        others = np.array(list(dict.fromkeys(groups[groups != groups[self.train.inputs.argmax()]].tolist())), np.int64)
+        most = max(len(self.validation), round(share * (len(others) + 1)))
+        if most > len(others):
+            raise UserError(
+                f"config.eval.holdout={share:g} would leave no training examples, or nothing for each of the "
+                f"validation splits: the training data has {len(others) + 1} groups of examples"
+            )
+        held = np.isin(groups, others[evenly_spread(len(others), most)])
+        rows = np.flatnonzero(held)
+        parts = {name: self.train.take(rows[i :: len(self.validation)]) for i, name in enumerate(self.validation)}
+        kept = np.flatnonzero(~held)
+        return replace(self, train=self.train.take(kept), validation=parts, groups=groups[kept])
 
 
 class Example(NamedTuple):

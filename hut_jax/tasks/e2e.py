@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from hut_jax.data.e2e.dataset import encode_e2e, encode_prompts, load_e2e, references
 from hut_jax.data.tokenizer import Tokenizer
 from hut_jax.metrics.e2e import java
@@ -24,7 +26,9 @@ class E2E(CausalLM, ScoresTexts[Tokenizer]):
         encoded = {split: encode_e2e(rows, tokenizer, data.max_length) for split, rows in records.items()}
         cut = sum(split.truncated for split in encoded.values())
         validation = {"validation": encoded["validation"].sequences}
-        return TaskData(encoded["train"].sequences, validation, data.cut_notes(cut))
+        numbers: dict[str, int] = {}
+        groups = np.array([numbers.setdefault(record.mr, len(numbers)) for record in records["train"]], np.int64)
+        return TaskData(encoded["train"].sequences, validation, data.cut_notes(cut), groups)
 
     def prompts(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
         """Each meaning representation, followed by the token that separates it from its description."""

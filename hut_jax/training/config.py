@@ -85,6 +85,13 @@ class EvalConfig:
     max_examples: int = Field(
         default=0, ge=0, description="the most examples of each validation split, evenly spread over it; 0: all"
     )
+    holdout: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="the share of the training examples to validate on, in place of the validation splits; "
+        "such a run chooses settings without them",
+    )
 
 
 @section

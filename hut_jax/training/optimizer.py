@@ -1,5 +1,9 @@
 """AdamW over the factors, with a warm-up and a decay, and a learning-rate multiplier for each factor."""
 
+from collections.abc import Callable
+from typing import Any
+
+import jax
 import optax
 from jaxtyping import PyTree
 
@@ -30,14 +34,19 @@ def warmup_steps(train: TrainConfig, steps: int) -> int:
     )
 
 
-def schedule(train: TrainConfig, steps: int) -> optax.Schedule:
+def schedule(train: TrainConfig, steps: int, peak: float | jax.Array | None = None) -> optax.Schedule:
     """The learning rate by step: a linear warm-up, then `train.decay` up to the last of `steps`.
+
+    Args:
+        train: the section `train` of a config, with its learning rates resolved.
+        steps: the steps of the whole run.
+        peak: replaces `train.learning_rate`; it may be traced.
 
     Raises:
         UserError: as `warmup_steps`.
     """
     warmup = warmup_steps(train, steps)
-    peak = train.learning_rate
+    peak = train.learning_rate if peak is None else peak
     after = {
         "linear": optax.linear_schedule(peak, 0.0, max(1, steps - warmup)),
         "cosine": optax.cosine_decay_schedule(peak, max(1, steps - warmup)),
@@ -46,8 +55,11 @@ def schedule(train: TrainConfig, steps: int) -> optax.Schedule:
     return optax.join_schedules([optax.linear_schedule(0.0, peak, max(1, warmup)), after], [warmup])
 
 
-def make_optimizer(train: TrainConfig, steps: int, multipliers: PyTree[float]) -> optax.GradientTransformation:
+def make_optimizer(train: TrainConfig, steps: int, multipliers: PyTree[float]) -> optax.GradientTransformationExtraArgs:
     """Clipping by the global norm, Adam, decoupled weight decay, and the learning rate.
+
+    Its `update` also takes `learning_rate` and `multipliers`, in place of those given here. They may be traced: runs
+    that differ only in them can then share a compiled program.
 
     Args:
         train: the section `train` of a config, with its learning rates resolved.
@@ -58,7 +70,22 @@ def make_optimizer(train: TrainConfig, steps: int, multipliers: PyTree[float]) -
     parts += [
         optax.scale_by_adam(train.beta1, train.beta2, train.eps),
         optax.add_decayed_weights(train.weight_decay),
-        scale_by_multipliers(multipliers),
-        optax.scale_by_learning_rate(schedule(train, steps)),
+        _link("multipliers", scale_by_multipliers, multipliers),
+        _link(
+            "learning_rate",
+            lambda peak: optax.scale_by_learning_rate(schedule(train, steps, peak)),
+            train.learning_rate,
+        ),
     ]
-    return optax.chain(*parts)
+    return optax.with_extra_args_support(optax.chain(*parts))
+
+
+def _link(
+    name: str, make: Callable[[Any], optax.GradientTransformation], default: Any
+) -> optax.GradientTransformationExtraArgs:
+    """A link of `optax.chain`, made from the argument `name` of `update`, or else from the default."""
+
+    def update(updates: Any, state: Any, params: Any = None, **arguments: Any) -> Any:
+        return make(arguments.get(name, default)).update(updates, state, params)
+
+    return optax.GradientTransformationExtraArgs(make(default).init, update)

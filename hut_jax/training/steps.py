@@ -1,12 +1,14 @@
 """The compiled training step: gradients of the factors, then the optimiser."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any, cast
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
@@ -39,6 +41,8 @@ class Steps:
         optimizer: the optimiser of the factors.
         dropout: whether to use the model's own dropout.
         seed: the seed of dropout.
+        rates: more arguments of the optimiser's `update`: numbers, or trees of them. They are arguments of the compiled
+            step, too: runs that differ only in them have the same program.
         place: puts a batch on the devices that share it out.
         shardings: the shardings of the state before and after a step, from `state_shardings`.
     """
@@ -51,14 +55,17 @@ class Steps:
         *,
         dropout: bool = True,
         seed: int = 0,
+        rates: Mapping[str, PyTree[float]] = MappingProxyType({}),
         place: Callable[[Batch], Batch] = lambda batch: batch,
         shardings: State | None = None,
     ):
-        self._forward, self._loss, self._optimizer = forward, loss, optimizer
+        self._forward, self._loss, self._optimizer = forward, loss, optax.with_extra_args_support(optimizer)
         self._dropout, self._place = dropout, place
         self._key = jax.random.key(seed)
+        self._rates = jax.tree.map(np.float32, dict(rates))
         # The gradient and the optimiser are compiled separately, and the key is an argument. Runs that differ only in
-        # seed, learning rate or length then share the gradient's code in a compilation cache: nearly all of the code.
+        # seed or learning rates then share all code in a compilation cache. Those that differ in length, too, share the
+        # gradient's: nearly all of the code.
         whole = None if shardings is None else shardings.step
         sums = None if shardings is None else (shardings.factors, whole, whole, whole)
         self._init = jax.jit(self._first, out_shardings=shardings)
@@ -81,13 +88,13 @@ class Steps:
         for part, batch in enumerate(batches[1:], start=1):
             more = self._gradients(state.factors, base, self._place(batch), self._key, state.step, part)
             sums = self._add(sums, more)
-        return self._apply(state, sums)
+        return self._apply(state, sums, self._rates)
 
     def lower(self, state: State, base: PyTree, batch: Batch) -> tuple[jax.stages.Lowered, jax.stages.Lowered]:
         """The two programs that `train` runs on a batch, for measuring: the gradient and the optimiser."""
         arguments = state.factors, base, self._place(batch), self._key, state.step, 0
         gradients = self._gradients.lower(*arguments)
-        return gradients, self._apply.lower(state, jax.eval_shape(self._gradients, *arguments))
+        return gradients, self._apply.lower(state, jax.eval_shape(self._gradients, *arguments), self._rates)
 
     def _first(self, factors):
         return State(jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, factors), self._optimizer.init(factors))
@@ -104,10 +111,10 @@ class Steps:
         (total, weight), gradients = jax.value_and_grad(loss, has_aux=True)(factors)
         return gradients, total, weight, jnp.sum(batch["attention_mask"])
 
-    def _update(self, state, sums):
+    def _update(self, state, sums, rates):
         gradients, total, weight, tokens = sums
         gradients = jax.tree.map(lambda g: g / weight, gradients)
-        updates, opt_state = self._optimizer.update(gradients, state.opt_state, state.factors)
+        updates, opt_state = self._optimizer.update(gradients, state.opt_state, state.factors, **rates)
         factors = optax.apply_updates(state.factors, updates)
         metrics = {"loss": total / weight, "weight": weight, "tokens": tokens}
         metrics["gradient_norm"] = optax.tree.norm(gradients)

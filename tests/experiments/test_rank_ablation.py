@@ -33,13 +33,17 @@ def arguments(small_config, tmp_path):
 def test_it_sweeps_runs_reports_and_runs_nothing_twice(arguments, tmp_path, capfd):
     text = tmp_path / "text.txt"
     text.write_text("there was a diner by the river and it was good to eat there. " * 300)
-    grid = ["--methods=hut,lora", "--ranks=1,2", f"--text={text}", "--jobs=2"]
+    grid = ["--methods=hut,lora", "--ranks=1,2", "--seeds=0", f"--text={text}", "--jobs=2"]
     assert rank_ablation.main([*arguments, *grid, "--rates=1,1e30"]) == 0
     names = {str(path.parent.relative_to(tmp_path / "runs")) for path in (tmp_path / "runs").rglob(RECORD)}
-    assert names == {f"{method},rank={rank}/1/0" for method in ("hut", "lora") for rank in (1, 2)}
+    seeds = (0, 1000)
+    assert names == {f"{m},rank={rank}/1/{seed}" for m in ("hut", "lora") for rank in (1, 2) for seed in seeds}
     output = capfd.readouterr()
-    for method in ("hut", "lora"):
-        assert f"note: {method},rank=2/1e+30/0 diverged and is left out: step " in output.out + output.err
+    for adapter in ("hut,rank=1", "hut,rank=2", "lora,rank=1", "lora,rank=2"):
+        assert f"note: {adapter}/1e+30/1000 diverged and is left out: step " in output.out + output.err
+    trial = read_record(tmp_path / "runs/hut,rank=2/1/1000")
+    assert (trial.config["eval.holdout"], trial.config["train.steps"]) == (0.1, 2)
+    assert [line["step"] for line in trial.metrics if line["split"] == "validation"] == [0, 2]
     record = read_record(tmp_path / "runs/hut,rank=2/1/0")
     assert record.config["adapter.rank"] == 2
     assert record.score == min(line["loss"] for line in record.metrics if line["split"] == "validation")
@@ -59,6 +63,7 @@ def test_it_sweeps_runs_reports_and_runs_nothing_twice(arguments, tmp_path, capf
     after = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob(RECORD)}
     assert {path for path in before if before[path] != after[path]} == {broken}
     again = json.loads(broken.read_text())  # from its last checkpoint: nothing of it is trained twice
+    assert after.keys() == before.keys()
     may_differ = {"forgetting": None, "commit": ""}
     assert again | may_differ == whole | may_differ
     assert again["forgetting"] == pytest.approx(whole["forgetting"])
@@ -86,6 +91,7 @@ def test_it_sweeps_runs_reports_and_runs_nothing_twice(arguments, tmp_path, capf
         ("--ranks=1,two", "--ranks=1,two: whole numbers above 0 are wanted"),
         ("--ranks=0", "--ranks=0: whole numbers above 0 are wanted"),
         ("--rates=fast", "--rates=fast: numbers above 0 are wanted"),
+        ("--seeds=0,1000", "--seeds=0,1000: seed 1000 chooses the learning rates; leave it out"),
         ("--seeds=-1", "--seeds=-1: whole numbers of 0 or more are wanted"),
     ],
 )

@@ -5,9 +5,9 @@ import pytest
 
 from experiments.record import read_record, write_record
 from experiments.results import write_study
-from experiments.study import best_multiples, check, configs_of, default_jobs, make_run, restore
+from experiments.study import check, configs_of, default_jobs, make_run, make_trial, plan, restore
 from hut_jax import UserError, fingerprint
-from hut_jax.config import freeze
+from hut_jax.config import flatten_config, freeze, with_fields
 from hut_jax.runs import config_files
 from hut_jax.runs.run import make_base
 from hut_jax.transforms import LoRA
@@ -41,22 +41,31 @@ def test_what_is_no_adapter_is_refused(config):
         make_run(config, "hot", 1.0, 0)
 
 
-@pytest.mark.parametrize(("maximize", "best"), [(True, 3.0), (False, 0.1)])
-def test_the_best_learning_rate_is_that_of_the_best_score(maximize, best, make):
-    scores = {0.1: 0.2, 1.0: 0.5, 3.0: 0.6}
-    tried = {
-        name: make("lora", name=name, learning_rate=multiple * 1e-3, score=score, maximize=maximize)
-        for multiple, score in scores.items()
-        for name in [f"lora,rank=4/{multiple:g}/0"]
-    }
-    assert best_multiples(["lora:rank=4"], list(scores), 0, tried) == {"lora:rank=4": best}
+def test_a_run_that_chooses_is_shorter_and_scored_on_training_data(config):
+    name, own = make_trial(
+        config,
+        "lora:rank=4",
+        0.3,
+    )
+    assert name == "lora,rank=4/0.3/1000"
+    _, usual = make_run(config, "lora:rank=4", 0.3, 1000)
+    differing = {field for field, value in flatten_config(own).items() if flatten_config(usual)[field] != value}
+    assert differing == {"train.epochs", "eval.holdout", "eval.every"}
+    assert (own.train.epochs, own.eval.holdout) == (15, 0.1)
+    _, short = make_trial(with_fields(config, {"train.steps": 9, "train.warmup": 3.0}), "lora:rank=4", 0.3)
+    assert (short.train.steps, short.train.warmup) == (4, 1.5)
 
 
-def test_a_learning_rate_that_diverged_is_not_the_best(make):
-    tried = {one.name: one for one in (make("lora", score=0.5), make("hut", score=0.9))}
-    assert best_multiples(["lora:rank=4"], [1.0, 3.0], 0, tried) == {"lora:rank=4": 1.0}
-    with pytest.raises(UserError, match=r"ia3 diverges at each of --rates, 1, 3; lower them"):
-        best_multiples(["ia3"], [1.0, 3.0], 0, tried)
+def test_the_plan_is_in_words():
+    by_itself = plan(["hut:rank=1", "lora:rank=1"], [], [0, 1, 2], (50, 100))
+    assert "each of 2 adapters tries 0.3, 1, 3 times its method's own, and further" in by_itself
+    assert "6 runs of 50 steps to begin with" in by_itself
+    assert "at the best: 6 runs of 100 steps, seeds 0, 1, 2" in by_itself
+    several = plan(["hut:rank=1"], [0.1, 1.0], [0], (50, 100))
+    assert "tries 0.1, 1 times its method's own: 2 runs of 50 steps. " in several
+    one = plan(["hut:rank=1"], [0.1], [0], (50, 100))
+    assert "0.1 times each method's own, given by hand" in one
+    assert "50 steps" not in one
 
 
 def test_two_runs_at_a_time_on_a_processor(monkeypatch):
@@ -73,8 +82,9 @@ def test_what_would_stop_a_run_is_told_before_any(small_config, glue_config, tmp
 
     text = tmp_path / "text.txt"
     text.write_text("there was a diner by the river and it was good to eat there. " * 100)
-    base, platform = check(configs("hut:rank=1", "lora:rank=2"), str(text))
-    assert (base, platform) == (fingerprint(make_base(freeze(small_config)).load_base()), jax.default_backend())
+    found = check(configs("hut:rank=1", "lora:rank=2"), str(text))
+    assert found.base == fingerprint(make_base(freeze(small_config)).load_base())
+    assert (found.platform, found.steps) == (jax.default_backend(), (6, 12))
     with pytest.raises(UserError, match="rank 7"):
         check(configs("hut:rank=1", "hut:rank=7"), "")
     with pytest.raises(UserError, match=r"missing\.txt"):

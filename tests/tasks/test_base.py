@@ -46,6 +46,43 @@ def test_a_section_says_how_its_examples_become_batches(task):
     assert data.cut_notes(2) == (f"2 examples were cut to config.data.{data.length_field}, {data.longest} tokens",)
 
 
+def test_what_is_held_out_takes_the_validation_splits_place():
+    lengths = [2, 3, 2, 9, 3, 2, 2, 3, 2, 2]
+    examples = Sequences.from_lists([[i] * length for i, length in enumerate(lengths)], [1] * 10)
+    data = TaskData(examples, {"one": SEQUENCES, "other": SEQUENCES}, ("a note",), np.arange(10) // 2)
+    assert data.hold_out(0.0) is data
+    held = data.hold_out(0.4)
+
+    def first(split):
+        return [example[0].item() for example in split]
+
+    # Two groups of five; that of the longest, 2 and 3, is not among them.
+    assert [first(held.validation["one"]), first(held.validation["other"])] == [[0, 8], [1, 9]]
+    assert first(held.train) == [2, 3, 4, 5, 6, 7]
+    assert held.groups.tolist() == [1, 1, 2, 2, 3, 3]
+    assert held.notes == ("a note",)
+    alone = dataclasses.replace(data, groups=None).hold_out(0.2)
+    assert [first(one) for one in alone.validation.values()] == [[0], [9]]
+    with pytest.raises(UserError, match=r"config\.eval\.holdout=0\.1 would leave no .* has 2 groups of examples"):
+        dataclasses.replace(data, groups=np.arange(10) // 5).hold_out(0.1)
+
+
+def test_texts_of_one_meaning_representation_are_held_out_together(small_config):
+    run = make_run(freeze(small_config))
+    whole = run.load_data()
+    small_config.eval.holdout = 0.25
+    held = make_run(freeze(small_config)).load_data()
+
+    def prompts(split):
+        return {tuple(split[i][: split.loss_start[i]].tolist()) for i in range(len(split))}
+
+    train, validation = prompts(held.train), prompts(held.validation["validation"])
+    assert (len(train), len(validation)) == (12, 4)  # of 16 restaurants
+    assert train | validation == prompts(whole.train)
+    assert len(held.train) + len(held.validation["validation"]) == len(whole.train) > 16
+    assert run.load_data().longest == held.longest
+
+
 def validation(most: int) -> dict:
     splits = {"one": SEQUENCES, "other": LABELLED}
     return dict(TaskData(SEQUENCES, splits).limit_validation(most).validation)

@@ -9,7 +9,9 @@ import optax
 import pytest
 
 from hut_jax.parallel.mesh import make_mesh
+from hut_jax.training.config import TrainConfig
 from hut_jax.training.evaluation import Evaluation
+from hut_jax.training.optimizer import make_optimizer
 from hut_jax.training.steps import Steps, state_shardings
 
 
@@ -49,6 +51,45 @@ def test_it_finds_the_scales_and_leaves_the_base_alone():
     assert jax.tree.structure(state.factors) == jax.tree.structure(factors)
     sizes = {leaf.shape for leaf in jax.tree.leaves(state.opt_state)}
     assert base["w"].shape not in sizes
+
+
+def rated(rate, multiplier, seed=0, **given):
+    """The steps of a run as commands make them, or with other rates."""
+    config = TrainConfig(learning_rate=rate, warmup=2.0, decay="linear")
+    rates = {"learning_rate": rate, "multipliers": {"a": multiplier}}
+    return Steps(forward, loss, make_optimizer(config, 8, rates["multipliers"]), seed=seed, rates=rates | given)
+
+
+def test_runs_that_differ_only_in_learning_rates_and_seed_have_the_same_programs():
+    base, factors, batch = problem()
+
+    def programs(steps):
+        return [program.as_text() for program in steps.lower(steps.init(factors), base, batch)]
+
+    own = programs(rated(0.1, 1.0))
+    assert programs(rated(0.3, 0.5, seed=1)) == own
+    config = TrainConfig(learning_rate=0.1, warmup=2.0, decay="linear")
+    gradient, update = programs(Steps(forward, loss, make_optimizer(config, 8, {"a": 1.0})))  # the rates are constants
+    assert gradient == own[0]
+    assert update != own[1]
+
+
+def test_the_rates_are_those_of_the_step_and_not_those_that_its_optimiser_was_made_with():
+    base, factors, batch = problem()
+
+    def trained(steps):
+        state = steps.init(factors)
+        for _ in range(3):
+            state, _ = steps.train(state, base, [batch])
+        return np.asarray(state.factors["a"])
+
+    expected = trained(rated(0.3, 0.5))
+    np.testing.assert_array_equal(trained(rated(0.1, 2.0, learning_rate=0.3, multipliers={"a": 0.5})), expected)
+    config = TrainConfig(learning_rate=0.3, warmup=2.0, decay="linear")
+    constant = trained(Steps(forward, loss, make_optimizer(config, 8, {"a": 0.5})))
+    np.testing.assert_allclose(constant, expected, rtol=1e-5)
+    for other in (rated(0.1, 0.5), rated(0.3, 2.0)):
+        assert np.abs(trained(other) / expected - 1).min() > 0.01
 
 
 def test_parts_of_a_batch_add_up_to_the_whole_whatever_their_sizes():
