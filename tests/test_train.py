@@ -481,3 +481,21 @@ def test_the_quickstart_halves_the_perplexity(tmp_path, monkeypatch, capsys):
     )
     assert hut < base / 2
     assert (tmp_path / "run/adapter/adapter_model.safetensors").exists()
+
+
+@pytest.mark.full
+def test_runs_that_differ_only_in_learning_rate_and_seed_compile_once(config_file, tmp_path):
+    def compiled_by(*overrides):
+        """How many programs a run compiles that no run before it has compiled."""
+        before = len([*(tmp_path / "cache").glob("*-cache")])
+        workdir = tmp_path / "_".join(["run", *overrides])
+        command = [sys.executable, "-m", "hut_jax.train", f"--config={config_file}", f"--workdir={workdir}"]
+        environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
+        arguments = ["--config.train.steps=3", *(f"--config.{one}" for one in overrides)]
+        subprocess.run([*command, *arguments], check=True, cwd=ROOT, env=environment, capture_output=True)
+        return len([*(tmp_path / "cache").glob("*-cache")]) - before
+
+    assert compiled_by() > 5
+    assert compiled_by("train.learning_rate=0.1", "seed=3") == 0
+    assert compiled_by("train.weight_decay=0.2") == 1  # the optimiser, but not the gradient
+    assert compiled_by("adapter.rank=1") > 2
