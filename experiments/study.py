@@ -119,7 +119,12 @@ def plan(adapters: Sequence[str], multiples: Sequence[float], seeds: Sequence[in
         lines.append(f"Learning rates: {multiples[0]:g} times each method's own, given by hand.")
     each = ", ".join(map(str, seeds))
     lines.append(f"Then, at the best: {count * len(seeds)} runs of {whole:,} steps, seeds {each}.")
-    return "\n".join([*lines, "Runs that have ended are not run again. The line below shows the time left."])
+    work = count * (len(seeds) + (len(tries) * short / whole if len(tries) > 1 else 0))
+    lines.append(
+        f"In all this takes about as long as {work:.0f} runs of {whole:,} steps. "
+        "Runs that have ended are not run again. A line shows the time left."
+    )
+    return "\n".join(lines)
 
 
 def restore(results: Path, workdir: Path) -> None:

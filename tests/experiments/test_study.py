@@ -61,11 +61,13 @@ def test_the_plan_is_in_words():
     assert "each of 2 adapters tries 0.3, 1, 3 times its method's own, and further" in by_itself
     assert "6 runs of 50 steps to begin with" in by_itself
     assert "at the best: 6 runs of 100 steps, seeds 0, 1, 2" in by_itself
+    assert "about as long as 9 runs of 100 steps" in by_itself
     several = plan(["hut:rank=1"], [0.1, 1.0], [0], (50, 100))
     assert "tries 0.1, 1 times its method's own: 2 runs of 50 steps. " in several
     one = plan(["hut:rank=1"], [0.1], [0], (50, 100))
     assert "0.1 times each method's own, given by hand" in one
     assert "50 steps" not in one
+    assert "about as long as 1 runs of 100 steps" in one
 
 
 def test_two_runs_at_a_time_on_a_processor(monkeypatch):
