@@ -66,6 +66,19 @@ FROZEN = "frozen"
 
 def main():
     """The benchmark; prints a table and at the end a JSON object."""
+    args = make_parser().parse_args()
+    if args.peak_of:
+        print(json.dumps(allocator_peak(args)))
+        return
+    report = measure_methods(args)
+    print(table(report))
+    if args.plot:
+        plot(report, args.plot)
+    print(json.dumps(report))
+
+
+def make_parser():
+    """The parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=MODELS, default="gpt2-small")
     parser.add_argument("--methods", default="hut,lora,hira,ia3,full,frozen", help="frozen and lora are always there")
@@ -83,10 +96,11 @@ def main():
     parser.add_argument("--repeats", type=int, default=7, help="turns of each, after one that does not count")
     parser.add_argument("--plot", help="a picture of time and memory against rank, .svg or .png; needs matplotlib")
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.peak_of:
-        print(json.dumps(allocator_peak(args)))
-        return
+    return parser
+
+
+def measure_methods(args):
+    """The report: machine, settings and a row for each method."""
     with tempfile.TemporaryDirectory() as cache:  # the steps compiled for analysis run without another compilation
         jax.config.update("jax_compilation_cache_dir", cache)
         _, base = build(args)
@@ -96,16 +110,12 @@ def main():
     if jax.default_backend() == "gpu":
         for name, row in rows.items():
             row["allocator_peak"] = peak_in_a_child(name)
-    report = {
+    return {
         **machine(),
         "matrix_rate": statistics.median(product_flops(args) / s for s in seconds["matrices"]),
         **vars(args),
         "rows": rows,
     }
-    print(table(report))
-    if args.plot:
-        plot(report, args.plot)
-    print(json.dumps(report))
 
 
 def names(args):

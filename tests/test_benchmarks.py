@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import inference
+from benchmarks import inference, methods
 from benchmarks.inference import make_turns
 
 
@@ -26,6 +26,22 @@ def test_training_counts_what_each_method_trains_and_costs():
     assert rows["lora:rank=8"]["trained"] == 4 * 2 * 8 * 64
     assert rows["hut:rank=8"]["trained"] == 4 * (2 * 8 * 64 + 2 * 64)
     assert rows["frozen"]["flops"] < rows["lora:rank=8"]["flops"] < rows["hut:rank=8"]["flops"]
+
+
+@pytest.mark.full
+def test_the_table_of_the_methods_has_a_row_for_each(tmp_path, capsys):
+    record = tmp_path / "methods.json"
+    methods.main([f"--output={record}", "--model=gpt2-tiny", "--repeats=1"])
+    measured = capsys.readouterr().out
+    head, _, *rows = [line for line in measured.splitlines() if line.startswith("|")]
+    assert head == "| method | trainable parameters | ms per step | memory, MB |"
+    names = ["LoRA, r = 1", "LoRA, r = 8", "HUT, r = 1", "HUT, r = 8", "HiRA, r = 1", "HiRA, r = 8", "DoRA", "IA3",
+             "SSF", "BitFit", "full fine-tuning"]  # fmt: skip
+    assert [row.split(" | ")[0] for row in rows] == [f"| {name}" for name in names]
+    assert f"| HUT, r = 8 | {4 * (2 * 8 * 64 + 2 * 64):,} |" in measured
+
+    methods.main([f"--output={record}", "--show"])
+    assert capsys.readouterr().out == measured
 
 
 @pytest.mark.full
