@@ -31,6 +31,7 @@ def get_config() -> ConfigDict:
     config.adapter.targets = ("all-linear",)  # the base is small and far from its task, so every kernel is needed
 
     config.train.scan_layers = True  # compiles one layer, not six
+    config.train.remat = "none"  # the model is small, and so is what it computes
     config.train.epochs = 1.0
     config.train.batch_size = 16
     config.train.learning_rate = 1e-1

@@ -34,7 +34,10 @@ from hut_jax.training.evaluation import Evaluation
 from hut_jax.training.log import MetricsLog, NoLog, show
 from hut_jax.training.loop import Plan, Trainer, Watch
 from hut_jax.training.optimizer import make_optimizer, warmup_steps
+from hut_jax.training.progress import ProgressBar
 from hut_jax.training.steps import Forward, Steps, state_shardings
+
+Describe = Callable[[Run, TaskData, Plan, Placement], None]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -54,8 +57,20 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def train(config: RunConfig, workdir: Path) -> dict[str, Any]:
+def train(
+    config: RunConfig,
+    workdir: Path,
+    *,
+    describe: Describe | None = None,
+    open_bar: Callable[[int, int], ProgressBar] = ProgressBar,
+) -> dict[str, Any]:
     """Train the run that the config describes, from its start or from its last checkpoint.
+
+    Args:
+        config: the run's.
+        workdir: the run's folder.
+        describe: prints what the run is, before it starts; default: `print_description`.
+        open_bar: opens the progress line; see `Trainer`.
 
     Returns:
         The contents of `result.json`.
@@ -74,7 +89,7 @@ def train(config: RunConfig, workdir: Path) -> dict[str, Any]:
     own = multipliers(config, run.adapter, run.shapes)
     optimizer = make_optimizer(config.train, plan.steps, own)
     train_loss = run.task.loss(run.tokenizer, config.train.label_smoothing)
-    print_description(run, data, plan, placement)
+    (describe or print_description)(run, data, plan, placement)
 
     params = run.load_base(placement.params)
     if (workdir / ADAPTER / CONFIG_FILE).exists():  # a run killed before its first evaluation leaves an empty folder
@@ -115,6 +130,7 @@ def train(config: RunConfig, workdir: Path) -> dict[str, Any]:
             save_best=save_best,
             checkpoints=checkpoints,
             open_log=partial(MetricsLog, workdir) if processes.is_first() else NoLog,
+            open_bar=open_bar,
         )
         done = trainer.fit(steps.init(factors))
         result = make_result(run, data, done, base, workdir)

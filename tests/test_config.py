@@ -33,6 +33,7 @@ from hut_jax.transforms import TRANSFORMS
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = {
+    "copying": "configs/copying.py:records",
     "e2e": "configs/e2e.py",
     "e2e_books": "configs/e2e_books.py:gpt2",
     "glue": "configs/glue.py:cola",

@@ -84,6 +84,12 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     return [current_names(json.loads(line)) for line in lines]
 
 
+def append_metrics(workdir: Path, step: int, split: str, values: Mapping[str, Any]) -> None:
+    """Append a line to the `metrics.jsonl` of a run that has ended. If the run is started again, the line goes."""
+    with (workdir / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+
+
 def show(metrics: Mapping[str, float]) -> str:
     """Format metrics as one line."""
     return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())

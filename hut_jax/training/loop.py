@@ -81,6 +81,7 @@ class Trainer:
         save_best: called with the factors after each evaluation that is better than all before it.
         checkpoints: the run's checkpoints.
         open_log: called with the steps done and the lines written so far. It opens the log to continue it.
+        open_bar: called with the steps done and the steps of the whole run. It opens the line on the terminal.
     """
 
     def __init__(
@@ -95,10 +96,11 @@ class Trainer:
         save_best: Callable[[PyTree[Array]], None],
         checkpoints: Checkpoints,
         open_log: Callable[[int, int], MetricsLog | NoLog],
+        open_bar: Callable[[int, int], ProgressBar] = ProgressBar,
     ):
         self._steps, self._base, self._batches, self._plan = steps, base, batches, plan
         self._evaluate, self._signed_score, self._save_best = evaluate, signed_score, save_best
-        self._checkpoints, self._open_log = checkpoints, open_log
+        self._checkpoints, self._open_log, self._open_bar = checkpoints, open_log, open_bar
 
     def fit(self, state: State) -> Fit:
         """Train to the end of the plan, from the newest checkpoint if there is one.
@@ -114,7 +116,7 @@ class Trainer:
         new = not self._restore(state)
         start = self._step
         self._log = self._open_log(start, self._progress.lines)
-        with ProgressBar(start, self._plan.steps) as self._bar, stop_on_signal() as self._stopping:
+        with self._open_bar(start, self._plan.steps) as self._bar, stop_on_signal() as self._stopping:
             try:
                 if self._progress.owed:
                     self._evaluate_now()
