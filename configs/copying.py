@@ -1,20 +1,15 @@
 r"""Teach a small GPT-2 to copy from its context, in three lessons. The quickstart's base was made like this.
 
-    python -m hut_jax.data.train_tokenizer --text=BOOKS --vocab_size=2048 --max_bytes=4000000 --output=TOKENIZER
-    python -m hut_jax.train --config=configs/lm.py --config.data.text=BOOKS --workdir=runs/lm
-    python -m hut_jax.merge --workdir=runs/lm --output=runs/lm/merged --dtype=bfloat16
-    python -m hut_jax.data.text.copying --text=BOOKS --tokenizer=TOKENIZER --output=runs/copying
+    python -m hut_jax.train --config=configs/copying.py:words --config.model=runs/lm/merged --workdir=runs/words
+    python -m hut_jax.merge --workdir=runs/words --output=runs/words/merged
+    python -m hut_jax.train --config=configs/copying.py:phrases --config.model=runs/words/merged --workdir=runs/phrases
+    python -m hut_jax.merge --workdir=runs/phrases --output=runs/phrases/merged
+    python -m hut_jax.train --config=configs/copying.py:records --config.model=runs/phrases/merged --workdir=runs/records
+    python -m hut_jax.merge --workdir=runs/records --output=assets/tiny --dtype=bfloat16
 
-makes a model of English and the texts of the lessons. Then, for LESSON words, phrases and records, in this order,
-
-    python -m hut_jax.train --config=configs/copying.py:LESSON --config.model=BEFORE --workdir=runs/LESSON
-    python -m hut_jax.merge --workdir=runs/LESSON --output=runs/LESSON/merged
-
-where BEFORE is the merged model of the lesson before, at first runs/lm/merged. The last merge has `--dtype=bfloat16`,
-and its output is `assets/tiny`. The lessons take 40 minutes on 2 cores of an AMD EPYC with AVX-512.
-
-BOOKS is a text of 95 MB: 211 books in the public domain. The texts of the lessons hold words and pages of the books,
-and no restaurants. TOKENIZER is now assets/tiny.
+CONTRIBUTING.md has the commands that make `runs/lm/merged`, a model of old books, and `runs/copying`, the texts of the
+lessons (`hut_jax/data/text/copying.py`). A model that starts with the records learned nothing to speak of in 1,000
+steps. After a lesson on lists of words that repeat, it copies.
 """
 
 from pathlib import Path

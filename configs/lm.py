@@ -1,7 +1,8 @@
-r"""Pre-train a small GPT-2 from random weights on any text. The quickstart's base was made like this.
+r"""Pre-train a small GPT-2 from random weights on any text. The quickstart's base began like this, and went on to
+`configs/copying.py`.
 
     python -m hut_jax.train --config=configs/lm.py --config.data.text=books.txt.xz --workdir=runs/lm
-    python -m hut_jax.merge --workdir=runs/lm --output=assets/tiny --dtype=bfloat16
+    python -m hut_jax.merge --workdir=runs/lm --output=runs/lm/merged --dtype=bfloat16
 
 Full fine-tuning from random weights is pre-training: the same loop with `W = W0 + D`, where W0 is drawn at random. With
 `--config.init=pretrained` and another transformation (`--config.adapter.name`), the same config adapts a model to a

@@ -149,11 +149,10 @@ def mark(mr: str, text: str) -> str:
 
 def describe(run: Run, data: TaskData, plan: Plan, _: Placement) -> None:
     """Print what trains, and on what."""
-    count, sites = run.adapter.count(run.shapes), run.adapter.sites(run.shapes)
-    transform = run.adapter.transform
+    count, transform = run.adapter.count(run.shapes), run.adapter.transform
     rank = f" of rank {transform.rank}" if hasattr(transform, "rank") else ""
     print(
-        f"{type(transform).__name__}{rank} on {len(sites)} kernels: {count.trainable:,} of {count.total:,} parameters "
+        f"{type(transform).__name__}{rank}: {count.trainable:,} of {count.total:,} parameters "
         f"train ({count.percent:.2f} %), on {len(data.train):,} texts in {plan.steps} steps",
         flush=True,
     )

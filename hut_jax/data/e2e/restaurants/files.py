@@ -12,7 +12,7 @@ from hut_jax.core.files import replacing
 from hut_jax.data.e2e.csv_files import FILES, Record
 from hut_jax.data.e2e.restaurants.describe import describe
 from hut_jax.data.e2e.restaurants.facts import show_mr
-from hut_jax.data.e2e.restaurants.words import SLOTS, WORDS, Words, draw_value
+from hut_jax.data.e2e.restaurants.words import HELD_OUT, SLOTS, WORDS, Words, draw_value
 
 COUNTS = {"train": 2400, "validation": 80, "test": 100}
 REFERENCES = {"train": 1, "validation": 4, "test": 4}
@@ -59,12 +59,12 @@ def write_restaurants(
 
 
 def _meanings(random: Random, words: Words, taken: set[str]) -> Iterator[dict[str, str]]:
-    """Meanings of two to seven slots beside the name, no two alike. None has a name in `taken`."""
+    """Meanings of two to four slots beside the name, no two alike; held-out names are all different. None is in `taken`."""
     seen = set()
     while True:
-        chosen = random.sample(SLOTS[1:], random.randint(2, len(SLOTS) - 1))
+        chosen = random.sample(SLOTS[1:], random.randint(2, 4))
         meaning = {slot: draw_value(random, slot, words) for slot in SLOTS if slot in ("name", *chosen)}
-        key = tuple(meaning.items())
+        key = meaning["name"] if words is HELD_OUT else tuple(meaning.values())
         if key not in seen and meaning["name"] not in taken:
             seen.add(key)
             yield meaning

@@ -50,9 +50,9 @@ TRAIN = Words(
 
 HELD_OUT = Words(
     first=(
-        "Autumn", "Barley", "Broken", "Buttered", "Cedar", "Chalk", "Cinnamon", "Coral", "Crimson", "Dappled",
+        "Autumn", "Barley", "Brindled", "Buttered", "Cedar", "Chalk", "Cinnamon", "Coral", "Crimson", "Dappled",
         "Fennel", "Frozen", "Grand", "Hazel", "Indigo", "Lonely", "Nutmeg", "Painted", "Pickled", "Proud", "Saffron",
-        "Silver", "Sugar", "Tin", "Twisted", "Upper", "Vanilla", "Wooden",
+        "Scarlet", "Sugar", "Tin", "Twisted", "Upper", "Vanilla", "Woolly",
     ),
     second=(
         "Acorn", "Attic", "Beaver", "Bellows", "Bannock", "Button", "Cauldron", "Cellar", "Clock", "Crab",
