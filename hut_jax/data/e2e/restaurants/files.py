@@ -14,7 +14,7 @@ from hut_jax.data.e2e.restaurants.describe import describe
 from hut_jax.data.e2e.restaurants.facts import show_mr
 from hut_jax.data.e2e.restaurants.words import HELD_OUT, SLOTS, WORDS, Words, draw_value
 
-COUNTS = {"train": 2400, "validation": 80, "test": 100}
+COUNTS = {"train": 4000, "validation": 80, "test": 100}
 REFERENCES = {"train": 1, "validation": 4, "test": 4}
 
 
