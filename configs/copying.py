@@ -4,7 +4,8 @@ r"""Teach a small GPT-2 to copy from its context, in three lessons. The quicksta
     python -m hut_jax.merge --workdir=runs/words --output=runs/words/merged
     python -m hut_jax.train --config=configs/copying.py:phrases --config.model=runs/words/merged --workdir=runs/phrases
     python -m hut_jax.merge --workdir=runs/phrases --output=runs/phrases/merged
-    python -m hut_jax.train --config=configs/copying.py:records --config.model=runs/phrases/merged --workdir=runs/records
+    python -m hut_jax.train --config=configs/copying.py:records --config.model=runs/phrases/merged \
+        --workdir=runs/records
     python -m hut_jax.merge --workdir=runs/records --output=assets/tiny --dtype=bfloat16
 
 CONTRIBUTING.md has the commands that make `runs/lm/merged`, a model of old books, and `runs/copying`, the texts of the

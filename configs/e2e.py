@@ -8,8 +8,8 @@ downloads gpt2-medium and the data. Where both are in folders, nothing is downlo
         --config.data.dir=FOLDER --workdir=runs/e2e
 
 What to expect: the run takes 26,290 steps, and 88 % of the positions hold real tokens. The score of gpt2-medium has not
-been measured yet. On a small stand-in that has read old books, 900 steps at this learning rate take the loss on 400 development
-rows from 5.255 to 2.354 (docs/method.md, "Learning rates").
+been measured yet. On a small stand-in that has read old books, 900 steps at this learning rate take the loss on 400
+development rows from 5.255 to 2.354 (docs/method.md, "Learning rates").
 """
 
 from ml_collections import ConfigDict

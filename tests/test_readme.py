@@ -10,15 +10,14 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import methods
 from experiments.analysis import at_best_learning_rates, p_value, paired, select, to_frame
 from experiments.results import read_study
-from hut_jax import evaluate, generate, merge, predict, train
+from hut_jax import evaluate, generate, merge, predict, quickstart, train
+from hut_jax.quickstart import Figures, reaches_goal
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^    (?:git|make|pip|python) .*?(?= +#|$)", PAGE, re.MULTILINE)
-RECORD = ROOT / "results/methods.json"
 NOT_RUN = {
     "git clone https://github.com/hut-jax/hut_jax && cd hut_jax": "needs the network",
     "make quickstart": "installs; tests/test_quickstart.py runs what it then starts",
@@ -27,12 +26,6 @@ NOT_RUN = {
     'pip install "jax[tpu]" && pip install .': "needs a TPU",
     "python -m benchmarks.methods": "tests/test_benchmarks.py runs it on a small model",
 }
-
-
-def between(name):
-    """The part of the page between two comments."""
-    (found,) = re.findall(rf"<!-- {name}: table begins -->\n(.*?)<!-- {name}: table ends -->", PAGE, re.DOTALL)
-    return found.strip()
 
 
 def test_the_page_is_short():
@@ -114,9 +107,16 @@ def glue_with_test(small_glue, tmp_path):
     return folder
 
 
-@pytest.mark.skipif(not RECORD.exists(), reason="it is to be measured on a quiet machine")
-def test_the_table_of_the_methods_is_that_of_the_record():
-    assert between("methods") == methods.table(json.loads(RECORD.read_text()))
+def test_what_the_quickstart_prints_is_that_of_the_record():
+    record = json.loads((ROOT / "results/quickstart.json").read_text())
+    (printed,) = re.findall(r"```text\n(.*?)```", PAGE, re.DOTALL)
+    first = record["seeds"]["0"]
+    assert quickstart.table({name: Figures(**values) for name, values in first["models"].items()}) in printed
+    assert f"{first['trainable']:,} of {first['total']:,} parameters train" in printed
+    assert f"Trained for {first['seconds']:.0f} s" in printed
+    for seed in record["seeds"].values():
+        assert reaches_goal(*(Figures(**values) for values in seed["models"].values()))
+        assert seed["seconds"] <= 90
 
 
 def test_what_the_page_says_against_hut_is_what_the_studies_found():

@@ -16,7 +16,7 @@ def systems(request):
 
     def folders(system):
         if system.endswith("-made"):
-            return ROOT / "tests/samples/e2e_systems", ROOT / "assets/restaurants"
+            return ROOT / "tests/samples/e2e_systems", ROOT / "tests/samples/e2e"
         real_data = request.getfixturevalue("real_data")
         return real_data / "e2e_systems", real_data / "e2e"
 

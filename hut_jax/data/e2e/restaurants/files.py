@@ -59,10 +59,10 @@ def write_restaurants(
 
 
 def _meanings(random: Random, words: Words, taken: set[str]) -> Iterator[dict[str, str]]:
-    """Meanings of two to four slots beside the name, no two alike; held-out names are all different. None is in `taken`."""
+    """Meanings of two or three slots beside the name, no two alike. Held-out names differ. None is in `taken`."""
     seen = set()
     while True:
-        chosen = random.sample(SLOTS[1:], random.randint(2, 4))
+        chosen = random.sample(SLOTS[1:], random.randint(2, 3))
         meaning = {slot: draw_value(random, slot, words) for slot in SLOTS if slot in ("name", *chosen)}
         key = meaning["name"] if words is HELD_OUT else tuple(meaning.values())
         if key not in seen and meaning["name"] not in taken:
