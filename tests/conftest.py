@@ -105,7 +105,7 @@ def small_data(tmp_path_factory) -> Path:
     from hut_jax.data.e2e.restaurants import write_restaurants
 
     folder = tmp_path_factory.mktemp("restaurants")
-    write_restaurants(folder, seed=0, train=16, validation=3, test=3)
+    write_restaurants(folder, seed=0, train=48, validation=3, test=3)
     return folder
 
 

@@ -44,6 +44,13 @@ CONFIGS = {
     "quickstart": "configs/quickstart.py",
     "roberta_books": "configs/roberta_books.py:cola",
 }
+QUICKSTART_0_1 = [
+    "--config.data.length_multiple=128", "--config.data.slot_multiple=128", "--config.adapter.rank=8",
+    "--config.adapter.spread=block", "--config.train.remat=dots", "--config.train.batch_size=16",
+    "--config.train.learning_rate=0.1", "--config.train.beta2=0.999", "--config.eval.every=50",
+    "--config.checkpoint.every=50",
+]  # fmt: skip
+"""What version 0.1.0 had where today's quickstart has another recipe."""
 
 
 def config_of(task="e2e"):
@@ -139,7 +146,7 @@ def test_a_config_of_version_0_1_loads_without_other_tasks_fields(name):
 def test_the_configs_still_say_what_they_said_in_version_0_1(name, monkeypatch):
     monkeypatch.chdir(ROOT)
     spec, arguments = {
-        "e2e": ("configs/quickstart.py", []),
+        "e2e": ("configs/quickstart.py", QUICKSTART_0_1),
         "mrpc": ("configs/glue.py:mrpc", ["--config.adapter.name=lora", "--config.mesh.data=2"]),
         "lm": ("configs/lm.py", ["--config.data.text=books.txt"]),
         "mlm": ("configs/lm.py", ["--config.task=mlm", "--config.data.text=books.txt"]),

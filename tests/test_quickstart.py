@@ -36,9 +36,9 @@ def test_the_table_has_a_column_for_each_model():
 
 
 def test_wrong_slots_are_marked():
-    mr = "name[Tin Otter], food[Welsh]"
-    assert mark(mr, "Tin Otter serves Welsh food.") == "✓ all right"
-    assert mark(mr, "Tin Otter serves Korean food. It has two stars.") == "✗ wrong: food, customer rating"
+    mr = "name[Tame Otter], food[Welsh]"
+    assert mark(mr, "Tame Otter serves Welsh food.") == "✓ all right"
+    assert mark(mr, "Tame Otter serves Korean food. It has two stars.") == "✗ wrong: food, customer rating"
 
 
 def test_it_prints_what_it_keeps_and_exits_with_1_if_the_goal_was_missed(

@@ -42,7 +42,7 @@ def test_fields_are_set_with_their_types():
     )
     assert (config.train.steps, config.seed) == (7, 5)
     assert isinstance(config.train.learning_rate, float)
-    assert config.adapter.transform == HUT(scale=False)
+    assert config.adapter.transform == HUT(rank=16, spread="cyclic", scale=False)
     assert config.adapter.targets == ("mlp/up", "query")
     assert config.adapter.ranks == (("mlp", 4),)
     assert config.adapter.exclude == ("layer_0",)

@@ -7,6 +7,7 @@ import pytest
 
 from hut_jax.config import freeze, set_task
 from hut_jax.core.errors import UserError
+from hut_jax.data.e2e.restaurants import write_restaurants
 from hut_jax.data.labelled_texts import LabelledTexts
 from hut_jax.data.sequences import Sequences
 from hut_jax.runs.run import make_run
@@ -67,7 +68,12 @@ def test_what_is_held_out_takes_the_validation_splits_place():
         dataclasses.replace(data, groups=np.arange(10) // 5).hold_out(0.1)
 
 
-def test_texts_of_one_meaning_representation_are_held_out_together(small_config):
+def test_texts_of_one_meaning_representation_are_held_out_together(small_config, tmp_path):
+    write_restaurants(tmp_path, seed=0, train=1, validation=16, test=1)
+    (tmp_path / "devset.csv").replace(tmp_path / "trainset.csv")  # four texts of each
+    write_restaurants(tmp_path / "other", seed=1, train=1, validation=1, test=1)
+    (tmp_path / "other/devset.csv").replace(tmp_path / "devset.csv")
+    small_config.data.dir, small_config.data.cache = str(tmp_path), str(tmp_path / "cache")
     run = make_run(freeze(small_config))
     whole = run.load_data()
     small_config.eval.holdout = 0.25

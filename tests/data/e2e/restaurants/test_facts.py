@@ -2,12 +2,12 @@ import pytest
 
 from hut_jax.data.e2e.restaurants import facts_in, parse_mr, show_mr, wrong_slots
 
-MR = "name[Tin Otter], eatType[bistro], food[Welsh], priceRange[upscale], near[Rowan Court]"
+MR = "name[Tame Otter], eatType[bistro], food[Welsh], priceRange[upscale], near[Rowan Court]"
 
 
 def test_a_meaning_representation_is_read_and_written():
     assert parse_mr(MR) == {
-        "name": "Tin Otter",
+        "name": "Tame Otter",
         "eatType": "bistro",
         "food": "Welsh",
         "priceRange": "upscale",
@@ -18,10 +18,10 @@ def test_a_meaning_representation_is_read_and_written():
 
 
 def test_what_a_text_says_is_found_whatever_the_words():
-    text = "Not far from Rowan Court, Tin Otter is a high-end bistro. It has a Welsh menu."
+    text = "Not far from Rowan Court, Tame Otter is a upscale bistro. It serves Welsh food."
     assert facts_in(text) == {slot: {value} for slot, value in parse_mr(MR).items()}
-    assert facts_in("It is inexpensive and badly reviewed.") == {
-        "priceRange": {"budget"},  # and not "expensive"
+    assert facts_in("It is low-cost and poorly rated.") == {
+        "priceRange": {"budget"},
         "customer rating": {"poor"},
     }
     assert facts_in("There was nobody in the house.") == {}
@@ -30,14 +30,14 @@ def test_what_a_text_says_is_found_whatever_the_words():
 @pytest.mark.parametrize(
     ("text", "wrong"),
     [
-        ("Tin Otter is a high-end Welsh bistro near Rowan Court.", []),
-        ("Tin Otter is a high-end Welsh bistro.", ["near"]),
-        ("Tin Rabbit is a high-end Welsh bistro near Rowan Court.", ["name"]),
-        ("The Tin Otter is a high-end Welsh bistro near Rowan Court.", ["name"]),
-        ("Tin Otters is a high-end Welsh bistro near Rowan Court.", ["name"]),
-        ("Tin Otter is a Welsh bistro near Rowan Court. Copper Kettle is on the dear side.", ["name"]),
-        ("Tin Otter is a budget high-end Korean bistro near Rowan Court.", ["food", "priceRange"]),
-        ("Tin Otter is a high-end Welsh bistro near Rowan Court. It welcomes children.", ["familyFriendly"]),
+        ("Tame Otter is a upscale Welsh bistro near Rowan Court.", []),
+        ("Tame Otter is a upscale Welsh bistro.", ["near"]),
+        ("Tame Rabbit is a upscale Welsh bistro near Rowan Court.", ["name"]),
+        ("The Tame Otter is a upscale Welsh bistro near Rowan Court.", ["name"]),
+        ("Tame Otters is a upscale Welsh bistro near Rowan Court.", ["name"]),
+        ("Tame Otter is a Welsh bistro near Rowan Court. Copper Kettle has high prices.", ["name"]),
+        ("Tame Otter is a low-cost upscale Korean bistro near Rowan Court.", ["food", "priceRange"]),
+        ("Tame Otter is a upscale Welsh bistro near Rowan Court. It welcomes children.", ["familyFriendly"]),
         ("", ["name", "eatType", "food", "priceRange", "near"]),
     ],
 )
