@@ -13,7 +13,7 @@ NEWEST := $(NEWEST)
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-quickstart: $(VENV)/run.stamp ## train HUT on the embedded base and data, about a minute, and show what it achieved
+quickstart: $(VENV)/run.stamp ## train HUT on the embedded base and data, under two minutes, and show what it achieved
 	$(BIN)/python -m hut_jax.quickstart
 
 test: $(VENV)/dev.stamp ## the quick tests: each promise once, in two minutes

@@ -57,7 +57,7 @@ def _any_of(phrases: Iterable[str]) -> str:
 
 
 def _whole(pattern: str) -> re.Pattern[str]:
-    # A hyphen belongs to a word: "high-end" does not say "end".
+    # A hyphen belongs to a word: "two-star" is not "star".
     return re.compile(rf"(?<![\w-])(?:{pattern})(?![\w-])")
 
 
