@@ -6,8 +6,8 @@ or, for the training alone,
 
     python -m hut_jax.train --config=configs/quickstart.py --workdir=runs/quickstart
 
-What to expect: README shows what it prints; results/quickstart.json has the figures of three seeds. The base names no
-restaurant of the test split. With HUT it names more than nine in ten, and no restaurant was seen in training.
+What to expect: README shows what it prints; results/quickstart.json has its figures. The base names no restaurant
+of the test split. With HUT it names more than nine in ten, and none of them was seen in training.
 
 The base in assets/tiny has read public-domain books and learned to copy from its context (configs/copying.py). It knows
 nothing of restaurants. The data in assets/restaurants is generated:
@@ -26,7 +26,9 @@ def get_config() -> ConfigDict:
     config.model = "assets/tiny"
     config.data.dir = "assets/restaurants"
     config.data.cache = "runs/tfds"  # beside the runs, so that deleting the clone leaves nothing behind
-    config.data.length_multiple = 104  # the longest example: compiling another shape takes longer than padding
+    config.data.length_multiple = (
+        104  # the tokens of the longest example: compiling another shape takes longer than padding
+    )
     config.data.slot_multiple = 64
 
     set_transform(config, "hut", rank=16, spread="cyclic")

@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from jaxtyping import Array, PyTree
-
 from hut_jax.adapters.files import size_on_disk
 from hut_jax.core import cli
 from hut_jax.core.files import write_json
@@ -53,10 +51,9 @@ def main(argv: Sequence[str]) -> int:
     result = train(config, workdir, describe=describe, open_bar=OneLine)
     run = load_run(workdir)
     test = load_e2e(config.data.dir, cache_dir=config.data.cache, splits=["test"])["test"]
-    method = type(run.adapter.transform).__name__
-    answers = {"base": answer(run, run.params, test), method: answer(run, run.merge(), test)}
+    answers = compare(run, test)
     figures = {name: one.figures for name, one in answers.items()}
-    reached = reaches_goal(figures["base"], figures[method])
+    reached = reaches_goal(*figures.values())
     kept = {"models": {name: asdict(one) for name, one in figures.items()}, "goal": GOAL, "reached": reached}
     write_json(workdir / RESULT, result | {"quickstart": kept})
     for name, one in figures.items():
@@ -76,6 +73,10 @@ def main(argv: Sequence[str]) -> int:
         f"Next: {sys.executable} -m hut_jax.train --config=configs/quickstart.py --config.adapter.name=lora "
         "--workdir=runs/lora"
     )
+    if not reached:
+        print(
+            f"The goal was missed: {GOAL['names']:.0%} of names and {GOAL['slots']:.0%} of slots, neither by the base."
+        )
     return 0 if reached else 1
 
 
@@ -104,23 +105,27 @@ class Answer:
     figures: Figures
 
 
-def answer(run: TrainedRun, params: PyTree[Array], test: Sequence[Record]) -> Answer:
-    """Let a plain model describe the restaurants of the test split.
+def compare(run: TrainedRun, test: Sequence[Record]) -> dict[str, Answer]:
+    """Let the base and the trained model describe the restaurants of the test split, in this order.
 
     Args:
         run: the finished run.
-        params: of the model: the base's, or the merged ones.
         test: the test split.
     """
     tokenizer, texts = run.tokenizer, references(test)
+    mrs = list(texts)
     sequences = encode_e2e(test, tokenizer, run.config.data.max_length).sequences
-    loss = run.plain_evaluation()(params, batch_dataset(sequences, evaluation_batching(run.config))).loss
-    prompts = encode_prompts(list(texts), tokenizer)
-    continuations = generate(run.model, params, prompts, Greedy(), Constraints(NEW_TOKENS, tokenizer.eos_id))
-    said = [" ".join(tokenizer.decode(one.tokens).split()) for one in continuations]
-    facts = score_facts(list(texts), said)
-    words = bleu(match_outputs(said, count_references(list(texts.values())))).score()
-    return Answer(said, Figures(math.exp(loss), facts.names, facts.slots, words))
+    batches = list(batch_dataset(sequences, evaluation_batching(run.config)))
+    prompts, counted = encode_prompts(mrs, tokenizer), count_references(list(texts.values()))
+    constraints, evaluate = Constraints(NEW_TOKENS, tokenizer.eos_id), run.plain_evaluation()
+    answers = {}
+    for name, params in {"base": run.params, type(run.adapter.transform).__name__: run.merge()}.items():
+        continuations = generate(run.model, params, prompts, Greedy(), constraints)
+        said = [" ".join(tokenizer.decode(one.tokens).split()) for one in continuations]
+        facts, words = score_facts(mrs, said), bleu(match_outputs(said, counted)).score()
+        perplexity = math.exp(evaluate(params, batches).loss)
+        answers[name] = Answer(said, Figures(perplexity, facts.names, facts.slots, words))
+    return answers
 
 
 def reaches_goal(base: Figures, trained: Figures) -> bool:

@@ -58,6 +58,7 @@ def test_it_prints_what_it_keeps_and_exits_with_1_if_the_goal_was_missed(
     figures = {name: Figures(**values) for name, values in kept["models"].items()}
     assert figures.keys() == {"base", "HUT"}
     assert table(figures) in printed
+    assert printed.endswith("The goal was missed: 90% of names and 80% of slots, neither by the base.\n")
     logged = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [(line["model"], line["names"]) for line in logged if line["split"] == "test"] == [
         ("base", figures["base"].names),

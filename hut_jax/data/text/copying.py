@@ -99,10 +99,6 @@ def _shuffled(random: Random, words: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def _perhaps_capital(random: Random, word: str) -> str:
-    return word.capitalize() if random.random() < 0.4 else word
-
-
 def take(documents: Iterable[str], size: int) -> Iterator[str]:
     """Documents until they have `size` characters."""
     total = 0

@@ -84,3 +84,9 @@ def test_the_command_writes_the_same(tmp_path):
     main([f"--output={tmp_path / 'b'}", "--seed=3", *counts])
     for name in FILES.values():
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_the_embedded_data_is_what_its_command_writes(tmp_path, request):
+    main([f"--output={tmp_path}", "--seed=3"])
+    for name in FILES.values():
+        assert (tmp_path / name).read_bytes() == (request.config.rootpath / "assets/restaurants" / name).read_bytes()
