@@ -468,22 +468,6 @@ def test_the_real_e2e_data_with_gpt2s_tokenizer(real_data, tmp_path, monkeypatch
 
 
 @pytest.mark.full
-def test_the_quickstart_halves_the_perplexity(tmp_path, monkeypatch, capsys):
-    from hut_jax import quickstart
-
-    monkeypatch.chdir(ROOT)
-    arguments = [f"--workdir={tmp_path / 'run'}", f"--config.data.cache={tmp_path / 'cache'}", "--config.mesh.data=1"]
-    assert quickstart.main(arguments) == 0
-    out = capsys.readouterr().out
-    base, hut = (
-        float(next(line for line in out.splitlines() if line.split()[:1] == [name]).split()[2])
-        for name in ("base", "HUT")
-    )
-    assert hut < base / 2
-    assert (tmp_path / "run/adapter/adapter_model.safetensors").exists()
-
-
-@pytest.mark.full
 def test_runs_that_differ_only_in_learning_rate_and_seed_compile_once(config_file, tmp_path):
     def compiled_by(*overrides):
         """How many programs a run compiles that no run before it has compiled."""
