@@ -16,10 +16,10 @@ SEED = 1000
 """The seed of the runs that choose. It may not be reported."""
 HOLDOUT = 0.1
 """The share of the training data that they are scored on."""
-STEPS = 0.5
+STEPS = 0.25
 """The share of the config's steps that they have."""
 NEVER = 10**9
-FIRST = (0.3, 1.0, 3.0)
+FIRST = (1.0, 3.0)
 MOST = 7
 
 

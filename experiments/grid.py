@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.queues import Queue
 from pathlib import Path
@@ -20,6 +21,8 @@ from hut_jax.runs.workdir import check_workdir
 from hut_jax.train import train
 
 LOG = "log.txt"
+HUGE_PAGES = ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+"""For processes that begin: a step on a CPU takes its memory anew, and the kernel clears few large pages faster."""
 CHANGES_NOTHING = (
     "data.dir",
     "data.cache",
@@ -50,11 +53,12 @@ def run_missing(
     gpus: Sequence[str] = (),
     text: str = "",
     base: str = "",
+    measured: bool = True,
 ) -> dict[str, Record]:
     """Train each config in the folder of its name under `workdir`, unless its record is there.
 
     A run that was stopped resumes from its last checkpoint. A record that cannot be read is named and made again. Each
-    run has its own process, and prints to its `log.txt`. A run that diverges is named and has no record.
+    run prints to its `log.txt`. A run that diverges is named and has no record.
 
     Args:
         runs: name to config.
@@ -63,6 +67,8 @@ def run_missing(
         gpus: names of GPUs, as in CUDA_VISIBLE_DEVICES; each job gets one of them. Default: each job takes all.
         text: measures forgetting: see `make_record`.
         base: the fingerprint of the base that all runs have; "" leaves it unchecked.
+        measured: whether each run has a process of its own, and so its own peak of memory. Without that, each job runs
+            all of its runs in one process, and starts once.
 
     Returns:
         The record of each run that did not diverge, by the run's name.
@@ -80,12 +86,16 @@ def run_missing(
     if missing:
         # Processes that are started, not forked: JAX has threads.
         context = get_context("spawn")
+        os.environ.setdefault(*HUGE_PAGES)
         queue = context.Queue()
         for slot in slots(jobs, sorted(os.sched_getaffinity(0)), gpus):
             queue.put(slot)
-        pool = ProcessPoolExecutor(jobs, context, initializer=_remember, initargs=(queue,), max_tasks_per_child=1)
+        pool = ProcessPoolExecutor(
+            jobs, context, initializer=_remember, initargs=(queue,), max_tasks_per_child=1 if measured else None
+        )
         with _killed_told(), pool:
-            futures = {pool.submit(_run, name, config, workdir, text): name for name, config in missing.items()}
+            run = partial(_run, workdir=workdir, text=text, measured=measured)
+            futures = {pool.submit(run, name, config): name for name, config in missing.items()}
             try:
                 for future in tqdm(as_completed(futures), total=len(futures), unit="run"):
                     name = futures[future]
@@ -154,6 +164,7 @@ def _killed_told() -> Iterator[None]:
 
 
 _slots: "Queue[Slot]"
+_slot: Slot | None = None
 
 
 def _remember(slots: "Queue[Slot]") -> None:
@@ -173,9 +184,11 @@ def _spare_memory() -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
-def _run(name: str, config: RunConfig, workdir: Path, text: str) -> None:
-    slot = _slots.get()
-    _take(slot)  # before JAX starts: it looks at the machine once
+def _run(name: str, config: RunConfig, *, workdir: Path, text: str, measured: bool) -> None:
+    global _slot
+    if _slot is None:
+        _slot = _slots.get()
+        _take(_slot)  # before JAX starts: it looks at the machine once
     try:
         folder = workdir / name
         folder.mkdir(parents=True, exist_ok=True)
@@ -183,4 +196,5 @@ def _run(name: str, config: RunConfig, workdir: Path, text: str) -> None:
             keep_compiled()
             write_record(folder, make_record(name, config, folder, train(config, folder), text))
     finally:
-        _slots.put(slot)
+        if measured:  # this process ends, and another takes the slot
+            _slots.put(_slot)

@@ -6,10 +6,10 @@ r"""The score against the rank, for HUT and other methods.
 
 The config gives base, task and everything else; any of its fields can be set. Each method runs at each rank at the best
 of its own learning rates. They are multiples of the method's default (`hut_jax/transforms`), half a decade apart. All
-begin with the same ones, and go on until the best one is inside. The runs that choose have half the steps and a seed of
-their own. They are scored on a tenth of the training data, which they do not see. The runs that are reported have other
-seeds and all training data, and are scored on the validation split before the first step and after the last. `--rates`
-gives learning rates by hand; tables and picture say so.
+begin with the same ones, and go on until the best one is inside. The runs that choose have a quarter of the steps and a
+seed of their own. They are scored on a tenth of the training data, which they do not see. The runs that are reported
+have other seeds and all training data, and are scored on the validation split before the first step and after the last.
+`--rates` gives learning rates by hand; tables and picture say so.
 
 The same command resumes a study that was stopped; finished runs are not run again. At the end one JSONL holds all runs
 of the workdir. `experiments.report` makes tables and pictures from it.

@@ -206,6 +206,10 @@ def portable(path: str) -> str:
 
 
 def _commit() -> str:
+    """The clone's commit; "" without a clone or without git."""
     here = Path(__file__).parent
-    found = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True)
+    try:
+        found = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True)
+    except FileNotFoundError:
+        return ""
     return found.stdout.strip()

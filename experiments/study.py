@@ -83,9 +83,12 @@ def study(config: RunConfig, adapters: Sequence[str], args: argparse.Namespace) 
     print(plan(adapters, multiples, seeds, found.steps), flush=True)
     jobs = default_jobs(gpus, found.platform) if args.jobs is None else args.jobs
     run = partial(run_missing, workdir=workdir, jobs=jobs, gpus=gpus, text=args.text, base=found.base)
+    run_trials = partial(run, measured=False)
     best, tried = dict.fromkeys(adapters, multiples[0] if multiples else 1.0), dict[str, Record]()
     if trials:
-        best, tried = choose(adapters, multiples, lambda wanted: run(dict(make_trial(config, *one) for one in wanted)))
+        best, tried = choose(
+            adapters, multiples, lambda wanted: run_trials(dict(make_trial(config, *one) for one in wanted))
+        )
         chosen = ", ".join(f"{adapter} {multiple:g}" for adapter, multiple in best.items())
         print(f"the best learning rates, as multiples of the methods' own: {chosen}", flush=True)
     runs = dict(make_run(config, adapter, best[adapter], seed) for seed in seeds for adapter in adapters)

@@ -136,6 +136,25 @@ def small_config(small_model, small_data):
     return config_of(small_model, small_data)
 
 
+@pytest.fixture
+def small_config_file(small_config, tmp_path) -> Path:
+    """A run of four steps on the small model and data, as a config file. Its adapter is the default one."""
+    from hut_jax.config import flatten_config
+
+    small_config.train.update({"steps": 4, "warmup": 0.0})
+    small_config.eval.every = small_config.checkpoint.every = 4
+    small_config.log.every = 2
+    lines = [
+        f"    config.{name} = {value!r}"
+        for name, value in flatten_config(small_config).items()
+        if not name.startswith("adapter.")
+    ]
+    text = "from hut_jax.config import default_config\ndef get_config():\n    config = default_config()\n"
+    file = tmp_path / "small.py"
+    file.write_text(text + "\n".join(lines) + "\n    return config\n")
+    return file
+
+
 @pytest.fixture(scope="session")
 def finished(small_model, small_data, tmp_path_factory) -> Path:
     """The workdir of `small_config`'s run, trained once for all tests. To be read only: `run` is a copy."""

@@ -18,7 +18,7 @@ def read(path):
 
 
 @pytest.fixture
-def parameters(small_model, small_data, small_encoder, small_glue, tmp_path):
+def parameters(small_model, small_data, small_encoder, small_glue, small_config_file, tmp_path):
     """What takes the place of each notebook's own parameters."""
     workdir = f"WORKDIR = {str(tmp_path)!r}\n"
     return {
@@ -27,7 +27,8 @@ def parameters(small_model, small_data, small_encoder, small_glue, tmp_path):
         f"EPOCHS, RATES, BATCH_SIZE, MAX_LENGTH = 2.0, {{'hut': 1e-2, 'lora': 1e-3}}, 8, 64\n{workdir}",
         "e2e": f"MODEL, DATA, STEPS, BEAMS = {str(small_model)!r}, {str(small_data)!r}, 4, 2\n{workdir}",
         "write_your_own": workdir + "STEPS = 2",
-        "rank_ablation": workdir + "METHODS, RANKS, SEEDS, RATES, STEPS = 'hut,lora', '1,2', '0', '1', 2",
+        "rank_ablation": f"CONFIG, METHODS, RANKS = {str(small_config_file)!r}, 'hut,lora', '1,2'\n"
+        f"SEEDS, RATES, STEPS = '0', '1', 2\n{workdir}",
         "results": "RANKS = 'results/e2e_books.jsonl'\nRECORDS = ['results/minilm_cola.jsonl', RANKS]",
     }
 
@@ -46,8 +47,6 @@ def test_a_notebook_is_stripped_has_its_badge_and_a_cell_of_parameters(path):
 @pytest.mark.full
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_from_top_to_bottom(path, parameters, monkeypatch):
-    if path.stem == "rank_ablation":
-        pytest.skip("takes too long even when small; tests/experiments/test_rank_ablation.py runs what it calls")
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent))  # without Java, which takes its time
     one_device = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
     monkeypatch.setenv("XLA_FLAGS", one_device)  # as most readers have

@@ -85,8 +85,8 @@ def test_hut_names_restaurants_that_nobody_has_seen_and_the_base_does_not(tmp_pa
     result = json.loads((tmp_path / "run/result.json").read_text())["quickstart"]
     assert done.returncode == (0 if result["reached"] else 1)
     base, hut = result["models"]["base"], result["models"]["HUT"]
-    # Processors round differently, so the same seed may end a few names above or below the goal.
-    assert hut["names"] >= GOAL["names"] - 0.06
-    assert hut["slots"] >= GOAL["slots"] - 0.06
+    # Processors round differently, so the same seed may end three of the 100 names above or below the goal.
+    assert hut["names"] >= GOAL["names"] - 0.03
+    assert hut["slots"] >= GOAL["slots"] - 0.03
     assert base["names"] < 0.1
     assert base["slots"] < 0.1

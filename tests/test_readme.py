@@ -114,6 +114,7 @@ def test_what_the_quickstart_prints_is_that_of_the_record():
     assert quickstart.table({name: Figures(**values) for name, values in first["models"].items()}) in printed
     assert f"{first['trainable']:,} of {first['total']:,} parameters train" in printed
     assert f"Trained for {first['seconds']:.0f} s" in printed
+    assert record["seeds"].keys() == {"0", "1", "2"}
     for seed in record["seeds"].values():
         assert reaches_goal(*(Figures(**values) for values in seed["models"].values()))
         assert seed["seconds"] <= 90

@@ -9,24 +9,13 @@ import pytest
 from experiments import rank_ablation, report
 from experiments.record import RECORD, read_record
 from experiments.results import read_study
-from hut_jax.config import flatten_config
 from hut_jax.core.errors import UserError
 
 
 @pytest.fixture
-def arguments(small_config, tmp_path):
+def arguments(small_config_file, tmp_path):
     """The small run's config as a file, and the folder."""
-    small_config.train.update({"steps": 4, "warmup": 0.0})
-    small_config.eval.every = small_config.checkpoint.every = 4
-    small_config.log.every = 2
-    lines = [
-        f"    config.{name} = {value!r}"
-        for name, value in flatten_config(small_config).items()
-        if not name.startswith("adapter.")
-    ]
-    text = "from hut_jax.config import default_config\ndef get_config():\n    config = default_config()\n"
-    (tmp_path / "small.py").write_text(text + "\n".join(lines) + "\n    return config\n")
-    return [f"--config={tmp_path / 'small.py'}", f"--workdir={tmp_path / 'runs'}"]
+    return [f"--config={small_config_file}", f"--workdir={tmp_path / 'runs'}"]
 
 
 @pytest.mark.full
@@ -42,8 +31,8 @@ def test_it_sweeps_runs_reports_and_runs_nothing_twice(arguments, tmp_path, capf
     for adapter in ("hut,rank=1", "hut,rank=2", "lora,rank=1", "lora,rank=2"):
         assert f"note: {adapter}/1e+30/1000 diverged and is left out: step " in output.out + output.err
     trial = read_record(tmp_path / "runs/hut,rank=2/1/1000")
-    assert (trial.config["eval.holdout"], trial.config["train.steps"]) == (0.1, 2)
-    assert [line["step"] for line in trial.metrics if line["split"] == "validation"] == [0, 2]
+    assert (trial.config["eval.holdout"], trial.config["train.steps"]) == (0.1, 1)
+    assert [line["step"] for line in trial.metrics if line["split"] == "validation"] == [0, 1]
     record = read_record(tmp_path / "runs/hut,rank=2/1/0")
     assert record.config["adapter.rank"] == 2
     assert record.score == min(line["loss"] for line in record.metrics if line["split"] == "validation")

@@ -51,17 +51,17 @@ def test_a_run_that_chooses_is_shorter_and_scored_on_training_data(config):
     _, usual = make_run(config, "lora:rank=4", 0.3, 1000)
     differing = {field for field, value in flatten_config(own).items() if flatten_config(usual)[field] != value}
     assert differing == {"train.epochs", "eval.holdout", "eval.every"}
-    assert (own.train.epochs, own.eval.holdout) == (15, 0.1)
-    _, short = make_trial(with_fields(config, {"train.steps": 9, "train.warmup": 3.0}), "lora:rank=4", 0.3)
+    assert (own.train.epochs, own.eval.holdout) == (7.5, 0.1)
+    _, short = make_trial(with_fields(config, {"train.steps": 16, "train.warmup": 6.0}), "lora:rank=4", 0.3)
     assert (short.train.steps, short.train.warmup) == (4, 1.5)
 
 
 def test_the_plan_is_in_words():
     by_itself = plan(["hut:rank=1", "lora:rank=1"], [], [0, 1, 2], (50, 100))
-    assert "each of 2 adapters tries 0.3, 1, 3 times its method's own, and further" in by_itself
-    assert "6 runs of 50 steps to begin with" in by_itself
+    assert "each of 2 adapters tries 1, 3 times its method's own, and further" in by_itself
+    assert "4 runs of 50 steps to begin with" in by_itself
     assert "at the best: 6 runs of 100 steps, seeds 0, 1, 2" in by_itself
-    assert "about as long as 9 runs of 100 steps" in by_itself
+    assert "about as long as 8 runs of 100 steps" in by_itself
     several = plan(["hut:rank=1"], [0.1, 1.0], [0], (50, 100))
     assert "tries 0.1, 1 times its method's own: 2 runs of 50 steps. " in several
     one = plan(["hut:rank=1"], [0.1], [0], (50, 100))
@@ -86,7 +86,7 @@ def test_what_would_stop_a_run_is_told_before_any(small_config, glue_config, tmp
     text.write_text("there was a diner by the river and it was good to eat there. " * 100)
     found = check(configs("hut:rank=1", "lora:rank=2"), str(text))
     assert found.base == fingerprint(make_base(freeze(small_config)).load_base())
-    assert (found.platform, found.steps) == (jax.default_backend(), (6, 12))
+    assert (found.platform, found.steps) == (jax.default_backend(), (3, 12))
     with pytest.raises(UserError, match="rank 7"):
         check(configs("hut:rank=1", "hut:rank=7"), "")
     with pytest.raises(UserError, match=r"missing\.txt"):
