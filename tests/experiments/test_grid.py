@@ -58,11 +58,11 @@ def test_what_was_begun_with_another_config_is_told_before_anything_runs(tmp_pat
     assert not (tmp_path / "one").exists()
 
 
-def _killed(*_):
+def _killed(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _stopped(*_):
+def _stopped(*_, **__):
     raise Interrupted(7, signal.SIGTERM)
 
 
