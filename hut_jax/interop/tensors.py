@@ -1,7 +1,7 @@
 """The names of a model's tensors in Hugging Face's files, which the model's config gives."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
 
 MODEL_TYPES = ("bert", "gpt2", "roberta")
@@ -33,11 +33,14 @@ class TensorNames:
         tensors: in the order in which they are written.
         tied: tensors that files may leave out, since each equals another one: name -> the other's name.
         prefix: the beginning of names that files of the model without a head leave out.
+        elsewhere: names of another head's tensors, each of which equals one of these: files saved with that head may
+            hold only that one. Name -> the name here.
     """
 
     tensors: Sequence[Tensor]
     tied: Mapping[str, str]
     prefix: str
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
 
     def bare(self, name: str) -> str:
         """A tensor's or module's name without the prefix."""

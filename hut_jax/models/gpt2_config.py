@@ -11,6 +11,15 @@ from hut_jax.models.config_json import Ids, read_config
 from hut_jax.models.hub.names import gpt2_names
 from hut_jax.models.layers import ACTIVATIONS
 
+# The sizes that transformers takes where config.json has none, and its other names for them.
+_SIZES = {"vocab_size": 50257, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12}
+_OTHER_NAMES = {
+    "hidden_size": "n_embd",
+    "max_position_embeddings": "n_positions",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class GPT2Config:
@@ -55,12 +64,15 @@ class GPT2Config:
     def from_json(cls, values: Mapping[str, Any], where: str = "config.json") -> "GPT2Config":
         """Read a parsed config.json. Fields that do not concern the language model are ignored.
 
+        A field that is missing has transformers' default.
+
         Raises:
-            UserError: a field is missing, of the wrong kind, or asks for what is not supported.
+            UserError: a field is of the wrong kind, or asks for what is not supported.
         """
         if values.get("add_cross_attention"):
             raise UserError(f"{where}: 'add_cross_attention' is not supported: this GPT-2 has no encoder")
-        return read_config(cls, values, where)
+        named = {_OTHER_NAMES.get(name, name): value for name, value in values.items()}
+        return read_config(cls, {**_SIZES, **named}, where)
 
     def to_json(self) -> dict[str, Any]:
         """The fields as config.json has them, with `model_type`."""

@@ -12,8 +12,17 @@ from hut_jax.models.layers import ACTIVATIONS
 
 HEADS = ("none", "classification", "mlm")
 
-# The defaults of BERT's config.json. The dataclass has RoBERTa's defaults.
-_BERT = {"pad_token_id": 0, "bos_token_id": None, "eos_token_id": None}
+# What transformers takes where config.json has nothing. The dataclass has RoBERTa's other defaults.
+_SIZES = {
+    "vocab_size": 50265,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "max_position_embeddings": 512,
+}
+_BERT = {"vocab_size": 30522, "pad_token_id": 0, "bos_token_id": None, "eos_token_id": None}
+_MOST_LABELS = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +70,9 @@ class RobertaConfig:
             rate = getattr(self, name)
             if rate is not None and not 0 <= rate < 1:
                 raise UserError(f"{name} must be at least 0 and below 1, not {rate}")
-        if self.model_type == "roberta" and not (isinstance(self.pad_token_id, int) and self.pad_token_id >= 0):
+        if self.model_type == "roberta" and not (isinstance(self.pad_token_id, int) and self.pad_token_id >= -1):
             raise UserError(
-                f"pad_token_id must be a whole number of at least 0, not {self.pad_token_id!r}: "
+                f"pad_token_id must be a whole number of at least 0, or -1 for none, not {self.pad_token_id!r}: "
                 "RoBERTa counts its positions from it"
             )
         if self.n_positions < 1:
@@ -76,8 +85,10 @@ class RobertaConfig:
     def from_json(cls, values: Mapping[str, Any], where: str = "config.json") -> "RobertaConfig":
         """Read a parsed config.json, without its `architectures`, which `hub/heads.py` reads.
 
+        A field that is missing has transformers' default.
+
         Raises:
-            UserError: a field is missing, of the wrong kind, or asks for what is not supported.
+            UserError: a field is of the wrong kind, or asks for what is not supported.
         """
         for name in ("is_decoder", "add_cross_attention"):
             if values.get(name):
@@ -85,7 +96,7 @@ class RobertaConfig:
         positions = values.get("position_embedding_type") or "absolute"
         if positions != "absolute":
             raise UserError(f"{where}: position_embedding_type {positions!r} is not supported; valid: 'absolute'")
-        defaults = _BERT if values.get("model_type") == "bert" else {}
+        defaults = {**_SIZES, **(_BERT if values.get("model_type") == "bert" else {})}
         return read_config(cls, {**defaults, **values, "head": "none", "labels": _labels(values, where)}, where)
 
     def to_json(self) -> dict[str, Any]:
@@ -146,14 +157,21 @@ def default_labels(count: int) -> Names:
 
 
 def _labels(values: Mapping[str, Any], where: str) -> Names:
-    """The labels' names in the order of their ids."""
-    named = values.get("id2label")
+    """The labels' names in the order of their ids. A label without a name has transformers' default."""
+    named, count = values.get("id2label"), values.get("num_labels")
+    if count is not None and (isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= _MOST_LABELS):
+        raise UserError(f"{where}: 'num_labels' must be a whole number of at least 1, not {count!r}")
     if named is None:
-        count = values.get("num_labels", 2)
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise UserError(f"{where}: 'num_labels' must be a whole number of at least 1, not {count!r}")
-        return default_labels(count)
-    wanted = {str(i) for i in range(len(named))} if isinstance(named, dict) else set()
-    if not wanted or set(named) != wanted or not all(isinstance(label, str) for label in named.values()):
+        return default_labels(count or 2)
+    if not isinstance(named, dict) or not named or not all(map(_is_label, named.values())):
         raise UserError(f'{where}: \'id2label\' must map "0", "1", ... to the labels\' names, not {named!r}')
-    return tuple(named[str(i)] for i in range(len(named)))
+    if count not in (None, len(named)):  # the number comes first in transformers, too
+        return default_labels(count)
+    names = [named.get(str(i)) for i in range(len(named))]
+    return tuple(
+        default if name is None else str(name) for name, default in zip(names, default_labels(len(names)), strict=True)
+    )
+
+
+def _is_label(name: Any) -> bool:
+    return name is None or isinstance(name, str | int)

@@ -363,8 +363,3 @@ def test_config_errors(change, message):
         GPT2Config.from_json({**GIVEN, **change}, where="some/config.json")
     assert str(error.value).startswith("some/config.json: ")
     assert "\n" not in str(error.value)
-
-
-def test_config_names_every_missing_field():
-    with pytest.raises(UserError, match=r"missing 'n_positions', 'n_head'"):
-        GPT2Config.from_json({"vocab_size": 23, "n_embd": 8, "n_layer": 3})

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from hut_jax.models.gpt2 import GPT2
@@ -11,7 +11,10 @@ from hut_jax.models.roberta import Roberta
 from hut_jax.models.roberta_config import RobertaConfig
 from hut_jax.models.transformer import Transformer
 
-_NOTHING = re.compile(r"(?!)")
+# What torch.compile, FSDP and checkpointing put into the names of what they wrap.
+_WRAPPERS = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+
+_OLD_LEAVES = {"gamma": "weight", "beta": "bias"}  # of norms, in BERT's first files
 
 
 @dataclass(frozen=True)
@@ -24,24 +27,24 @@ class Family:
         heads: the transformers classes whose files can be read -> our names for their heads. If several classes have
             the same head, files are written for the first of them.
         buffers: names of buffers in old files, without `TensorNames.prefix`. Buffers are not parameters.
-        other_heads: names of tensors of the heads, without the prefix. A model with another head leaves them out, and
-            the caller is told.
-        old_endings: the endings of names in old files -> their endings today.
+        body: the modules of the model without its head. A tensor outside them belongs to some head: a model with
+            another head leaves it out, and the caller is told.
     """
 
     config: Any
     model: type[Transformer]
     heads: Mapping[str, str]
     buffers: re.Pattern
-    other_heads: re.Pattern = _NOTHING
-    old_endings: Mapping[str, str] = field(default_factory=dict)
+    body: frozenset[str]
 
     def today(self, name: str) -> str:
-        """Today's form of a tensor's name in a file."""
-        for old, new in self.old_endings.items():
-            if name.endswith(old):
-                name = name.removesuffix(old) + new
-        return name
+        """Today's form of a tensor's name in a file, without what wrappers put into it."""
+        modules, dot, leaf = _WRAPPERS.sub("", name).rpartition(".")
+        return f"{modules}{dot}{_OLD_LEAVES.get(leaf, leaf)}"
+
+    def in_body(self, bare: str) -> bool:
+        """Whether a tensor's name, without the prefix, is one of the body's."""
+        return bare.partition(".")[0] in self.body
 
 
 def _encoder(heads: Mapping[str, str]) -> Family:
@@ -50,8 +53,7 @@ def _encoder(heads: Mapping[str, str]) -> Family:
         model=Roberta,
         heads=heads,
         buffers=re.compile(r"embeddings\.(position_ids|token_type_ids)"),
-        other_heads=re.compile(r"(pooler|classifier|lm_head|cls|qa_outputs)\..*"),
-        old_endings={"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"},
+        body=frozenset({"embeddings", "encoder", "roberta", "bert"}),
     )
 
 
@@ -61,6 +63,7 @@ FAMILIES: dict[str, Family] = {
         model=GPT2,
         heads={"GPT2LMHeadModel": "causal"},
         buffers=re.compile(r"h\.\d+\.attn\.(bias|masked_bias)"),
+        body=frozenset({"wte", "wpe", "h", "ln_f", "transformer"}),
     ),
     "roberta": _encoder(
         {

@@ -1,26 +1,31 @@
-"""A model's folder: its config.json, and its safetensors files, single or in shards. No pickle is read.
+"""A model's folder: its config.json and its weights, safetensors or Flax msgpack. No pickle is read.
 
 The headers are read first. Each tensor is read when it is requested.
 """
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from hut_jax.core.errors import UserError, one_line
-from hut_jax.core.files import read_json, replacing_all, write_tensors
+from hut_jax.core.files import replacing_all, write_tensors
+from hut_jax.models.hub import flax_files
+from hut_jax.models.hub.flax_files import FlaxWeights
+from hut_jax.models.hub.locate import locate
+from hut_jax.models.hub.shards import check_copies, find_files
 
 CONFIG = "config.json"
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-PATTERNS = (CONFIG, SINGLE, INDEX, "model-*-of-*.safetensors")
-"""The files to download."""
+SHARDS = "model-*-of-*.safetensors"
 
 
-class Weights:
+class Weights(Protocol):
     """The tensors of a model's folder by name.
 
     Attributes:
@@ -29,72 +34,82 @@ class Weights:
         dtypes: each tensor's dtype, as safetensors names it ("F32", "BF16", ...).
     """
 
-    def __init__(self, folder: Path, architecture: str = "AutoModel"):
-        """Read the headers.
+    folder: Path
+    shapes: dict[str, tuple[int, ...]]
+    dtypes: dict[str, str]
 
-        Args:
-            folder: of the files.
-            architecture: the transformers class that can write them, for the advice in an error.
+    def __getitem__(self, name: str) -> np.ndarray:
+        """The tensor of this name."""
 
-        Raises:
-            UserError: there are no safetensors files, or one is missing, damaged or contradicts the index.
-        """
+
+def locate_model(name: str | os.PathLike) -> Path:
+    """The folder with config.json and weights. Of a hub name only one kind of weights is downloaded.
+
+    Raises:
+        UserError: as `locate` does.
+    """
+    folder = locate(name, (CONFIG, SINGLE, INDEX, SHARDS))
+    if any(folder.glob("model*.safetensors")):
+        return folder
+    return locate(name, (CONFIG, flax_files.SINGLE, flax_files.INDEX, flax_files.SHARDS))
+
+
+def open_weights(folder: Path, architecture: str = "AutoModel") -> Weights:
+    """The weights of a folder. Where there are both, safetensors are read and Flax weights are not.
+
+    Args:
+        folder: of the files.
+        architecture: the transformers class that can write them, for the advice in an error.
+
+    Raises:
+        UserError: there are no weights that can be read, or a file is missing or damaged.
+    """
+    files = find_files(folder, SINGLE, INDEX, SHARDS)
+    if files:
+        return _Safetensors(folder, files)
+    if any(folder.glob("flax_model*.msgpack")):
+        return FlaxWeights(folder)
+    convert = f"transformers: {architecture}.from_pretrained(NAME).save_pretrained(FOLDER), and give that folder"
+    if any(folder.glob("pytorch_model*.bin")):
+        raise UserError(
+            f"{folder}: only pytorch_model.bin, a pickle, which is never read here; convert it with {convert}"
+        )
+    # Pickles are not downloaded from the hub, so a pickle there does not show here.
+    raise UserError(
+        f"{folder}: neither {SINGLE} nor {INDEX} nor {flax_files.SINGLE}; an old model with pytorch_model.bin alone "
+        f"is converted with {convert}"
+    )
+
+
+class _Safetensors:
+    """The tensors of safetensors files."""
+
+    def __init__(self, folder: Path, paths: list[Path]):
         self.folder = folder
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, str] = {}
-        self._files = {}
-        promised = None if (folder / SINGLE).is_file() else _read_index(folder, architecture)
-        for path in [folder / SINGLE] if promised is None else sorted({*promised.values()}):
+        self._files: dict[str, Any] = {}
+        for path in paths:
             file = _open(path)
-            names: list[str] = file.keys()
-            for name in names:
-                if promised is not None and promised.get(name) != path:
-                    raise UserError(f"{path}: holds {name!r}, which {INDEX} does not place there")
+            for name in file.keys():  # noqa: SIM118, it is no dict
+                if name in self._files:
+                    check_copies(folder, name, self[name], file.get_tensor(name))
                 header = file.get_slice(name)
                 self.shapes[name] = tuple(header.get_shape())
                 self.dtypes[name] = header.get_dtype()
                 self._files[name] = file
-        lost = sorted(set(promised or ()) - set(self.shapes))
-        if lost:
-            raise UserError(f"{folder / INDEX}: names {listing(lost)}, which the shards do not hold")
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self._files[name].get_tensor(name)
 
 
-def _open(path: Path):
-    if not path.is_file():
-        raise UserError(f"{path}: no such file, though {INDEX} names it")
+def _open(path: Path) -> Any:
     try:
         return safe_open(path, framework="numpy")
     except SafetensorError as error:
         reason = one_line(error)
         size = path.stat().st_size
         raise UserError(f"{path}: {size} bytes, not a whole safetensors file ({reason}); fetch it again") from None
-
-
-def _read_index(folder: Path, architecture: str) -> dict[str, Path]:
-    """Each tensor's file, from model.safetensors.index.json."""
-    path = folder / INDEX
-    if not path.is_file():
-        convert = f"transformers: {architecture}.from_pretrained(NAME).save_pretrained(FOLDER), and give that folder"
-        if any(folder.glob("pytorch_model*.bin")):
-            raise UserError(
-                f"{folder}: only pytorch_model.bin, a pickle, which is never read here; convert it with {convert}"
-            )
-        # Pickles are not downloaded from the hub, so a pickle there does not show here.
-        raise UserError(
-            f"{folder}: neither {SINGLE} nor {INDEX}; an old model with pytorch_model.bin alone is converted with "
-            f"{convert}"
-        )
-    placed = read_json(path).get("weight_map")
-    if not isinstance(placed, dict) or not all(isinstance(shard, str) for shard in placed.values()):
-        raise UserError(f"{path}: no 'weight_map' from tensor names to files")
-    for shard in placed.values():
-        # Only the name is checked: in the hub's cache the files themselves are links to another folder.
-        if Path(shard).is_absolute() or ".." in Path(shard).parts:
-            raise UserError(f"{path}: the shard {shard!r} is outside the folder")
-    return {name: folder / shard for name, shard in placed.items()}
 
 
 def write(folder: Path, config: Mapping, tensors: Mapping[str, np.ndarray]) -> None:

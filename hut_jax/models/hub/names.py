@@ -94,7 +94,8 @@ def encoder_names(config: "RobertaConfig") -> TensorNames:
             *_norm(f"{theirs}.output.LayerNorm", f"{ours}/mlp_norm"),
         ]
 
-    tied = {}
+    tied: dict[str, str] = {}
+    decoder = {f"{names.mlm_decoder}.weight": f"{body}embeddings.word_embeddings.weight"}
     head = []
     if config.has_pooler:
         head += _linear(f"{body}pooler.dense", "pooler")
@@ -104,10 +105,7 @@ def encoder_names(config: "RobertaConfig") -> TensorNames:
         head += [*_linear(names.mlm_dense, "mlm/dense"), *_norm(names.mlm_norm, "mlm/norm")]
         if config.tie_word_embeddings:
             head += [Tensor(names.mlm_bias, ("mlm/bias",))]
-            tied = {
-                f"{names.mlm_decoder}.weight": f"{body}embeddings.word_embeddings.weight",
-                f"{names.mlm_decoder}.bias": names.mlm_bias,
-            }
+            tied = {**decoder, f"{names.mlm_decoder}.bias": names.mlm_bias}
         else:
             # Transformers 5 has two biases here and reads the decoder's. Earlier versions had one, under the other
             # name.
@@ -123,7 +121,8 @@ def encoder_names(config: "RobertaConfig") -> TensorNames:
         *(tensor for i in range(config.num_hidden_layers) for tensor in layer(i)),
         *head,
     ]
-    return TensorNames(tensors, tied, prefix)
+    elsewhere = decoder if config.tie_word_embeddings and config.head != "mlm" else {}
+    return TensorNames(tensors, tied, prefix, elsewhere)
 
 
 def _norm(theirs: str, ours: str) -> list[Tensor]:

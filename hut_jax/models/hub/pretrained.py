@@ -14,7 +14,7 @@ from hut_jax.models.compute import FLOAT32, Compute
 from hut_jax.models.hub import model_files
 from hut_jax.models.hub.heads import Head, as_head
 from hut_jax.models.hub.locate import locate
-from hut_jax.models.hub.model_files import Weights, listing
+from hut_jax.models.hub.model_files import listing, locate_model, open_weights
 from hut_jax.models.hub.reading import read_params
 from hut_jax.models.hub.source import Source, match_tensors, read_source
 from hut_jax.parallel.processes import put
@@ -41,14 +41,15 @@ def load_pretrained(
     authors drew them.
 
     Args:
-        name: a folder, or a hub name such as `gpt2`. The safetensors files of a hub name are downloaded or taken from
-            the cache. Pickled files (`pytorch_model.bin`) are never read.
+        name: a folder, or a hub name such as `gpt2`, whose files are downloaded or taken from the cache. Safetensors
+            are read, or, where there are none, Flax weights (`flax_model.msgpack`). Pickled files
+            (`pytorch_model.bin`) are never read.
         head: a `Head`, or its name alone. Default: the head that config.json's `architectures` name.
         compute: the dtype, and how the model computes.
         key: the key of the drawn parameters; default: `jax.random.key(0)`.
         draw: False sets these parameters to zero, for an adapter that holds all of them (`also_train`).
-        report: called with a line on the parameters that the files lack, if any, and a line on the tensors of other
-            heads that were left out, if any. Default: a logged warning.
+        report: called with a line on the parameters that the files lack, if any, a line on the tensors of other heads
+            that were left out, if any, and a line on tied biases that differ. Default: a logged warning.
         shardings: a tree of `jax.sharding.Sharding`s, one for each parameter. Each parameter is placed as it is read.
             Default: all parameters on one device.
 
@@ -56,7 +57,7 @@ def load_pretrained(
         UserError: there is no such model, config.json is not supported, the model does not support the head or the
             attention, or the files are damaged or do not have the config's shapes.
     """
-    folder = locate(name, model_files.PATTERNS)
+    folder = locate_model(name)
     model = _model(read_source(folder, as_head(head)), compute)
     return model, load_params(model, folder, head=head, key=key, draw=draw, report=report, shardings=shardings)
 
@@ -75,12 +76,12 @@ def load_params(
 
     The other arguments and the errors are those of `load_pretrained`.
     """
-    folder = locate(name, model_files.PATTERNS)
+    folder = locate_model(name)
     source = read_source(folder, as_head(head))
-    files = Weights(folder, source.architecture)
+    files = open_weights(folder, source.architecture)
     match = match_tensors(files, source)
     placed = {} if shardings is None else flatten(shardings)
-    params = read_params(files, match, source, model, np.dtype(model.dtype), placed)
+    params = read_params(files, match, model, np.dtype(model.dtype), placed, report)
     if match.drawn:
         new = _draw(model, jax.random.key(0) if key is None else key, match.drawn, model.dtype)
         new = new if draw else {path: jnp.zeros_like(leaf) for path, leaf in new.items()}
@@ -97,9 +98,9 @@ def missing_params(name: str | os.PathLike, *, head: Head | str | None = None) -
 
     Arguments and errors are those of `load_pretrained`.
     """
-    folder = locate(name, model_files.PATTERNS)
+    folder = locate_model(name)
     source = read_source(folder, as_head(head))
-    return match_tensors(Weights(folder, source.architecture), source).drawn
+    return match_tensors(open_weights(folder, source.architecture), source).drawn
 
 
 def build_model(name: str | os.PathLike, *, head: Head | str | None = None, compute: Compute = FLOAT32) -> Model:

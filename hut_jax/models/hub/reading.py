@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,32 +11,43 @@ from hut_jax.core.errors import UserError
 from hut_jax.core.scanned_layers import scanned
 from hut_jax.core.trees import Path, split
 from hut_jax.models.hub.model_files import Weights
-from hut_jax.models.hub.source import Match, Source
+from hut_jax.models.hub.shards import same_bits
+from hut_jax.models.hub.source import Match
 from hut_jax.parallel.processes import put
 
 
 def read_params(
-    files: Weights, match: Match, source: Source, model: Any, dtype: np.dtype, shardings: Mapping[Path, Any]
+    files: Weights,
+    match: Match,
+    model: Any,
+    dtype: np.dtype,
+    shardings: Mapping[Path, Any],
+    report: Callable[[str], None],
 ) -> dict[Path, Any]:
     """The parameters that are in the files.
 
     Args:
         files: of the model.
         match: which of their tensors are read.
-        source: of the files.
         model: the model, which tells whether layers are stacked.
         dtype: of the parameters.
         shardings: of the parameters; a parameter without one is placed on one device.
+        report: called with a line on two biases that config.json ties and that differ.
 
     Raises:
         UserError: two tensors that config.json ties differ.
     """
-    for name, other in source.config.tensor_names().tied.items():
-        if {name, other} <= match.stored.keys() and not _same(files[match.stored[name]], files[match.stored[other]]):
+    stored = dict(match.stored)
+    for name, other in match.tied.items():
+        if same_bits(files[stored[name]], files[other]):
+            continue
+        if not name.endswith(".bias"):
             raise UserError(
-                f"{files.folder}: {name!r} is not {other!r}, to which config.json ties it; "
+                f"{files.folder}: {other!r} is not {stored[name]!r}, to which config.json ties it; "
                 "if they should differ, set its 'tie_word_embeddings' to false"
             )
+        report(f"{files.folder}: {stored[name]!r} and {other!r} differ; as in transformers 5, the second is used")
+        stored[name] = other
     # A parameter is read for all layers before the next parameter, so that few stacks are unfinished at a time. The
     # largest comes first: for a moment it is in memory twice, as read and as placed.
     groups: dict[Path, list[str]] = {}
@@ -44,13 +55,13 @@ def read_params(
         groups.setdefault(scanned(split(tensor.paths[0]))[0], []).append(name)
 
     def size(names: list[str]) -> int:
-        return sum(math.prod(files.shapes[match.stored[name]]) for name in names)
+        return sum(math.prod(files.shapes[stored[name]]) for name in names)
 
     params: dict[Path, Any] = {}
     stacks: dict[Path, dict[int, np.ndarray]] = {}
     for name in itertools.chain(*sorted(groups.values(), key=size, reverse=True)):
         tensor = match.tensors[name]
-        whole = files[match.stored[name]]
+        whole = files[stored[name]]
         whole = whole.T if tensor.transpose else whole
         for shown, piece in zip(tensor.paths, np.split(whole, len(tensor.paths), axis=-1), strict=True):
             path = split(shown)
@@ -65,8 +76,3 @@ def read_params(
                 del stacks[stacked]
             params[path] = put(piece, shardings.get(path))
     return params
-
-
-def _same(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether the bits are equal; a NaN then equals itself."""
-    return a.dtype == b.dtype and np.array_equal(a.view(np.uint8), b.view(np.uint8))

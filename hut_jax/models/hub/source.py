@@ -1,7 +1,7 @@
 """A model's folder as a source of parameters: its config with the requested head, and the tensors to read."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import Any, NamedTuple
 
@@ -11,13 +11,14 @@ import jax.numpy as jnp
 from hut_jax.core.errors import UserError, nearest
 from hut_jax.core.files import read_json
 from hut_jax.core.trees import Path, flatten, split
-from hut_jax.interop.tensors import Tensor
+from hut_jax.interop.tensors import Tensor, TensorNames
 from hut_jax.models.hub import model_files
 from hut_jax.models.hub.families import FAMILIES, Family
 from hut_jax.models.hub.heads import Head, drawable, stored_head, with_head
 from hut_jax.models.hub.model_files import Weights, listing
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
+_LONGEST = 32  # parts of a name; none of a model's has ten
 
 
 class Source(NamedTuple):
@@ -46,15 +47,21 @@ def read_source(folder: FilePath, head: Head) -> Source:
     """
     path = folder / model_files.CONFIG
     values = read_json(path)
-    kind = values.get("model_type")
+    kind = values.get("model_type") or _kind(values)
     if kind not in FAMILIES:
         found = "no 'model_type'" if kind is None else f"model_type {kind!r} is not supported"
         raise UserError(f"{path}: {found}; {nearest(str(kind), FAMILIES)}")
     family = FAMILIES[kind]
-    stored = family.config.from_json(values, where=str(path))
+    stored = family.config.from_json({**values, "model_type": kind}, where=str(path))
     config = with_head(family, stored, values, head, where=str(path))
     architecture = (values.get("architectures") or list(family.heads))[0]
     return Source(family, config, stored, stored_head(family, values), architecture)
+
+
+def _kind(values: Mapping[str, Any]) -> str | None:
+    """The `model_type` by the architectures, for config.json files that are older than the field."""
+    names = values.get("architectures") or []
+    return next((kind for kind, family in FAMILIES.items() if any(name in family.heads for name in names)), None)
 
 
 class Match(NamedTuple):
@@ -63,12 +70,14 @@ class Match(NamedTuple):
     Attributes:
         tensors: name -> the parameters that are read from it.
         stored: name -> its name in the files.
+        tied: name -> the name in the files of a second tensor, to which config.json ties it.
         drawn: our parameters that the files do not have.
         left_out: the files' tensors that belong to another head.
     """
 
     tensors: Mapping[str, Tensor]
     stored: Mapping[str, str]
+    tied: Mapping[str, str]
     drawn: list[Path]
     left_out: list[str]
 
@@ -80,27 +89,29 @@ def match_tensors(files: Weights, source: Source) -> Match:
         UserError: a tensor is missing, unknown, of another shape, or not of floats.
     """
     family, config = source.family, source.config
+    if config.n_layer > len(files.shapes):  # before as many layers are traced
+        raise UserError(
+            f"{files.folder}: config.json has {config.n_layer} layers, and the files only {len(files.shapes)} tensors"
+        )
     ours = shapes_of(family.model(config=config))
     names = config.tensor_names()
     tensors = {tensor.name: tensor for tensor in names.tensors}
     shapes = {name: _their_shape(tensor, ours) for name, tensor in tensors.items()}
-    shapes.update({name: shapes[other] for name, other in names.tied.items()})
-    wanted = {names.bare(name): name for name in shapes}
     also = {tensor.also: name for name, tensor in tensors.items() if tensor.also}
+    others = {**also, **names.tied, **names.elsewhere}
+    found, unknown, left_out = _by_name(files.shapes, names, [*tensors, *others], family)
 
-    stored: dict[str, str] = {}
-    unknown, left_out = [], []
-    for name in sorted(
-        files.shapes, key=lambda name: name in also
-    ):  # so that a tensor's first name comes before its other name
-        bare = names.bare(family.today(name))
-        full = wanted.get(bare) or also.get(name)
-        if full is not None and full not in stored:
-            stored[full] = name
-        elif family.other_heads.fullmatch(bare) and full is None:
-            left_out.append(name)
-        elif name not in also and not family.buffers.fullmatch(bare):
-            unknown.append(name)
+    stored = {name: found[name] for name in tensors if name in found}
+    tied: dict[str, str] = {}
+    for other, name in others.items():
+        if other not in found:
+            continue
+        if name not in stored:
+            stored[name] = found[other]
+        elif other in names.tied:
+            tied[name] = found[other]
+        elif other in names.elsewhere:
+            left_out.append(found[other])
 
     drawn: list[Path] = []
     for name, tensor in tensors.items():
@@ -112,15 +123,69 @@ def match_tensors(files: Weights, source: Source) -> Match:
     missing = [name for name, tensor in tensors.items() if name not in stored and split(tensor.paths[0]) not in drawn]
     misshapen = [
         f"{name} {list(files.shapes[there])}, not {list(shapes[name])}"
-        for name, there in stored.items()
+        for name, there in (*stored.items(), *tied.items())
         if files.shapes[there] != shapes[name]
     ]
     odd = [f"{there} {files.dtypes[there]}" for there in stored.values() if files.dtypes[there] not in _FLOATS]
+    unknown += left_out if missing else []
     faults = {"missing": missing, "unknown": unknown, "of another shape": misshapen, "not floats": odd}
-    found = [f"{len(names)} {what}: {listing(names)}" for what, names in faults.items() if names]
-    if found:
-        raise UserError(f"{files.folder}: its tensors are not those of its config.json: {'; '.join(found)}")
-    return Match({name: tensor for name, tensor in tensors.items() if name in stored}, stored, drawn, left_out)
+    told = [f"{len(faulty)} {what}: {listing(faulty)}" for what, faulty in faults.items() if faulty]
+    if told:
+        raise UserError(
+            f"{files.folder}: its tensors are not those of its config.json: {'; '.join(told)}"
+            f"{_labels_advice(files, tensors, stored, shapes)}"
+        )
+    return Match({name: tensor for name, tensor in tensors.items() if name in stored}, stored, tied, drawn, left_out)
+
+
+def _by_name(
+    stored: Iterable[str], names: TensorNames, known: Sequence[str], family: Family
+) -> tuple[dict[str, str], list[str], list[str]]:
+    """The names in the files of the known tensors; the unknown tensors of the body; the tensors of other heads."""
+    today = {name: family.today(name) for name in sorted(stored)}
+    wanted = {names.bare(name): name for name in known}
+    wrapper = _wrapper(today.values(), {*wanted, *(f"{names.prefix}{bare}" for bare in wanted)})
+    found: dict[str, str] = {}
+    unknown, left_out = [], []
+    for name, short in today.items():
+        bare = names.bare(short.removeprefix(wrapper))
+        full = wanted.get(bare)
+        if full is not None and full not in found:
+            found[full] = name
+        elif full is not None or (family.in_body(bare) and not family.buffers.fullmatch(bare)):
+            unknown.append(name)
+        elif not family.in_body(bare):
+            left_out.append(name)
+    return found, unknown, left_out
+
+
+def _wrapper(stored: Iterable[str], known: set[str]) -> str:
+    """What stands before every known name in the files, such as "module."; empty if that differs."""
+    before = set()
+    for name in stored:
+        parts = name.split(".")
+        if len(parts) > _LONGEST:
+            continue
+        for i in range(len(parts)):
+            if ".".join(parts[i:]) in known:
+                before.add("".join(f"{part}." for part in parts[:i]))
+                break
+    return before.pop() if len(before) == 1 else ""
+
+
+def _labels_advice(
+    files: Weights, tensors: Mapping[str, Tensor], stored: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]
+) -> str:
+    """What to do if config.json has another number of labels than the files."""
+    for name, there in stored.items():
+        if tensors[name].paths == ("classifier/out/kernel",) and files.shapes[there][1:] == shapes[name][1:]:
+            count = files.shapes[there][0]
+            if count != shapes[name][0]:
+                return (
+                    f"; the files have {count} labels: ask for them with Head(num_labels={count}), or write "
+                    f"'num_labels': {count} for 'id2label' in config.json"
+                )
+    return ""
 
 
 @functools.lru_cache(maxsize=4)  # a run asks several times, and each is a trace of the whole model

@@ -187,14 +187,14 @@ def test_saving_refuses_params_of_another_model(tmp_path):
 def test_tensors_missing_unknown_and_misshapen_are_all_named(folder):
     def change(tensors):
         del tensors["transformer.ln_f.bias"]
-        tensors["score.weight"] = np.zeros(3, np.float32)
+        tensors["transformer.h.0.extra.weight"] = np.zeros(3, np.float32)
         tensors["transformer.h.0.mlp.c_fc.weight"] = np.zeros((48, 12), np.float32)
         tensors["transformer.wpe.weight"] = np.zeros((16, 12), np.int8)
 
     edit(folder, change)
     message = refused("its tensors are not those of its config.json", load_pretrained, folder)
     assert "1 missing: 'transformer.ln_f.bias'" in message
-    assert "1 unknown: 'score.weight'" in message
+    assert "1 unknown: 'transformer.h.0.extra.weight'" in message
     assert "1 of another shape: 'transformer.h.0.mlp.c_fc.weight [48, 12], not [12, 48]'" in message
     assert "1 not floats: 'transformer.wpe.weight I8'" in message
 
@@ -232,10 +232,6 @@ def test_shards_and_their_index(sharded):
     last = "model-00006-of-00006.safetensors"
     name = next(name for name, shard in placed.items() if shard == last)
 
-    edit_json(index, weight_map={**placed, name: "model-00001-of-00006.safetensors"})
-    refused(f"{last}: holds '{name}', which .* does not place there", load_pretrained, sharded)
-    edit_json(index, weight_map={**placed, "transformer.extra": last})
-    refused(r"names 'transformer.extra', which the shards do not hold", load_pretrained, sharded)
     for outside in (f"../{last}", str(sharded / last), f"x/../../{last}"):
         edit_json(index, weight_map={**placed, name: outside})
         refused("is outside the folder", load_pretrained, sharded)
@@ -252,8 +248,8 @@ def test_shards_and_their_index(sharded):
 def test_no_weights_and_only_a_pickle(folder):
     (folder / "model.safetensors").unlink()
     refused(
-        r"neither model.safetensors nor model.safetensors.index.json; an old model .* is converted with transformers: "
-        r"GPT2LMHeadModel.from_pretrained\(NAME\)",
+        r"neither model.safetensors nor model.safetensors.index.json nor flax_model.msgpack; an old model .* is "
+        r"converted with transformers: GPT2LMHeadModel.from_pretrained\(NAME\)",
         load_pretrained,
         folder,
     )
@@ -266,10 +262,10 @@ def test_config_json_errors(folder):
     edit_json(path, model_type="gpt_2")
     refused("model_type 'gpt_2' is not supported; did you mean 'gpt2'", load_pretrained, folder)
     values = json.loads(path.read_text())
-    path.write_text(json.dumps({name: value for name, value in values.items() if name != "model_type"}))
+    path.write_text(
+        json.dumps({name: value for name, value in values.items() if name not in ("model_type", "architectures")})
+    )
     refused("no 'model_type'; valid: 'bert', 'gpt2', 'roberta'", build_model, folder)
-    path.write_text(json.dumps({"model_type": "gpt2", "n_embd": 12}))
-    refused("missing 'vocab_size', 'n_positions', 'n_layer', 'n_head'", build_model, folder)
     path.write_text('{"model_type":\n')
     refused("config.json is not JSON", load_pretrained, folder)
     path.unlink()
