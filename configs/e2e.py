@@ -33,7 +33,7 @@ def get_config() -> ConfigDict:
 
     set_transform(config, "hut", rank=8)  # the paper's LoRA has rank 4; HUT's forward cost hardly depends on the rank
     config.adapter.targets = ()  # the transformation's own: query and value, as for the paper's LoRA
-    config.adapter.spread = "block"  # neighbours share a scale; see docs/method.md
+    config.adapter.spread = "block"  # the reading of the formula: neighbours share a scale; docs/method.md has five
     config.adapter.scale = True  # gamma, at a tenth of the learning rate
     config.adapter.shift = True  # beta, at a tenth of the learning rate
 

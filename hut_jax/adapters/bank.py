@@ -104,8 +104,9 @@ def combine(
     """Combine adapters of the same transformation and sites into one, each with its weight.
 
     Deviations are summed by weight. LoRA's and HiRA's are combined exactly, by concatenation: ranks add up, and the
-    joint adapter computes `W0 + sum_i weights[i] dW_i` (HiRA: `W0 ⊙ (1 + sum_i weights[i] A_i B_i)`). The sums may
-    differ between sites, so the joint adapter sets the rank of some sites by patterns, in `ranks`.
+    joint adapter computes `W0 + sum_i weights[i] dW_i` (HiRA: `W0 ⊙ (1 + sum_i weights[i] A_i B_i)`). HUT's
+    reading `product` is combined both ways: deviations in its first term, and all other terms exactly. Ranks may differ
+    between sites, so the joint adapter sets the rank of some sites by patterns, in `ranks`.
 
     Args:
         sets: adapters with their factors.

@@ -7,31 +7,28 @@ How sure we are: the paper's body could not be had. Its abstract names two low-r
 transformation. The formula of W is second-hand, from a published review of the paper. A second review gives gamma and
 beta. So no result of this library is a reproduction of the paper's tables.
 
-What `x` and the index `r` mean is our reading, the `spread`. Both of our readings multiply entry by entry:
+What `x` and the index `r` mean is a reading, and each reading is a value of `spread` (spread.py has the formulas).
+`block`, `cyclic` and `kronecker` cut outputs and inputs into r groups each: each group of outputs has its own scale for
+every input, and each group of inputs its own scale for every output. `sum` takes `x` for the ordinary product with a
+matrix of ones, and `product` takes r for an index that is summed over. At r = 1 all five are `diag(M_A) W0 diag(M_B)`.
 
-    W[i, j] = M_A[i, q(j)] * W0[i, j] * M_B[p(i), j]
-
-    block     q(j) = j // (k/r)    p(i) = i // (d/r)    a group is a run of neighbours
-    cyclic    q(j) = j mod r       p(i) = i mod r       a group takes every r-th
-
-The outputs form r groups, and each group has its own scale for every input. The inputs form r groups, and each group
-has its own scale for every output. At r = 1 both readings are `diag(M_A) W0 diag(M_B)`.
-
-The stored factors are deviations from the identity: `M_A = 1 + a`, `M_B = 1 + b`, `gamma = 1 + g`, `beta = s`.
+The stored factors are deviations from the identity: `M_A = 1 + a`, `M_B = 1 + b`, `gamma = 1 + g`, `beta = s`. All are
+zero at the start, but for `a[:, 1:]` of `product`, which is drawn as LoRA's A is: equal terms would stay equal.
 """
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, cast
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from hut_jax.core.errors import UserError, nearest
-from hut_jax.transforms.base import Cost, Factors, Layer, Transform, check_rank, wide
-from hut_jax.transforms.spread import SPREADS, spread_product
+from hut_jax.transforms.base import Cost, Factors, Layer, Transform, check_rank, same_kind, sum_by_weight, wide
+from hut_jax.transforms.low_rank import concatenate, thin
+from hut_jax.transforms.spread import GROUPED, SPREADS, around_identity, spread_product
 from hut_jax.transforms.ssf import scale_and_shift
 
 
@@ -40,8 +37,8 @@ class HUT(Transform):
     """Two low-rank Hadamard factors on the kernel, a scale and a shift on the output.
 
     Attributes:
-        rank: r; it must divide both sides of every kernel, d and k. At r = 1, W is `diag(1 + a) W0 diag(1 + b)`.
-        spread: how the low-rank matrices are spread over W0, "block" or "cyclic": our reading of the formula.
+        rank: r. Unless the spread is "sum" or "product", it must divide both sides of every kernel, d and k.
+        spread: the reading of the formula: "block", "cyclic", "kronecker", "sum" or "product".
         scale: whether gamma trains.
         shift: whether beta trains. Every layer must then have a bias, since merging adds beta to the bias.
     """
@@ -61,22 +58,28 @@ class HUT(Transform):
 
     @property
     def learning_rate_multipliers(self) -> Mapping[str, float]:
-        """A tenth for scale and shift, which do harm at the full learning rate (docs/method.md, "Learning rates")."""
-        return {"g": 0.1, "s": 0.1}
+        """A tenth for scale and shift, which do harm at the full learning rate (docs/method.md, "Learning rates").
+
+        In the reading `sum`, r equal numbers add up, so each takes 1 / r of a step.
+        """
+        terms = {"a": 1 / self.rank, "b": 1 / self.rank} if self.spread == "sum" else {}
+        return terms | {"g": 0.1, "s": 0.1}
 
     @property
     def forms_kernel(self) -> bool:
-        """True, except at r = 1, where activations are scaled instead."""
-        return self.rank != 1
+        """True, except where W is `diag(M_A) W0 diag(M_B)`: at r = 1 and in `sum`, activations are scaled instead."""
+        return self.rank != 1 and self.spread != "sum"
 
     def init(self, key: jax.Array, kernel: Float[Array, "d k"], bias: Float[Array, " k"] | None) -> Factors:
         """Zeros: `a: [d, r]` and `b: [r, k]`, with `g: [k]` if gamma trains and `s: [k]` if beta trains.
 
+        In the reading `product`, `a[:, 1:]` is uniform within 1 / sqrt(d).
+
         Raises:
-            UserError: the rank does not divide d and k, or `shift` is on and the layer has no bias.
+            UserError: the rank must divide d and k and does not, or `shift` is on and the layer has no bias.
         """
         (d, k), r = kernel.shape, self.rank
-        if d % r or k % r:
+        if self.spread in GROUPED and (d % r or k % r):
             raise UserError(
                 f"HUT: rank {r} does not divide both sides of a kernel of shape [{d}, {k}]; "
                 f"the nearest ranks that do: {_nearest_ranks(r, d, k)}"
@@ -88,11 +91,15 @@ class HUT(Transform):
             shapes["g"] = (k,)
         if self.shift:
             shapes["s"] = (k,)
-        return {name: jnp.zeros(shape, jnp.float32) for name, shape in shapes.items()}
+        factors = {name: jnp.zeros(shape, jnp.float32) for name, shape in shapes.items()}
+        if self.spread == "product" and r > 1:
+            factors["a"] = jnp.concatenate([factors["a"][:, :1], thin(key, d, r - 1)], axis=1)
+        return factors
 
     def weight(self, kernel: Float[Array, "d k"], factors: Factors) -> Float[Array, "d k"]:
         """`(M_A x 1_A) ⊙ W0 ⊙ (1_B x M_B)`."""
-        return spread_product(self.spread, kernel, 1 + factors["a"], 1 + factors["b"]).astype(kernel.dtype)
+        matrices = around_identity(self.spread, factors["a"], factors["b"])
+        return spread_product(self.spread, kernel, *matrices).astype(kernel.dtype)
 
     def output(self, y: Float[Array, "*batch k"], factors: Factors) -> Float[Array, "*batch k"]:
         """`gamma ⊙ y + beta`, in y's dtype."""
@@ -101,17 +108,18 @@ class HUT(Transform):
     def forward(
         self, layer: Layer, x: Float[Array, "*batch d"], factors: Factors, key: jax.Array | None = None
     ) -> Float[Array, "*batch k"]:
-        """The layer with the merged kernel and bias. At r = 1 it is `((x ⊙ M_A) @ W0) ⊙ M_B`.
+        """The layer with the merged kernel and bias. At r = 1 and in `sum` it is `((x ⊙ M_A) @ W0) ⊙ M_B`.
 
         The second form needs no gradient of W.
 
-        Scale and shift are folded into the kernel and bias, or at r = 1 into M_B and the bias. Of the activations only
-        x is kept for the backward pass, as in LoRA. At r = 1 the product with W0 is kept too.
+        Scale and shift are folded into the kernel and bias, or in the second form into M_B and the bias. Of the
+        activations only x is kept for the backward pass, as in LoRA. The second form keeps the product with W0 too.
         """
         if self.forms_kernel:
             return self._by_kernel(layer)(x, layer.kernel, layer.bias, factors)
-        y = layer.dense((x * (1 + factors["a"].squeeze(1))).astype(x.dtype), layer.kernel, None)
-        y = (y.astype(wide(y)) * self._scaled(1 + factors["b"].squeeze(0), factors)).astype(y.dtype)
+        rows, columns = around_identity(self.spread, factors["a"], factors["b"])
+        y = layer.dense((x * rows.squeeze(1)).astype(x.dtype), layer.kernel, None)
+        y = (y.astype(wide(y)) * self._scaled(columns.squeeze(0), factors)).astype(y.dtype)
         if layer.bias is None:
             return y
         # Added in y's own dtype, as the layer does: XLA then rounds y in both, and zero factors change no bit.
@@ -126,13 +134,42 @@ class HUT(Transform):
     def cost(self, n: int, d: int, k: int, leaf: str = "kernel") -> Cost:
         """The cost of W, which the forward and the backward pass each form, and of its gradient.
 
-        At r = 1 there is no W: only products with activations cost something.
+        At r = 1 and in `sum` there is no W: only products with activations cost something.
         """
         folded = n * k if self.scale or self.shift else 0  # the bias then has a gradient
-        if self.rank == 1:
-            return Cost(n * (d + k), 3 * n * (d + k) + folded)
-        form = 2 * d * k + self.rank * (d + (1 + self.scale) * k)
+        if not self.forms_kernel:
+            terms = self.rank * (d + k) if self.rank > 1 else 0
+            return Cost(n * (d + k) + terms, 3 * n * (d + k) + folded)
+        small = self.rank * (d + (1 + self.scale) * k)
+        if self.spread == "product":
+            multiplier = 2 * self.rank * d * k
+            form = multiplier + d * k + small
+            return Cost(form, 2 * n * d * k + d * k + 2 * multiplier + form + folded)
+        form = 2 * d * k + small
         return Cost(form, 2 * n * d * k + 5 * d * k + form + folded)
+
+    def combine(self, sets: Sequence[tuple[Transform, Factors]], weights: Sequence[float]) -> tuple[Transform, Factors]:
+        """The weighted sum of the deviations.
+
+        Of the reading `product` that holds for gamma, beta and the first term, which is the whole multiplier at r = 1.
+        The other terms, `sum_{s > 0} a[i, s] * b[s, j]`, are added exactly, by concatenation: one first term and all
+        the others make the joint rank.
+
+        Raises:
+            UserError: the sets are not all of this transformation, or their settings differ (other than the rank in
+                `product`).
+        """
+        if self.spread != "product":
+            return super().combine(sets, weights)
+        for transform, _ in same_kind(self, sets):
+            if replace(cast(HUT, transform), rank=self.rank) != self:
+                raise UserError(f"{self} and {transform} do not combine: their settings differ")
+        firsts = [one | {"a": one["a"][..., :1], "b": one["b"][..., :1, :]} for _, one in sets]
+        others = concatenate([{"a": one["a"][..., 1:], "b": one["b"][..., 1:, :]} for _, one in sets], weights)
+        joint = {name: sum_by_weight([first[name] for first in firsts], weights) for name in firsts[0]}
+        joint["a"] = jnp.concatenate([joint["a"], others["a"]], axis=-1)
+        joint["b"] = jnp.concatenate([joint["b"], others["b"]], axis=-2)
+        return replace(self, rank=joint["a"].shape[-1]), joint
 
     def _by_kernel(self, layer: Layer) -> Callable[..., Array]:
         """The layer with the merged kernel. Its backward pass forms W again, which is cheap, instead of keeping it.
@@ -158,8 +195,9 @@ class HUT(Transform):
     def _merged(
         self, kernel: Float[Array, "d k"], bias: Float[Array, " k"] | None, factors: Factors, *, split: bool
     ) -> tuple[Float[Array, "d k"], Float[Array, " k"] | None]:
-        columns = self._scaled(1 + factors["b"], factors)  # gamma then costs r k products instead of d k
-        merged = spread_product(self.spread, kernel, 1 + factors["a"], columns, split=split).astype(kernel.dtype)
+        rows, columns = around_identity(self.spread, factors["a"], factors["b"])
+        columns = self._scaled(columns, factors)  # gamma then costs r k products instead of d k
+        merged = spread_product(self.spread, kernel, rows, columns, split=split).astype(kernel.dtype)
         return merged, None if bias is None else scale_and_shift(bias, factors)
 
     def _scaled(self, outputs: Float[Array, "*any k"], factors: Factors) -> Float[Array, "*any k"]:

@@ -45,6 +45,9 @@ METHODS = {
     "hut": Adapter(HUT(rank=2)),
     "hut all": Adapter(HUT(rank=4, spread="cyclic"), "attention/|mlp/"),
     "hut r=1": Adapter(HUT(rank=1)),
+    "hut kronecker": Adapter(HUT(rank=2, spread="kronecker")),
+    "hut sum": Adapter(HUT(rank=2, spread="sum")),
+    "hut product": Adapter(HUT(rank=2, spread="product")),
     "lora": Adapter(LoRA(rank=2)),
     "full": Adapter(Full()),
 }
@@ -176,7 +179,7 @@ def test_every_mesh_trains_as_one_device_does(shape, name, kind, on_one_device):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("name", ["hut all", "hut r=1"])
+@pytest.mark.parametrize("name", ["hut all", "hut r=1", "hut kronecker", "hut sum", "hut product"])
 def test_every_form_of_hut_trains_on_a_mesh(name, on_one_device):
     agrees("gpt2", name, (2, 2, 2), on_one_device)
 
@@ -190,16 +193,20 @@ def collectives(kind, name, mesh):
 
 
 @pytest.mark.parametrize(
-    "shape",
+    ("shape", "name"),
     [
-        (2, 2, 2),
-        *(pytest.param(s, marks=pytest.mark.full) for s in [(8, 1, 1), (1, 8, 1), (2, 4, 1), (4, 2, 1), (1, 1, 8)]),
+        ((2, 2, 2), "hut"),
+        *(
+            pytest.param(shape, "hut", marks=pytest.mark.full)
+            for shape in [(8, 1, 1), (1, 8, 1), (2, 4, 1), (4, 2, 1), (1, 1, 8)]
+        ),
+        *(pytest.param((2, 2, 2), name, marks=pytest.mark.full) for name in ("hut kronecker", "hut product")),
     ],
 )
-def test_hut_sends_what_lora_sends_and_the_difference_in_factors(shape):
+def test_hut_sends_what_lora_sends_and_the_difference_in_factors(shape, name):
     """Its gradient of W, as large as the kernel, stays where it is."""
     mesh = make_mesh(*shape)
-    hut, lora = (collectives("gpt2", name, mesh) for name in ("hut", "lora"))
+    hut, lora = (collectives("gpt2", one, mesh) for one in (name, "lora"))
     assert hut
     assert hut.keys() <= lora.keys()
     params = shapes_of(gpt2())

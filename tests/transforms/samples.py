@@ -17,6 +17,9 @@ from hut_jax.transforms import (
 SAMPLES = {
     "hut": HUT(rank=2),
     "hut-cyclic": HUT(rank=4, spread="cyclic"),
+    "hut-kronecker": HUT(rank=4, spread="kronecker"),
+    "hut-sum": HUT(rank=3, spread="sum"),
+    "hut-product": HUT(rank=3, spread="product"),
     "hut-rank1": HUT(rank=1),
     "lora": LoRA(rank=3, alpha=6.0),
     "lora-rs": LoRA(rank=3, rs=True),

@@ -30,9 +30,10 @@ from hut_jax.transforms import (
     LoRAPlus,
 )
 from hut_jax.transforms.base import Layer
+from tests.transforms.readings import multiplier
 from tests.transforms.samples import SAMPLES
 
-INHERITED = {"lora-rs", "lora_plus", "bitfit", "layernorm"}
+INHERITED = {"hut-kronecker", "hut-sum", "lora-rs", "lora_plus", "bitfit", "layernorm"}
 """Those that compute with another's code, and so are tried less often in the quick tier."""
 DENSE = {name: transform for name, transform in SAMPLES.items() if not transform.whole_leaves}
 
@@ -111,7 +112,7 @@ def test_what_init_gives_and_zero_are_the_identity_to_the_bit(name, dtype):
             assert bits(got["adapted"]) == bits(got["base"])
 
 
-DRAWN = {name: {"a": 8} for name in ("lora", "lora-rs", "lora_plus", "dora", "hira")} | {
+DRAWN = {name: {"a": 8} for name in ("hut-product", "lora", "lora-rs", "lora_plus", "dora", "hira")} | {
     "loha": {"a1": 8, "b1": 2, "a2": 8}
 }
 """The factors that are drawn at the start, each with the number that it is multiplied along."""
@@ -122,6 +123,9 @@ def test_what_is_drawn_at_the_start_is_uniform_within_its_bound_and_the_rest_is_
     _, kernel, bias = case()
     start = program(SAMPLES[name])(*case(), drawn(SAMPLES[name], kernel, bias, size=0))["init"]
     random = DRAWN.get(name, {})
+    if name == "hut-product":
+        assert not np.any(start["a"][:, 0])
+        start["a"] = start["a"][:, 1:]
     assert {key for key, leaf in start.items() if np.any(leaf)} == random.keys()
     numbers = [np.ravel(start[key]) * size**0.5 for key, size in random.items()]
     for drawn_ones in numbers:
@@ -131,10 +135,7 @@ def test_what_is_drawn_at_the_start_is_uniform_within_its_bound_and_the_rest_is_
 
 
 def _hut(w, bias, t, a, b, g, s):
-    (d, k), r = w.shape, t.rank
-    i, j = np.arange(d)[:, None], np.arange(k)[None]
-    p, q = (i // (d // r), j // (k // r)) if t.spread == "block" else (i % r, j % r)
-    return (1 + a[i, q]) * w * (1 + b[p, j]) * (1 + g), (1 + g) * bias + s
+    return w * multiplier(t.spread, a, b) * (1 + g), (1 + g) * bias + s
 
 
 def _lora(w, bias, t, a, b):
@@ -202,7 +203,8 @@ def test_gradients_are_those_of_finite_differences_in_float64(name):
     transform = SAMPLES[name]
     if hasattr(transform, "detach"):
         transform = dataclasses.replace(transform, detach=False)  # a norm held constant is no derivative
-    written_out = isinstance(transform, HUT) and transform.rank > 1  # the gradient, so there is no other derivative
+    # Where HUT forms the kernel its gradient is written out, so there is no other derivative.
+    written_out = isinstance(transform, HUT) and transform.forms_kernel
 
     def loss(x, kernel, bias, factors):
         if transform.whole_leaves:
@@ -233,7 +235,12 @@ def test_gradients_are_those_of_finite_differences_in_float64(name):
 
 @each
 def test_sets_for_one_kernel_combine_by_weight_or_are_refused(name):
-    """For additive kernels the differences add up, for HiRA the low-rank matrices do, and else the deviations."""
+    """For additive kernels the differences add up, for HiRA the low-rank matrices do, and else the deviations.
+
+    HUT's reading `product` is in part the one and in part the other; tests/transforms/test_hut.py has it.
+    """
+    if name == "hut-product":
+        return
     transform, weights = SAMPLES[name], [0.7, -0.4]
     _, kernel, bias = case()
     one, two = (drawn(transform, kernel, bias, seed=seed) for seed in (1, 2))
@@ -291,6 +298,7 @@ def test_ia3_scales_inputs_where_it_is_asked_to():
 
 N, D, K, R = 5, 7, 11, 3
 THIN = N * R * (D + K)
+PRODUCT = (2 * R * D * K + D * K + R * (D + 2 * K), 2 * N * D * K + (6 * R + 2) * D * K + R * (D + 2 * K) + N * K)
 DORA = (2 * THIN + 3 * N * K + 2 * R * D * K + 2 * R * R * (D + K) + 2 * D * K, 4 * THIN + N * (5 * K + D))
 
 
@@ -300,6 +308,14 @@ DORA = (2 * THIN + 3 * N * K + 2 * R * D * K + 2 * R * R * (D + K) + 2 * D * K, 
         (HUT(R), "kernel", 2 * D * K + R * (D + 2 * K), (2 * N + 7) * D * K + R * (D + 2 * K) + N * K),
         (HUT(R, scale=False), "kernel", 2 * D * K + R * (D + K), (2 * N + 7) * D * K + R * (D + K) + N * K),
         (HUT(R, scale=False, shift=False), "kernel", 2 * D * K + R * (D + K), (2 * N + 7) * D * K + R * (D + K)),
+        (
+            HUT(R, spread="kronecker"),
+            "kernel",
+            2 * D * K + R * (D + 2 * K),
+            (2 * N + 7) * D * K + R * (D + 2 * K) + N * K,
+        ),
+        (HUT(R, spread="sum"), "kernel", (N + R) * (D + K), 3 * N * (D + K) + N * K),
+        (HUT(R, spread="product"), "kernel", *PRODUCT),
         (HUT(1), "kernel", N * (D + K), 3 * N * (D + K) + N * K),
         (HUT(1, shift=False), "kernel", N * (D + K), 3 * N * (D + K) + N * K),
         (HUT(1, scale=False, shift=False), "kernel", N * (D + K), 3 * N * (D + K)),

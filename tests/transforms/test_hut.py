@@ -1,4 +1,4 @@
-"""HUT against its definition, written out with Kronecker products and with loops."""
+"""HUT against its definition, written out with products of matrices and with loops, in every reading."""
 
 from functools import lru_cache
 
@@ -12,23 +12,9 @@ from hypothesis import strategies as st
 from hut_jax.core.errors import UserError
 from hut_jax.transforms.base import Layer
 from hut_jax.transforms.hut import HUT
-
-
-def dense(x, kernel, bias):
-    y = jnp.dot(x, kernel, precision="highest")
-    return y if bias is None else y + bias
-
-
-def make(hut, rows, columns, *, bias=True, dtype=jnp.float32, size=0.5):
-    """An input, a random kernel of shape [r * rows, r * columns] and its bias, and random factors."""
-    d, k = hut.rank * rows, hut.rank * columns
-    random = np.random.default_rng(0)
-    x, kernel, vector = (random.standard_normal(shape).astype(dtype) for shape in ((3, d), (d, k), k))
-    kernel[0, 0] = vector[0] = -0.0
-    shapes = {"a": (d, hut.rank), "b": (hut.rank, k)}
-    shapes |= {name: (k,) for name, trains in (("g", hut.scale), ("s", hut.shift)) if trains}
-    factors = {name: np.float32(size * random.standard_normal(shape)) for name, shape in shapes.items()}
-    return x, kernel, vector if bias else None, factors
+from hut_jax.transforms.lora import LoRA
+from hut_jax.transforms.spread import SPREADS
+from tests.transforms.readings import dense, make, multiplier
 
 
 @lru_cache
@@ -49,14 +35,7 @@ def bits(tree):
 
 def definition(hut, kernel, factors):
     """W entry by entry, in float64."""
-    (d, k), r = kernel.shape, hut.rank
-    a, b = (1 + np.asarray(factors[name], np.float64) for name in "ab")
-    expected = np.empty((d, k))
-    for i in range(d):
-        for j in range(k):
-            p, q = (i // (d // r), j // (k // r)) if hut.spread == "block" else (i % r, j % r)
-            expected[i, j] = a[i, q] * float(kernel[i, j]) * b[p, j]
-    return expected
+    return np.asarray(kernel, np.float64) * multiplier(hut.spread, factors["a"], factors["b"])
 
 
 def check(hut, rows, columns, *, bias=True, dtype=jnp.float32):
@@ -91,6 +70,9 @@ def check(hut, rows, columns, *, bias=True, dtype=jnp.float32):
     [
         (HUT(rank=4), 3, 2, True),
         (HUT(rank=4, spread="cyclic"), 3, 2, True),
+        (HUT(rank=4, spread="kronecker"), 3, 2, True),
+        (HUT(rank=4, spread="sum"), 3, 5, True),
+        (HUT(rank=4, spread="product"), 3, 5, True),
         (HUT(rank=2, scale=False), 1, 3, True),
         (HUT(rank=3, spread="cyclic", shift=False), 2, 1, False),
         (HUT(rank=1, scale=False), 5, 3, True),
@@ -108,61 +90,14 @@ def test_the_kernel_is_the_definition_and_the_layer_computes_with_it(hut, rows, 
     st.integers(1, 5),
     st.integers(1, 4),
     st.integers(1, 4),
-    st.sampled_from(["block", "cyclic"]),
+    st.sampled_from(SPREADS),
     st.booleans(),
     st.booleans(),
     st.sampled_from([jnp.float32, jnp.bfloat16]),
 )
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_the_kernel_is_the_definition_whatever_its_shape(r, rows, columns, spread, scale, shift, dtype):
     check(HUT(rank=r, spread=spread, scale=scale, shift=shift), rows, columns, dtype=dtype)
-
-
-@pytest.mark.parametrize("spread", ["block", "cyclic"])
-def test_weight_is_the_kronecker_form(spread):
-    hut = HUT(rank=4, spread=spread)
-    x, kernel, bias, factors = make(hut, 3, 2)
-    a, b = 1 + factors["a"], 1 + factors["b"]
-    columns, rows = np.ones((1, 2)), np.ones((3, 1))
-    if spread == "block":
-        expected = np.kron(a, columns) * kernel * np.kron(b, rows)
-    else:
-        expected = np.kron(columns, a) * kernel * np.kron(rows, b)
-    np.testing.assert_allclose(program(hut)(x, kernel, bias, factors)[0], expected, rtol=1e-6)
-
-
-@pytest.mark.parametrize("spread", ["block", "cyclic"])
-def test_rank_one_is_two_diagonals(spread):
-    hut = HUT(rank=1, spread=spread, scale=False)
-    x, kernel, bias, factors = make(hut, 5, 3)
-    expected = np.diag(1 + factors["a"][:, 0]) @ kernel @ np.diag(1 + factors["b"][0])
-    np.testing.assert_allclose(program(hut)(x, kernel, bias, factors)[0], expected, rtol=1e-5, atol=1e-6)
-
-
-def check_split(hut, rows, columns):
-    x, kernel, bias, factors = make(hut, rows, columns)
-
-    def loss(factors, x, split):
-        return jnp.sum(jnp.sin(hut.forward(Layer(dense, kernel, bias, split), x, factors)))
-
-    kernel, bias = jnp.asarray(kernel), jnp.asarray(bias)
-    whole, split = jax.jit(lambda *given: [jax.grad(loss, (0, 1))(*given, split) for split in (False, True)])(
-        factors, jnp.asarray(x)
-    )
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), split, whole)
-    assert np.abs(whole[0]["a"]).max() > 1e-3 or kernel.size == 1
-
-
-@pytest.mark.parametrize("spread", ["block", "cyclic"])
-def test_gradients_of_a_split_kernel_are_the_same(spread):
-    check_split(HUT(rank=2, spread=spread), 2, 3)
-
-
-@pytest.mark.full
-@given(st.integers(1, 5), st.integers(1, 4), st.integers(1, 4), st.sampled_from(["block", "cyclic"]))
-@settings(max_examples=8, deadline=None)
-def test_gradients_of_a_split_kernel_of_any_shape_are_the_same(r, rows, columns, spread):
-    check_split(HUT(rank=r, spread=spread), rows, columns)
 
 
 def test_a_mesh_around_it_changes_nothing():
@@ -198,6 +133,94 @@ def test_init_has_as_many_numbers_as_lora_and_the_output_vectors():
     assert sum(factor.size for factor in bare.values()) == 4 * (d + k)
 
 
+def test_sum_and_product_take_any_rank():
+    for spread in ("sum", "product"):
+        factors = init(HUT(rank=5, spread=spread), (3, 2))
+        assert (factors["a"].shape, factors["b"].shape) == ((3, 5), (5, 2))
+
+
+def test_product_draws_all_but_the_first_of_a_and_is_the_base_while_b_is_zero():
+    hut = HUT(rank=3, spread="product")
+    x, kernel, bias, _ = make(hut, 64, 6)
+    start = init(hut, kernel.shape)
+    assert not np.any(start["a"][:, 0])
+    assert 0.9 / 8 < np.abs(start["a"][:, 1:]).max() <= 1 / 8
+    assert len(set(np.ravel(start["a"][:, 1:]).tolist())) == 128
+    weight, merged, adapted, _, base = program(hut)(x, kernel, bias, start)
+    assert (bits(weight), bits(merged), bits(adapted)) == (bits(kernel), bits((kernel, bias)), bits(base))
+    moved = start | {"b": start["b"].at[1].set(0.5)}
+    assert np.abs(program(hut)(x, kernel, bias, moved)[0] - kernel).max() > 0.01
+
+
+def test_the_reading_sum_learns_as_fast_at_any_rank():
+    """Its r terms are equal and add up, so each takes 1 / r of a step of Adam."""
+    kernel = jnp.asarray(make(HUT(rank=1), 5, 3)[1])
+
+    def learned(hut, multipliers):
+        factors = {"a": jnp.zeros((5, hut.rank)), "b": jnp.zeros((hut.rank, 3))}
+        for _ in range(3):
+            gradient = jax.grad(lambda f: jnp.sum((hut.weight(kernel, f) - 1) ** 2))(factors)
+            for name, leaf in factors.items():
+                factors[name] = leaf - 0.1 * multipliers.get(name, 1.0) * jnp.sign(gradient[name])
+        return hut.weight(kernel, factors)
+
+    one, four = HUT(1), HUT(4, "sum")
+    cases = [(one, one.learning_rate_multipliers), (four, four.learning_rate_multipliers), (four, {})]
+    expected, found, without = jax.jit(lambda: [learned(*case) for case in cases])()
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert np.abs(without - expected).max() > 0.1
+
+
+def combined(sets, weights):
+    """The joint transformation and its factors."""
+    huts, factors = zip(*sets, strict=True)
+    joint = []
+
+    @jax.jit
+    def run(*factors):
+        new, own = huts[0].combine([*zip(huts, factors, strict=True)], weights)
+        joint.append(new)
+        return own
+
+    own = run(*factors)
+    return joint[0], own
+
+
+def test_sets_of_product_combine_their_first_terms_by_sum_and_the_others_exactly():
+    """The ranks may differ. At rank 1 this is the sum of the deviations, as in every reading."""
+    weights, huts = [0.7, -0.4], [HUT(rank=3, spread="product"), HUT(rank=2, spread="product")]
+    (*_, one), (*_, two) = (make(hut, 6, 5) for hut in huts)
+    two = {name: leaf[::-1] for name, leaf in two.items()}
+    joint, factors = combined([*zip(huts, (one, two), strict=True)], weights)
+    assert joint == HUT(rank=4, spread="product")
+    assert {name: leaf.shape for name, leaf in factors.items()} == {"a": (6, 4), "b": (4, 5), "g": (5,), "s": (5,)}
+    first = np.outer(
+        1 + sum(w * f["a"][:, 0] for w, f in zip(weights, (one, two), strict=True)),
+        1 + sum(w * f["b"][0] for w, f in zip(weights, (one, two), strict=True)),
+    )
+    others = sum(w * f["a"][:, 1:] @ f["b"][1:] for w, f in zip(weights, (one, two), strict=True))
+    np.testing.assert_allclose(multiplier("product", factors["a"], factors["b"]), first + others, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(factors["g"], 0.7 * one["g"] - 0.4 * two["g"], rtol=1e-6, atol=1e-7)
+    alone, same = combined([(huts[0], one)], [1.0])
+    assert alone == huts[0]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), same, one)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (HUT(rank=3), "do not combine: their settings differ"),
+        (HUT(rank=3, spread="product", scale=False), "do not combine: their settings differ"),
+        (LoRA(rank=3), "hut and lora do not combine"),
+    ],
+)
+def test_product_combines_with_nothing_else(other, message):
+    hut = HUT(rank=3, spread="product")
+    *_, factors = make(hut, 3, 3)
+    with pytest.raises(UserError, match=message):
+        combined([(hut, factors), (other, factors)], [0.5, 0.5])
+
+
 @pytest.mark.parametrize(
     ("settings", "shape", "bias", "message"),
     [
@@ -206,6 +229,9 @@ def test_init_has_as_many_numbers_as_lora_and_the_output_vectors():
         ({"rank": 8}, (12, 8), True, r"rank 8 does not divide"),
         ({"rank": 2}, (12, 8), False, r"needs a layer with a bias.*shift=False"),
         ({"rank": 0}, (12, 8), True, r"rank must be a whole number of at least 1, not 0"),
+        ({"rank": 8, "spread": "kronecker"}, (12, 8), True, r"rank 8 does not divide"),
+        ({"rank": 2, "spread": "kroneker"}, (12, 8), True, r"unknown spread 'kroneker'; did you mean 'kronecker'\?"),
+        ({"rank": 2, "spread": "product"}, (12, 8), False, r"needs a layer with a bias.*shift=False"),
         ({"rank": 2, "spread": "blok"}, (12, 8), True, r"unknown spread 'blok'; did you mean 'block'\?"),
     ],
 )
