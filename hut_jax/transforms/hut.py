@@ -37,7 +37,7 @@ class HUT(Transform):
     """Two low-rank Hadamard factors on the kernel, a scale and a shift on the output.
 
     Attributes:
-        rank: r. Unless the spread is "sum" or "product", it must divide both sides of every kernel, d and k.
+        rank: r; it must divide both sides of every kernel, d and k, unless the spread is "sum" or "product".
         spread: the reading of the formula: "block", "cyclic", "kronecker", "sum" or "product".
         scale: whether gamma trains.
         shift: whether beta trains. Every layer must then have a bias, since merging adds beta to the bias.
