@@ -1,4 +1,4 @@
-"""Writes flax.zip, golden folders with flax_model.msgpack, with the Flax classes of transformers 4.57.6. Run by hand:
+"""Writes flax.zip, golden folders of Flax weights, with the Flax classes of transformers 4.57.6. Run by hand:
 
     .venv-oldest/bin/python tests/goldens/make_flax.py
 
@@ -62,7 +62,9 @@ if __name__ == "__main__":
     write("flax_gpt2", FlaxGPT2LMHeadModel, GPT2, 0)
     write("flax_gpt2_sharded", FlaxGPT2LMHeadModel, GPT2, 1, max_shard_size="2KB")
     write("flax_bert", FlaxBertModel, BertConfig(**ENCODER), 2)
-    write("flax_roberta_mlm", FlaxRobertaForMaskedLM, RobertaConfig(**ENCODER, type_vocab_size=1), 3)
+    mlm = RobertaConfig(**ENCODER, type_vocab_size=1)
+    write("flax_roberta_mlm", FlaxRobertaForMaskedLM, mlm, 3)
+    write("flax_roberta_mlm_safetensors", FlaxRobertaForMaskedLM, mlm, 5, safe_serialization=True)
     classification = RobertaConfig(**ENCODER, **LABELS, type_vocab_size=1)
     write("flax_roberta_classification", FlaxRobertaForSequenceClassification, classification, 4)
     pack(OUTPUT, HERE / "flax.zip")

@@ -208,6 +208,13 @@ def test_tied_tables_that_differ_are_what_transformers_makes_of_them_once_the_ad
     check_parity(run(model, params), expected, run(model, change(params)), 1e-4)
 
 
+@pytest.mark.parametrize("name", ["BertLMHeadModel", "RobertaForCausalLM"])
+def test_a_language_model_that_is_no_decoder_is_a_masked_one(name, tmp_path):
+    config = transformers.BertConfig if name.startswith("Bert") else transformers.RobertaConfig
+    getattr(transformers, name)(config(**ENCODER)).save_pretrained(tmp_path)
+    check(tmp_path)
+
+
 def test_activations_are_transformers():
     """All of them but prelu and xielu, which have parameters."""
     assert set(ACT2CLS) - set(ACTIVATIONS) == {"prelu", "xielu"}

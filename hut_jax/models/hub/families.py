@@ -69,6 +69,7 @@ FAMILIES: dict[str, Family] = {
         {
             "RobertaModel": "none",
             "RobertaForMaskedLM": "mlm",
+            "RobertaForCausalLM": "mlm",  # the same, unless config.json says is_decoder
             "RobertaForSequenceClassification": "classification",
         },
     ),
@@ -76,6 +77,7 @@ FAMILIES: dict[str, Family] = {
         {
             "BertModel": "none",
             "BertForMaskedLM": "mlm",
+            "BertLMHeadModel": "mlm",
             "BertForPreTraining": "mlm",
             "BertForSequenceClassification": "classification",
         },

@@ -38,9 +38,7 @@ class FlaxWeights:
         for path in find_files(folder, SINGLE, INDEX, SHARDS):
             data, arrays = _open(path)
             for leaf, stored in arrays.items():
-                # Flax keeps [in, out], torch's Linear [out, in]. GPT-2's Conv1D is the other way round in both.
-                flip = leaf[-1] == "kernel"
-                name = _name(leaf)
+                name, flip = torch_name(leaf)
                 if name in self._arrays:
                     earlier, there, _ = self._arrays[name]
                     check_copies(folder, name, there.read(earlier), stored.read(data))
@@ -54,10 +52,13 @@ class FlaxWeights:
         return whole.T if flip else whole
 
 
-def _name(path: trees.Path) -> str:
-    """The name in a safetensors file of the tensor at this path."""
+def torch_name(path: trees.Path) -> tuple[str, bool]:
+    """The name that torch has for the tensor at this path, and whether the tensor is transposed there.
+
+    Flax keeps `[in, out]` and torch's Linear `[out, in]`. GPT-2's Conv1D is the other way round in both.
+    """
     *modules, leaf = path
-    return ".".join([*modules, _LEAVES.get(leaf, leaf)])
+    return ".".join([*modules, _LEAVES.get(leaf, leaf)]), leaf == "kernel"
 
 
 def _open(path: Path) -> tuple[mmap.mmap, dict[trees.Path, Stored]]:

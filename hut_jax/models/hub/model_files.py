@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from hut_jax.core.errors import UserError, one_line
 from hut_jax.core.files import replacing_all, write_tensors
 from hut_jax.models.hub import flax_files
-from hut_jax.models.hub.flax_files import FlaxWeights
+from hut_jax.models.hub.flax_files import FlaxWeights, torch_name
 from hut_jax.models.hub.locate import locate
 from hut_jax.models.hub.shards import check_copies, find_files
 
@@ -82,25 +82,30 @@ def open_weights(folder: Path, architecture: str = "AutoModel") -> Weights:
 
 
 class _Safetensors:
-    """The tensors of safetensors files."""
+    """The tensors of safetensors files, which transformers' Flax classes write under Flax's names."""
 
     def __init__(self, folder: Path, paths: list[Path]):
         self.folder = folder
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, str] = {}
-        self._files: dict[str, Any] = {}
+        self._files: dict[str, tuple[Any, str, bool]] = {}
         for path in paths:
             file = _open(path)
-            for name in file.keys():  # noqa: SIM118, it is no dict
+            for stored in file.keys():  # noqa: SIM118, it is no dict
+                name, flip = torch_name(tuple(stored.split(".")))
                 if name in self._files:
-                    check_copies(folder, name, self[name], file.get_tensor(name))
-                header = file.get_slice(name)
-                self.shapes[name] = tuple(header.get_shape())
+                    earlier, there, _ = self._files[name]
+                    check_copies(folder, name, earlier.get_tensor(there), file.get_tensor(stored))
+                header = file.get_slice(stored)
+                shape = tuple(header.get_shape())
+                self.shapes[name] = shape[::-1] if flip else shape
                 self.dtypes[name] = header.get_dtype()
-                self._files[name] = file
+                self._files[name] = file, stored, flip
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self._files[name].get_tensor(name)
+        file, stored, flip = self._files[name]
+        whole = file.get_tensor(stored)
+        return whole.T if flip else whole
 
 
 def _open(path: Path) -> Any:

@@ -20,7 +20,14 @@ from tests.goldens.archives import unpacked
 from tests.parity import change, check_parity
 
 MODELS = unpacked("flax.zip")
-NAMES = ["flax_bert", "flax_gpt2", "flax_gpt2_sharded", "flax_roberta_classification", "flax_roberta_mlm"]
+NAMES = [
+    "flax_bert",
+    "flax_gpt2",
+    "flax_gpt2_sharded",
+    "flax_roberta_classification",
+    "flax_roberta_mlm",
+    "flax_roberta_mlm_safetensors",
+]
 FILE = "flax_model.msgpack"
 
 
