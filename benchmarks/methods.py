@@ -14,7 +14,7 @@ from benchmarks import training
 from hut_jax.core.files import write_json
 from hut_jax.runs.machine import device_name
 
-METHODS = "hut,lora,hira,dora,ia3,ssf,bitfit,full"
+METHODS = "hut:rank=1,hut,lora,hira,dora,ia3,ssf,bitfit,full"
 NAMES = {"hut": "HUT", "lora": "LoRA", "hira": "HiRA", "dora": "DoRA", "ia3": "IA3", "ssf": "SSF", "bitfit": "BitFit",
          "full": "full fine-tuning"}  # fmt: skip
 
@@ -32,7 +32,7 @@ def main(argv=None):
             f"--model={args.model}",
             f"--repeats={args.repeats}",
             f"--methods={METHODS}",
-            "--ranks=1,8",
+            "--ranks=8",
             "--scan-layers",
         ]
         report = training.measure_methods(training.make_parser().parse_args(options))

@@ -218,7 +218,8 @@ def measure(turns, repeats):
 def row_of(name, case, seconds, args):
     """The figures of one method."""
     own = seconds[name]
-    peer = f"lora:{name.split(':')[1]}" if ":" in name else next(one for one in seconds if one.startswith("lora"))
+    peers = [one for one in seconds if one.startswith("lora")]
+    peer = next((one for one in peers if one.split(":")[1:] == name.split(":")[1:]), peers[0])  # of the same rank
     ratios = {
         other: sorted(a / b for a, b in zip(own, seconds[other], strict=True)) for other in (peer, FROZEN, "matrices")
     }
