@@ -99,7 +99,7 @@ def moved(adapter: Adapter, params: Mapping[str, Any], factors: Mapping[str, Any
     for site in adapter.sites(params):
         if site.also or len(site.shape) != 2:
             continue
-        leaf = site.path if site.layout is None else (*site.path, "kernel")
+        leaf = site.kernel
         change = np.asarray(after[leaf]) - np.asarray(before[leaf])
         norm = float(np.linalg.norm(change) / np.linalg.norm(before[leaf]))
         own = {key: np.percentile(values, PERCENTILES).tolist() for key, values in site.own(flat).items()}

@@ -1,40 +1,28 @@
 """An adapter: a transformation and the sites it acts on. Files are handled in another module."""
 
 import math
-import re
 import zlib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import KW_ONLY, asdict, dataclass, fields, replace
-from typing import Any, cast
+from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, asdict, dataclass, fields
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Int, PyTree
 
-from hut_jax.adapters.interceptor import COLLECTION, dropout_acts, interceptor
 from hut_jax.adapters.layout import check_letters
 from hut_jax.adapters.optimizer import multipliers_of, scaled_optimizer
+from hut_jax.adapters.params import check_key, check_model, closed, opened, opened_factors
 from hut_jax.adapters.report import Count, table
-from hut_jax.adapters.site import Site, dense_site, leaf_site
-from hut_jax.adapters.targets import (
-    ALL_LINEAR,
-    PatternsField,
-    RulesField,
-    as_patterns,
-    as_rules,
-    first_match,
-    match,
-    match_default,
-    match_modules,
-    nearest_path,
-    some,
-)
+from hut_jax.adapters.running import Call, checked_ids, run_adapted
+from hut_jax.adapters.sharding import boxed_factors
+from hut_jax.adapters.site import Choice, Site
+from hut_jax.adapters.targets import PatternsField, RulesField, as_patterns, as_rules
 from hut_jax.core.errors import UserError, nearest
-from hut_jax.core.trees import Path, flatten, show, unflatten
-from hut_jax.transforms import Full, Transform, make_transform
+from hut_jax.core.trees import Path, show, unflatten
+from hut_jax.transforms import TRANSFORMS, Full, Transform, make_transform
 from hut_jax.transforms.base import check_rank
 
 Params = Mapping[str, Any]
@@ -46,14 +34,16 @@ class Adapter:
 
     Attributes:
         transform: the transformation of each kernel, such as `HUT(rank=8)`.
-        targets: patterns (regular expressions) that are searched in the '/'-joined paths of the dense layers or, for a
-            transformation of whole leaves, of all parameters. "all-linear" matches every path. Without patterns the
-            transformation's default targets apply.
+        targets: patterns (regular expressions) that are searched in '/'-joined paths, those of modules and those of
+            parameters. A module stands for its kernel. "all-linear" takes every kernel, but no embedding: name that or
+            its module. A transformation of whole leaves takes any parameter. Without patterns the transformation's
+            default targets apply.
         exclude: patterns of paths to leave alone.
         ranks: ranks by pattern, such as `{"mlp/": 4}`, for sites whose rank is not the transformation's. The first
             match counts.
         layout: layouts by pattern, such as `{"^layers/": "lio"}`, for kernels whose shape does not tell their axes. A
-            layout has one letter for each axis: l for stacked layers, i for inputs, o for outputs.
+            layout has one letter for each axis, in any order: l for a stack (of layers, of experts), i for inputs, o
+            for outputs. "oi" is a matrix that is stored transposed.
         also_train: patterns of modules that train in full beside the factors, such as a new head. "all-linear" and the
             default targets leave these modules out. An embedding must be named in full, since a head tied to it trains
             too.
@@ -68,6 +58,7 @@ class Adapter:
     also_train: PatternsField = PatternsField(as_patterns, None)
 
     def __post_init__(self):
+        _check_transform(self.transform)
         if self.ranks and not hasattr(self.transform, "rank"):
             raise UserError(f"ranks= was given, but {self.transform.name} has no rank")
         for pattern, rank in self.ranks:
@@ -104,33 +95,8 @@ class Adapter:
         Raises:
             UserError: a pattern matches nothing, or the transformation does not fit a kernel that one matches.
         """
-        flat = flatten(params)
-        paths = self._candidates(flat)
-        if not paths:
-            raise UserError(
-                f"{self.transform.name} has nothing to act on: params= are the base's parameters, with the kernels of "
-                f"dense layers, and these are {some(list(flat)) or 'none'}"
-            )
-        also = dict.fromkeys(match_modules(list(flat), self.also_train))
-        make = self._leaf if self.transform.whole_leaves else self._dense
-        if not self.targets or ALL_LINEAR in self.targets:
-            paths = [path for path in paths if path not in also and (*path, "kernel") not in also]
-        targets = self.targets or match_default(paths, self.transform.default_targets)
-        matched = match(paths, targets, self.exclude)
-        for name, rules in (("ranks", self.ranks), ("layout", self.layout)):
-            for pattern, _ in rules:
-                if not any(re.search(pattern, show(path)) for path in matched):
-                    raise UserError(
-                        f"pattern {pattern!r} in {name}= matches no target; {nearest_path(pattern, matched)}"
-                    )
-        sites = [make(path, flat) for path in matched]
-        for site in sites:
-            if also.keys() & site.leaves(flat):
-                raise UserError(
-                    f"{show(site.path)} is both a target and in also_train={list(self.also_train)}; "
-                    "exclude= it from the targets, or leave it out of also_train="
-                )
-        return sites + [leaf_site(Full(), path, flat, also=True) for path in also]
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Choice(**given).find(opened(params))
 
     def init(self, key: jax.Array, params: Params) -> PyTree[Array]:
         """Factors with which the model still equals the base, in a tree that mirrors the modules' paths.
@@ -138,12 +104,13 @@ class Adapter:
         Raises:
             UserError: as `sites`.
         """
-        flat = flatten(params)
-        factors = {}
-        for site in self.sites(params):
+        check_key(key)
+        flat, sites, factors = opened(params), self.sites(params), {}
+        for site in sites:
             # The key depends on the site's path, so that other targets do not change these factors.
-            factors[site.path] = site.init(jax.random.fold_in(key, zlib.crc32(show(site.path).encode())), flat)
-        return unflatten(factors)
+            own = site.init(jax.random.fold_in(key, zlib.crc32(show(site.path).encode())), flat)
+            factors.update({(*site.path, name): leaf for name, leaf in own.items()})
+        return unflatten(boxed_factors(factors, sites, params))
 
     def apply(
         self,
@@ -159,7 +126,9 @@ class Adapter:
     ) -> Any:
         """`model.apply({"params": params}, *args, **kwargs)` with these factors, for any Linen model.
 
-        Do not use it on a model with `nn.jit` inside, which reuses one adapter's trace for another. Merge instead.
+        It means `model.apply({"params": self.merge(params, factors)}, ...)`. Where nothing else reads a kernel than an
+        `nn.Dense`, `nn.DenseGeneral` or `nn.Einsum` of Flax's own, the layer itself runs with the factors, which takes
+        less memory and, for some transformations, forms no W. To know this, the model is traced once more.
 
         The transformation's own dropout (LoRA's) draws from the rng "dropout". It obeys the model's argument
         `deterministic`, `train` or `training`. If the model has none of them, dropout acts if that rng is given.
@@ -179,36 +148,15 @@ class Adapter:
             **kwargs: the model's own.
 
         Raises:
-            UserError: the factors are not those of this adapter for these parameters; the module at a site cannot
-                run with factors or (unless `method` is given) was never called.
+            UserError: the factors are not those of this adapter for these parameters; or with `adapter_ids`, or if the
+                transformation's dropout acts, a kernel must be merged before the model runs.
         """
+        check_model(model, params)
         sites = self.check(params, factors, stacked=adapter_ids is not None)
-        leaves = [site for site in sites if site.layout is None]
-        dense = {site.path: site for site in sites if site.layout is not None}
-        if leaves and adapter_ids is not None:
-            raise UserError(f"{show(leaves[0].path)} trains in full, and cannot differ from row to row of a batch")
-        if leaves:
-            params = _merged(leaves, params, factors)
-        variables = {**(collections or {}), "params": params}
-        if not dense:
-            return model.apply(variables, *args, method=method, **kwargs)
-        if adapter_ids is not None:
-            flat = flatten(factors)
-            adapter_ids = _checked_ids(adapter_ids, len(next(iter(flat.values()))))
-            if kwargs.get("logits_at") is not None:
-                raise UserError("logits_at mixes positions of several rows; with adapter_ids call the model without it")
-            factors = unflatten({site.path: site.layers_first(site.own(flat)) for site in sites})
-        used: set[Path] = set()
-        drop = any(site.transform.random for site in dense.values()) and dropout_acts(model, method, args, kwargs)
-        with nn.intercept_methods(interceptor(dense, used, drop=drop, ids=adapter_ids, shards=shards)):
-            out = model.apply({**variables, COLLECTION: factors}, *args, method=method, **kwargs)
-        unused = [path for path in dense if path not in used]
-        if unused and method is None:
-            raise UserError(
-                f"{show(unused[0])} has factors and was never called as a layer ({len(unused)} such); "
-                "merge them, adapter.merge(params, factors), and run the model plainly, or exclude the path"
-            )
-        return out
+        given = opened_factors(factors)
+        ids = None if adapter_ids is None else checked_ids(adapter_ids, len(next(iter(given.values()))))
+        call = Call(model, method, args, kwargs, collections or {})
+        return run_adapted(call, params, sites, given, ids=ids, shards=shards)
 
     def merge(self, params: Params, factors: PyTree[Array]) -> dict[str, Any]:
         """Parameters with which the plain model computes what `apply` does. Leaves that do not change are not copied.
@@ -218,9 +166,12 @@ class Adapter:
                 values are known) a merged parameter is not finite.
         """
         sites = self.check(params, factors)
-        merged = _merged(sites, params, factors)
-        self.check_finite(merged)
-        return merged
+        flat, given = opened(params), opened_factors(factors)
+        merged = dict(flat)
+        for site in sites:
+            merged.update(site.merge(flat, site.own(given)))
+        self.check_finite(unflatten(merged))
+        return closed(merged, params)
 
     def check_finite(self, merged: Params) -> None:
         """Check that all values that `merge` wrote are finite. Under `jit` values are not known, and not checked.
@@ -228,7 +179,7 @@ class Adapter:
         Raises:
             UserError: one is not; the message names its parameter.
         """
-        flat = flatten(merged)
+        flat = opened(merged)
         for path in self.leaves(merged):
             finite = jnp.isfinite(flat[path]).all()
             if not isinstance(finite, jax.core.Tracer) and not bool(finite):
@@ -238,12 +189,11 @@ class Adapter:
 
     def leaves(self, params: Params) -> list[Path]:
         """The paths of the parameters that `merge` replaces."""
-        flat = flatten(params)
-        return [path for site in self.sites(params) for path in site.leaves(flat)]
+        return [path for site in self.sites(params) for path in site.leaves]
 
     def kept(self, params: Params) -> dict[str, Any]:
         """The parameters that `merge` replaces. `unmerge` needs them if the base is not kept elsewhere."""
-        flat = flatten(params)
+        flat = opened(params)
         return unflatten({path: flat[path] for path in self.leaves(params)})
 
     def unmerge(self, merged: Params, base: Params) -> dict[str, Any]:
@@ -256,7 +206,7 @@ class Adapter:
         Raises:
             UserError: a parameter that `merge` replaced is missing in `base`, or has another shape or dtype there.
         """
-        flat, old = flatten(merged), flatten(base)
+        flat, old = opened(merged), opened(base)
         for path in self.leaves(merged):
             if path not in old:
                 raise UserError(f"the base to put back has no {show(path)}; {nearest(show(path), map(show, old))}")
@@ -266,7 +216,7 @@ class Adapter:
                     f"{flat[path].dtype}{list(flat[path].shape)} in what was merged: they do not belong together"
                 )
             flat[path] = old[path]
-        return unflatten(flat)
+        return closed(flat, merged)
 
     def check(self, params: Params, factors: PyTree[Array], *, stacked: bool = False) -> list[Site]:
         """Check that the factors are exactly those of the sites, with the right shapes, and return the sites.
@@ -274,9 +224,8 @@ class Adapter:
         Raises:
             UserError: they are not.
         """
-        sites = self.sites(params)
+        flat, sites = opened_factors(factors), self.sites(params)
         wanted = {(*site.path, name): shape for site in sites for name, shape in site.factors.items()}
-        flat = flatten(factors)
         given = {path: jnp.shape(leaf) for path, leaf in flat.items()}
         for path, leaf in flat.items():
             if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
@@ -302,12 +251,15 @@ class Adapter:
 
     def count(self, params: Params) -> Count:
         """The number of trainable parameters, and of the base's."""
-        total = sum(math.prod(leaf.shape) for leaf in flatten(params).values())
+        total = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(dict(opened(params))))
         return Count(sum(site.count for site in self.sites(params)), total)
 
     def report(self, params: Params) -> str:
-        """A table of the sites, then the totals: path, kernel's shape, factors' shapes, trainable parameters."""
-        return table(self.sites(params), self.count(params))
+        """A table of the sites, then the totals and what is left out.
+
+        Its columns: path, the kernel's shape and axes (as in `layout`), the factors' shapes, trainable parameters.
+        """
+        return table(self.sites(params), self.count(params), self.transform)
 
     def learning_rate_multipliers(self, params: Params, *, also_train: float | None = None) -> PyTree[float]:
         """The learning-rate multiplier of each factor, as a tree like the factors'.
@@ -356,41 +308,14 @@ class Adapter:
         shapes = {(*site.path, name): shape for site in self.sites(params) for name, shape in site.factors.items()}
         return scaled_optimizer(maker, learning_rate, *args, shapes=shapes, multipliers=multipliers, **kwargs)
 
-    def _candidates(self, flat: Mapping[Path, Any]) -> list[Path]:
-        """The paths in which targets are searched: dense layers, or the parameters that the transformation takes."""
-        if self.transform.whole_leaves:
-            siblings: dict[Path, set[str]] = {}
-            for *module, leaf in flat:
-                siblings.setdefault(tuple(module), set()).add(leaf)
-            return [path for path in flat if self.transform.takes(path[-1], siblings[path[:-1]])]
-        return [path[:-1] for path in flat if len(path) > 1 and path[-1] == "kernel"]
 
-    def _leaf(self, path: Path, flat: Mapping[Path, Any]) -> Site:
-        return leaf_site(self.transform, path, flat)
-
-    def _dense(self, path: Path, flat: Mapping[Path, Any]) -> Site:
-        rank = first_match(self.ranks, path)
-        transform = self.transform if rank is None else replace(cast(Any, self.transform), rank=rank)
-        return dense_site(transform, path, flat, self.layout)
-
-
-def _merged(sites: Iterable[Site], params: Params, factors: PyTree[Array]) -> dict[str, Any]:
-    """The parameters, with the factors of these sites merged into them."""
-    flat, flat_factors = flatten(params), flatten(factors)
-    merged = dict(flat)
-    for site in sites:
-        merged.update(site.merge(flat, site.own(flat_factors)))
-    return unflatten(merged)
-
-
-def _checked_ids(ids: Any, sets: int) -> Int[Array, " batch"]:
-    """Check that the indices are whole numbers and, outside of `jit`, in range, and return them."""
-    known = None if isinstance(ids, jax.core.Tracer) else np.asarray(ids)  # JAX would trace it under `jit`
-    ids = jnp.asarray(ids)
-    if ids.ndim != 1 or not jnp.issubdtype(ids.dtype, jnp.integer):
-        raise UserError(
-            f"adapter_ids are {ids.dtype}{list(ids.shape)}; one whole number for each row of the batch is expected"
-        )
-    if known is not None and len(known) and (known.min() < 0 or known.max() >= sets):
-        raise UserError(f"adapter_ids go from {known.min()} to {known.max()}, and there are {sets} sets of factors")
-    return ids
+def _check_transform(transform: Any) -> None:
+    if isinstance(transform, Transform):
+        return
+    order = "the order is Adapter(transform, targets)"
+    if isinstance(transform, type) and issubclass(transform, Transform):
+        raise UserError(f"transform= is the class {transform.__name__}: give one of it, {transform.__name__}()")
+    if isinstance(transform, str) and transform in TRANSFORMS:
+        name = TRANSFORMS[transform].__name__
+        raise UserError(f"transform= is the text {transform!r}: give the transformation itself, hut_jax.{name}()")
+    raise UserError(f"transform= is {transform!r}, and no transformation such as hut_jax.HUT(rank=8); {order}")

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
 from hut_jax.adapters.adapter import Adapter, Params
+from hut_jax.adapters.params import opened_factors
 from hut_jax.adapters.site import Site
 from hut_jax.core.errors import UserError, nearest
-from hut_jax.core.trees import Path, flatten, show, unflatten
+from hut_jax.core.trees import Path, show, unflatten
 from hut_jax.transforms import Transform
 from hut_jax.transforms.base import Factors
 
@@ -61,7 +62,8 @@ class Bank:
         """
         self.adapter.check(self._shapes, factors)
         # All sets have one dtype, so that none of them causes a recompilation.
-        self._sets[name] = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), factors)
+        flat = opened_factors(factors)
+        self._sets[name] = unflatten({path: jnp.asarray(leaf, jnp.float32) for path, leaf in flat.items()})
 
     def __delitem__(self, name: str) -> None:
         """Remove the factors of this name.
@@ -124,7 +126,7 @@ def combine(
     for others in sites_of[1:]:
         for path in sorted(sites.keys() ^ others.keys()):
             raise UserError(f"{show(path)} is a site of one adapter and not of another: they do not combine")
-    flats = [flatten(factors) for _, factors in sets]
+    flats = [opened_factors(factors) for _, factors in sets]
     combined: dict[Path, Transform] = {}
     joint_factors: dict[Path, Factors] = {}
     for path, site in sites.items():
@@ -133,7 +135,8 @@ def combine(
     joint = _with_transforms(first, sites, combined)
     for site in joint.sites(params):
         joint_factors[site.path] = combined[site.path].under(site.transform, joint_factors[site.path])
-    return joint, unflatten(joint_factors)
+    flat = {(*path, name): leaf for path, own in joint_factors.items() for name, leaf in own.items()}
+    return joint, unflatten(flat)
 
 
 def _with_transforms(adapter: Adapter, sites: Mapping[Path, Site], transforms: Mapping[Path, Transform]) -> Adapter:

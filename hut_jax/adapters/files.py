@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 
 from hut_jax.adapters.adapter import Adapter
 from hut_jax.adapters.fingerprint import fingerprint
+from hut_jax.adapters.params import opened_factors
 from hut_jax.core.errors import UserError, one_line
 from hut_jax.core.files import read_json, replacing_all, write_tensors
 from hut_jax.core.scanned_layers import stacked_as, unstack_layers
@@ -60,7 +61,8 @@ def save_adapter(
         "base": {"name": base_name, "fingerprint": base_fingerprint},
         "tensor_names": _ESCAPED,
     }
-    tensors = {escape(path): np.asarray(leaf) for path, leaf in flatten(unstack_layers(factors)).items()}
+    apart = flatten(unstack_layers(unflatten(opened_factors(factors))))
+    tensors = {escape(path): np.asarray(leaf) for path, leaf in apart.items()}
     write_adapter_files(folder, description, tensors, {_ADAPTER: _identity(description)})
 
 

@@ -7,8 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from hut_jax.adapters.params import opened
 from hut_jax.core.scanned_layers import unstack_layers
-from hut_jax.core.trees import flatten, show
+from hut_jax.core.trees import flatten, show, unflatten
 from hut_jax.parallel.processes import fetch
 
 
@@ -22,11 +23,11 @@ def fingerprint(params: Mapping[str, Any]) -> str:
     # On a single CPU device fetching copies nothing, and unstacking the fetched layers copies nothing either.
     if jax.default_backend() == "cpu" and jax.device_count() == 1:
         params = fetch(params)
-    flat = flatten(unstack_layers(params))
+    flat = flatten(unstack_layers(unflatten(opened(params))))
     for path in sorted(flat, key=lambda path: (show(path), path)):
-        leaf = fetch(flat[path])
-        if not leaf.any():
-            continue
-        digest.update(f"{show(path)} {leaf.dtype} {leaf.shape}\n".encode())
-        digest.update(np.ascontiguousarray(leaf).view(np.uint8).data)
+        for leaf in map(fetch, jax.tree.leaves(flat[path])):  # one, but for an array type of another library
+            if not leaf.any():
+                continue
+            digest.update(f"{show(path)} {leaf.dtype} {leaf.shape}\n".encode())
+            digest.update(np.ascontiguousarray(leaf).view(np.uint8).data)
     return digest.hexdigest()

@@ -1,16 +1,19 @@
-"""The interceptor, the only place where factors are applied to a running module.
+"""The interceptor: it runs Flax's own dense layers with their factors, in a form that forms no W or keeps none.
 
-Factors live in a Flax variable collection, `adapter`. Its tree mirrors the modules' paths. When the model calls a dense
-layer at a site, the interceptor runs the layer on the transformed kernel. The module itself is not changed.
+Factors lie in a Flax variable collection, `adapter`, beside the kernel that they change: a `Here` under the kernel's
+name, in the same module. So they go wherever Flax carries that module's variables: through `nn.remat`, `nn.jit`,
+`nn.share_scope`, `jax.vmap`. An `nn.scan` or `nn.vmap` carries them if it has an axis for them:
+`variable_axes={"params": 0, "adapter": 0}`.
 
-The collection is an ordinary one. So a model with factors works under `nn.remat`, `jax.jit` and `jax.vmap` without a
-change. An `nn.scan` or `nn.vmap` needs an axis for the factors: `variable_axes={"params": 0, "adapter": 0}`.
+What runs here equals the plain layer on the merged kernel. Only kernels that nobody else reads may be here
+(`hut_jax.adapters.tracing`); the others are merged into the parameters before the model runs.
 """
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -19,57 +22,99 @@ import jax.numpy as jnp
 from hut_jax.adapters.layout import Layout
 from hut_jax.adapters.site import Site
 from hut_jax.core.errors import UserError
-from hut_jax.core.trees import Path, show
+from hut_jax.core.trees import show
 from hut_jax.parallel.activations import ANY, split_batch, splits_kernels
-from hut_jax.transforms.base import Layer, Transform, wide
+from hut_jax.transforms.base import Factors, Layer
 
 COLLECTION = "adapter"
+
+MARK = "hut_jax_site_"
+"""The name of the function that stands for an adapted layer in an abstract trace; its site's index follows."""
 
 _APPLY_ARGUMENTS = ("rngs", "mutable", "capture_intermediates")
 """What `model.apply` takes for itself."""
 
 
-def interceptor(
-    sites: Mapping[Path, Site],
-    used: set[Path],
-    *,
-    drop: bool = False,
-    ids: jax.Array | None = None,
-    shards: int = 1,
-) -> Callable[[Callable[..., Any], tuple, dict, nn.module.InterceptorContext], Any]:
-    """An interceptor for `flax.linen.intercept_methods` that runs the dense layers of these sites adapted.
+class ChangedUnderWay(Exception):
+    """A module that ran adapted in the trace does not run so now."""
 
-    Args:
-        sites: dense layers, by path.
-        used: a set, to which the path of each layer that ran adapted is added.
-        drop: whether the transformations' own dropout acts; it draws from the rng "dropout".
-        ids: the index of each row's factor set, if sets are stacked on the factors' first axis.
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Here:
+    """What a module finds in the collection beside its kernel.
+
+    All but the arrays is static and has a hash, so that a function that Flax has traced for one adapter (`nn.jit`) is
+    not used for another.
+
+    Attributes:
+        factors: the factors, for stacked layers with the layers' axes first.
+        ids: the index of each row's factor set, if sets are stacked behind the layers' axes; else None.
+        site: the site, without its path.
+        index: the site's place among the adapter's.
+        drop: whether the transformation's own dropout acts; it draws from the rng "dropout".
         shards: the number of equal parts into which devices split the batch's rows.
-
-    Raises:
-        UserError: when the model runs, a module at a site is neither `nn.Dense` nor `nn.DenseGeneral`, its factors
-            do not reach it, or its input's first axis is not that of `ids`.
+        mark: whether to leave a mark in a trace instead of running the layer adapted.
     """
 
-    def intercept(next_fun, args, kwargs, context):
-        module = context.module
-        path = () if module.scope is None else module.scope.path
-        if path not in sites or context.method_name != "__call__":
-            return next_fun(*args, **kwargs)
-        site = sites[path]
-        assert site.layout is not None
-        _check(module, path, len(site.layout.inputs))
-        used.add(path)
-        x = jnp.asarray(args[0] if args else kwargs["inputs"])
-        if ids is not None and (x.ndim < 2 or x.shape[0] != ids.shape[0]):
-            raise UserError(
-                f"the input of {show(path)} is {list(x.shape)}, whose first axis is not the {ids.shape[0]} rows of "
-                "adapter_ids; exclude it, or run a batch for each adapter"
-            )
-        key = module.make_rng("dropout") if drop and site.transform.random else None
-        return _run(site.transform, site.layout, module, x, key, ids, shards)
+    factors: Factors
+    ids: jax.Array | None
+    site: "Static" = field(metadata={"static": True})
+    index: int = field(metadata={"static": True})
+    drop: bool = field(default=False, metadata={"static": True})
+    shards: int = field(default=1, metadata={"static": True})
+    mark: bool = field(default=False, metadata={"static": True})
 
-    return intercept
+
+class Static(NamedTuple):
+    """What is static of a site."""
+
+    transform: Any
+    layout: Layout
+    factors: tuple[tuple[str, tuple[int, ...]], ...]
+    has_bias: bool
+    shown: str
+
+    @classmethod
+    def of(cls, site: Site) -> "Static":
+        """This site's."""
+        assert site.layout is not None
+        stack = len(site.layout.stack)
+        shapes = tuple((name, shape[stack:]) for name, shape in sorted(site.factors.items()))
+        return cls(site.transform, site.layout.layer, shapes, site.has_bias, show(site.path))
+
+
+def intercept(next_fun: Callable[..., Any], args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
+    """Run a dense layer adapted, if its factors are here. An interceptor for `flax.linen.intercept_methods`.
+
+    Raises:
+        UserError: the input's first axis is not that of the factors' `ids`.
+        ChangedUnderWay: the layer cannot run adapted, though the trace said that it can.
+    """
+    module = context.module
+    if type(module) not in (nn.Dense, nn.DenseGeneral, nn.Einsum) or context.method_name != "__call__":
+        return next_fun(*args, **kwargs)
+    here = None if module.scope is None else module.get_variable(COLLECTION, "kernel")
+    if not isinstance(here, Here):
+        return next_fun(*args, **kwargs)
+    call = _Call.of(module, here, args, kwargs)
+    if here.mark:
+        return next_fun(*args, **kwargs) if call is None else _marked(call, here)
+    if call is None:
+        raise ChangedUnderWay(here.site.shown)
+    x = call.x
+    if here.ids is not None and (x.ndim < 2 or x.shape[0] != here.ids.shape[0]):
+        raise UserError(
+            f"the input of {here.site.shown} is {list(x.shape)}, whose first axis is not the {here.ids.shape[0]} rows "
+            "of adapter_ids; exclude it, or run a batch for each adapter"
+        )
+    key = module.make_rng("dropout") if here.drop and here.site.transform.random else None
+    return _run(call, here, key)
+
+
+def others_intercept() -> bool:
+    """Whether interceptors other than this one are at work. They must see each layer run once, and plainly."""
+    return any(one is not intercept for one in getattr(nn.module, "_global_interceptor_stack", ()))
 
 
 def dropout_acts(model: nn.Module, method: Any, args: tuple, kwargs: Mapping[str, Any]) -> bool:
@@ -93,58 +138,150 @@ def dropout_acts(model: nn.Module, method: Any, args: tuple, kwargs: Mapping[str
     return given
 
 
-def _run(
-    transform: Transform,
-    layout: Layout,
-    module: nn.Module,
-    x: Any,
-    key: jax.Array | None,
-    ids: jax.Array | None,
-    shards: int,
-) -> Any:
-    """Run the module's own code on x, with the transformed kernel and bias."""
-    variables = module.variables
-    params = dict(variables["params"])
-    factors = {name: leaf.astype(wide(leaf)) for name, leaf in variables[COLLECTION].items()}
-    kernel, bias = params["kernel"], params.get("bias")
-    matrix, vector = kernel.reshape(layout.d, layout.k), None if bias is None else bias.reshape(layout.k)
+@dataclass(frozen=True)
+class _Call:
+    """A call of a dense layer, as one of a layer with inputs `[..., d]`.
 
-    # A transformation sees inputs as vectors [d], whichever axes of x the module reads them from.
-    bare: Any = module.clone(parent=None, name=None)
-    if isinstance(module, nn.DenseGeneral):
-        last = tuple(range(-len(layout.inputs), 0))
-        axes = (module.axis,) if isinstance(module.axis, int) else module.axis
-        x = jnp.moveaxis(x, sorted(axis % x.ndim for axis in axes), last)  # in ascending order, as the module does
-        bare = bare.clone(axis=last)
-    x = x.reshape(*x.shape[: x.ndim - len(layout.inputs)], -1)
+    Attributes:
+        module: the layer, unbound, which contracts the last axes of its input.
+        kernel: its kernel.
+        bias: its bias, or None.
+        x: its input, with the contracted axes last.
+        given: its input as it was given.
+        plain: the layer's own call, of its parameters and its input.
+    """
 
-    def dense(x, matrix, vector):
-        changed = {"kernel": matrix.reshape(kernel.shape)}
+    module: nn.Module
+    kernel: jax.Array
+    bias: jax.Array | None
+    x: jax.Array
+    given: Any
+    plain: Callable[[Mapping[str, Any], Any], jax.Array]
+
+    @classmethod
+    def of(cls, module: Any, here: Here, args: tuple, kwargs: dict) -> "_Call | None":
+        """This call, or None if it must run plainly."""
+        site, layout = here.site, here.site.layout
+        if others_intercept() or module.promote_dtype is not nn.dtypes.promote_dtype:
+            return None
+        if getattr(module, "dot_general", None) is not None or getattr(module, "dot_general_cls", None) is not None:
+            return None
+        if getattr(module, "preferred_element_type", None) is not None:
+            return None
+        given = dict(zip(("inputs", "einsum_str"), args, strict=False)) | kwargs
+        params = module.variables.get("params", {})
+        if (
+            "inputs" not in given
+            or "kernel" not in params
+            or not site.has_bias is module.use_bias is ("bias" in params)
+        ):
+            return None
+        kernel, bias = (nn.meta.unbox(params.get(name)) for name in ("kernel", "bias"))
+        sets = () if here.ids is None else (None,)
+        factors = tuple((name, leaf.shape[len(sets) :]) for name, leaf in sorted(here.factors.items()))
+        if kernel.shape != layout.shape or factors != site.factors:
+            return None
+        bare, x = module.clone(parent=None, name=None), jnp.asarray(given["inputs"])
+        if given.get("einsum_str") is not None:
+            bare = bare.clone(einsum_str=given["einsum_str"])
+        turned = _inputs_last(bare, x, layout)
+        if turned is None:
+            return None
+        # The layer itself would do so first. What is done to x before the layer is then done in the same precision.
+        x = nn.dtypes.promote_dtype(turned[1], kernel, bias, dtype=module.dtype)[0]
+        return cls(turned[0], kernel, bias, x, given["inputs"], partial(_apply, bare))
+
+    def dense(self, layout: Layout, x: jax.Array, matrix: jax.Array, vector: jax.Array | None) -> jax.Array:
+        """Run the layer's own code on inputs `[..., d]` and with this kernel and bias; the outputs are `[..., k]`."""
+        changed = {"kernel": layout.kernel(matrix)}
         if vector is not None:
-            changed["bias"] = vector.reshape(params["bias"].shape)
-        layer = bare.clone(use_bias=vector is not None)
-        y = cast(jax.Array, layer.apply({"params": changed}, x.reshape(*x.shape[:-1], *layout.inputs)))
+            assert self.bias is not None
+            changed["bias"] = layout.bias(vector, self.bias.shape)
+        layer = cast(Any, self.module).clone(use_bias=vector is not None)
+        y = _apply(layer, changed, x.reshape(*x.shape[:-1], *layout.inputs))
         return y.reshape(*y.shape[: y.ndim - len(layout.outputs)], -1)
+
+
+def _apply(layer: nn.Module, params: Mapping[str, Any], x: Any) -> jax.Array:
+    return cast(jax.Array, layer.apply({"params": params}, x))
+
+
+def _inputs_last(bare: Any, x: jax.Array, layout: Layout) -> tuple[Any, jax.Array] | None:
+    """A layer that contracts the last axes of its input in the kernel's order, and the input for it.
+
+    None if the layer's own output would not have the outputs last, or if the layout is not the layer's.
+    """
+    inputs = len(layout.inputs)
+    if isinstance(bare, nn.Einsum):
+        einsum = _outputs_last(bare.einsum_str or "", layout)
+        return None if einsum is None else (bare.clone(einsum_str=einsum), x)
+    if layout.letters != "i" * inputs + "o" * len(layout.outputs):
+        return None
+    if isinstance(bare, nn.Dense):
+        return (bare, x) if len(layout.letters) == 2 else None
+    axes = (bare.axis,) if isinstance(bare.axis, int) else tuple(bare.axis)
+    if bare.batch_dims or len(axes) != inputs:
+        return None
+    last = tuple(range(-inputs, 0))
+    x = jnp.moveaxis(x, sorted(axis % x.ndim for axis in axes), last)  # in ascending order, as the module does
+    return bare.clone(axis=last), x
+
+
+def _outputs_last(einsum: str, layout: Layout) -> str | None:
+    """The same einsum for any number of axes before the contracted ones; None if it is not of this form."""
+    parts = einsum.replace(" ", "").replace("->", ",").split(",")
+    if len(parts) != 3 or "." in parts[1]:
+        return None
+    x, kernel, y = parts
+    contracted = "".join(name for name in kernel if name in x and name not in y)
+    outputs = "".join(name for name in kernel if name in y and name not in x)
+    letters = "".join("i" if name in contracted else "o" for name in kernel)
+    before = x.removesuffix(contracted)
+    distinct = all(len(set(names)) == len(names) for names in (x.replace("...", ""), kernel, y.replace("...", "")))
+    if not distinct or letters != layout.letters or x != before + contracted or y != before + outputs:
+        return None
+    if len(contracted) + len(outputs) != len(kernel) or not contracted or not outputs:
+        return None
+    return f"...{contracted},{kernel}->...{outputs}"
+
+
+def _marked(call: _Call, here: Here) -> jax.Array:
+    """The plain layer as one function, by whose name and arguments a trace tells what was read here."""
+
+    def run(kernel, bias, factors, x):
+        return call.plain({"kernel": kernel} if bias is None else {"kernel": kernel, "bias": bias}, x)
+
+    run.__name__ = run.__qualname__ = f"{MARK}{here.index}"
+    return jax.jit(run)(call.kernel, call.bias, here.factors, call.given)
+
+
+def _run(call: _Call, here: Here, key: jax.Array | None) -> jax.Array:
+    """The layer's output, with the transformed kernel and bias."""
+    transform, layout, ids, x = here.site.transform, here.site.layout, here.ids, call.x
+    matrix, vector = layout.matrix(call.kernel), None if call.bias is None else layout.vector(call.bias)
+    # A transformation sees inputs as vectors [d].
+    x = x.reshape(*x.shape[: x.ndim - len(layout.inputs)], -1)
+    dense = partial(call.dense, layout)
 
     def forward(key, matrix, x, factors):
         return transform.forward(Layer(dense, matrix, vector, splits_kernels()), x, factors, key)
 
     rows = x.shape[0] if x.ndim > 1 else 1
-    if ids is None and shards > 1 and transform.forms_kernel and rows % shards == 0:
+    if ids is None and here.shards > 1 and transform.forms_kernel and rows % here.shards == 0:
         # Each part forms its own W. The gradient of W then becomes the factors' gradient on the part's own device, and
         # devices sum the factors' gradients. With one W for all parts they would sum gradients of W, which are far
         # larger.
         def own(leaf: jax.Array) -> jax.Array:
-            return split_batch(jnp.broadcast_to(leaf, (shards, *leaf.shape)), *(ANY,) * leaf.ndim)
+            return split_batch(jnp.broadcast_to(leaf, (here.shards, *leaf.shape)), *(ANY,) * leaf.ndim)
 
-        parts = x.reshape(shards, -1, *x.shape[1:])
-        y = jax.vmap(partial(forward, key))(own(matrix), parts, jax.tree.map(own, factors))
+        parts = x.reshape(here.shards, -1, *x.shape[1:])
+        y = jax.vmap(partial(forward, key))(own(matrix), parts, jax.tree.map(own, here.factors))
         y = y.reshape(-1, *y.shape[2:])
     elif ids is None:
-        y = forward(key, matrix, x, factors)
+        y = forward(key, matrix, x, here.factors)
     else:
         keys = None if key is None else jax.random.split(key, ids.shape[0])
-        rows = jax.tree.map(lambda leaf: _rows(leaf, ids), factors)
+        rows = jax.tree.map(lambda leaf: _rows(leaf, ids), here.factors)
         y = jax.vmap(forward, in_axes=(0, None, 0, 0))(keys, matrix, x, rows)
     return y.reshape(*y.shape[:-1], *layout.outputs)
 
@@ -156,25 +293,3 @@ def _rows(leaf: jax.Array, ids: jax.Array) -> jax.Array:
     """
     ids = jnp.where(ids < 0, leaf.shape[0], ids)
     return leaf.at[ids].get(mode="fill", fill_value=jnp.nan)
-
-
-def _check(module: nn.Module, path: Path, inputs: int) -> None:
-    where = show(path)
-    if not isinstance(module, nn.Dense | nn.DenseGeneral):
-        raise UserError(
-            f"{where} is a {type(module).__name__}: only nn.Dense and nn.DenseGeneral can run with factors; "
-            "merge them, adapter.merge(params, factors), and run the model plainly, or exclude the path"
-        )
-    if COLLECTION not in module.variables:
-        raise UserError(
-            f"the factors of {where} do not reach it: give the nn.scan or nn.vmap around it an axis for them, "
-            f'variable_axes={{"params": 0, "{COLLECTION}": 0}}, or run the model on adapter.merge(params, factors)'
-        )
-    if isinstance(module, nn.DenseGeneral):
-        if module.batch_dims:
-            raise UserError(f"{where} is a DenseGeneral with batch_dims, which has no one kernel to transform")
-        actual = 1 if isinstance(module.axis, int) else len(module.axis)
-        if actual != inputs:
-            raise UserError(
-                f"{where} has {actual} input axes, and its factors were laid out for {inputs}; say so in layout="
-            )

@@ -186,5 +186,7 @@ def _not_proportional(name: str) -> UserError:
 
 
 def _names(path: Sequence[Any]) -> Path:
-    """The names of one of JAX's own paths."""
+    """The names of one of JAX's own paths, but for the last of an array in a box of `flax.linen.meta`."""
+    if path and getattr(path[-1], "name", None) == "value":
+        path = path[:-1]
     return tuple(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)

@@ -4,11 +4,13 @@ Each device then forms its own part of W, without communication.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import flax.linen as nn
 from jax.sharding import PartitionSpec
 
 from hut_jax.adapters.site import Site
-from hut_jax.core.trees import Path
+from hut_jax.core.trees import Path, flatten
 
 
 def factor_specs(sites: Sequence[Site], params: Mapping[Path, PartitionSpec]) -> dict[Path, PartitionSpec]:
@@ -18,15 +20,31 @@ def factor_specs(sites: Sequence[Site], params: Mapping[Path, PartitionSpec]) ->
         sites: the adapter's.
         params: how each parameter is split, as `param_specs` gives it.
     """
-    specs = {}
+    return {
+        (*site.path, name): PartitionSpec(*axes)
+        for site in sites
+        for name, axes in _shared(site, tuple(params[site.kernel])).items()
+    }
+
+
+def boxed_factors(factors: Mapping[Path, Any], sites: Sequence[Site], params: Mapping[str, Any]) -> dict[Path, Any]:
+    """The factors by path, each in a box as its kernel's if that is an `nn.Partitioned`, with the names of its axes."""
+    flat = flatten(params)
+    boxed = dict(factors)
     for site in sites:
-        if site.layout is None:
-            specs.update({(*site.path, name): params[site.path] for name in site.factors})
-            continue
-        kernel = (*params[*site.path, "kernel"], *(None,) * len(site.shape))[: len(site.shape)]
-        stack, inputs = len(site.layout.stack), len(site.layout.inputs)
-        # Axes that are flattened into one are split as the first of them, the outermost, is.
-        along = {"d": kernel[stack], "k": kernel[stack + inputs], None: None}
-        for name, axes in site.factor_axes.items():
-            specs[*site.path, name] = PartitionSpec(*kernel[:stack], *(along[axis] for axis in axes))
-    return specs
+        box = flat[site.kernel]
+        if isinstance(box, nn.Partitioned):
+            for name, axes in _shared(site, box.names).items():
+                boxed[*site.path, name] = box.replace(value=factors[*site.path, name], names=axes)
+    return boxed
+
+
+def _shared(site: Site, kernel: Sequence[Any]) -> dict[str, tuple[Any, ...]]:
+    """What is said of each axis of a kernel, said of the axes of its factors."""
+    if site.layout is None:
+        return {name: tuple(kernel) for name in site.factors}
+    said = (*kernel, *(None,) * len(site.shape))[: len(site.shape)]
+    # Axes that are flattened into one are as the first of them, the outermost, is.
+    along = {"d": said[site.layout.axes("i")[0]], "k": said[site.layout.axes("o")[0]], None: None}
+    stack = [said[axis] for axis in site.layout.axes("l")]
+    return {name: (*stack, *(along[axis] for axis in axes)) for name, axes in site.factor_axes.items()}

@@ -2,37 +2,60 @@
 
 import functools
 import math
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
-from hut_jax.adapters.layout import Layout
-from hut_jax.adapters.targets import first_match
+from hut_jax.adapters.layout import Layout, read_layout
+from hut_jax.adapters.targets import (
+    ALL_LINEAR,
+    Candidate,
+    first_match,
+    match,
+    match_default,
+    match_modules,
+    matches,
+    nearest_path,
+    some,
+)
 from hut_jax.core.errors import UserError
 from hut_jax.core.trees import Path, show
-from hut_jax.transforms import Transform
+from hut_jax.transforms import Full, Transform
 from hut_jax.transforms.base import Factors, wide
 
 Flat = Mapping[Path, Any]
 """Parameters, or their shapes, by path."""
 
+_BIASES = {"kernel": ("bias",), "w": ("b", "bias"), "weight": ("bias",)}
+"""The names that a kernel's bias may have, by the kernel's own."""
+
+_LINEAR = re.compile(r"(^|_)(kernel|w|weights?|einsum|linear)$")
+"""Names of the parameters that "all-linear" takes, if they are matrices."""
+
+_NO_KERNELS = ("bias", "scale", "mean", "var")
+"""Names of parameters that are no kernels, whatever their axes."""
+
 
 @dataclass(frozen=True)
 class Site:
-    """A place that an adapter acts on: a dense layer or, for a transformation of whole leaves, one parameter.
+    """A place that an adapter acts on: a kernel or, for a transformation of whole leaves, any parameter.
 
     Attributes:
-        path: of the dense layer or the parameter.
+        path: the place of its factors in their tree: the path of the module for a parameter called `kernel`, else the
+            parameter's own.
         transform: the transformation at this site.
         shape: of the kernel or the parameter.
         factors: the shapes of the factors.
-        layout: how the dense layer's kernel is read; None for a parameter.
+        layout: how the kernel is read; None for a transformation of whole leaves.
         also: whether the parameter is one of `also_train`'s.
-        has_bias: whether the dense layer has a bias.
+        kernel: the path of the kernel or the parameter.
+        bias: the path of the bias of the kernel's outputs, if there is one.
     """
 
     path: Path
@@ -41,11 +64,17 @@ class Site:
     factors: dict[str, tuple[int, ...]]
     layout: Layout | None = None
     also: bool = False
-    has_bias: bool = False
+    kernel: Path = ()
+    bias: Path | None = None
+
+    @property
+    def has_bias(self) -> bool:
+        """Whether the kernel's outputs have a bias."""
+        return self.bias is not None
 
     @property
     def factor_axes(self) -> dict[str, tuple[str | None, ...]]:
-        """What each axis of a dense layer's factors counts: "d" for inputs, "k" for outputs, None for a rank.
+        """What each axis of a kernel's factors counts: "d" for inputs, "k" for outputs, None for a rank.
 
         Axes of stacked layers are left out. A transformation need not state its axes. They are found by making the
         shapes of the factors again for twice as many inputs, and again for twice as many outputs.
@@ -68,11 +97,10 @@ class Site:
         """The number of trainable parameters here."""
         return sum(map(math.prod, self.factors.values()))
 
-    def leaves(self, flat: Flat) -> list[Path]:
-        """The parameters that merging replaces: this one, or the dense layer's kernel and, if it has one, bias."""
-        if self.layout is None:
-            return [self.path]
-        return [path for path in ((*self.path, "kernel"), (*self.path, "bias")) if path in flat]
+    @property
+    def leaves(self) -> list[Path]:
+        """The parameters that merging replaces: this one, or the kernel and, if there is one, the bias."""
+        return [self.kernel] if self.bias is None else [self.kernel, self.bias]
 
     def own(self, flat_factors: Mapping[Path, Array]) -> Factors:
         """This site's factors, in fp32 or wider: in half precision `1 + a` would round most of `a` away."""
@@ -81,8 +109,9 @@ class Site:
 
     def init(self, key: jax.Array, flat: Flat) -> Factors:
         """The factors at the start; `key` is split over stacked layers."""
+        flat = {path: _of_shape(flat[path]) for path in self.leaves}
         if self.layout is None:
-            return self.transform.init(key, flat[self.path], None)
+            return self.transform.init(key, flat[self.kernel], None)
         kernel, bias = self._matrices(flat)
         keys = jax.random.split(key, self.layout.stack)
         return self._over_layers(self.transform.init)(keys, kernel, bias)
@@ -90,11 +119,11 @@ class Site:
     def merge(self, flat: Flat, factors: Factors) -> dict[Path, Array]:
         """The parameters that are replaced, by path."""
         if self.layout is None:
-            return {self.path: self.transform.weight(flat[self.path], factors)}
+            return {self.kernel: self.transform.weight(flat[self.kernel], factors)}
         kernel, bias = self._over_layers(self.transform.merge)(*self._matrices(flat), factors)
-        merged = {(*self.path, "kernel"): kernel.reshape(self.shape)}
-        if bias is not None:
-            merged[*self.path, "bias"] = bias.reshape(flat[*self.path, "bias"].shape)
+        merged = {self.kernel: self.layout.kernel(kernel)}
+        if self.bias is not None:
+            merged[self.bias] = self.layout.bias(bias, flat[self.bias].shape)
         return merged
 
     def layers_first(self, factors: Factors) -> Factors:
@@ -108,9 +137,8 @@ class Site:
     def _matrices(self, flat: Flat) -> tuple[Array, Array | None]:
         """The kernel as `[*stack, d, k]` and the bias, if there is one, as `[*stack, k]`."""
         assert self.layout is not None
-        stack, d, k = self.layout.stack, self.layout.d, self.layout.k
-        kernel, bias = flat[*self.path, "kernel"], flat.get((*self.path, "bias"))
-        return kernel.reshape(*stack, d, k), None if bias is None else bias.reshape(*stack, k)
+        bias = None if self.bias is None else self.layout.vector(flat[self.bias])
+        return self.layout.matrix(flat[self.kernel]), bias
 
     def _over_layers(self, function: Any) -> Any:
         assert self.layout is not None
@@ -119,34 +147,195 @@ class Site:
         return function
 
 
+@dataclass(frozen=True)
+class Choice:
+    """What an adapter says about its sites; the fields are the adapter's."""
+
+    transform: Transform
+    targets: tuple[str, ...]
+    exclude: tuple[str, ...]
+    ranks: tuple[tuple[str, Any], ...]
+    layout: tuple[tuple[str, Any], ...]
+    also_train: tuple[str, ...]
+
+    def find(self, flat: Flat) -> list[Site]:
+        """The sites in these parameters, in their order, and then those of `also_train`.
+
+        Raises:
+            UserError: a pattern matches nothing, or the transformation does not fit a kernel that one matches.
+        """
+        candidates = self._candidates(flat)
+        if not candidates:
+            what = "" if self.transform.whole_leaves else ", with the kernels of dense layers"
+            raise UserError(
+                f"{self.transform.name} has nothing to act on: params= are the base's parameters{what}, and these are "
+                f"{some(list(flat)) or 'none'}"
+            )
+        also = dict.fromkeys(match_modules(list(flat), self.also_train))
+        if not self.targets or ALL_LINEAR in self.targets:
+            candidates = [one for one in candidates if one.leaf not in also]
+        targets = self.targets or match_default(candidates, self.transform.default_targets)
+        matched = match(candidates, targets, self.exclude)
+        for name, rules in (("ranks", self.ranks), ("layout", self.layout)):
+            for pattern, _ in rules:
+                if not any(matches(pattern, one.path, one.leaf) for one in matched):
+                    near = nearest_path(pattern, [one.path for one in matched])
+                    raise UserError(f"pattern {pattern!r} in {name}= matches no target; {near}")
+        sites = self._sites(matched, flat)
+        for site in sites:
+            if also.keys() & set(site.leaves):
+                raise UserError(
+                    f"{show(site.path)} is both a target and in also_train={list(self.also_train)}; "
+                    "exclude= it from the targets, or leave it out of also_train="
+                )
+        return sites + [leaf_site(Full(), path, flat, also=True) for path in also]
+
+    def _candidates(self, flat: Flat) -> list[Candidate]:
+        """The kernels, or the parameters that a transformation of whole leaves takes."""
+        if self.transform.whole_leaves:
+            siblings: dict[Path, set[str]] = {}
+            for *above, leaf in flat:
+                siblings.setdefault(tuple(above), set()).add(leaf)
+            return [Candidate(path, path) for path in flat if self.transform.takes(path[-1], siblings[path[:-1]])]
+        found = []
+        rank = getattr(self.transform, "rank", 1)
+        factors = set(_shapes_of(self.transform, (rank, rank), True))
+        for path, value in flat.items():
+            name, module = path[-1], path[:-1]
+            if name == "kernel" and len(getattr(value, "shape", (0, 0))) > 1:
+                found.append(Candidate(module, path))
+            elif _is_float(value) and len(value.shape) > 1 and name not in _NO_KERNELS:
+                if name in factors and {other[-1] for other in flat if other[:-1] == module} == factors:
+                    continue  # factors, given for parameters
+                found.append(Candidate(path, path, bool(_LINEAR.search(name)), (*module, "kernel") not in flat))
+        return found
+
+    def _sites(self, matched: Sequence[Candidate], flat: Flat) -> list[Site]:
+        if self.transform.whole_leaves:
+            return [leaf_site(self.transform, one.path, flat) for one in matched]
+        sites, misfits = [], []
+        for path, leaf, *_ in matched:
+            rank = first_match(self.ranks, path, leaf)
+            transform = self.transform if rank is None else replace(cast(Any, self.transform), rank=rank)
+            try:
+                sites.append(kernel_site(transform, path, leaf, flat, self.layout))
+            except DoesNotFit as error:
+                misfits.append((show(path) or show(leaf), error))
+        if misfits:
+            where, misfit = misfits[0]
+            pattern = f"^{re.escape(where)}$"
+            ways = [f"ranks={{{pattern!r}: ...}} gives it its own"] * hasattr(self.transform, "rank")
+            ways.append(f"exclude={pattern!r} leaves it out")
+            many = f" ({len(misfits)} of {len(matched)} kernels)" if len(matched) > 1 else ""
+            raise UserError(f"{misfit}{many}; {', '.join(ways)}")
+        places = {site.path: site for site in sites}
+        for site in sites:
+            if site.path and site.path[:-1] in places and site.path[-1] in places[site.path[:-1]].factors:
+                raise UserError(
+                    f"the factors of {show(site.path)} would lie where those of {show(site.path[:-1])} are; adapt them "
+                    "with two adapters, one after the other is merged"
+                )
+        return sites
+
+
 def leaf_site(transform: Transform, path: Path, flat: Flat, *, also: bool = False) -> Site:
-    """The site of one parameter."""
-    shape = flat[path].shape
-    return Site(path, transform, shape, _factor_shapes(transform, shape, False, path), also=also)
-
-
-def dense_site(transform: Transform, path: Path, flat: Flat, layouts: Sequence[tuple[str, str]]) -> Site:
-    """The site of the dense layer at this path.
+    """The site of one parameter.
 
     Raises:
-        UserError: the layout of the kernel is unknown or wrong, or the transformation does not fit it.
+        UserError: the parameter is no array of floats.
     """
-    transform = transform.at(show(path))
-    kernel, bias = flat[*path, "kernel"], flat.get((*path, "bias"))
-    shape = kernel.shape
+    shape = _float_shape(path, flat[path])
+    return Site(path, transform, shape, _factor_shapes(transform, shape, False, path), also=also, kernel=path)
+
+
+def kernel_site(
+    transform: Transform, path: Path, leaf: Path, flat: Flat, layouts: Sequence[tuple[str, str]] = ()
+) -> Site:
+    """The site of a kernel.
+
+    Args:
+        transform: the adapter's.
+        path: the place of the factors.
+        leaf: the kernel's path.
+        flat: the parameters, or their shapes.
+        layouts: pairs of a pattern and a layout.
+
+    Raises:
+        UserError: the kernel is no array of floats, its layout is unknown or wrong, or the transformation does not fit.
+    """
+    transform, where = transform.at(show(path)), show(path) or show(leaf)
+    shape = _float_shape(leaf, flat[leaf])
+    beside = () if leaf[-1] != "kernel" and (*leaf[:-1], "kernel") in flat else _BIASES.get(leaf[-1], ())
+    names = [(*leaf[:-1], name) for name in beside]
+    bias = next((name for name in names if name in flat), None)
+    spelled = first_match(layouts, path, leaf)
     try:
-        spelled = first_match(layouts, path)
-        layout = Layout.parse(spelled, shape) if spelled else Layout.infer(shape, None if bias is None else bias.shape)
+        layout = Layout.parse(spelled, shape) if spelled else read_layout(leaf, _Shapes(flat), bias)
     except UserError as error:
-        raise UserError(f"{show(path)}: {error}") from None
-    if bias is not None and math.prod(bias.shape) != math.prod(layout.stack) * layout.k:
-        raise UserError(
-            f"{show(path)}: its bias {list(bias.shape)} does not fit the outputs of its kernel {list(shape)}: it is "
-            "not a dense layer y = x @ kernel + bias, or it needs another layout="
-        )
-    factors = _factor_shapes(transform, (layout.d, layout.k), bias is not None, path)
+        raise UserError(f"{where}: {error}") from None
+    if bias is not None and not layout.fits(flat[bias].shape):
+        if not spelled:
+            raise UserError(
+                f"{where}: its bias {list(flat[bias].shape)} does not fit the outputs of its kernel {list(shape)}: it "
+                "is not a dense layer y = x @ kernel + bias, or it needs a layout="
+            )
+        bias = None  # another thing of this name
+    if bias is None and getattr(transform, "shift", False):
+        transform = replace(transform, shift=False)  # type: ignore[call-arg]
+    factors = _factor_shapes(transform, (layout.d, layout.k), bias is not None, path or leaf)
     stacked_factors = {name: (*layout.stack, *sizes) for name, sizes in factors.items()}
-    return Site(path, transform, shape, stacked_factors, layout, has_bias=bias is not None)
+    return Site(path, transform, shape, stacked_factors, layout, kernel=leaf, bias=bias)
+
+
+class DoesNotFit(UserError):
+    """The transformation does not fit a kernel."""
+
+
+class _Shapes(Mapping[Path, tuple[int, ...]]):
+    """The shapes of all parameters."""
+
+    def __init__(self, flat: Flat):
+        self._flat = flat
+
+    def __getitem__(self, path: Path) -> tuple[int, ...]:
+        return tuple(getattr(self._flat[path], "shape", ()))
+
+    def __iter__(self):
+        return iter(self._flat)
+
+    def __len__(self) -> int:
+        return len(self._flat)
+
+
+def _float_shape(path: Path, leaf: Any) -> tuple[int, ...]:
+    """The shape of a parameter.
+
+    Raises:
+        UserError: it is no array of floats.
+    """
+    if not _is_float(leaf):
+        what = f"{leaf.dtype}{list(leaf.shape)}" if _is_array(leaf) else f"of type {type(leaf).__name__}"
+        raise UserError(
+            f"{show(path)} is {what}, and what is adapted must be an array of floats: put the dequantised array there, "
+            f"or leave it out with exclude={f'^{re.escape(show(path))}$'!r}"
+        )
+    return tuple(leaf.shape)
+
+
+def _is_array(leaf: Any) -> bool:
+    return hasattr(leaf, "shape") and hasattr(leaf, "dtype") and jax.tree_util.all_leaves([leaf])
+
+
+def _is_float(leaf: Any) -> bool:
+    """Whether this is an array of floats that take part in arithmetic, as those of 8 bits do not."""
+    return _is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating) and jnp.dtype(leaf.dtype).itemsize > 1
+
+
+def _of_shape(leaf: Any) -> Any:
+    """The leaf, or for a shape alone an array of it, which takes no memory."""
+    if not isinstance(leaf, jax.ShapeDtypeStruct):
+        return leaf
+    return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -163,4 +352,4 @@ def _factor_shapes(
     try:
         return _shapes_of(transform, shape, has_bias)
     except UserError as error:
-        raise UserError(f"{show(path)}: {error}") from None
+        raise DoesNotFit(f"{show(path)}: {error}") from None

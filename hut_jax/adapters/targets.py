@@ -3,7 +3,7 @@
 import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from hut_jax.core.errors import UserError, nearest
 from hut_jax.core.trees import Path, show
@@ -24,6 +24,10 @@ def as_patterns(patterns: Patterns) -> tuple[str, ...]:
     Raises:
         UserError: one is not a regular expression.
     """
+    if patterns is not None and not isinstance(patterns, Iterable):
+        raise UserError(
+            f"{patterns!r} is no pattern, which is a text: the order is Adapter(transform, targets, exclude=...)"
+        )
     several = () if patterns is None else (patterns,) if isinstance(patterns, str) else tuple(patterns)
     for pattern in several:
         _check(pattern)
@@ -69,37 +73,58 @@ PatternsField = Converted[Patterns, tuple[str, ...]]
 RulesField = Converted[Rules, tuple[tuple[str, Any], ...]]
 
 
-def match(paths: Sequence[Path], targets: Sequence[str], exclude: Sequence[str]) -> list[Path]:
-    """The paths that a target pattern matches and no excluding pattern does, in their order.
+class Candidate(NamedTuple):
+    """A kernel that patterns may choose.
+
+    Attributes:
+        path: by which the site is known: the module's path for a parameter called `kernel`, else the parameter's own.
+        leaf: the parameter's path.
+        linear: whether "all-linear" takes it.
+        by_module: whether the name of its module is enough to choose it.
+    """
+
+    path: Path
+    leaf: Path
+    linear: bool = True
+    by_module: bool = True
+
+
+def match(candidates: Sequence[Candidate], targets: Sequence[str], exclude: Sequence[str]) -> list[Candidate]:
+    """The candidates that a target pattern matches and no excluding pattern does, in their order.
 
     Raises:
         UserError: a pattern matches no path, or the excluding ones leave none.
     """
-    chosen: set[Path] = set()
+    paths = [one.path for one in candidates]
+    chosen: set[Candidate] = set()
     for pattern in targets:
-        found = _found(pattern, paths)
+        found = _found(pattern, candidates)
         if not found:
             raise UserError(f"target pattern {pattern!r} matches no path; {nearest_path(pattern, paths)}")
         chosen.update(found)
     for pattern in exclude:
-        if not _found(pattern, paths):
+        found = [one for one in candidates if pattern == ALL_LINEAR or matches(pattern, one.path, one.leaf)]
+        if not found:
             raise UserError(f"exclude pattern {pattern!r} matches no path; {nearest_path(pattern, paths)}")
-        chosen.difference_update(_found(pattern, paths))
+        chosen.difference_update(found)
     if not chosen:
         raise UserError(f"exclude {list(exclude)} removes every path that targets {list(targets)} match")
-    return [path for path in paths if path in chosen]
+    return [one for one in candidates if one in chosen]
 
 
-def match_default(paths: Sequence[Path], defaults: Sequence[str]) -> tuple[str, ...]:
+def match_default(candidates: Sequence[Candidate], defaults: Sequence[str]) -> tuple[str, ...]:
     """The first of the default patterns that matches a path, as the targets.
 
     Raises:
         UserError: none does.
     """
     for pattern in defaults:
-        if _found(pattern, paths):
+        if _found(pattern, candidates):
             return (pattern,)
-    raise UserError(f"no default targets fit this model; give targets=, a pattern over its paths: {some(paths)}")
+    raise UserError(
+        "no default targets fit this model; give targets=, a pattern over its paths: "
+        f"{some([one.path for one in candidates])}"
+    )
 
 
 def match_modules(leaves: Sequence[Path], patterns: Sequence[str]) -> list[Path]:
@@ -144,13 +169,36 @@ def nearest_path(pattern: str, paths: Sequence[Path]) -> str:
     )
 
 
-def first_match(rules: Iterable[tuple[str, Any]], path: Path) -> Any | None:
-    """The value of the first (pattern, value) whose pattern matches the path; None if none does."""
-    return next((value for pattern, value in rules if re.search(pattern, show(path))), None)
+def matches(pattern: str, path: Path, leaf: Path) -> bool:
+    """Whether a pattern is found in a site's path or in its parameter's."""
+    return bool(re.search(pattern, show(path)) or re.search(pattern, show(leaf)))
 
 
-def _found(pattern: str, paths: Iterable[Path]) -> list[Path]:
-    return [path for path in paths if pattern == ALL_LINEAR or re.search(pattern, show(path))]
+def first_match(rules: Iterable[tuple[str, Any]], path: Path, leaf: Path) -> Any | None:
+    """The value of the first (pattern, value) whose pattern matches the site; None if none does."""
+    return next((value for pattern, value in rules if matches(pattern, path, leaf)), None)
+
+
+def _found(pattern: str, candidates: Iterable[Candidate]) -> list[Candidate]:
+    if pattern == ALL_LINEAR:
+        return [one for one in candidates if one.linear]
+    return [one for one in candidates if _chooses(pattern, one)]
+
+
+def _chooses(pattern: str, one: Candidate) -> bool:
+    """Whether a target pattern chooses this candidate.
+
+    A pattern over a path further up, such as `layer_0`, means the kernels there and no table or other matrix. These
+    are chosen by their own names or their modules'.
+    """
+    if one.linear and one.by_module:
+        return matches(pattern, one.path, one.leaf) or bool(re.search(pattern, show(one.leaf[:-1])))
+    if re.search(pattern, ""):
+        return False
+    from_here = one.leaf[:-2] if one.by_module else one.leaf[:-1]
+    start = len(show(from_here)) + 1 if from_here else 0
+    texts = [show(one.leaf)] + [show(one.leaf[:-1])] * one.by_module
+    return any(found.end() > start for text in texts for found in re.finditer(pattern, text))
 
 
 def _check(pattern: str) -> None:

@@ -189,7 +189,7 @@ class _Use(NamedTuple):
 
 def _use(site: Site, work: Work) -> _Use | None:
     """How the model uses a site; None where its module never ran."""
-    *module, leaf = site.path if site.layout is None else (*site.path, "kernel")
+    *module, leaf = site.kernel
     call = work.calls.get(tuple(module))
     if call is None:
         return None

@@ -16,6 +16,11 @@ Factors = dict[str, Array]
 QUERY_VALUE = (
     r"attention/(query|value)$",  # this library's models
     r"attention/self/(query|value)$",  # transformers' Flax BERT and RoBERTa
+    r"(^|/)(query|value)$",  # Flax's MultiHeadDotProductAttention, T5X, MaxText
+    r"(^|/)[qv]_proj$",  # Llama, OPT, BART, Whisper, CLIP
+    r"(^|/)([qv]_lin|to_[qv])$|[Aa]ttention[^/]*/[qv]$",  # DistilBERT; diffusers; T5
+    r"(^|/)(q|kv|qkv)_einsum$",  # gemma
+    r"(^|/)(c_attn|qkv|qkv_proj|in_proj|query_key_value)$",  # query, key and value in one: GPT-2, BLOOM, GPT-NeoX
 )
 """Query and value, as each model family names them."""
 

@@ -2,7 +2,6 @@
 
 import json
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,13 +22,13 @@ PARAMS = {"block_0": BLOCK, "block_1": BLOCK}
 def test_the_report_shows_what_matched_and_the_totals():
     adapter = Adapter(HUT(rank=4), "up$", ranks={"block_1": 2})
     lines = adapter.report(PARAMS).splitlines()
-    assert " ".join(lines[1].split()) == "block_0/up [8, 12] a[8, 4] b[4, 12] g[12] s[12] 104"
-    assert " ".join(lines[2].split()) == "block_1/up [8, 12] a[8, 2] b[2, 12] g[12] s[12] 64"
+    assert " ".join(lines[1].split()) == "block_0/up [8, 12] io a[8, 4] b[4, 12] g[12] s[12] 104"
+    assert " ".join(lines[2].split()) == "block_1/up [8, 12] io a[8, 2] b[2, 12] g[12] s[12] 64"
     total = sum(leaf.size for leaf in jax.tree.leaves(PARAMS))
     factors = jax.eval_shape(adapter.init, jax.random.key(0), PARAMS)
     assert adapter.count(PARAMS).trainable == 168 == sum(leaf.size for leaf in jax.tree.leaves(factors))
     assert lines[3] == f"trainable 168 of {total:,} ({100 * 168 / total:.3f} %)"
-    assert lines[0] == "path        kernel   factors                       parameters"
+    assert lines[0] == "path        kernel   axes  factors                       parameters"
     assert len({line.index(word) for line, word in zip(lines, ("kernel", "[8", "[8"), strict=False)}) == 1
 
 
@@ -57,22 +56,16 @@ def test_a_key_depends_on_the_path_alone():
 
 
 def test_the_axes_of_a_kernel_without_a_bias_must_be_said():
-    class NoBias(nn.Module):
-        @nn.compact
-        def __call__(self, x):
-            return nn.DenseGeneral((2, 4), use_bias=False, name="heads")(x)
-
     hut = HUT(rank=2, shift=False)
-    x, params = jnp.ones((3, 8)), {"heads": {"kernel": jnp.ones((8, 2, 4))}}
+    params = {"heads": {"kernel": jnp.ones((8, 2, 4))}}
     with pytest.raises(UserError, match=r"heads: cannot tell which axes .*layout="):
         Adapter(hut, "heads").init(jax.random.key(0), params)
     with pytest.raises(UserError, match=r"heads: layout 'io' does not fit a kernel of shape \[8, 2, 4\]"):
         Adapter(hut, "heads", layout={"heads": "io"}).init(jax.random.key(0), params)
     right = Adapter(hut, "heads", layout={"heads": "ioo"})
     assert right.init(jax.random.key(0), params)["heads"]["a"].shape == (8, 2)
-    wrong = Adapter(hut, "heads", layout={"heads": "iio"})
-    with pytest.raises(UserError, match=r"heads has 1 input axes, and its factors were laid out for 2"):
-        wrong.apply(NoBias(), params, wrong.init(jax.random.key(0), params), x)
+    turned = Adapter(hut, "heads", layout={"heads": "oio"})
+    assert turned.init(jax.random.key(0), params)["heads"]["b"].shape == (2, 32)
 
 
 @pytest.mark.parametrize(
@@ -94,11 +87,12 @@ def test_patterns_that_do_not_fit_are_refused(arguments, message):
         Adapter(HUT(rank=2), **arguments).init(jax.random.key(0), PARAMS)
 
 
-def test_what_is_no_dense_layer_by_its_bias_is_refused():
-    """As a module that keeps its kernel `[out, in]`."""
-    params = {"turned": {"kernel": np.ones((24, 8)), "bias": np.ones(24)}}
-    with pytest.raises(UserError, match=r"turned: its bias \[24\] does not fit the outputs of its kernel \[24, 8\]"):
-        Adapter(HUT(rank=2), "turned").sites(params)
+def test_a_bias_that_fits_no_axis_is_refused_unless_the_layout_is_given():
+    params = {"odd": {"kernel": np.ones((24, 8), np.float32), "bias": np.ones(6, np.float32)}}
+    with pytest.raises(UserError, match=r"odd: its bias \[6\] does not fit the outputs of its kernel \[24, 8\]"):
+        Adapter(HUT(rank=2), "odd").sites(params)
+    (site,) = Adapter(HUT(rank=2), "odd", layout={"odd": "io"}).sites(params)
+    assert not site.has_bias
 
 
 def test_an_adapter_is_a_value():

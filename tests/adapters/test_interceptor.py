@@ -208,36 +208,6 @@ def test_the_factor_tree_mirrors_the_modules():
     }
 
 
-def test_a_convolution_cannot_run_with_factors_but_merges():
-    model, adapter = Plain(convolution=True), Adapter(HUT(rank=4), "conv")
-    x, params, factors = setup(model, adapter)
-    with pytest.raises(UserError, match=r"conv is a Conv: only nn.Dense .*merge"):
-        adapter.apply(model, params, factors, x)
-    merged = jax.jit(adapter.merge)(params, factors)
-    assert np.abs(merged["conv"]["kernel"] - params["conv"]["kernel"]).max() > 0.1
-
-
-def test_a_scan_without_an_axis_for_the_factors_is_refused():
-    adapter = ADAPTERS["hut"]
-    x, params, factors = setup(Scanned(), adapter)
-    with pytest.raises(UserError, match=r'do not reach it.*variable_axes=\{"params": 0, "adapter": 0\}'):
-        adapter.apply(Scanned(collections=("params",)), params, factors, x)
-
-
-def test_a_kernel_that_is_used_but_never_called_is_refused():
-    class Manual(nn.Module):
-        @nn.compact
-        def __call__(self, x):
-            if self.is_initializing():
-                return nn.Dense(8, name="hidden")(x)
-            return x @ self.variables["params"]["hidden"]["kernel"]
-
-    adapter = Adapter(HUT(rank=2), "hidden")
-    x, params, factors = setup(Manual(), adapter)
-    with pytest.raises(UserError, match=r"hidden has factors and was never called.*merge"):
-        adapter.apply(Manual(), params, factors, x)
-
-
 def test_factors_of_another_model_are_refused():
     adapter = ADAPTERS["hut"]
     x, params, factors = setup(Plain(), adapter)

@@ -1,0 +1,111 @@
+"""Parameters as users give them: the checks, and the boxes of `flax.linen.meta` around leaves."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+from flax import nnx
+from flax.core import FrozenDict, freeze
+from jaxtyping import Array, PyTree
+
+from hut_jax.core.errors import UserError
+from hut_jax.core.trees import Path, flatten, unflatten
+
+_TREE = 'params= are a tree of dicts, such as model.init(key, x)["params"]'
+
+
+def opened(params: Any) -> dict[Path, Any]:
+    """The parameters by path, out of their boxes.
+
+    Raises:
+        UserError: this is no tree of dicts.
+    """
+    return {path: unboxed(leaf) for path, leaf in flatten(checked(params)).items()}
+
+
+def closed(flat: Mapping[Path, Any], like: Mapping[str, Any]) -> Any:
+    """The inverse of `opened`: a tree with the boxes of `like`, and frozen if that is."""
+    boxed = {
+        path: box.replace_boxed(flat[path]) if nn.meta.is_axis_metadata(box) else flat[path]
+        for path, box in flatten(like).items()
+    }
+    tree = unflatten(boxed)
+    return freeze(tree) if isinstance(like, FrozenDict) else tree
+
+
+def unboxed(leaf: Any) -> Any:
+    """The leaf out of its box, without the sharding constraint that Flax adds to what a module reads."""
+    while nn.meta.is_axis_metadata(leaf):
+        leaf = leaf.unbox(apply_constraint=False) if isinstance(leaf, nn.Partitioned) else leaf.unbox()
+    return leaf
+
+
+def checked(params: Any) -> Mapping[str, Any]:
+    """Check that these are parameters, a tree of dicts, and return them.
+
+    Raises:
+        UserError: they are not.
+    """
+    if isinstance(params, nnx.State):
+        raise UserError("params= is an nnx.State: adapt an NNX model itself, hut_jax.nnx.adapt(model, adapter)")
+    if isinstance(params, nnx.Module):
+        raise UserError(
+            f"params= is an NNX model, {type(params).__name__}: adapt it with hut_jax.nnx.adapt(model, adapter)"
+        )
+    if isinstance(params, nn.Module) or (isinstance(params, type) and issubclass(params, nn.Module)):
+        raise UserError(f"params= is a model, {_name(params)}, and not its parameters; {_TREE}")
+    if isinstance(params, jax.Array):
+        if jax.dtypes.issubdtype(params.dtype, jax.dtypes.prng_key):
+            raise UserError("params= is a key: the order is adapter.init(key, params)")
+        raise UserError(f"params= is one array; {_TREE}")
+    if isinstance(params, dict | FrozenDict):
+        return params
+    raise UserError(f"params= is of type {_name(params)}; {_TREE}")
+
+
+def check_key(key: Any) -> None:
+    """Check that this may be a key for random numbers.
+
+    Raises:
+        UserError: it is a tree or a model, as where the arguments are swapped.
+    """
+    if isinstance(key, Mapping | nn.Module | nnx.Module | nnx.State):
+        raise UserError(f"key= is of type {_name(key)}: the order is adapter.init(key, params)")
+
+
+def check_model(model: Any, params: Any) -> None:
+    """Check that this is a Linen model.
+
+    Raises:
+        UserError: it is not.
+    """
+    if isinstance(model, nn.Module):
+        if isinstance(params, Mapping) and set(params) == {"params"} and isinstance(params["params"], Mapping):
+            raise UserError('params= has the one entry "params": give the parameters alone, variables["params"]')
+        return
+    order = "the order is adapter.apply(model, params, factors, *inputs)"
+    if isinstance(model, Mapping) or isinstance(params, nn.Module):
+        raise UserError(f"model= is of type {_name(model)}: {order}")
+    if isinstance(model, nnx.Module):
+        raise UserError(f"{_name(model)} is an NNX model: adapt it with hut_jax.nnx.adapt(model, adapter)")
+    if isinstance(model, type):
+        raise UserError(f"model= is the class {_name(model)}: give a model, {_name(model)}(...)")
+    if isinstance(getattr(model, "module", None), nn.Module):
+        raise UserError(f"{_name(model)} wraps a Linen model: give that, model.module, with its params")
+    raise UserError(f"model= is of type {_name(model)}, and no Linen model; {order}")
+
+
+def opened_factors(factors: PyTree[Array]) -> dict[Path, Array]:
+    """The factors by path, out of their boxes.
+
+    Raises:
+        UserError: this is no tree of dicts.
+    """
+    if not isinstance(factors, dict | FrozenDict):
+        raise UserError(f"factors= is of type {_name(factors)}; they are what adapter.init(key, params) gives")
+    return {path: unboxed(leaf) for path, leaf in flatten(factors).items()}
+
+
+def _name(value: Any) -> str:
+    return value.__name__ if isinstance(value, type) else type(value).__name__
