@@ -1,4 +1,4 @@
-"""HUT and its peers: parameter-efficient fine-tuning of Flax Linen models.
+"""HUT and its peers: parameter-efficient fine-tuning of Flax models. `hut_jax.nnx` is for those of Flax NNX.
 
 A public name is imported when it is first used, so that `import hut_jax` and each command load only what they need.
 """
@@ -86,6 +86,8 @@ _ELSEWHERE = {
 if not TYPE_CHECKING:  # a type checker would otherwise accept any name
 
     def __getattr__(name: str) -> Any:
+        if name == "nnx":  # a module of its own, for models of Flax NNX
+            return importlib.import_module("hut_jax.nnx")
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         module = importlib.import_module(f"{__name__}.{_ELSEWHERE.get(name, 'transforms')}")
@@ -94,4 +96,4 @@ if not TYPE_CHECKING:  # a type checker would otherwise accept any name
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, "nnx"})

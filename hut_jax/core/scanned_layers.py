@@ -60,4 +60,5 @@ def unstack_layers(params: Tree) -> dict[str, Any]:
 
 
 def _is_stacked(path: Path) -> bool:
-    return path[0] == "layers" and len(path) > 1
+    # Names that are numbers are those of a list in an NNX model, whose layers are separate.
+    return path[0] == "layers" and len(path) > 1 and not path[1].isdigit()
