@@ -63,6 +63,7 @@ class LinenModel(nn.Module):
 
     @nn.compact
     def __call__(self, x):
+        """From `[batch, length, width]` to the same."""
         for i in range(self.layers):
             attention = nn.MultiHeadDotProductAttention(num_heads=self.heads, name=f"attention_{i}")
             x = x + attention(nn.LayerNorm(name=f"norm_a_{i}")(x))
@@ -85,6 +86,7 @@ class NNXModel(nnx.Module):
             setattr(self, f"down_{i}", nnx.Linear(4 * width, width, rngs=rngs))
 
     def __call__(self, x):
+        """From `[batch, length, width]` to the same."""
         for i in range(self.count):
             x = x + getattr(self, f"attention_{i}")(getattr(self, f"norm_a_{i}")(x))
             y = getattr(self, f"up_{i}")(getattr(self, f"norm_b_{i}")(x))
@@ -184,7 +186,12 @@ def measure(runs, repeats):
 def table(rows):
     """What each adapter adds, in Markdown."""
     names = [name for name in ("flops", "bytes", "memory", "seconds") if name in next(iter(rows.values()))]
-    units = {"flops": (1e-9, "GFLOP"), "bytes": (1e-9, "GB moved"), "memory": (1e-6, "memory, MB"), "seconds": (1e3, "ms")}
+    units = {
+        "flops": (1e-9, "GFLOP"),
+        "bytes": (1e-9, "GB moved"),
+        "memory": (1e-6, "memory, MB"),
+        "seconds": (1e3, "ms"),
+    }
     head = ["added to the step", *(f"{units[name][1]}: {kind}" for name in names for kind in ("Linen", "NNX", "ratio"))]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for method in METHODS:

@@ -20,12 +20,14 @@ from hut_jax.adapters.running import Call, checked_ids, run_adapted
 from hut_jax.adapters.sharding import boxed_factors
 from hut_jax.adapters.site import Choice, Site
 from hut_jax.adapters.targets import PatternsField, RulesField, as_patterns, as_rules
+from hut_jax.core.any_tree import layouts_of
 from hut_jax.core.errors import UserError, nearest
 from hut_jax.core.trees import Path, show, unflatten
 from hut_jax.transforms import TRANSFORMS, Full, Transform, make_transform
 from hut_jax.transforms.base import check_rank
 
-Params = Mapping[str, Any]
+Params = Any
+"""The base's parameters, or their shapes: Linen's tree of dicts, an NNX model or its state, or any tree of arrays."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class Adapter:
             UserError: a pattern matches nothing, or the transformation does not fit a kernel that one matches.
         """
         given = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Choice(**given).find(opened(params))
+        return Choice(**given, told=layouts_of(params)).find(opened(params))
 
     def init(self, key: jax.Array, params: Params) -> PyTree[Array]:
         """Factors with which the model still equals the base, in a tree that mirrors the modules' paths.

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 
 from hut_jax.adapters.adapter import Adapter
 from hut_jax.adapters.fingerprint import fingerprint
-from hut_jax.adapters.params import opened_factors
+from hut_jax.adapters.params import opened, opened_factors
 from hut_jax.core.errors import UserError, one_line
 from hut_jax.core.files import read_json, replacing_all, write_tensors
 from hut_jax.core.scanned_layers import stacked_as, unstack_layers
@@ -101,7 +101,7 @@ def load_adapter(
         raise UserError(f"{folder}: {WEIGHTS_FILE} was written for another {CONFIG_FILE}; save the adapter again")
     if params is not None:
         check_base(folder, params, name=name, force=force)
-        factors = stacked_as(factors, params)
+        factors = stacked_as(factors, unflatten(opened(params)))
         adapter.check(params, factors)
     return adapter, factors
 

@@ -20,10 +20,11 @@ def fingerprint(params: Mapping[str, Any]) -> str:
     left out. So a head that has not been trained yet does not change the fingerprint, whatever its number of labels.
     """
     digest = hashlib.sha256()
+    params = unflatten(opened(params))
     # On a single CPU device fetching copies nothing, and unstacking the fetched layers copies nothing either.
     if jax.default_backend() == "cpu" and jax.device_count() == 1:
         params = fetch(params)
-    flat = flatten(unstack_layers(unflatten(opened(params))))
+    flat = flatten(unstack_layers(params))
     for path in sorted(flat, key=lambda path: (show(path), path)):
         for leaf in map(fetch, jax.tree.leaves(flat[path])):  # one, but for an array type of another library
             if not leaf.any():

@@ -13,6 +13,7 @@ import optax
 from jaxtyping import PyTree
 
 from hut_jax.adapters.site import Site
+from hut_jax.core.any_tree import names_of
 from hut_jax.core.errors import UserError, nearest, one_line
 from hut_jax.core.trees import Path, flatten, show, unflatten
 
@@ -186,7 +187,7 @@ def _not_proportional(name: str) -> UserError:
 
 
 def _names(path: Sequence[Any]) -> Path:
-    """The names of one of JAX's own paths, but for the last of an array in a box of `flax.linen.meta`."""
+    """The names of one of JAX's own paths, but for the last of an array in a box or in a Variable of NNX."""
     if path and getattr(path[-1], "name", None) == "value":
         path = path[:-1]
-    return tuple(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
+    return names_of(path)

@@ -1,31 +1,34 @@
-"""Parameters as users give them: the checks, and the boxes of `flax.linen.meta` around leaves."""
+"""Parameters as users give them: the checks, the boxes of `flax.linen.meta` around leaves, and trees of other kinds."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
-from flax import nnx
 from flax.core import FrozenDict, freeze
 from jaxtyping import Array, PyTree
 
+from hut_jax.core.any_tree import fill_any, flatten_any, is_nnx, is_plain
 from hut_jax.core.errors import UserError
 from hut_jax.core.trees import Path, flatten, unflatten
 
-_TREE = 'params= are a tree of dicts, such as model.init(key, x)["params"]'
+_TREE = 'params= are a tree of arrays, such as model.init(key, x)["params"]'
 
 
 def opened(params: Any) -> dict[Path, Any]:
     """The parameters by path, out of their boxes.
 
     Raises:
-        UserError: this is no tree of dicts.
+        UserError: this is no tree of arrays.
     """
-    return {path: unboxed(leaf) for path, leaf in flatten(checked(params)).items()}
+    tree = checked(params)
+    return {path: unboxed(leaf) for path, leaf in (flatten if is_plain(tree) else flatten_any)(tree).items()}
 
 
-def closed(flat: Mapping[Path, Any], like: Mapping[str, Any]) -> Any:
-    """The inverse of `opened`: a tree with the boxes of `like`, and frozen if that is."""
+def closed(flat: Mapping[Path, Any], like: Any) -> Any:
+    """The inverse of `opened`: a tree of the kind of `like`, with its boxes."""
+    if not is_plain(like):
+        return fill_any(like, flat)
     boxed = {
         path: box.replace_boxed(flat[path]) if nn.meta.is_axis_metadata(box) else flat[path]
         for path, box in flatten(like).items()
@@ -41,27 +44,21 @@ def unboxed(leaf: Any) -> Any:
     return leaf
 
 
-def checked(params: Any) -> Mapping[str, Any]:
-    """Check that these are parameters, a tree of dicts, and return them.
+def checked(params: Any) -> Any:
+    """Check that these are parameters, a tree of arrays, and return them.
 
     Raises:
         UserError: they are not.
     """
-    if isinstance(params, nnx.State):
-        raise UserError("params= is an nnx.State: adapt an NNX model itself, hut_jax.nnx.adapt(model, adapter)")
-    if isinstance(params, nnx.Module):
-        raise UserError(
-            f"params= is an NNX model, {type(params).__name__}: adapt it with hut_jax.nnx.adapt(model, adapter)"
-        )
     if isinstance(params, nn.Module) or (isinstance(params, type) and issubclass(params, nn.Module)):
         raise UserError(f"params= is a model, {_name(params)}, and not its parameters; {_TREE}")
     if isinstance(params, jax.Array):
         if jax.dtypes.issubdtype(params.dtype, jax.dtypes.prng_key):
             raise UserError("params= is a key: the order is adapter.init(key, params)")
         raise UserError(f"params= is one array; {_TREE}")
-    if isinstance(params, dict | FrozenDict):
-        return params
-    raise UserError(f"params= is of type {_name(params)}; {_TREE}")
+    if jax.tree_util.all_leaves([params]):
+        raise UserError(f"params= is of type {_name(params)}; {_TREE}")
+    return params
 
 
 def check_key(key: Any) -> None:
@@ -70,7 +67,7 @@ def check_key(key: Any) -> None:
     Raises:
         UserError: it is a tree or a model, as where the arguments are swapped.
     """
-    if isinstance(key, Mapping | nn.Module | nnx.Module | nnx.State):
+    if isinstance(key, Mapping | nn.Module) or is_nnx(key):
         raise UserError(f"key= is of type {_name(key)}: the order is adapter.init(key, params)")
 
 
@@ -81,13 +78,15 @@ def check_model(model: Any, params: Any) -> None:
         UserError: it is not.
     """
     if isinstance(model, nn.Module):
+        if is_nnx(params):
+            raise UserError(f"params= is of NNX's type {_name(params)}, and {_name(model)} is a Linen model; {_TREE}")
         if isinstance(params, Mapping) and set(params) == {"params"} and isinstance(params["params"], Mapping):
             raise UserError('params= has the one entry "params": give the parameters alone, variables["params"]')
         return
     order = "the order is adapter.apply(model, params, factors, *inputs)"
     if isinstance(model, Mapping) or isinstance(params, nn.Module):
         raise UserError(f"model= is of type {_name(model)}: {order}")
-    if isinstance(model, nnx.Module):
+    if is_nnx(model):
         raise UserError(f"{_name(model)} is an NNX model: adapt it with hut_jax.nnx.adapt(model, adapter)")
     if isinstance(model, type):
         raise UserError(f"model= is the class {_name(model)}: give a model, {_name(model)}(...)")
@@ -100,10 +99,12 @@ def opened_factors(factors: PyTree[Array]) -> dict[Path, Array]:
     """The factors by path, out of their boxes.
 
     Raises:
-        UserError: this is no tree of dicts.
+        UserError: this is no tree of arrays.
     """
-    if not isinstance(factors, dict | FrozenDict):
+    if jax.tree_util.all_leaves([factors]):
         raise UserError(f"factors= is of type {_name(factors)}; they are what adapter.init(key, params) gives")
+    if not is_plain(factors):
+        return flatten_any(factors)
     return {path: unboxed(leaf) for path, leaf in flatten(factors).items()}
 
 

@@ -10,6 +10,7 @@ import flax.linen as nn
 from jax.sharding import PartitionSpec
 
 from hut_jax.adapters.site import Site
+from hut_jax.core.any_tree import is_plain
 from hut_jax.core.trees import Path, flatten
 
 
@@ -23,23 +24,25 @@ def factor_specs(sites: Sequence[Site], params: Mapping[Path, PartitionSpec]) ->
     return {
         (*site.path, name): PartitionSpec(*axes)
         for site in sites
-        for name, axes in _shared(site, tuple(params[site.kernel])).items()
+        for name, axes in shared_axes(site, tuple(params[site.kernel])).items()
     }
 
 
-def boxed_factors(factors: Mapping[Path, Any], sites: Sequence[Site], params: Mapping[str, Any]) -> dict[Path, Any]:
+def boxed_factors(factors: Mapping[Path, Any], sites: Sequence[Site], params: Any) -> dict[Path, Any]:
     """The factors by path, each in a box as its kernel's if that is an `nn.Partitioned`, with the names of its axes."""
+    if not is_plain(params):
+        return dict(factors)
     flat = flatten(params)
     boxed = dict(factors)
     for site in sites:
         box = flat[site.kernel]
         if isinstance(box, nn.Partitioned):
-            for name, axes in _shared(site, box.names).items():
+            for name, axes in shared_axes(site, box.names).items():
                 boxed[*site.path, name] = box.replace(value=factors[*site.path, name], names=axes)
     return boxed
 
 
-def _shared(site: Site, kernel: Sequence[Any]) -> dict[str, tuple[Any, ...]]:
+def shared_axes(site: Site, kernel: Sequence[Any]) -> dict[str, tuple[Any, ...]]:
     """What is said of each axis of a kernel, said of the axes of its factors."""
     if site.layout is None:
         return {name: tuple(kernel) for name in site.factors}

@@ -149,7 +149,11 @@ class Site:
 
 @dataclass(frozen=True)
 class Choice:
-    """What an adapter says about its sites; the fields are the adapter's."""
+    """What an adapter says about its sites, in fields like its own.
+
+    Attributes:
+        told: the layouts that the types of the model's modules tell, by the kernels' paths.
+    """
 
     transform: Transform
     targets: tuple[str, ...]
@@ -157,6 +161,7 @@ class Choice:
     ranks: tuple[tuple[str, Any], ...]
     layout: tuple[tuple[str, Any], ...]
     also_train: tuple[str, ...]
+    told: Mapping[Path, str]
 
     def find(self, flat: Flat) -> list[Site]:
         """The sites in these parameters, in their order, and then those of `also_train`.
@@ -218,7 +223,7 @@ class Choice:
             rank = first_match(self.ranks, path, leaf)
             transform = self.transform if rank is None else replace(cast(Any, self.transform), rank=rank)
             try:
-                sites.append(kernel_site(transform, path, leaf, flat, self.layout))
+                sites.append(kernel_site(transform, path, leaf, flat, self.layout, self.told.get(leaf)))
             except DoesNotFit as error:
                 misfits.append((show(path) or show(leaf), error))
         if misfits:
@@ -249,7 +254,12 @@ def leaf_site(transform: Transform, path: Path, flat: Flat, *, also: bool = Fals
 
 
 def kernel_site(
-    transform: Transform, path: Path, leaf: Path, flat: Flat, layouts: Sequence[tuple[str, str]] = ()
+    transform: Transform,
+    path: Path,
+    leaf: Path,
+    flat: Flat,
+    layouts: Sequence[tuple[str, str]] = (),
+    told: str | None = None,
 ) -> Site:
     """The site of a kernel.
 
@@ -259,6 +269,7 @@ def kernel_site(
         leaf: the kernel's path.
         flat: the parameters, or their shapes.
         layouts: pairs of a pattern and a layout.
+        told: the layout that the type of its module tells, if it does.
 
     Raises:
         UserError: the kernel is no array of floats, its layout is unknown or wrong, or the transformation does not fit.
@@ -268,7 +279,7 @@ def kernel_site(
     beside = () if leaf[-1] != "kernel" and (*leaf[:-1], "kernel") in flat else _BIASES.get(leaf[-1], ())
     names = [(*leaf[:-1], name) for name in beside]
     bias = next((name for name in names if name in flat), None)
-    spelled = first_match(layouts, path, leaf)
+    spelled = first_match(layouts, path, leaf) or told
     try:
         layout = Layout.parse(spelled, shape) if spelled else read_layout(leaf, _Shapes(flat), bias)
     except UserError as error:

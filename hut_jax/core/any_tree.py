@@ -91,3 +91,9 @@ def layouts_of(tree: Any) -> dict[Path, str]:
     from hut_jax.core.nnx_layouts import told_layouts  # imports flax.nnx, which Linen does not need
 
     return told_layouts(tree)
+
+
+def is_nnx(value: Any) -> bool:
+    """Whether this is a model or a state of NNX."""
+    nnx = sys.modules.get("flax.nnx")
+    return nnx is not None and isinstance(value, nnx.Module | nnx.State)

@@ -78,7 +78,7 @@ def children(value: Any) -> list[tuple[str, Any]]:
 
 
 def rebuilt(value: Any, change: Callable[[Path, nnx.Variable], nnx.Variable], path: Path = ()) -> Any:
-    """A dict, a list, an `nnx.List` or a Variable with each Variable changed. A container without a change is the same object."""
+    """A container or a Variable, with each Variable changed. A container without a change is the same object."""
     if isinstance(value, nnx.Variable):
         return change(path, value)
     if isinstance(value, dict):

@@ -1,8 +1,8 @@
 """The same adapters on models of Flax NNX. Imports adapters, transforms and core.
 
-    model = hut_jax.nnx.adapt(model, adapter, rngs=nnx.Rngs(0))
-    optimizer = nnx.Optimizer(model, adapter.optimizer(optax.adamw, 2e-2, params=model), wrt=hut_jax.nnx.Factors)
-    plain = hut_jax.nnx.merge(model)
+model = hut_jax.nnx.adapt(model, adapter, rngs=nnx.Rngs(0))
+optimizer = nnx.Optimizer(model, adapter.optimizer(optax.adamw, 2e-2, params=model), wrt=hut_jax.nnx.Factors)
+plain = hut_jax.nnx.merge(model)
 """
 
 from hut_jax.nnx.adapting import adapt

@@ -11,14 +11,15 @@ from jaxtyping import Array, PyTree
 
 from hut_jax.adapters.adapter import Adapter
 from hut_jax.adapters.params import opened_factors
+from hut_jax.adapters.sharding import shared_axes
 from hut_jax.adapters.site import Site
 from hut_jax.core.any_tree import FACTORS
 from hut_jax.core.errors import UserError
+from hut_jax.core.nnx_walk import Held, modules, variables
 from hut_jax.core.trees import Path, flatten, show, unflatten
 from hut_jax.nnx import forms, past
 from hut_jax.nnx.factors import Factors
 from hut_jax.nnx.modules import DROPOUT, Adapted, Spec, adapted_class
-from hut_jax.core.nnx_walk import Held, modules, variables
 
 Model = TypeVar("Model", bound=nnx.Module)
 
@@ -137,16 +138,10 @@ def _factor(site: Site, name: str, value: Any, places: Mapping[Path, list[Held]]
         )
     kernel = places[site.kernel][0].variable
     names = kernel.get_metadata().get("out_sharding")
-    metadata = {}
-    if names is not None and site.layout is not None:
-        per_axis = (*names, *(None,) * len(site.shape))[: len(site.shape)]
-        along = {letter: [per_axis[axis] for axis in site.layout.axes(letter)] for letter in "lio"}
-        # Axes that are flattened into one are split as the first of them, the outermost, is.
-        of = {"d": along["i"][0], "k": along["o"][0], None: None}
-        metadata["out_sharding"] = (*along["l"], *(of[axis] for axis in site.factor_axes[name]))
+    metadata: dict[str, Any] = {}
+    if names is not None:
+        metadata["out_sharding"] = shared_axes(site, names)[name]
         metadata |= {key: kernel.get_metadata()[key] for key in ("sharding_rules", "mesh") if kernel.has_metadata(key)}
-    elif names is not None:
-        metadata["out_sharding"] = names
     if metadata and jax.sharding.get_abstract_mesh().empty and "mesh" not in metadata:
         metadata["eager_sharding"] = False
     return Factors(jnp.asarray(value), **metadata)
@@ -172,9 +167,9 @@ def _dropout(site: Site, streams: nnx.Rngs | None) -> nnx.Dropout:
 
 def _change_classes(model: nnx.Module, owners: Mapping[int, nnx.Module], specs: Mapping[int, list[Spec]]) -> None:
     """Give the owners of targeted parameters, and the modules that read past them, their new classes."""
-    for key, call in past.callers(model, owners).items():
-        module, own = call.module, tuple(specs.get(key, ()))
-        object.__setattr__(module, "__class__", adapted_class(type(module), own, call.run))
+    for key, caller in past.callers(model, owners).items():
+        adapted = adapted_class(type(caller.module), tuple(specs.get(key, ())), caller.run)
+        object.__setattr__(caller.module, "__class__", adapted)
     for key, module in owners.items():
         if isinstance(module, Adapted):
             continue

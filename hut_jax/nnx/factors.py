@@ -1,15 +1,13 @@
 """What trains in an adapted NNX model: Variables of a type of their own."""
 
-from typing import Any
-
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, PyTree
 
 from hut_jax.core.any_tree import FACTORS, value_of
 from hut_jax.core.errors import UserError, nearest
-from hut_jax.core.trees import Path, flatten, show, unflatten
 from hut_jax.core.nnx_walk import variables
+from hut_jax.core.trees import Path, flatten, show, unflatten
 
 
 class Factors(nnx.Variable):
@@ -24,11 +22,13 @@ def factors_by_path(model: nnx.Module) -> dict[Path, Factors]:
     """
     found: dict[Path, Factors] = {}
     for held in variables(model):
-        if isinstance(held.variable, Factors) and held.within[0] == FACTORS:
-            if not any(held.variable is other for other in found.values()):
-                found[*held.path, *held.within[1:]] = held.variable
+        known = any(held.variable is other for other in found.values())
+        if isinstance(held.variable, Factors) and held.within[0] == FACTORS and not known:
+            found[*held.path, *held.within[1:]] = held.variable
     if not found:
-        raise UserError(f"this {type(model).__name__} has no factors: adapt it first, hut_jax.nnx.adapt(model, adapter)")
+        raise UserError(
+            f"this {type(model).__name__} has no factors: adapt it first, hut_jax.nnx.adapt(model, adapter)"
+        )
     return found
 
 
@@ -61,5 +61,3 @@ def set_factors(model: nnx.Module, factors: PyTree[Array]) -> None:
         if new.shape != variable.shape:
             raise UserError(f"factor {show(path)} has shape {list(new.shape)}, and the model's {list(variable.shape)}")
         variable.set_value(new.astype(variable.dtype))
-
-

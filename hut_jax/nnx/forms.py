@@ -1,10 +1,9 @@
 """The dense layers of Flax in the forms of `Transform.forward`, which save memory or work on activations.
 
-They are exactly `nnx.Linear`, `nnx.LinearGeneral` and `nnx.Einsum`, with Flax's own product. A form runs the layer's own
-code with another kernel and bias. Any other call reads the kernel, `U(W0)`, like any other module's.
+They are exactly `nnx.Linear`, `nnx.LinearGeneral` and `nnx.Einsum`, with Flax's own product. A form runs the layer's
+own code with another kernel and bias. Any other call reads the kernel, `U(W0)`, like any other module's.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,10 +13,9 @@ from flax import nnx
 from flax.nnx.nn import dtypes
 from jaxtyping import Array
 
-from hut_jax.adapters.layout import Layout
-from hut_jax.nnx.modules import Spec, at, bare, dropout_key
 from hut_jax.core.nnx_layouts import layer_letters, parts_of
 from hut_jax.core.nnx_walk import Held
+from hut_jax.nnx.modules import at, bare, dropout_key
 from hut_jax.parallel.activations import splits_kernels
 from hut_jax.transforms.base import Layer
 
@@ -56,7 +54,7 @@ def run(module: Any, *args: Any, **kwargs: Any) -> Any:
         values["bias"] = None
         if vector is not None and bias is not None:
             values |= {"bias": _like(module, "bias", layout.bias(vector, bias.shape)), "use_bias": True}
-        return view.flat(bare(module, values)(view.whole(x)))  # type: ignore[operator]
+        return view.flat(bare(module, values)(view.whole(x)))
 
     layer = Layer(
         dense, layout.matrix(flat[spec.kernel]), None if bias is None else layout.vector(bias), splits_kernels()

@@ -9,10 +9,10 @@ from jaxtyping import Array
 
 from hut_jax.core.any_tree import FACTORS
 from hut_jax.core.errors import UserError
+from hut_jax.core.nnx_walk import modules, variables
 from hut_jax.core.trees import Path, show
 from hut_jax.nnx.factors import factors_by_path
-from hut_jax.nnx.modules import DROPOUT, Adapted, merged
-from hut_jax.core.nnx_walk import modules, rebuilt, variables
+from hut_jax.nnx.modules import DROPOUT, Adapted, held_at, merged
 
 Model = TypeVar("Model", bound=nnx.Module)
 
@@ -56,18 +56,9 @@ def _plain(model: Model, *, copies: bool) -> tuple[Model, dict[int, Array]]:
     changed: dict[int, Array] = {}
     for _, module in modules(model):
         if isinstance(module, Adapted):
-            places: dict[Path, Array] = {}
             for spec in module.adapter_specs:
-                places.update(merged(module, spec))
-            for name in {place[0] for place in places}:
-                rebuilt(vars(module)[name], lambda path, old, at=places: _note(changed, old, at.get(path)), (name,))
+                changed.update({id(held_at(module, place)): new for place, new in merged(module, spec).items()})
     return _copied(model, changed, copies=copies), changed
-
-
-def _note(changed: dict[int, Array], old: nnx.Variable, value: Array | None) -> nnx.Variable:
-    if value is not None:
-        changed[id(old)] = value
-    return old
 
 
 def _copied(model: Model, changed: dict[int, Array], *, copies: bool) -> Model:

@@ -1,9 +1,9 @@
 """Adapted modules: the same modules, of classes in which a targeted attribute is read as `U(W0)`.
 
-Such a class derives from the module's own, and only the class of an instance is changed. The base's Variable stays where
-it was, in `vars(module)`, so NNX finds it at its own path. Whatever reads the attribute, the module's own code or another
-module's, gets `U(W0)`. So one rule serves every module. The dense layers of Flax have activation forms, too, as under
-the interceptor (`forms.py`).
+Such a class derives from the module's own, and only the class of an instance is changed. The base's Variable stays
+where it was, in `vars(module)`, so NNX finds it at its own path. Whatever reads the attribute, the module's own code or
+another module's, gets `U(W0)`. So one rule serves every module. The dense layers of Flax have activation forms, too, as
+under the interceptor (`forms.py`).
 """
 
 import functools
@@ -21,8 +21,8 @@ from hut_jax.adapters.layout import Layout
 from hut_jax.adapters.site import Site
 from hut_jax.core.any_tree import FACTORS, value_of
 from hut_jax.core.errors import UserError
-from hut_jax.core.trees import Path, show
 from hut_jax.core.nnx_walk import rebuilt
+from hut_jax.core.trees import Path, show
 from hut_jax.transforms import Transform
 
 DROPOUT = "adapter_dropout"
@@ -129,7 +129,7 @@ def at(module: Any, spec: Spec) -> tuple[Site, dict[Path, Array], dict[str, Arra
     Raises:
         UserError: the factors lack an axis that the kernel has, or have one more.
     """
-    flat = {place: value_of(_held(module, place)) for place in (spec.kernel, spec.bias) if place is not None}
+    flat = {place: value_of(held_at(module, place)) for place in (spec.kernel, spec.bias) if place is not None}
     kernel = flat[spec.kernel]
     letters, layout = spec.letters, None
     if letters is not None:
@@ -137,7 +137,7 @@ def at(module: Any, spec: Spec) -> tuple[Site, dict[Path, Array], dict[str, Arra
         layout = Layout(letters.replace("l", "", max(taken, 0)), kernel.shape)
     stacked = 0 if layout is None else len(layout.stack)
     factors = {
-        (*spec.factors, name): value_of(_held(module, (FACTORS, *spec.factors, name))) for name, _ in spec.ranks
+        (*spec.factors, name): value_of(held_at(module, (FACTORS, *spec.factors, name))) for name, _ in spec.ranks
     }
     for name, rank in spec.ranks:
         found = factors[*spec.factors, name].ndim
@@ -212,7 +212,7 @@ def bare(module: nnx.Module, values: dict[str, Any]) -> nnx.Module:
     return twin
 
 
-def _held(module: Any, place: Path) -> Any:
+def held_at(module: Any, place: Path) -> Any:
     """What lies at this place within the module, as it is kept."""
     value = vars(module)[place[0]]
     for name in place[1:]:
@@ -239,5 +239,5 @@ def _read_only_class(base: type[nnx.Variable]) -> Any:
             "nnx.update(model, state), or merge the adapter"
         )
 
-    names = ("set_value", "set_raw_value", "copy_from", "update_from_state")
-    return type(base)(base.__name__, (base,), dict.fromkeys(names, refuse) | {"__module__": base.__module__})
+    body = dict.fromkeys(("set_value", "set_raw_value", "copy_from", "update_from_state"), refuse)
+    return types.new_class(base.__name__, (base,), exec_body=lambda own: own.update(body, __module__=base.__module__))

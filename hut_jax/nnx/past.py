@@ -1,7 +1,8 @@
 """Modules of Flax that read parameters past the module that owns them, and so would not read them adapted.
 
-`nnx.WeightNorm` and `nnx.SpectralNorm` take them from the layer's state, and the bridge's `ToNNX` gives the dicts of its
-own attributes to a Linen model. Such a module runs its own code on a copy in which all parameters below it are merged.
+`nnx.WeightNorm` and `nnx.SpectralNorm` take them from the layer's state, and the bridge's `ToNNX` gives the dicts of
+its own attributes to a Linen model. Such a module runs its own code on a copy in which all parameters below it are
+merged.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,10 +11,10 @@ from typing import Any, NamedTuple
 from flax import nnx
 
 from hut_jax.core.any_tree import FACTORS
+from hut_jax.core.nnx_walk import modules, rebuilt
 from hut_jax.core.trees import Path
 from hut_jax.nnx.merging import merged_copy
 from hut_jax.nnx.modules import DROPOUT
-from hut_jax.core.nnx_walk import modules, rebuilt
 
 _PAST = (nnx.WeightNorm, nnx.SpectralNorm, nnx.bridge.ToNNX)
 

@@ -38,7 +38,8 @@ def apply_rows(
     rows = unflatten(
         {path: jnp.asarray(leaf).at[safe].get(mode="fill", fill_value=jnp.nan) for path, leaf in flat.items()}
     )
-    graph, factors, rest = nnx.split(model, Factors, ...)
+    parts: Any = nnx.split(model, Factors, ...)
+    graph, factors, rest = parts
 
     def one(row: PyTree[Array], args: PyTree[Array]) -> PyTree[Array]:
         twin: Any = nnx.merge(graph, factors, rest, copy=True)

@@ -97,7 +97,9 @@ def test_nnx_updates_copies_and_replaces_the_base_and_not_what_is_read(model):
     with pytest.raises(UserError, match="read adapted, as U"):
         other.kernel[...] = jnp.ones((4, 8))
     graph, state = nnx.split(adapted)
-    np.testing.assert_array_equal(nnx.merge(graph, state).blocks[1].down.kernel[...], adapted.blocks[1].down.kernel[...])
+    np.testing.assert_array_equal(
+        nnx.merge(graph, state).blocks[1].down.kernel[...], adapted.blocks[1].down.kernel[...]
+    )
     popped = nnx.pop(nnx.clone(adapted), Factors)
     assert flatten_any(popped).keys() == flatten_any(hut_jax.nnx.factors(adapted)).keys()
 
@@ -128,7 +130,7 @@ def test_a_tied_kernel_has_one_set_of_factors_and_stays_tied_when_merged():
 
 
 def test_parameters_of_any_shape_train_in_full_or_as_biases(model):
-    for transform, targets, count in ((BitFit(), None, 4 + 4 * 2 + 8 + 4 + 2), (Full(), "head", 10)):
+    for transform, targets in ((BitFit(), None), (Full(), "head")):
         adapter = Adapter(transform, targets)
         adapted = adapted_with_noise(model, adapter)
         np.testing.assert_allclose(adapted(X), hut_jax.nnx.merge(adapted)(X), rtol=1e-5, atol=1e-5)
@@ -177,7 +179,10 @@ def test_mistakes_are_one_line(model):
         (lambda: hut_jax.nnx.adapt(model, HUT2), r"give rngs=nnx.Rngs\(0\)"),
         (lambda: hut_jax.nnx.merge(model), r"this Two has no factors: adapt it first"),
         (lambda: hut_jax.nnx.set_factors(adapted, {"up": {"a": X}}), r"factor blocks/0/down/a is only the model's"),
-        (lambda: HUT2.apply(LinenBlock(), nnx.state(model), {}, X), r"params= is an State of NNX, and LinenBlock is"),
+        (
+            lambda: HUT2.apply(LinenBlock(), nnx.state(model), {}, X),
+            r"params= is of NNX's type State, and LinenBlock is",
+        ),
     ):
         with pytest.raises(UserError, match=match) as raised:
             call()

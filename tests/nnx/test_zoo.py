@@ -53,7 +53,9 @@ def test_an_adapted_module_is_the_base_at_zero_and_what_merge_gives_otherwise(na
         return out
 
     graph, state = nnx.split(model)
-    base = np.float32(jax.jit(lambda state, inputs: call(nnx.merge(graph, state, copy=True), inputs))(state, kind.inputs))
+    base = np.float32(
+        jax.jit(lambda state, inputs: call(nnx.merge(graph, state, copy=True), inputs))(state, kind.inputs)
+    )
     given = [(start, factors, rest) for (_, start, rest), factors in zip(split, drawn, strict=True)]
     tolerance = 5e-2 if "bf16" in name else 1e-5
     for transform, (zero, *outputs, ours, wanted) in zip(methods, run(given, kind.inputs), strict=True):

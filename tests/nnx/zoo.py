@@ -236,7 +236,9 @@ KINDS: dict[str, Kind] = {
     "transformed": Kind(Transformed, (X,)),
     "stateful": Kind(Stateful, (X,)),
     "flax's own LoRA": Kind(lambda rngs: nnx.LoRALinear(4, 6, lora_rank=2, rngs=rngs), (X,), "kernel"),
-    "sequence": Kind(lambda rngs: nnx.Sequential(nnx.Linear(4, 6, rngs=rngs), nnx.relu, Flagged(6, 4, rngs=rngs)), (X,)),
+    "sequence": Kind(
+        lambda rngs: nnx.Sequential(nnx.Linear(4, 6, rngs=rngs), nnx.relu, Flagged(6, 4, rngs=rngs)), (X,)
+    ),
     "bridged": Kind(bridged, (X,)),
     "around bridged": Kind(AroundBridged, (X,)),
     "method": Kind(lambda rngs: nnx.Embed(6, 4, rngs=rngs), (X,), "embedding", "attend"),
