@@ -95,7 +95,7 @@ $(VENV)/peers.stamp: $(VENV)/dev.stamp
 	$(OLDEST) -m venv --clear .venv-oldest
 	sed -nE 's/^([A-Za-z0-9_-]+)>=([0-9.]+).*/\1==\2/p' requirements.txt > .venv-oldest/lowest.txt
 	.venv-oldest/bin/python -m pip install --quiet "pip>=25.1"
-	.venv-oldest/bin/python -m pip install --quiet -r requirements.txt -c .venv-oldest/lowest.txt --group test --group oldest
+	.venv-oldest/bin/python -m pip install --quiet -r requirements.txt -c .venv-oldest/lowest.txt --group test
 	touch $@
 
 .venv-newest/test.stamp: requirements.txt pyproject.toml

@@ -1,13 +1,12 @@
 """How much of its language modelling a base forgets in fine-tuning: its loss on a text, before and after it."""
 
 from pathlib import Path
-from typing import Any
 
 from hut_jax.core.errors import UserError
 from hut_jax.data.batching import Batching, batch_dataset
 from hut_jax.data.sequences import Sequences
 from hut_jax.data.text.dataset import load_text
-from hut_jax.data.tokenizer_base import BaseTokenizer
+from hut_jax.data.tokenizer import Tokenizer
 from hut_jax.runs.trained import load_run
 from hut_jax.tasks import GeneratesText, Task
 
@@ -32,7 +31,7 @@ def losses(workdir: Path, text: str) -> dict[str, float | str]:
     return {"text": Path(text).name, "before": before, "after": after}
 
 
-def held_out(task: Task[Any], tokenizer: BaseTokenizer, text: str) -> Sequences:
+def held_out(task: Task, tokenizer: Tokenizer, text: str) -> Sequences:
     """The examples that the loss is taken on: the second half of the first `MAX_BYTES` of the text.
 
     Raises:

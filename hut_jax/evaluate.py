@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
 def evaluate(
     workdir: Path,
     config: RunConfig,
-    task: ScoresTexts[Any],
+    task: ScoresTexts,
     references: References,
     source: Mapping[str, Any],
     *,
@@ -85,6 +85,8 @@ def evaluate(
     """
     check_writable(workdir)
     decoder = Decoder(load_run(workdir, config, scan_layers=False, force=force), task)
+    for note in decoder.notes:
+        print(f"note: {note}")
     start = time.perf_counter()
     with tqdm(total=len(references), unit="text", dynamic_ncols=True) as bar:
         generated = decoder.generate(list(references), bar.update)
@@ -107,7 +109,7 @@ def evaluate(
     return evaluation
 
 
-def score(task: ScoresTexts[Any], outputs: Sequence[str], references: References) -> dict[str, Any]:
+def score(task: ScoresTexts, outputs: Sequence[str], references: References) -> dict[str, Any]:
     """The scores of the outputs with their bootstrap intervals, and the reasons why some are missing."""
     scored = task.score_texts(outputs, list(references.values()))
     return {

@@ -36,6 +36,8 @@ def main(argv: Sequence[str]) -> int:
     lines = read_lines(Path(args.input))
     check_output(output)
     decoder = Decoder(load_run(workdir, config, scan_layers=False, force=args.force), task)
+    for note in decoder.notes:
+        print(f"note: {note}")
     with tqdm(total=len(lines), unit="text", dynamic_ncols=True) as bar:
         try:
             generated = decoder.generate(lines, bar.update)

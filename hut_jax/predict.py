@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def predict(run: TrainedRun, task: PredictsLabels[Any], examples: Examples) -> list[Any]:
+def predict(run: TrainedRun, task: PredictsLabels, examples: Examples) -> list[Any]:
     """The merged model's prediction for each example: a class, or a value."""
     apply = partial(run.model.apply, {"params": run.merge()})
     predict_batch = jax.jit(lambda batch: task.predict(apply, batch))

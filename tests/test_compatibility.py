@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 import hut_jax
 from hut_jax import Compute, Head, evaluate, merge, predict
 from hut_jax.config import default_config, freeze, set_transform
+from hut_jax.data.tokenizer import load_tokenizer
 from hut_jax.metrics.e2e import score as e2e
 from hut_jax.train import train
 from hut_jax.training.log import read_metrics
@@ -209,4 +210,10 @@ def test_a_merged_folder_loads_and_is_written_the_same(name, runs):
     assert got.keys() == wanted.keys()
     for path in wanted:
         close(got[path], wanted[path])
-    assert {path.name for path in (runs / "merged").iterdir()} == {path.name for path in made.iterdir()}
+    # Version 0.1 made a tokenizer.json where the base has none. Now the base's tokenizer is left as it is.
+    names = {path.name for path in (runs / "merged").iterdir()}
+    assert names == {path.name for path in made.iterdir()} - {"tokenizer.json", "tokenizer_config.json"} | {
+        path.name for path in (runs / {"e2e": "gpt2", "glue": "roberta"}[name]).glob("tokenizer*.json")
+    }
+    texts = ["The Alba is a cheap pub.", "a cat </s>", "<|endoftext|>"]
+    assert load_tokenizer("merged").encode_batch(texts) == load_tokenizer(made).encode_batch(texts)

@@ -1,6 +1,9 @@
 """The generate command: a line in, a line out, and whatever is wrong told in one line with nothing written."""
 
+import json
 import os
+import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -57,6 +60,24 @@ def test_a_text_for_each_line(run, mrs, small_config, tmp_path, capsys):
     lines = (tmp_path / "texts.txt").read_text().splitlines()
     assert lines == adapted
     assert lines != base
+
+
+def test_ids_that_are_no_tokens_are_never_written(finished, small_model, mrs, tmp_path, capsys):
+    """The vocabulary is padded, and the model likes the padding best, as untrained rows may be liked."""
+    padded = Path(shutil.copytree(small_model, tmp_path / "padded"))
+    tensors = load_file(padded / "model.safetensors")
+    rows = tensors["transformer.wte.weight"]
+    tensors["transformer.wte.weight"] = np.concatenate([rows, 50 * rows[:62], -50 * rows[:62]])
+    save_file(tensors, padded / "model.safetensors", {"format": "pt"})
+    values = json.loads((padded / "config.json").read_text())
+    (padded / "config.json").write_text(json.dumps(values | {"vocab_size": 2048 + 124}))
+    arguments = [f"--workdir={finished}", f"--input={mrs}", "--config.decode.method=greedy", "--force"]
+    assert main([*arguments, f"--output={tmp_path / 'texts.txt'}", f"--config.model={padded}"]) == 0
+    note = "note: the model has 124 token ids that its tokenizer lacks; none is ever written\n"
+    assert note in capsys.readouterr().out
+    lines = (tmp_path / "texts.txt").read_text().splitlines()
+    assert len(lines) == 3
+    assert all(lines)  # the padding would have been decoded to nothing
 
 
 @pytest.mark.full

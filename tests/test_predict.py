@@ -8,7 +8,7 @@ import pytest
 
 from hut_jax import UserError, load_adapter, load_pretrained, predict, save_adapter
 from hut_jax.config import freeze, from_json, set_task, thaw, to_json
-from hut_jax.data.encoder_tokenizer import load_encoder_tokenizer
+from hut_jax.data.tokenizer import load_tokenizer
 from hut_jax.runs.run import make_run
 from hut_jax.train import train
 
@@ -27,7 +27,7 @@ def test_each_test_example_gets_the_class_that_the_adapted_model_gives_it_alone(
 
     model, params = load_pretrained(glue_config.model, head="classification", draw=False, report=lambda line: None)
     adapter, factors = load_adapter(tmp_path / "run/adapter", params)
-    tokenizer = load_encoder_tokenizer(glue_config.model)
+    tokenizer = load_tokenizer(glue_config.model)
     lines = (tmp_path / "out/RTE.tsv").read_text().splitlines()
     assert lines[0] == "index\tprediction"
     for i, text in enumerate(texts):

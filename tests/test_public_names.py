@@ -22,11 +22,12 @@ def test_another_name_is_an_attribute_error():
         exec("from hut_jax import adaptor")
 
 
-def test_importing_the_library_imports_no_jax_and_the_data_sets_no_tfds():
+def test_importing_the_library_imports_no_jax_and_the_data_sets_no_tfds_and_no_transformers():
     code = (
         "import sys, hut_jax; assert 'jax' not in sys.modules\n"
         "hut_jax.LoRA; assert 'hut_jax.models' not in sys.modules\n"
-        "import hut_jax.data.e2e.dataset, hut_jax.data.glue.dataset; assert 'tensorflow_datasets' not in sys.modules"
+        "import hut_jax.data.e2e.dataset, hut_jax.data.glue.dataset, hut_jax.runs.run\n"
+        "assert not {'tensorflow_datasets', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -1,122 +1,192 @@
-"""GPT-2's byte-level BPE: text to token ids and back."""
+"""The tokenizer of a base: transformers' own, called for many texts at once."""
 
-import json
+import logging
 import os
+import shutil
+import tempfile
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
-import tokenizers
+from hut_jax.core.errors import UserError, one_line
+from hut_jax.core.files import read_json, write_json
+from hut_jax.core.locate import locate
 
-from hut_jax.core.errors import UserError
-from hut_jax.data.byte_level_bpe import bpe_files, byte_level_bpe, read_tokenizer_json
-from hut_jax.data.tokenizer_base import BaseTokenizer
-from hut_jax.data.tokenizer_files import (
-    MERGES,
-    SETTINGS,
-    TOKENIZER_JSON,
-    VOCAB_JSON,
-    find_folder,
-    read_json,
-    read_merges,
-    write_files,
-)
+_JSON, _VOCAB, _MERGES, _WORDS = "tokenizer.json", "vocab.json", "merges.txt", "vocab.txt"
+_SETTINGS, _NAMES, _CONFIG = "tokenizer_config.json", "special_tokens_map.json", "config.json"
+_FILES = (_JSON, _VOCAB, _MERGES, _WORDS, _SETTINGS, _NAMES, "added_tokens.json", "chat_template.jinja")
 
-END_OF_TEXT = "<|endoftext|>"
+# The usual names of the special tokens, for a tokenizer.json that stands alone and does not say which is which.
+_USUAL = {
+    "eos_token": ("<|endoftext|>", "</s>"),
+    "cls_token": ("<s>", "[CLS]"),
+    "sep_token": ("</s>", "[SEP]"),
+    "pad_token": ("<pad>", "[PAD]"),
+    "mask_token": ("<mask>", "[MASK]"),
+}
 
 
-class Tokenizer(BaseTokenizer):
-    """Byte-level BPE with the one special token `<|endoftext|>`, which `eos_id` names.
+class EncodedTexts(NamedTuple):
+    """Token ids and token types of each example, and how many examples were cut."""
 
-    Args:
-        vocab: token -> id, tokens written in GPT-2's alphabet of 256 printable stand-ins for bytes.
-        merges: pairs of tokens, the earliest merged first.
-        source: where they come from, for error messages.
+    ids: list[list[int]]
+    types: list[list[int]]
+    truncated: int
 
-    Raises:
-        UserError: the vocabulary lacks `<|endoftext|>` or a byte, its ids are not 0, 1, 2, ..., or a merge does
-            not fit it.
+
+class Tokenizer:
+    """Text to token ids and back, with transformers' tokens. A special token that a text spells out is that token.
+
+    Attributes:
+        auto: transformers' tokenizer, for what is not here, such as chat templates.
+        vocab_size: one more than the largest token id.
+        eos_id: the token that ends a text; BERT's is `[SEP]`.
     """
 
-    def __init__(self, vocab: dict[str, int], merges: Sequence[tuple[str, str]], *, source: str = "vocabulary"):
-        self._vocab = vocab
-        self._merges = list(merges)
-        super().__init__(byte_level_bpe(vocab, self._merges, source=source))
-        if END_OF_TEXT not in vocab:
-            raise UserError(f"{source} has no {END_OF_TEXT!r} among its {len(vocab)} tokens, so it is not GPT-2's kind")
-        self.eos_id = vocab[END_OF_TEXT]
-        self.vocab_size = len(vocab)
+    def __init__(self, auto: Any, folder: Path, settings: dict[str, Any] | None = None):
+        self.auto, self._folder, self._settings = auto, folder, settings
+        self._backend = auto.backend_tokenizer
+        self._backend.encode_special_tokens = bool(auto.split_special_tokens)
+        self._backend.no_truncation()  # a tokenizer.json may hold both
+        self._backend.no_padding()
+        self._ids = set(self._backend.get_vocab(with_added_tokens=True).values())
+        self.vocab_size = max(self._ids, default=-1) + 1
+        self.eos_id = self.special("eos" if auto.sep_token_id is None or auto.eos_token_id is not None else "sep")
 
-    def encode(self, text: str, *, parse_special: bool = False) -> list[int]:
-        """The ids of one text; see `encode_batch`."""
-        return self.encode_batch([text], parse_special=parse_special)[0]
-
-    def encode_batch(self, texts: Iterable[str], *, parse_special: bool = False) -> list[list[int]]:
-        """The ids of many texts, encoded in parallel. Nothing is added before or after.
-
-        Args:
-            texts: any Unicode.
-            parse_special: whether `<|endoftext|>` in a text is the special token. By default it is ordinary text,
-                so that no user's text can end a document.
-        """
-        if not parse_special:
-            return super().encode_batch(texts)
-        parts = [text.split(END_OF_TEXT) for text in texts]
-        encoded = iter(self.encode_batch([piece for pieces in parts for piece in pieces]))
-        joined = []
-        for pieces in parts:
-            ids = next(encoded)
-            for _ in pieces[1:]:
-                ids = [*ids, self.eos_id, *next(encoded)]
-            joined.append(ids)
-        return joined
-
-    def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the files that `load_tokenizer` and transformers' `AutoTokenizer` read.
+    def special(self, role: str) -> int:
+        """The id of the special token "eos", "cls" (in front), "sep" (after a text), "pad" or "mask".
 
         Raises:
-            UserError: the folder cannot be made or written.
+            UserError: the tokenizer has none.
         """
-        special = tokenizers.Tokenizer.from_str(self._backend.to_str())
-        special.add_special_tokens([END_OF_TEXT])
-        settings = {
-            "tokenizer_class": "GPT2Tokenizer",
-            "bos_token": END_OF_TEXT,
-            "eos_token": END_OF_TEXT,
-            "unk_token": END_OF_TEXT,
-            "add_prefix_space": False,
-            "clean_up_tokenization_spaces": False,
-        }
-        files = {TOKENIZER_JSON: special.to_str(), SETTINGS: json.dumps(settings, indent=2) + "\n"}
-        write_files(folder, bpe_files(self._vocab, self._merges) | files)
+        if (found := getattr(self.auto, f"{role}_token_id")) is None:
+            where = f"{self._folder} has no {role} token"
+            raise UserError(f'the tokenizer in {where}; name one in its {_SETTINGS}: "{role}_token": "..."')
+        return int(found)
+
+    def missing(self, vocab_size: int) -> tuple[int, ...]:
+        """The ids below `vocab_size` that are no tokens, such as those that pad a model's vocabulary."""
+        return tuple(sorted(set(range(vocab_size)) - self._ids))
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of one text; see `encode_batch`."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
+        """The ids of many texts, any Unicode, encoded in parallel. Nothing is added before or after."""
+        return [encoding.ids for encoding in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def encode_texts(self, texts: Sequence[tuple[str, ...]], max_length: int) -> EncodedTexts:
+        """Examples of one text or of two, with the special tokens of their frame.
+
+        An example of more than `max_length` tokens loses tokens from the end of its longer text until both are as
+        long, and then from the ends of both by turns.
+
+        Args:
+            texts: one or two texts an example.
+            max_length: tokens of an example, special ones among them.
+
+        Raises:
+            UserError: `max_length` has no room for a token of each text.
+        """
+        pair = any(len(example) == 2 for example in texts)
+        needed = self._backend.num_special_tokens_to_add(pair) + (2 if pair else 1)
+        if max_length < needed:
+            raise UserError(f"max_length is {max_length}; special tokens and one of each text take {needed}")
+        self._backend.enable_truncation(max_length, strategy="longest_first", direction=self.auto.truncation_side)
+        try:
+            encoded = self._backend.encode_batch([example if len(example) == 2 else example[0] for example in texts])
+        finally:
+            self._backend.no_truncation()
+        cut = sum(bool(encoding.overflowing) for encoding in encoded)
+        return EncodedTexts([encoding.ids for encoding in encoded], [encoding.type_ids for encoding in encoded], cut)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of the ids. Bytes that are no UTF-8 become U+FFFD, and ids that are no tokens are left out."""
+        return self._backend.decode([int(i) for i in ids], skip_special_tokens=False)
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Copy the tokenizer's files to a folder, in place of those that it has.
+
+        Raises:
+            UserError: a file cannot be read or written.
+        """
+        folder = Path(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in () if folder.samefile(self._folder) else _FILES:
+                (folder / name).unlink(missing_ok=True)
+                if (self._folder / name).is_file():
+                    shutil.copyfile(self._folder / name, folder / name)
+            if self._settings:
+                write_json(folder / _SETTINGS, self._settings)
+        except OSError as error:
+            raise UserError(f"cannot write the tokenizer to {folder}: {error.strerror}") from error
 
 
-def save_bpe(folder: str | os.PathLike[str], vocab: dict[str, int], merges: Iterable[tuple[str, str]]) -> None:
-    """Write `vocab.json` and `merges.txt`, which are all that `load_tokenizer` needs.
+def load_tokenizer(name: str | os.PathLike[str], *roles: str) -> Tokenizer:
+    """The tokenizer that transformers' `AutoTokenizer` finds in a folder or under a hub name.
 
-    Raises:
-        UserError: the folder cannot be made or written.
-    """
-    write_files(folder, bpe_files(vocab, merges))
-
-
-def load_tokenizer(name: str | os.PathLike[str]) -> Tokenizer:
-    """GPT-2's tokenizer from a folder or by its hub name; `load_encoder_tokenizer` loads RoBERTa's and BERT's.
+    Where neither `tokenizer_config.json` nor `config.json` says which it is, a `tokenizer.json` is taken as it is, a
+    `vocab.json` for RoBERTa's if it has its special tokens and else for GPT-2's, and a `vocab.txt` for BERT's.
 
     Args:
-        name: a folder holding `vocab.json` and `merges.txt`, or else `tokenizer.json`; or a name on the Hugging
-            Face hub, such as `gpt2`, which is downloaded once and then found in the hub's cache.
+        name: a folder, or a name on the Hugging Face hub such as `gpt2`.
+        *roles: special tokens that are needed; see `Tokenizer.special`.
 
     Raises:
-        UserError: there is no such folder or name, a file is missing or malformed, or it is no GPT-2 tokenizer.
+        UserError: there is no such folder or name, a file is missing or malformed, or a special token is missing.
     """
-    folder = find_folder(name)
-    if (folder / VOCAB_JSON).is_file() and (folder / MERGES).is_file():
-        vocab, merges = read_json(folder / VOCAB_JSON), read_merges(folder / MERGES)
-        return Tokenizer(vocab, merges, source=str(folder / VOCAB_JSON))
-    if (folder / TOKENIZER_JSON).is_file():
-        vocab, merges = read_tokenizer_json(folder / TOKENIZER_JSON)
-        return Tokenizer(vocab, merges, source=str(folder / TOKENIZER_JSON))
-    found = [file for file in (VOCAB_JSON, MERGES, TOKENIZER_JSON) if (folder / file).is_file()]
-    raise UserError(
-        f"no tokenizer in {folder}: wanted vocab.json and merges.txt, or tokenizer.json; "
-        f"found {' and '.join(found) or 'none of them'}"
-    )
+    folder, previous = locate(name, [*_FILES, _CONFIG]), logging.root.manager.disable
+    with tempfile.TemporaryDirectory() as copy:
+        settings = _copy(folder, Path(copy))
+        logging.disable(logging.WARNING)  # transformers says that there is no PyTorch
+        try:
+            from transformers import AutoTokenizer
+
+            auto = AutoTokenizer.from_pretrained(copy, trust_remote_code=False, local_files_only=True)
+            tokenizer = Tokenizer(auto, folder, settings)
+            _ = tokenizer.encode("\u2603"), [tokenizer.special(role) for role in roles]  # for their errors
+            return tokenizer
+        except UserError:
+            raise
+        except Exception as error:  # whatever the class that the files name raises
+            reason = one_line(error).replace(copy, str(folder))
+            raise UserError(f"transformers cannot read the tokenizer in {folder}: {reason}") from error
+        finally:
+            logging.disable(previous)
+
+
+def _copy(folder: Path, copy: Path) -> dict[str, Any] | None:
+    """Copy what transformers may read, and settings that name no other file. Returns settings that were lacking."""
+    there = {name for name in _FILES if (folder / name).is_file()}
+    if not (there & {_JSON, _WORDS} or {_VOCAB, _MERGES} <= there):
+        raise UserError(f"no {_JSON}, no {_VOCAB} and {_MERGES}, and no {_WORDS} in {folder}")
+    for name in there:
+        shutil.copyfile(folder / name, copy / name)
+    files = {name: read_json(folder / name) for name in there if name.endswith(".json")}
+    model = read_json(folder / _CONFIG) if (folder / _CONFIG).is_file() else {}
+    model = {key: model[key] for key in ("model_type", "tokenizer_class") if isinstance(model.get(key), str)}
+    told = files.get(_SETTINGS, {})
+    lacking = None if told.get("tokenizer_class") or model else _implied(files) | told
+    settings = {k: v for k, v in (lacking or told).items() if not k.endswith(("_file", "_files", "_kwargs"))}
+    # What transformers 5 writes, as 4 reads it; 4 also forgets the prefix space that a tokenizer.json adds.
+    if settings.get("tokenizer_class") in ("TokenizersBackend", generic := "PreTrainedTokenizerFast"):
+        space = (files.get(_JSON, {}).get("pre_tokenizer") or {}).get("add_prefix_space", False)
+        settings = {"add_prefix_space": space} | settings | {"tokenizer_class": generic}
+    if isinstance(settings.get("extra_special_tokens"), list):
+        settings["additional_special_tokens"] = settings.pop("extra_special_tokens")
+    write_json(copy / _SETTINGS, settings)
+    write_json(copy / _CONFIG, model)
+    return lacking
+
+
+def _implied(files: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    if _JSON not in files:
+        words = files.get(_VOCAB, {})
+        kind = "Roberta" if {"<s>", "</s>", "<mask>"} <= words.keys() else "GPT2" if words else "Bert"
+        return {"tokenizer_class": f"{kind}Tokenizer"}
+    data = files[_JSON]
+    known = [token["content"] for token in data.get("added_tokens") or ()] or data["model"]["vocab"]
+    roles = {role: next((name for name in names if name in known), None) for role, names in _USUAL.items()}
+    return {"tokenizer_class": "PreTrainedTokenizerFast", **roles, **files.get(_NAMES, {})}

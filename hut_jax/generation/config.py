@@ -65,9 +65,9 @@ class DecodeConfig:
         )
         return Beam(self.beams, self.length_penalty, early_stopping)
 
-    def make_constraints(self, eos_id: int | Sequence[int] | None) -> Constraints:
-        """The constraints, with the tokenizer's end tokens."""
-        return Constraints(self.max_new_tokens, eos_id, self.min_new_tokens, self.no_repeat_ngram)
+    def make_constraints(self, eos_id: int | Sequence[int] | None, never: Sequence[int] = ()) -> Constraints:
+        """The constraints, with the tokenizer's end tokens and the ids that are none of its tokens."""
+        return Constraints(self.max_new_tokens, eos_id, self.min_new_tokens, self.no_repeat_ngram, never=never)
 
     def check(self, model: Any) -> None:
         """Check the fields against the config of a model.

@@ -25,6 +25,7 @@ class Constraints:
         min_new_tokens: the fewest tokens before an end token.
         no_repeat_ngram: the size of the n-grams that may not repeat in a continuation; 0: all may repeat.
         ngrams_see_prompt: whether the n-grams of the prompt count too, as they do in transformers' `generate`.
+        never: tokens that never come, such as the ids that pad a model's vocabulary and are no tokens.
 
     Raises:
         UserError: a number is out of range.
@@ -35,6 +36,7 @@ class Constraints:
     min_new_tokens: int = 0
     no_repeat_ngram: int = 0
     ngrams_see_prompt: bool = False
+    never: Sequence[int] = ()
 
     def __post_init__(self):
         if self.max_new_tokens < 1:
@@ -46,9 +48,10 @@ class Constraints:
             )
         if self.no_repeat_ngram < 0:
             raise UserError(f"no_repeat_ngram must be at least 1, or 0 for none, not {self.no_repeat_ngram}")
-        # As a tuple of different tokens, so that the constraints can be hashed and compared.
+        # As tuples of different tokens, so that the constraints can be hashed and compared.
         ends = () if self.eos_id is None else tuple(sorted(set(np.atleast_1d(self.eos_id).tolist())))
         object.__setattr__(self, "eos_id", ends)
+        object.__setattr__(self, "never", tuple(sorted(set(self.never))))
 
     @property
     def ends(self) -> tuple[int, ...]:
@@ -99,6 +102,8 @@ class Constraints:
             history: the earlier tokens.
             step: the number of new tokens in the history.
         """
+        if self.never:
+            scores = scores.at[..., np.array(self.never)].set(-jnp.inf, mode="drop")
         if self.no_repeat_ngram:
             seen = history.shape[-1] - self.max_new_tokens + step
             scores = _forbid(scores, _repeats(history, seen, self.no_repeat_ngram))

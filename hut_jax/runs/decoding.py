@@ -1,7 +1,6 @@
 """Text generation with a trained run, as its config says."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
@@ -23,12 +22,21 @@ class Decoder:
             every token.
         task: the run's task.
 
+    Attributes:
+        notes: messages for the user.
+
     Raises:
         UserError: a merged parameter is not finite.
     """
 
-    def __init__(self, run: TrainedRun, task: GeneratesText[Any]):
+    def __init__(self, run: TrainedRun, task: GeneratesText):
         self._run, self._task = run, task
+        self._never = run.tokenizer.missing(run.model.config.vocab_size)
+        self.notes = []
+        if self._never:
+            self.notes = [
+                f"the model has {len(self._never):,} token ids that its tokenizer lacks; none is ever written"
+            ]
         # The largest number of devices that divides the batch size.
         size = run.config.decode.batch_size
         count = max(n for n in range(1, len(jax.devices()) + 1) if size % n == 0)
@@ -53,7 +61,7 @@ class Decoder:
             self._params,
             prompts,
             decode.make_method(run.config.seed),
-            decode.make_constraints(run.tokenizer.eos_id),
+            decode.make_constraints(run.tokenizer.eos_id, self._never),
             batch_size=decode.batch_size,
             sharding=self._prompts,
             progress=progress,

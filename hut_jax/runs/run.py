@@ -12,7 +12,7 @@ from hut_jax.adapters.adapter import Adapter
 from hut_jax.config import RunConfig
 from hut_jax.core.errors import UserError
 from hut_jax.core.trees import Path, show
-from hut_jax.data.tokenizer_base import BaseTokenizer
+from hut_jax.data.tokenizer import Tokenizer
 from hut_jax.models.compute import Compute
 from hut_jax.models.hub.pretrained import build_model, init_params, load_params, missing_params
 from hut_jax.parallel.processes import put_tree
@@ -32,7 +32,7 @@ class Base:
     """
 
     config: RunConfig
-    task: Task[Any]
+    task: Task
     model: Any
     shapes: PyTree[jax.ShapeDtypeStruct]
 
@@ -69,7 +69,7 @@ class Run(Base):
         adapter: the adapter to train.
     """
 
-    tokenizer: BaseTokenizer
+    tokenizer: Tokenizer
     adapter: Adapter
 
     def load_data(self) -> TaskData:
@@ -122,7 +122,7 @@ def make_run(config: RunConfig) -> Run:
         raise UserError(
             f"the tokenizer {config.tokenizer or config.model} has {tokenizer.vocab_size:,} tokens, and the model "
             f"{config.model} has a vocabulary of {base.model.config.vocab_size:,}; "
-            "set config.tokenizer to the model's own"
+            "set config.tokenizer to one whose tokens the model all has"
         )
     if config.decode is not None:
         config.decode.check(base.model.config)

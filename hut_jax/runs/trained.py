@@ -23,7 +23,7 @@ from hut_jax.training.evaluation import Evaluation
 CHANGEABLE = ("decode.", "data.dir", "data.cache", "model", "tokenizer", "dtype", "seed")
 """The fields that may change after training: decoding, the paths of files, the dtype and the seed."""
 
-T = TypeVar("T", bound=Ability[Any])
+T = TypeVar("T", bound=Ability)
 
 
 @dataclass(frozen=True)

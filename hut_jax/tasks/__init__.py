@@ -1,7 +1,5 @@
 """The tasks that a model can learn, by name. May import generation and the folders below it."""
 
-from typing import Any
-
 from hut_jax.core.errors import UserError, nearest
 from hut_jax.data.glue.tasks import GLUE_TASKS
 from hut_jax.tasks.base import Ability, GeneratesText, PredictsLabels, ScoresTexts, Task, TaskData
@@ -10,12 +8,12 @@ from hut_jax.tasks.glue import Glue
 from hut_jax.tasks.lm import PlainText
 from hut_jax.tasks.mlm import MaskedLM
 
-_TASKS: list[Task[Any]] = [E2E(), PlainText(), MaskedLM(), *map(Glue, GLUE_TASKS.values())]
+_TASKS: list[Task] = [E2E(), PlainText(), MaskedLM(), *map(Glue, GLUE_TASKS.values())]
 TASKS = {task.name: task for task in _TASKS}
 """Every task by its name in a config."""
 
 
-def task_named(name: str) -> Task[Any]:
+def task_named(name: str) -> Task:
     """The task of this name.
 
     Raises:

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
@@ -16,12 +16,10 @@ from jaxtyping import Array, Int64
 from hut_jax.core.errors import UserError
 from hut_jax.data.batching import Examples, evenly_spread
 from hut_jax.data.loss import Evaluated, Loss
-from hut_jax.data.tokenizer_base import BaseTokenizer
+from hut_jax.data.tokenizer import Tokenizer
 from hut_jax.metrics.e2e.score import TextScores
 from hut_jax.models.hub.heads import Head
 from hut_jax.tasks.config import DataConfig
-
-T = TypeVar("T", bound=BaseTokenizer)
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ class Example(NamedTuple):
     loss: Loss
 
 
-class Task(ABC, Generic[T]):
+class Task(ABC):
     """A task: its head, tokenizer, data, loss and metrics.
 
     Attributes:
@@ -118,15 +116,15 @@ class Task(ABC, Generic[T]):
         """The head that the model needs."""
 
     @abstractmethod
-    def load_tokenizer(self, source: str) -> T:
-        """Load the tokenizer of a folder or hub name. It is of the kind that the task needs.
+    def load_tokenizer(self, source: str) -> Tokenizer:
+        """Load the tokenizer of a folder or hub name. It has the special tokens that the task needs.
 
         Raises:
-            UserError: there is no tokenizer, or it is of another kind.
+            UserError: there is no tokenizer, or it lacks a special token.
         """
 
     @abstractmethod
-    def load_data(self, data: Any, tokenizer: T) -> TaskData:
+    def load_data(self, data: Any, tokenizer: Tokenizer) -> TaskData:
         """The training and validation examples.
 
         Args:
@@ -138,7 +136,7 @@ class Task(ABC, Generic[T]):
         """
 
     @abstractmethod
-    def loss(self, tokenizer: T, label_smoothing: float = 0.0) -> Loss:
+    def loss(self, tokenizer: Tokenizer, label_smoothing: float = 0.0) -> Loss:
         """The loss function.
 
         Args:
@@ -169,7 +167,7 @@ class Task(ABC, Generic[T]):
         return metrics[self.score_name] if self.maximize else -metrics[self.score_name]
 
 
-class Ability(Task[T]):
+class Ability(Task):
     """An ability that only some tasks have.
 
     Attributes:
@@ -179,17 +177,17 @@ class Ability(Task[T]):
     lacks: ClassVar[str]
 
 
-class GeneratesText(Ability[T]):
+class GeneratesText(Ability):
     """A task whose runs continue texts."""
 
     lacks = "generates no text"
 
     @abstractmethod
-    def prompts(self, texts: Sequence[str], tokenizer: T) -> list[list[int]]:
+    def prompts(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
         """The tokens that the model continues, for each text."""
 
 
-class ScoresTexts(GeneratesText[T]):
+class ScoresTexts(GeneratesText):
     """A task with a test set for generated texts, and metrics for them."""
 
     lacks = "has no test set to generate texts for"
@@ -214,7 +212,7 @@ class ScoresTexts(GeneratesText[T]):
         """Whether this machine has all that the scores need."""
 
 
-class PredictsLabels(Ability[T]):
+class PredictsLabels(Ability):
     """A task with test splits whose labels only a test server knows."""
 
     lacks = "has no labels to predict for a test server"
@@ -231,7 +229,7 @@ class PredictsLabels(Ability[T]):
         """
 
     @abstractmethod
-    def encode(self, records: Sequence[Any], tokenizer: T, data: Any) -> Examples:
+    def encode(self, records: Sequence[Any], tokenizer: Tokenizer, data: Any) -> Examples:
         """The records as tokens, cut as the section `data` of a config says."""
 
     @abstractmethod

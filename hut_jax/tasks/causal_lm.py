@@ -16,7 +16,7 @@ from hut_jax.tasks.base import Example, GeneratesText
 from hut_jax.tasks.cross_entropy import prediction_loss
 
 
-class CausalLM(GeneratesText[Tokenizer]):
+class CausalLM(GeneratesText):
     """A task of a causal language model. Subclasses add the data."""
 
     @property
@@ -25,7 +25,7 @@ class CausalLM(GeneratesText[Tokenizer]):
         return Head("causal")
 
     def load_tokenizer(self, source: str) -> Tokenizer:
-        """GPT-2's byte-level BPE."""
+        """The base's, which has an end token."""
         return load_tokenizer(source)
 
     def loss(self, tokenizer: Tokenizer, label_smoothing: float = 0.0) -> Loss:

@@ -13,7 +13,7 @@ from hut_jax.tasks.causal_lm import CausalLM
 from hut_jax.tasks.config import E2EData
 
 
-class E2E(CausalLM, ScoresTexts[Tokenizer]):
+class E2E(CausalLM, ScoresTexts):
     """Descriptions of meaning representations, from the files in `config.data.dir` or the public files."""
 
     name = "e2e"

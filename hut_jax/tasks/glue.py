@@ -11,13 +11,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from hut_jax.core.errors import UserError
-from hut_jax.data.encoder_tokenizer import EncoderTokenizer, load_encoder_tokenizer
 from hut_jax.data.glue.dataset import encode_glue, load_glue
 from hut_jax.data.glue.predictions import write_predictions
 from hut_jax.data.glue.tasks import GlueTask
 from hut_jax.data.glue.tsv import GlueExample
 from hut_jax.data.labelled_texts import LabelledTexts
 from hut_jax.data.loss import Evaluated, Loss
+from hut_jax.data.tokenizer import Tokenizer, load_tokenizer
 from hut_jax.metrics.glue import glue_scores
 from hut_jax.models.hub.heads import Head
 from hut_jax.tasks.base import Example, PredictsLabels, TaskData
@@ -25,7 +25,7 @@ from hut_jax.tasks.config import GlueData
 from hut_jax.tasks.cross_entropy import cross_entropy
 
 
-class Glue(PredictsLabels[EncoderTokenizer]):
+class Glue(PredictsLabels):
     """A task of GLUE, from the files in `config.data.dir` or from TFDS.
 
     Args:
@@ -45,11 +45,11 @@ class Glue(PredictsLabels[EncoderTokenizer]):
         problem = "regression" if self.spec.regression else "single_label_classification"
         return Head("classification", labels=self.spec.labels or ("score",), problem_type=problem)
 
-    def load_tokenizer(self, source: str) -> EncoderTokenizer:
-        """RoBERTa's or BERT's tokenizer. Both read pairs of texts."""
-        return load_encoder_tokenizer(source)
+    def load_tokenizer(self, source: str) -> Tokenizer:
+        """An encoder's, with the special tokens that frame a text or a pair."""
+        return load_tokenizer(source, "cls", "sep", "pad")
 
-    def load_data(self, data: GlueData, tokenizer: EncoderTokenizer) -> TaskData:
+    def load_data(self, data: GlueData, tokenizer: Tokenizer) -> TaskData:
         """The training split and the validation splits. MNLI has two validation splits."""
         records = load_glue(self.spec, data.dir, cache_dir=data.cache, tests=False)
         if data.max_examples:
@@ -62,7 +62,7 @@ class Glue(PredictsLabels[EncoderTokenizer]):
         validation = {split: encoded[split].examples for split in self.spec.validation}
         return TaskData(encoded["train"].examples, validation, records.notes + data.cut_notes(cut))
 
-    def loss(self, tokenizer: EncoderTokenizer, label_smoothing: float = 0.0) -> Loss:
+    def loss(self, tokenizer: Tokenizer, label_smoothing: float = 0.0) -> Loss:
         """The cross-entropy in nats, or the squared error of a regression, summed over the examples."""
         return self._loss(label_smoothing)
 
@@ -105,7 +105,7 @@ class Glue(PredictsLabels[EncoderTokenizer]):
             raise UserError(f"{data.dir} has no test file of {self.name}: {files}")
         return tests
 
-    def encode(self, records: Sequence[GlueExample], tokenizer: EncoderTokenizer, data: GlueData) -> LabelledTexts:
+    def encode(self, records: Sequence[GlueExample], tokenizer: Tokenizer, data: GlueData) -> LabelledTexts:
         """The records as tokens for an encoder, cut to `data.max_length`."""
         return encode_glue(self.spec, records, tokenizer, data.max_length).examples
 

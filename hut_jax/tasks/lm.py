@@ -2,7 +2,7 @@
 
 from hut_jax.core.errors import UserError
 from hut_jax.data.text.dataset import load_text
-from hut_jax.data.tokenizer_base import BaseTokenizer
+from hut_jax.data.tokenizer import Tokenizer
 from hut_jax.tasks.base import TaskData
 from hut_jax.tasks.causal_lm import CausalLM
 from hut_jax.tasks.config import TextData
@@ -14,12 +14,12 @@ class PlainText(CausalLM):
     name = "lm"
     data_section = TextData
 
-    def load_data(self, data: TextData, tokenizer: BaseTokenizer) -> TaskData:
+    def load_data(self, data: TextData, tokenizer: Tokenizer) -> TaskData:
         """Blocks of the text. The last blocks are for validation."""
         return load_blocks(data, tokenizer)
 
 
-def load_blocks(data: TextData, tokenizer: BaseTokenizer) -> TaskData:
+def load_blocks(data: TextData, tokenizer: Tokenizer) -> TaskData:
     """The blocks of the text that the section `data` of a config names.
 
     Raises:

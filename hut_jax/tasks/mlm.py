@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from hut_jax.data.encoder_tokenizer import EncoderTokenizer, load_encoder_tokenizer
 from hut_jax.data.loss import Evaluated, Loss
+from hut_jax.data.tokenizer import Tokenizer, load_tokenizer
 from hut_jax.models.hub.heads import Head
 from hut_jax.tasks.base import Example, Task, TaskData
 from hut_jax.tasks.causal_lm import lm_inputs, lm_metrics
@@ -24,7 +24,7 @@ from hut_jax.tasks.lm import load_blocks
 PREDICTED, MASKED, RANDOM = 0.15, 0.8, 0.1
 
 
-class MaskedLM(Task[EncoderTokenizer]):
+class MaskedLM(Task):
     """Prediction of hidden tokens in the text `config.data.text`, in blocks of `config.data.block` tokens."""
 
     name = "mlm"
@@ -35,21 +35,21 @@ class MaskedLM(Task[EncoderTokenizer]):
         """Logits over the vocabulary."""
         return Head("mlm")
 
-    def load_tokenizer(self, source: str) -> EncoderTokenizer:
-        """RoBERTa's or BERT's tokenizer. Both have a mask token."""
-        return load_encoder_tokenizer(source)
+    def load_tokenizer(self, source: str) -> Tokenizer:
+        """An encoder's, with a mask token."""
+        return load_tokenizer(source, "cls", "sep", "mask")
 
-    def load_data(self, data: TextData, tokenizer: EncoderTokenizer) -> TaskData:
+    def load_data(self, data: TextData, tokenizer: Tokenizer) -> TaskData:
         """Blocks of the text. The last blocks are for validation."""
         return load_blocks(data, tokenizer)
 
-    def loss(self, tokenizer: EncoderTokenizer, label_smoothing: float = 0.0) -> Loss:
+    def loss(self, tokenizer: Tokenizer, label_smoothing: float = 0.0) -> Loss:
         """The cross-entropy in nats, summed over the predicted tokens."""
         return partial(
             masked_lm_loss,
-            cls=tokenizer.cls_id,
-            sep=tokenizer.sep_id,
-            mask=tokenizer.mask_id,
+            cls=tokenizer.special("cls"),
+            sep=tokenizer.special("sep"),
+            mask=tokenizer.special("mask"),
             vocab=tokenizer.vocab_size,
             label_smoothing=label_smoothing,
         )

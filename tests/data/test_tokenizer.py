@@ -1,41 +1,28 @@
-import functools
+"""The tokenizer that transformers finds: batches, frames and special tokens, saving, and what is refused."""
+
 import json
-from pathlib import Path
+import pickle
+import shutil
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hut_jax.core.errors import UserError
-from hut_jax.data.tokenizer import END_OF_TEXT, load_tokenizer
+from hut_jax.data.tokenizer import load_tokenizer
+from tests.data.conftest import BERT_VOCAB, TINY
 
-ROOT = Path(__file__).parents[2]
-loaded = functools.cache(load_tokenizer)
-
-STRINGS = [
-    "",
-    " ",
-    "\n\n\n",
-    "  two  spaces   three\t\ttabs \n \n end ",
-    "it's we'll I'd they've DON'T",
-    "name[Café Adriatic], priceRange[£20-25], near[北京 店]",
-    "1234567 3.14 $%^&*() __init__ -->",
-    "naïve e\u0301 \u200d👩\u200d👩\u200d👧 🇬🇧 \ufeff\u00a0\u2003x",
-    "\x00\x01\x1c\x7f\x85",
-    "مرحبا Ελλάδα हिन्दी",
-    f"{END_OF_TEXT} here and {END_OF_TEXT}{END_OF_TEXT}there<|endof text|> ",
-]
+END = "<|endoftext|>"
 
 
-def copy_of(folder, tmp_path):
-    for name in ("vocab.json", "merges.txt"):
-        (tmp_path / name).write_bytes((folder / name).read_bytes())
-    return tmp_path
+def settings_of(folder, **values):
+    (folder / "tokenizer_config.json").write_text(json.dumps(values), encoding="utf-8")
+    return folder
 
 
-@pytest.fixture
-def tiny(request, tmp_path):
-    return copy_of(request.config.rootpath / "assets" / "tiny", tmp_path)
+def copied(made, kind, tmp_path, **values):
+    folder = shutil.copytree(made / kind, tmp_path / kind)
+    return settings_of(folder, **values) if values else folder
 
 
 @settings(max_examples=50, deadline=None)
@@ -44,135 +31,192 @@ def test_decoding_undoes_encoding(tiny_tokenizer, text):
     assert tiny_tokenizer.decode(tiny_tokenizer.encode(text)) == text
 
 
-@given(st.lists(st.sampled_from(["a", " b", END_OF_TEXT, "\n", "<|end"]), max_size=6).map("".join))
-def test_end_of_text_is_special_only_when_asked(tiny_tokenizer, text):
-    eos = tiny_tokenizer.eos_id
-    assert eos not in tiny_tokenizer.encode(text)
-    parsed = tiny_tokenizer.encode(text, parse_special=True)
-    assert parsed.count(eos) == text.count(END_OF_TEXT)
-    assert tiny_tokenizer.decode(parsed) == text
+@given(st.lists(st.sampled_from(["a", " b", END, "\n", "<|end"]), max_size=6).map("".join))
+def test_a_special_token_that_a_text_spells_out_is_that_token(tiny_tokenizer, text):
+    ids = tiny_tokenizer.encode(text)
+    assert ids.count(tiny_tokenizer.eos_id) == text.count(END)
+    assert tiny_tokenizer.decode(ids) == text
+    assert tiny_tokenizer.encode_batch([text, "a", text]) == [ids, tiny_tokenizer.encode("a"), ids]
 
 
-def test_a_batch_is_its_texts_one_by_one(tiny_tokenizer):
-    for special in (False, True):
-        one_by_one = [tiny_tokenizer.encode(text, parse_special=special) for text in STRINGS]
-        assert tiny_tokenizer.encode_batch(STRINGS, parse_special=special) == one_by_one
+def test_unless_its_settings_say_that_text_is_text(made, tmp_path):
+    tokenizer = load_tokenizer(copied(made, "gpt2", tmp_path, split_special_tokens=True))
+    assert tokenizer.eos_id not in tokenizer.encode(f"a {END} b")
+    assert tokenizer.decode(tokenizer.encode(f"a {END} b")) == f"a {END} b"
 
 
-def test_decode_replaces_broken_bytes_and_refuses_unknown_ids(tiny_tokenizer):
+def test_decode_replaces_broken_bytes_and_leaves_out_what_is_no_token(tiny_tokenizer):
     ids = tiny_tokenizer.encode("é")
     bytes_of = tiny_tokenizer.encode("\x80")  # two bytes, of which the second alone is no UTF-8
     assert "\ufffd" in tiny_tokenizer.decode([*ids, bytes_of[-1]])
-    with pytest.raises(UserError, match=r"token id 2048 .* 0 to 2047"):
-        tiny_tokenizer.decode([2048])
+    assert tiny_tokenizer.decode([*ids, 2048, 5000]) == "é"
+    assert tiny_tokenizer.missing(2048) == ()
+    assert tiny_tokenizer.missing(2051) == (2048, 2049, 2050)
 
 
-def test_saved_and_loaded_is_the_same(tiny_tokenizer, tmp_path):
-    tiny_tokenizer.save(tmp_path / "both")
-    assert sorted(path.name for path in (tmp_path / "both").iterdir()) == [
-        "merges.txt",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "vocab.json",
-    ]
-    (tmp_path / "json").mkdir()
-    (tmp_path / "both" / "tokenizer.json").rename(tmp_path / "json" / "tokenizer.json")
-    for folder in ("both", "json"):  # from vocab.json and merges.txt, and from tokenizer.json alone
+def test_roberta_puts_two_ends_between_texts_and_one_type_on_all(roberta):
+    a, b = roberta.encode_batch(["a cat", " on a mat"])
+    assert roberta.encode_texts([("a cat",), ("a cat", " on a mat")], 100) == (
+        [[0, *a, 2], [0, *a, 2, 2, *b, 2]],
+        [[0] * (len(a) + 2), [0] * (len(a) + len(b) + 4)],
+        0,
+    )
+    assert [roberta.special(role) for role in ("cls", "pad", "sep", "eos", "mask")] == [0, 1, 2, 2, 2052]
+    assert (roberta.eos_id, roberta.vocab_size) == (2, 2053)
+
+
+def test_bert_puts_one_end_between_texts_and_type_one_on_the_second(bert):
+    the, cat, s = (BERT_VOCAB.index(token) for token in ("the", "cat", "##s"))
+    assert bert.encode_texts([("The",), ("the", "Cats")], 100) == (
+        [[2, the, 3], [2, the, 3, cat, s, 3]],
+        [[0, 0, 0], [0, 0, 0, 1, 1, 1]],
+        0,
+    )
+    assert [bert.special(role) for role in ("pad", "cls", "sep", "mask")] == [0, 2, 3, 4]
+    assert (bert.eos_id, bert.vocab_size) == (3, len(BERT_VOCAB))
+    assert bert.decode([2, the, cat, s]) == "[CLS] the cats"
+
+
+@given(st.integers(0, 12), st.integers(0, 12), st.integers(6, 20))
+def test_the_longer_text_loses_its_end_first(roberta, first, second, max_length):
+    encoded = roberta.encode_texts([(" a" * first, " a" * second)], max_length)
+    (ids,) = encoded.ids
+    kept = ids.index(2) - 1, len(ids) - ids.index(2) - 3
+    keep = [first, second]
+    while sum(keep) > max_length - 4:
+        keep[keep.index(max(keep))] -= 1
+    # Where an odd number is left to two texts that are both cut, either may have the one more.
+    assert sorted(kept) == sorted(keep)
+    assert kept[0] <= first
+    assert kept[1] <= second
+    assert encoded.truncated == (first + second > max_length - 4)
+
+
+def test_a_length_without_room_for_the_texts_is_refused(roberta, bert):
+    for tokenizer, pair in ((roberta, 6), (bert, 5)):
+        assert len(tokenizer.encode_texts([("a b", "a b")], pair).ids[0]) == pair
+        with pytest.raises(
+            UserError, match=rf"max_length is {pair - 1}; special tokens and one of each text take {pair}"
+        ):
+            tokenizer.encode_texts([("a b", "a b")], pair - 1)
+        with pytest.raises(UserError, match=r"max_length is 2; .* take 3"):
+            tokenizer.encode_texts([("a b",)], 2)
+        assert len(tokenizer.encode("a b " * 20)) > pair  # the cut is of that call alone
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "roberta", "bert"])
+def test_saved_and_loaded_is_the_same(kind, made, tmp_path):
+    tokenizer = load_tokenizer(made / kind)
+    texts = ["A cat É.", "on the <mask>", f" x [SEP] </s> {END}" * 20]
+    tokenizer.auto.save_pretrained(tmp_path / "theirs")
+    (tmp_path / "alone").mkdir()
+    shutil.copy(tmp_path / "theirs/tokenizer.json", tmp_path / "alone")
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "ours/vocab.txt").write_text("of another tokenizer")
+    (tmp_path / "ours/tokenizer.json").write_text("of another tokenizer")
+    tokenizer.save(tmp_path / "ours")
+    tokenizer.save(made / kind)  # onto itself: nothing
+    for folder in ("ours", "theirs", "alone"):
         again = load_tokenizer(tmp_path / folder)
-        assert again.encode_batch(STRINGS) == tiny_tokenizer.encode_batch(STRINGS)
-        assert again.eos_id == tiny_tokenizer.eos_id
-        assert again.vocab_size == tiny_tokenizer.vocab_size == 2048
+        assert again.encode_batch(texts) == tokenizer.encode_batch(texts), folder
+        assert (again.eos_id, again.vocab_size) == (tokenizer.eos_id, tokenizer.vocab_size), folder
+        if kind != "gpt2":
+            pairs = [("A cat.", "on the mat"), ("", "x" * 120)]
+            assert again.encode_texts(pairs, 30) == tokenizer.encode_texts(pairs, 30), folder
+            assert [again.special(one) for one in ("cls", "pad", "mask")] == [
+                tokenizer.special(one) for one in ("cls", "pad", "mask")
+            ]
 
 
-def damaged(folder, name, change):
-    path = folder / name
-    path.write_text(change(path.read_text(encoding="utf-8")), encoding="utf-8")
-    with pytest.raises(UserError) as caught:
+def test_a_folder_that_cannot_be_written_is_told(made, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot write the tokenizer to .*file/merged: Not a directory"):
+        load_tokenizer(made / "bert").save(tmp_path / "file/merged")
+
+
+def test_what_a_tokenizer_json_cuts_and_pads_does_not_count(made, tmp_path):
+    tokenizer = load_tokenizer(made / "bert")
+    tokenizer.auto.save_pretrained(tmp_path)
+    data = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    data["truncation"] = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
+    data["padding"] = {
+        "strategy": {"Fixed": 50}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0,
+        "pad_token": "[PAD]",
+    }  # fmt: skip
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data), encoding="utf-8")
+    again = load_tokenizer(tmp_path)
+    assert again.encode_batch(["the cat the cat"]) == tokenizer.encode_batch(["the cat the cat"])
+    assert again.encode_texts([("the cat the cat",)], 40) == tokenizer.encode_texts([("the cat the cat",)], 40)
+
+
+def test_nothing_outside_the_folder_is_read_and_no_code_is_run(made, tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("a pickle was read")
+
+    monkeypatch.setattr(pickle, "load", refuse)
+    monkeypatch.setattr(pickle, "loads", refuse)
+    monkeypatch.setattr(pickle, "Unpickler", refuse)
+    plain = load_tokenizer(made / "bert")
+    other = tmp_path / "other.txt"
+    other.write_text("".join(f"{token}\n" for token in [*BERT_VOCAB[:5], *reversed(BERT_VOCAB[5:])]))
+    outside = {"vocab_file": str(other), "tokenizer_file": str(other), "special_tokens_map_file": str(other)}
+    folder = copied(made, "bert", tmp_path, tokenizer_class="BertTokenizer", **outside)
+    assert load_tokenizer(folder).encode("the cats") == plain.encode("the cats")
+
+    (folder / "code.py").write_text("from pathlib import Path\nPath(__file__).with_name('ran').touch()\n")
+    for name in ("tokenizer_config.json", "config.json"):
+        values = {"model_type": "theirs", "auto_map": {"AutoTokenizer": ["code.T", "code.T"], "AutoConfig": "code.C"}}
+        (folder / name).write_text(json.dumps(values | {"tokenizer_class": "T"}))
+    with pytest.raises(UserError, match="transformers cannot read the tokenizer in"):
         load_tokenizer(folder)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    assert not (folder / "ran").exists()
 
 
-def without(vocab_text, token):
-    vocab = json.loads(vocab_text)
-    del vocab[token]
-    return json.dumps({key: index for index, key in enumerate(vocab)})
+def test_a_special_token_that_is_missing_is_told_and_can_be_named(made, tmp_path):
+    folder = copied(made, "gpt2", tmp_path)
+    with pytest.raises(UserError, match=r'gpt2 has no pad token; name one in its tokenizer_config.json: "pad_token"'):
+        load_tokenizer(folder, "pad")
+    settings_of(folder, pad_token=END)
+    assert load_tokenizer(folder, "pad").special("pad") == load_tokenizer(folder).eos_id
+
+    data = json.loads((TINY / "tokenizer.json").read_text(encoding="utf-8"))
+    data["added_tokens"][0]["content"] = "<end of it all>"
+    data["model"]["vocab"]["<end of it all>"] = data["model"]["vocab"].pop(END)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data), encoding="utf-8")
+    with pytest.raises(UserError, match="has no eos token"):
+        load_tokenizer(tmp_path)
+    settings_of(tmp_path, eos_token="<end of it all>")
+    assert load_tokenizer(tmp_path).encode("<end of it all>") == [data["added_tokens"][0]["id"]]
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "message"),
+    ("kind", "name", "change", "message"),
     [
-        ("vocab.json", lambda text: text[:50], "vocab.json, line 1: malformed JSON"),
-        ("vocab.json", lambda text: "[1, 2]", "a JSON object of token to id"),
-        ("vocab.json", lambda text: text.replace(": 2047", ": 3000"), "should be 0 to 2047, each once"),
-        ("vocab.json", lambda text: without(text, END_OF_TEXT), "has no '<|endoftext|>' among its 2047 tokens"),
-        ("vocab.json", lambda text: without(text, "~"), "lacks 1 of the 256 byte tokens, '~'"),
-        ("merges.txt", lambda text: text.replace("\n", "\na b c\n", 1), "merges.txt, line 2: a merge is two tokens"),
-        ("merges.txt", lambda text: text + "never seen\n", "merges and vocabulary do not fit"),
+        ("gpt2", "vocab.json", lambda text: text[:50], "vocab.json is not JSON"),
+        ("gpt2", "vocab.json", lambda text: "[1, 2]", "vocab.json holds no JSON object, but a list"),
+        ("gpt2", "merges.txt", lambda text: text + "never seen\n", "cannot read the tokenizer in .*gpt2"),
+        ("bert", "tokenizer_config.json", lambda text: "[]", "tokenizer_config.json holds no JSON object"),
+        ("bert", "tokenizer.json", lambda text: "{}", "cannot read the tokenizer in .*bert"),
     ],
 )
-def test_damaged_files_are_named(tiny, name, change, message):
-    assert message in damaged(tiny, name, change)
-
-
-def test_what_is_missing_is_said(tiny, tmp_path, monkeypatch):
-    (tiny / "merges.txt").unlink()
-    with pytest.raises(UserError, match=r"wanted vocab\.json and merges\.txt, or tokenizer\.json; found vocab\.json$"):
-        load_tokenizer(tiny)
-    with pytest.raises(UserError, match=r"no tokenizer folder 'no such/ folder', and that is no hub name"):
-        load_tokenizer("no such/ folder")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match=r"no hub name either that can be reached or is in the hub's cache") as caught:
-        load_tokenizer("hut-jax-tests/is-in-no-cache")
+def test_damaged_files_are_named(kind, name, change, message, made, tmp_path):
+    path = copied(made, kind, tmp_path) / name
+    path.write_text(change(path.read_text(encoding="utf-8") if path.exists() else ""), encoding="utf-8")
+    with pytest.raises(UserError, match=message) as caught:
+        load_tokenizer(path.parent)
     assert "\n" not in str(caught.value)
 
 
-def test_another_kind_of_tokenizer_json_is_refused(tiny_tokenizer, tmp_path):
-    tiny_tokenizer.save(tmp_path)
-    (tmp_path / "merges.txt").unlink()
-    data = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
-    data["pre_tokenizer"] = {"type": "Whitespace"}
-    (tmp_path / "tokenizer.json").write_text(json.dumps(data), encoding="utf-8")
-    with pytest.raises(UserError, match="no byte-level BPE"):
-        load_tokenizer(tmp_path)
-    (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(UserError, match="not a tokenizer's JSON"):
-        load_tokenizer(tmp_path)
-
-
-@pytest.fixture(scope="module", params=["tiny", "gpt2"])
-def folder(request):
-    """The embedded tokenizer's folder and GPT-2's."""
-    return ROOT / "assets/tiny" if request.param == "tiny" else request.getfixturevalue("gpt2_folder")
-
-
-@pytest.fixture(scope="module")
-def peer(folder):
-    return pytest.importorskip("transformers").GPT2Tokenizer.from_pretrained(folder)
-
-
-@pytest.mark.peers
-def test_tokens_are_those_of_transformers(folder, peer, tmp_path):
-    transformers = pytest.importorskip("transformers")
-    ours = load_tokenizer(folder)
-    if folder.name == "gpt2":
-        assert (ours.eos_id, ours.vocab_size) == (50256, 50257)
-    ours.save(tmp_path)
-    saved = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    assert saved.eos_token_id == ours.eos_id
-    assert len(saved) == ours.vocab_size
-    for reference in (saved, peer):
-        wanted = [reference(text)["input_ids"] for text in STRINGS]
-        assert ours.encode_batch(STRINGS, parse_special=True) == wanted
-        assert len(set(map(tuple, wanted))) == len(STRINGS)
-        assert ours.encode_batch(STRINGS, parse_special=False) != wanted  # the last text has special tokens
-        for text in STRINGS:
-            ids = ours.encode(text)
-            assert ours.decode(ids) == reference.decode(ids) == text
-
-
-@pytest.mark.peers
-@settings(deadline=None)
-@given(st.text())
-def test_any_text_as_transformers_encodes_it(folder, peer, text):
-    assert loaded(folder).encode(text, parse_special=True) == peer(text)["input_ids"]
+def test_what_is_missing_is_said(made, tmp_path, monkeypatch):
+    folder = copied(made, "gpt2", tmp_path)
+    (folder / "merges.txt").unlink()
+    with pytest.raises(
+        UserError, match=r"no tokenizer\.json, no vocab\.json and merges\.txt, and no vocab\.txt in .*2$"
+    ):
+        load_tokenizer(folder)
+    with pytest.raises(UserError, match=r"'no such/ folder' is neither a folder nor a hub name"):
+        load_tokenizer("no such/ folder")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=r"the hub cannot be reached and its cache has no copy") as caught:
+        load_tokenizer("hut-jax-tests/is-in-no-cache")
+    assert "\n" not in str(caught.value)

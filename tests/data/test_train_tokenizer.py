@@ -33,8 +33,7 @@ def test_the_bound_takes_pieces_from_the_whole_text(text, tmp_path):
     packed = tmp_path / "text.txt.xz"
     # A word that only the second half has is learned although no more than half of the text is read.
     packed.write_bytes(lzma.compress(text.read_bytes() + b" zyx" * 50_000))
-    vocab, _ = train_tokenizer.train_bpe([str(packed)], 300, max_bytes=200_000)
-    assert "Ġzyx" in vocab
+    assert "Ġzyx" in train_tokenizer.train_bpe([str(packed)], 300, max_bytes=200_000).get_vocab()
 
 
 @pytest.mark.parametrize(
@@ -44,6 +43,7 @@ def test_the_bound_takes_pieces_from_the_whole_text(text, tmp_path):
         (["--vocab_size", "100000"], "the text is too short: it gives"),
         (["--max_bytes", "-1"], "max_bytes is -1"),
         (["--text", "absent.txt"], "cannot read absent.txt: No such file"),
+        (["--vocab_size", "300", "--output", "/dev/null/out"], "cannot write the tokenizer to /dev/null/out: "),
         (["--frob", "1"], "unrecognized arguments: --frob 1"),
     ],
 )

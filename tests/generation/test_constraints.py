@@ -52,6 +52,14 @@ def test_no_end_before_the_minimum(step, expected):
     assert set(np.flatnonzero(found)) == expected
 
 
+def test_some_tokens_never_come():
+    zeros = np.zeros((2, STEPS), np.int32)
+    found = np.asarray(forbidden(Constraints(STEPS, 1, never=(3, 0, 3, 7)), zeros, np.array([1, 1]), zeros, 4))
+    assert [set(np.flatnonzero(row)) for row in found] == [{0, 3}, {0, 3}]
+    assert Constraints(3, 1, never=[3, 0, 3]) == Constraints(3, 1, never=(0, 3)) != Constraints(3, 1)
+    assert hash(Constraints(3, 1, never=[3, 0])) == hash(Constraints(3, 1, never=(0, 3)))
+
+
 def test_end_tokens_are_given_as_one_or_several_or_none():
     assert Constraints(3, None).ends == ()
     assert Constraints(3, 7).ends == Constraints(3, np.int64(7)).ends == (7,)

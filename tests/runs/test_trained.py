@@ -21,7 +21,7 @@ def test_a_trained_run_is_checked_before_its_weights_are_read(finished, small_mo
     description = json.loads((small / "config.json").read_text())
     (small / "config.json").write_text(json.dumps(description | {"vocab_size": 100}))
     (small / "model.safetensors").write_bytes(b"")
-    with pytest.raises(UserError, match=r"2,048 tokens, .* has a vocabulary of 100; set config.tokenizer"):
+    with pytest.raises(UserError, match=r"2,048 tokens, .* has a vocabulary of 100; set config.tokenizer to one"):
         load_run(finished, read_trained_config(finished, [f"--config.model={small}"]))
 
 

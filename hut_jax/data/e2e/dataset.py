@@ -13,7 +13,7 @@ from hut_jax.data.batching import evenly_spread
 from hut_jax.data.e2e.csv_files import FILES, Record, find_files, read_records
 from hut_jax.data.sequences import Sequences
 from hut_jax.data.tfds import check_reachable, quiet, read_rows
-from hut_jax.data.tokenizer_base import BaseTokenizer
+from hut_jax.data.tokenizer import Tokenizer
 
 
 class EncodedE2E(NamedTuple):
@@ -78,12 +78,12 @@ def references(records: Sequence[Record]) -> dict[str, list[str]]:
     return grouped
 
 
-def encode_prompts(mrs: Sequence[str], tokenizer: BaseTokenizer) -> list[list[int]]:
+def encode_prompts(mrs: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
     """The prompts that the model completes: BPE(MR), then `<|endoftext|>`."""
     return [[*ids, tokenizer.eos_id] for ids in tokenizer.encode_batch(mrs)]
 
 
-def encode_e2e(records: Sequence[Record], tokenizer: BaseTokenizer, max_length: int) -> EncodedE2E:
+def encode_e2e(records: Sequence[Record], tokenizer: Tokenizer, max_length: int) -> EncodedE2E:
     """Each record as BPE(MR), `<|endoftext|>`, BPE(" " + text), `<|endoftext|>`.
 
     The tokens after the first `<|endoftext|>` are predicted. A sequence of more than `max_length` tokens is cut.

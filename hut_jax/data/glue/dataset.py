@@ -7,11 +7,11 @@ from typing import NamedTuple
 import numpy as np
 
 from hut_jax.core.errors import UserError
-from hut_jax.data.encoder_tokenizer import EncoderTokenizer
 from hut_jax.data.glue.tasks import GlueTask
 from hut_jax.data.glue.tfds import read_tfds
 from hut_jax.data.glue.tsv import GlueExample, find_files, read_split
 from hut_jax.data.labelled_texts import LabelledTexts
+from hut_jax.data.tokenizer import Tokenizer
 
 # The label of an example without one, as in TFDS.
 NO_LABEL = -1
@@ -62,9 +62,7 @@ def load_glue(
     return GlueSplits(splits, tuple(notes))
 
 
-def encode_glue(
-    task: GlueTask, examples: Sequence[GlueExample], tokenizer: EncoderTokenizer, max_length: int
-) -> EncodedGlue:
+def encode_glue(task: GlueTask, examples: Sequence[GlueExample], tokenizer: Tokenizer, max_length: int) -> EncodedGlue:
     """The examples as an encoder reads them.
 
     An example of more than `max_length` tokens is cut, its longer text first. The examples of a test split have
@@ -78,4 +76,4 @@ def encode_glue(
     encoded = tokenizer.encode_texts([example.texts for example in examples], max_length)
     labels = [NO_LABEL if example.label is None else example.label for example in examples]
     array = np.array(labels, np.float32 if task.regression else np.int32)
-    return EncodedGlue(LabelledTexts(encoded.ids, encoded.types, array, tokenizer.pad_id), encoded.truncated)
+    return EncodedGlue(LabelledTexts(encoded.ids, encoded.types, array, tokenizer.special("pad")), encoded.truncated)

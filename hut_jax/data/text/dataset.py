@@ -10,7 +10,7 @@ import numpy as np
 from hut_jax.core.errors import UserError
 from hut_jax.data.sequences import Sequences
 from hut_jax.data.text.files import read_pieces
-from hut_jax.data.tokenizer_base import BaseTokenizer
+from hut_jax.data.tokenizer import Tokenizer
 
 _PIECES_AT_ONCE = 64  # two million characters: enough to keep all cores busy, little to hold in memory
 
@@ -23,7 +23,7 @@ class TextSplits(NamedTuple):
 
 
 def load_text(
-    path: str | os.PathLike[str], tokenizer: BaseTokenizer, *, block: int, holdout: float = 0.01, max_bytes: int = 0
+    path: str | os.PathLike[str], tokenizer: Tokenizer, *, block: int, holdout: float = 0.01, max_bytes: int = 0
 ) -> TextSplits:
     """Blocks of `block + 1` tokens. All but the first token are predicted. Neighbouring blocks share one token.
 
@@ -61,7 +61,7 @@ def load_text(
     )
 
 
-def _encode(path: str | os.PathLike[str], tokenizer: BaseTokenizer, max_bytes: int) -> np.ndarray:
+def _encode(path: str | os.PathLike[str], tokenizer: Tokenizer, max_bytes: int) -> np.ndarray:
     tokens = array("i")  # grows in place: the text itself is never held whole
     pieces = read_pieces(path, max_bytes=max_bytes)
     while batch := list(itertools.islice(pieces, _PIECES_AT_ONCE)):

@@ -14,9 +14,9 @@ from safetensors import SafetensorError, safe_open
 
 from hut_jax.core.errors import UserError, one_line
 from hut_jax.core.files import replacing_all, write_tensors
+from hut_jax.core.locate import locate
 from hut_jax.models.hub import flax_files
 from hut_jax.models.hub.flax_files import FlaxWeights, torch_name
-from hut_jax.models.hub.locate import locate
 from hut_jax.models.hub.shards import check_copies, find_files
 
 CONFIG = "config.json"

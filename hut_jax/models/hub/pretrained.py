@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hut_jax.core.locate import locate
 from hut_jax.core.trees import Path, flatten, show, unflatten
 from hut_jax.models.compute import FLOAT32, Compute
 from hut_jax.models.hub import model_files
 from hut_jax.models.hub.heads import Head, as_head
-from hut_jax.models.hub.locate import locate
 from hut_jax.models.hub.model_files import listing, locate_model, open_weights
 from hut_jax.models.hub.reading import read_params
 from hut_jax.models.hub.source import Source, match_tensors, read_source

@@ -9,7 +9,6 @@ from hut_jax.core.errors import UserError
 from hut_jax.data.e2e.csv_files import FILES, Record, read_records
 from hut_jax.data.e2e.dataset import encode_e2e, encode_prompts, load_e2e, references
 from hut_jax.data.e2e.restaurants import write_restaurants
-from hut_jax.data.tokenizer import END_OF_TEXT
 
 
 @pytest.fixture
@@ -211,7 +210,7 @@ def test_references_group_in_order():
 
 def test_an_example_is_prompt_end_text_end(tiny_tokenizer):
     eos = tiny_tokenizer.eos_id
-    records = [Record("name[Alba]", f"Alba is {END_OF_TEXT} a place."), Record("name[Bo]", "Bo.")]
+    records = [Record("name[Alba]", "Alba is a place."), Record("name[Bo]", "Bo.")]
     encoded = encode_e2e(records, tiny_tokenizer, 100)
     assert encoded.truncated == 0
     for i, (mr, text) in enumerate(records):

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 from hut_jax.core.errors import UserError
-from hut_jax.data.encoder_tokenizer import load_encoder_tokenizer
 from hut_jax.data.glue.dataset import NO_LABEL, encode_glue, load_glue
 from hut_jax.data.glue.tasks import GLUE_TASKS
 from hut_jax.data.glue.tsv import GlueExample
+from hut_jax.data.tokenizer import load_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -13,7 +13,7 @@ def tokenizer(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bert")
     vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c"]
     (folder / "vocab.txt").write_text("\n".join(vocab), encoding="utf-8")
-    return load_encoder_tokenizer(folder)
+    return load_tokenizer(folder)
 
 
 def test_the_tasks_are_glues():

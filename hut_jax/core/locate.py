@@ -1,4 +1,4 @@
-"""Find the folder of a model's files, given a folder or a Hugging Face hub name."""
+"""Find the folder of the files of a model or a tokenizer, given a folder or a Hugging Face hub name."""
 
 import os
 from collections.abc import Sequence

@@ -1,0 +1,127 @@
+"""Tokens are those that earlier releases gave, with readers of their own: `tests/goldens/tokens.json` has them.
+
+Of 10,000 lines of E2E, GLUE and old books it has digests, and the tokens themselves of a few texts with small
+vocabularies. The bare tokenizers package, set up by hand, is the other reference.
+"""
+
+import csv
+import hashlib
+import itertools
+import json
+import lzma
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tokenizers
+from tokenizers import models, normalizers, pre_tokenizers, processors
+
+from hut_jax.data.tokenizer import load_tokenizer
+
+GOLDENS = json.loads((Path(__file__).parents[1] / "goldens/tokens.json").read_text(encoding="utf-8"))
+
+
+def digest(lists):
+    sha = hashlib.sha256()
+    for ids in lists:
+        sha.update(np.asarray([len(ids), *ids], "<i4").tobytes())
+    return sha.hexdigest()
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "roberta", "bert"])
+def test_the_tokens_of_small_vocabularies_are_those_of_earlier_releases(kind, made):
+    tokenizer, texts, wanted = load_tokenizer(made / kind), GOLDENS["texts"], GOLDENS["small"][kind]
+    got = {"plain": tokenizer.encode_batch(texts)}
+    if kind != "gpt2":
+        pairs = tokenizer.encode_texts(list(zip(texts, texts[1:] + texts[:1], strict=True)), 24)
+        got["framed"] = tokenizer.encode_texts([(text,) for text in texts], 512).ids
+        got |= {"pairs": pairs.ids, "types": pairs.types}
+    assert got == wanted
+
+
+def spread(lines, count):
+    return lines[:: max(len(lines) // count, 1)][:count]
+
+
+def lines_of(source, data):
+    """The lines of E2E, GLUE or the books of which the digests are."""
+    if source == "e2e":
+        with (data / "e2e/trainset.csv").open(newline="", encoding="utf-8") as file:
+            rows = list(csv.reader(file))[1:]
+        return spread([text for row in rows for text in row], 4000)
+    if source == "glue":
+        tasks = [data / f"glue/{task}/train.tsv" for task in ("CoLA", "MRPC", "RTE", "SST-2", "STS-B", "WNLI")]
+        return [line for task in tasks for line in spread(task.read_text(encoding="utf-8-sig").split("\n"), 500)]
+    with lzma.open(data / "text/books.txt.xz", "rt", encoding="utf-8") as file:
+        lines = [line.rstrip("\n") for line in itertools.islice(file, 200_000)]
+    return spread([line for line in lines if line and line != "<|endoftext|>"], 3000)
+
+
+def by_hand(kind, folder):
+    """The tokenizers package's own tokenizer of the vocabulary, framed as its model wants it."""
+    if kind == "bert":
+        made = tokenizers.Tokenizer(models.WordPiece.from_file(str(folder / "vocab.txt"), unk_token="[UNK]"))
+        made.normalizer, made.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+        made.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
+        made.post_processor = processors.BertProcessing(("[SEP]", 102), ("[CLS]", 101))
+        return made
+    made = tokenizers.Tokenizer(models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if kind == "gpt2":
+        made.add_special_tokens(["<|endoftext|>"])
+    else:
+        made.add_special_tokens(["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
+        made.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), True, False)
+    return made
+
+
+@pytest.fixture(scope="module", params=["gpt2", "roberta", "bert"])
+def real(request, real_data):
+    kind = request.param
+    return kind, request.getfixturevalue("minilm") if kind == "bert" else real_data / "tokenizers" / kind
+
+
+def slow_files(kind, source, folder):
+    for name in ("vocab.txt",) if kind == "bert" else ("vocab.json", "merges.txt"):
+        shutil.copy(source / name, folder)
+
+
+def check(tokenizer, kind, source, lines):
+    wanted = GOLDENS["real"][f"{kind} {source}"]
+    plain = tokenizer.encode_batch(lines)
+    assert sum(map(len, plain)) == wanted["tokens"]
+    assert digest(plain) == wanted["plain"]
+    if "framed" in wanted:
+        assert digest(tokenizer.encode_texts([(line,) for line in lines], 512).ids) == wanted["framed"]
+        pairs = tokenizer.encode_texts(list(zip(lines[::2], lines[1::2], strict=True)), 24)
+        assert (digest(pairs.ids), digest(pairs.types)) == (wanted["pairs"], wanted["types"])
+        assert pairs.truncated == wanted["truncated"]
+
+
+def test_the_tokens_of_e2e_are_those_of_earlier_releases(real, real_data, tmp_path):
+    kind, folder = real
+    slow_files(kind, folder, tmp_path)
+    check(load_tokenizer(tmp_path), kind, "e2e", lines_of("e2e", real_data))
+
+
+@pytest.mark.full
+def test_the_tokens_of_every_layout_are_those_of_earlier_releases(real, real_data, tmp_path):
+    kind, folder = real
+    layouts = {name: tmp_path / name for name in ("slow", "alone", "both")}
+    for layout in layouts.values():
+        layout.mkdir()
+    reference = by_hand(kind, folder)
+    for name in ("slow", "both"):
+        slow_files(kind, folder, layouts[name])
+    for name in ("alone", "both"):
+        reference.save(str(layouts[name] / "tokenizer.json"))
+    loaded = {name: load_tokenizer(layout) for name, layout in layouts.items()}
+    for source in ("e2e", "glue", "books"):
+        lines = lines_of(source, real_data)
+        check(loaded["slow"], kind, source, lines)
+        wanted = GOLDENS["real"][f"{kind} {source}"]["plain"]
+        assert digest(loaded["alone"].encode_batch(lines)) == digest(loaded["both"].encode_batch(lines)) == wanted
+        few = [line[:200] for line in lines[::10]]
+        framed = [one.ids for one in reference.encode_batch(few)]
+        assert all(one.encode_texts([(line,) for line in few], 512).ids == framed for one in loaded.values())
