@@ -15,6 +15,7 @@ from hut_jax.core.locate import locate
 _JSON, _VOCAB, _MERGES, _WORDS = "tokenizer.json", "vocab.json", "merges.txt", "vocab.txt"
 _SETTINGS, _NAMES, _CONFIG = "tokenizer_config.json", "special_tokens_map.json", "config.json"
 _FILES = (_JSON, _VOCAB, _MERGES, _WORDS, _SETTINGS, _NAMES, "added_tokens.json", "chat_template.jinja")
+_FOREIGN = ("_file", "_files", "_kwargs", "init_inputs", "vocab", "merges", "auto_map")  # may name any file, or code
 
 # The usual names of the special tokens, for a tokenizer.json that stands alone and does not say which is which.
 _USUAL = {
@@ -60,8 +61,7 @@ class Tokenizer:
             UserError: the tokenizer has none.
         """
         if (found := getattr(self.auto, f"{role}_token_id")) is None:
-            where = f"{self._folder} has no {role} token"
-            raise UserError(f'the tokenizer in {where}; name one in its {_SETTINGS}: "{role}_token": "..."')
+            raise UserError(f'{self._folder} has no {role} token; name one in {_SETTINGS}: "{role}_token": "..."')
         return int(found)
 
     def missing(self, vocab_size: int) -> tuple[int, ...]:
@@ -95,11 +95,11 @@ class Tokenizer:
             raise UserError(f"max_length is {max_length}; special tokens and one of each text take {needed}")
         self._backend.enable_truncation(max_length, strategy="longest_first", direction=self.auto.truncation_side)
         try:
-            encoded = self._backend.encode_batch([example if len(example) == 2 else example[0] for example in texts])
+            found = self._backend.encode_batch([example if len(example) == 2 else example[0] for example in texts])
         finally:
             self._backend.no_truncation()
-        cut = sum(bool(encoding.overflowing) for encoding in encoded)
-        return EncodedTexts([encoding.ids for encoding in encoded], [encoding.type_ids for encoding in encoded], cut)
+        cut = sum(bool(one.overflowing) for one in found)
+        return EncodedTexts([one.ids for one in found], [one.type_ids for one in found], cut)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids. Bytes that are no UTF-8 become U+FFFD, and ids that are no tokens are left out."""
@@ -139,9 +139,9 @@ def load_tokenizer(name: str | os.PathLike[str], *roles: str) -> Tokenizer:
     """
     folder, previous = locate(name, [*_FILES, _CONFIG]), logging.root.manager.disable
     with tempfile.TemporaryDirectory() as copy:
-        settings = _copy(folder, Path(copy))
         logging.disable(logging.WARNING)  # transformers says that there is no PyTorch
         try:
+            settings = _copy(folder, Path(copy))
             from transformers import AutoTokenizer
 
             auto = AutoTokenizer.from_pretrained(copy, trust_remote_code=False, local_files_only=True)
@@ -169,7 +169,9 @@ def _copy(folder: Path, copy: Path) -> dict[str, Any] | None:
     model = {key: model[key] for key in ("model_type", "tokenizer_class") if isinstance(model.get(key), str)}
     told = files.get(_SETTINGS, {})
     lacking = None if told.get("tokenizer_class") or model else _implied(files) | told
-    settings = {k: v for k, v in (lacking or told).items() if not k.endswith(("_file", "_files", "_kwargs"))}
+    settings = {k: v for k, v in (lacking or told).items() if not k.endswith(_FOREIGN)}
+    if _NAMES in there:
+        write_json(copy / _NAMES, {k: v for k, v in files[_NAMES].items() if k.endswith(("_token", "_tokens"))})
     # What transformers 5 writes, as 4 reads it; 4 also forgets the prefix space that a tokenizer.json adds.
     if settings.get("tokenizer_class") in ("TokenizersBackend", generic := "PreTrainedTokenizerFast"):
         space = (files.get(_JSON, {}).get("pre_tokenizer") or {}).get("add_prefix_space", False)
@@ -183,10 +185,8 @@ def _copy(folder: Path, copy: Path) -> dict[str, Any] | None:
 
 def _implied(files: dict[str, dict[str, Any]]) -> dict[str, Any]:
     if _JSON not in files:
-        words = files.get(_VOCAB, {})
-        kind = "Roberta" if {"<s>", "</s>", "<mask>"} <= words.keys() else "GPT2" if words else "Bert"
+        kind = "Roberta" if {"<s>", "<mask>"} <= set(files.get(_VOCAB, ())) else "GPT2" if _VOCAB in files else "Bert"
         return {"tokenizer_class": f"{kind}Tokenizer"}
-    data = files[_JSON]
-    known = [token["content"] for token in data.get("added_tokens") or ()] or data["model"]["vocab"]
+    known = [one["content"] for one in files[_JSON].get("added_tokens") or ()] or files[_JSON]["model"]["vocab"]
     roles = {role: next((name for name in names if name in known), None) for role, names in _USUAL.items()}
     return {"tokenizer_class": "PreTrainedTokenizerFast", **roles, **files.get(_NAMES, {})}

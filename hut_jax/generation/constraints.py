@@ -66,7 +66,10 @@ class Constraints:
         """
         for end in self.ends:
             if not 0 <= end < config.vocab_size:
-                raise UserError(f"end token {end} is outside the vocabulary, 0..{config.vocab_size - 1}")
+                raise UserError(
+                    f"end token {end} is outside the vocabulary, 0..{config.vocab_size - 1}; leave it out of eos_id, "
+                    "or give None to write max_new_tokens tokens"
+                )
 
     def is_end(self, tokens: Int[Array, "..."]) -> Bool[Array, "..."]:
         """Whether each is an end token."""

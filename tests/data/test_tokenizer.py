@@ -159,8 +159,10 @@ def test_nothing_outside_the_folder_is_read_and_no_code_is_run(made, tmp_path, m
     plain = load_tokenizer(made / "bert")
     other = tmp_path / "other.txt"
     other.write_text("".join(f"{token}\n" for token in [*BERT_VOCAB[:5], *reversed(BERT_VOCAB[5:])]))
-    outside = {"vocab_file": str(other), "tokenizer_file": str(other), "special_tokens_map_file": str(other)}
+    names = ("vocab_file", "tokenizer_file", "special_tokens_map_file", "vocab", "init_inputs")
+    outside = dict.fromkeys(names, str(other)) | {"init_inputs": [str(other)]}
     folder = copied(made, "bert", tmp_path, tokenizer_class="BertTokenizer", **outside)
+    (folder / "special_tokens_map.json").write_text(json.dumps(outside))
     assert load_tokenizer(folder).encode("the cats") == plain.encode("the cats")
 
     (folder / "code.py").write_text("from pathlib import Path\nPath(__file__).with_name('ran').touch()\n")
@@ -174,7 +176,7 @@ def test_nothing_outside_the_folder_is_read_and_no_code_is_run(made, tmp_path, m
 
 def test_a_special_token_that_is_missing_is_told_and_can_be_named(made, tmp_path):
     folder = copied(made, "gpt2", tmp_path)
-    with pytest.raises(UserError, match=r'gpt2 has no pad token; name one in its tokenizer_config.json: "pad_token"'):
+    with pytest.raises(UserError, match=r'gpt2 has no pad token; name one in tokenizer_config.json: "pad_token"'):
         load_tokenizer(folder, "pad")
     settings_of(folder, pad_token=END)
     assert load_tokenizer(folder, "pad").special("pad") == load_tokenizer(folder).eos_id
@@ -197,6 +199,8 @@ def test_a_special_token_that_is_missing_is_told_and_can_be_named(made, tmp_path
         ("gpt2", "merges.txt", lambda text: text + "never seen\n", "cannot read the tokenizer in .*gpt2"),
         ("bert", "tokenizer_config.json", lambda text: "[]", "tokenizer_config.json holds no JSON object"),
         ("bert", "tokenizer.json", lambda text: "{}", "cannot read the tokenizer in .*bert"),
+        ("gpt2", "tokenizer.json", lambda text: '{"added_tokens": [1]}', "cannot read the tokenizer in .*gpt2"),
+        ("gpt2", "special_tokens_map.json", lambda text: '{"eos_token": 3}', "cannot read the tokenizer in .*gpt2"),
     ],
 )
 def test_damaged_files_are_named(kind, name, change, message, made, tmp_path):

@@ -1,6 +1,7 @@
 """Which tokens may not come next, against the definition."""
 
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hut_jax import UserError
 from hut_jax.generation import Constraints
 
 VOCAB, PROMPT, STEPS = 4, 5, 9
@@ -68,3 +70,14 @@ def test_end_tokens_are_given_as_one_or_several_or_none():
     assert hash(Constraints(3, [9, 7])) == hash(Constraints(3, (7, 9)))
     assert Constraints(3, (7, 9)).until_end([1, 9, 7]) == [1]
     assert Constraints(3, None).until_end(np.array([1, 9, 7])) == [1, 9, 7]
+
+
+def test_an_end_token_outside_the_vocabulary_is_told_with_advice_that_works():
+    """Some checkpoints name their vocabulary's size as the end token."""
+    config = SimpleNamespace(vocab_size=VOCAB)
+    with pytest.raises(
+        UserError, match=r"end token 4 is outside the vocabulary, 0\.\.3; leave it out of eos_id, or give"
+    ):
+        Constraints(3, [1, VOCAB]).check(config)
+    Constraints(3, [1]).check(config)
+    Constraints(3, None).check(config)
