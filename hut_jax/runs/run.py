@@ -12,6 +12,7 @@ from hut_jax.adapters.adapter import Adapter
 from hut_jax.config import RunConfig
 from hut_jax.core.errors import UserError
 from hut_jax.core.trees import Path, show
+from hut_jax.data.sequences import Sequences
 from hut_jax.data.tokenizer import Tokenizer
 from hut_jax.models.compute import Compute
 from hut_jax.models.hub.pretrained import build_model, init_params, load_params, missing_params
@@ -77,7 +78,7 @@ class Run(Base):
 
         Raises:
             UserError: the data is missing or malformed, too little to hold out `config.eval.holdout`, or an example is
-                longer than the model allows.
+                longer than the model allows or has a token that the model lacks.
         """
         data = self.task.load_data(self.config.data, self.tokenizer).hold_out(self.config.eval.holdout)
         data = data.limit_validation(self.config.eval.max_examples)
@@ -85,6 +86,13 @@ class Run(Base):
             raise UserError(
                 f"the longest example has {data.longest} tokens, and the model takes at most "
                 f"{self.model.config.n_positions}; lower config.data.{self.config.data.length_field}"
+            )
+        size, splits = self.model.config.vocab_size, (data.train, *data.validation.values())
+        largest = max((int(split.tokens.max()) for split in splits if isinstance(split, Sequences)), default=0)
+        if largest >= size:
+            raise UserError(
+                f"the data has the token {self.tokenizer.decode([largest])!r}, which was added to the tokenizer, and "
+                f"the model has a vocabulary of {size:,}; set config.tokenizer to one without it"
             )
         return data
 
@@ -118,15 +126,28 @@ def make_run(config: RunConfig) -> Run:
     adapter = config.adapter.make_adapter()
     adapter.sites(base.shapes)  # for its errors: a pattern or a rank that does not fit
     tokenizer = base.task.load_tokenizer(config.tokenizer or config.model)
-    if tokenizer.vocab_size > base.model.config.vocab_size:
-        raise UserError(
-            f"the tokenizer {config.tokenizer or config.model} has {tokenizer.vocab_size:,} tokens, and the model "
-            f"{config.model} has a vocabulary of {base.model.config.vocab_size:,}; "
-            "set config.tokenizer to one whose tokens the model all has"
-        )
+    _check_vocabulary(base, tokenizer)
     if config.decode is not None:
         config.decode.check(base.model.config)
     return Run(**parts(base), tokenizer=tokenizer, adapter=adapter)
+
+
+def _check_vocabulary(base: Base, tokenizer: Tokenizer) -> None:
+    """Check that the model has the tokenizer's tokens. A causal model may lack added ones, such as a pad token.
+
+    Raises:
+        UserError: the model lacks other tokens.
+    """
+    size, name = base.model.config.vocab_size, base.config.tokenizer or base.config.model
+    if tokenizer.vocab_size <= size:
+        return
+    added = set(tokenizer.auto.get_added_vocab().values())
+    plain = tokenizer.vocab_size - len([token for token in added if token >= size]) <= size
+    if base.task.head.name != "causal" or not plain or tokenizer.eos_id >= size:
+        raise UserError(
+            f"the tokenizer {name} has {tokenizer.vocab_size:,} tokens, and the model {base.config.model} has a "
+            f"vocabulary of {size:,}; set config.tokenizer to one whose tokens the model all has"
+        )
 
 
 def make_base(config: RunConfig) -> Base:

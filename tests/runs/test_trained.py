@@ -25,6 +25,40 @@ def test_a_trained_run_is_checked_before_its_weights_are_read(finished, small_mo
         load_run(finished, read_trained_config(finished, [f"--config.model={small}"]))
 
 
+def test_a_token_that_was_added_to_the_tokenizer_alone_is_refused_where_it_comes(
+    small_config, glue_config, small_model, small_encoder, small_data, tmp_path
+):
+    """As GPT-2s whose pad token is beyond the vocabulary, which no text has."""
+    base = shutil.copytree(small_model, tmp_path / "base")
+    settings = json.loads((base / "tokenizer_config.json").read_text())
+    (base / "tokenizer_config.json").write_text(json.dumps(settings | {"pad_token": "<pad>"}))
+    small_config.model = str(base)
+    run = make_run(freeze(small_config))
+    assert (run.tokenizer.vocab_size, run.model.config.vocab_size) == (2049, 2048)
+    wanted = make_run(freeze(small_config)).load_data().train
+    small_config.tokenizer = str(small_model)
+    assert wanted.tokens.tolist() == make_run(freeze(small_config)).load_data().train.tokens.tolist()
+
+    data = shutil.copytree(small_data, tmp_path / "data")
+    rows = (data / "devset.csv").read_text(encoding="utf-8").split("\n", 2)
+    (data / "devset.csv").write_text("\n".join([rows[0], "name[Alba],Alba <pad>", rows[2]]), encoding="utf-8")
+    small_config.data.update({"dir": str(data), "cache": str(tmp_path / "cache")})
+    make_run(freeze(small_config)).load_data()
+    small_config.tokenizer = ""
+    with pytest.raises(
+        UserError, match="the data has the token '<pad>', which was added to the tokenizer, and the model"
+    ):
+        make_run(freeze(small_config)).load_data()
+
+    encoder = shutil.copytree(small_encoder, tmp_path / "encoder")
+    (encoder / "tokenizer_config.json").write_text(json.dumps({"additional_special_tokens": ["<new>"]}))
+    glue_config.model = str(encoder)
+    with pytest.raises(UserError, match=r"set config\.tokenizer to one whose tokens the model all has"):
+        make_run(freeze(glue_config))
+    glue_config.tokenizer = str(small_encoder)
+    make_run(freeze(glue_config))
+
+
 def test_what_the_checkpoint_lacks_is_read_once(small_config, monkeypatch):
     run = make_run(freeze(small_config))
     calls = []
