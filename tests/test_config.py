@@ -435,7 +435,7 @@ NO_REGEX = "'(' is not a regular expression: missing ), unterminated subpattern 
         (
             {"adapter.layout": (("a", "zz"),)},
             "layout= at 'a': 'zz' is no layout: it has one letter for each axis, l for stacked layers, "
-            "then i for inputs, then o for outputs",
+            "i for inputs, o for outputs, in the order of the axes",
         ),
     ],
 )

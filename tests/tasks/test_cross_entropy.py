@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hut_jax import HUT, Adapter, Full, LoRA, UserError
+from hut_jax import HUT, Adapter, Full, LoRA
+from hut_jax.core.trees import flatten
 from hut_jax.models.gpt2 import GPT2
 from hut_jax.models.gpt2_config import GPT2Config
 from hut_jax.models.hub.pretrained import init_params
@@ -142,7 +143,8 @@ def test_all_logits_are_never_there_at_once():
     assert chunks < logits / 2 < logits < whole
 
 
-def test_a_target_that_the_loss_never_runs_is_an_error_however_many_chunks_there_are():
+def test_a_target_that_the_loss_never_runs_has_no_gradient_however_many_chunks_there_are():
+    """As on merged parameters."""
     model = MODELS["masked"]
     params = random_tree(partial(init_params, model), jax.random.key(0), scale=0.1)
     params["spare"] = {"kernel": np.ones((16, 16), np.float32), "bias": np.ones(16, np.float32)}
@@ -150,9 +152,12 @@ def test_a_target_that_the_loss_never_runs_is_an_error_however_many_chunks_there
     factors = random_tree(adapter.init, jax.random.key(1), params, scale=0.1)
     arguments, rest = work()
     for chunk in (10, 100):
-        apply = partial(adapter.apply, model, params, factors)
-        with pytest.raises(UserError, match="spare has factors and was never called"):
-            jax.eval_shape(partial(prediction_loss, apply, **rest, chunk=chunk), *arguments)
+
+        def loss(factors, chunk=chunk):
+            return prediction_loss(partial(adapter.apply, model, params, factors), *arguments, **rest, chunk=chunk)
+
+        gradients = flatten(jax.jit(jax.grad(loss))(factors))
+        assert {path[0] for path, leaf in gradients.items() if not leaf.any()} == {"spare"}
 
 
 @pytest.mark.parametrize(
