@@ -4,7 +4,7 @@
     python -m benchmarks.nnx --width=768 --layers=12 --heads=12 --batch=8 --length=64 --times
 
 The two models are made of Flax's own layers and have the same parameters. A step is compiled as one function of arrays,
-so Flax's dispatch of an NNX model is in no figure. `frozen` trains the bias of the lowest layer's `up` alone. What an
+so Flax's dispatch of an NNX model is in no figure. `frozen` trains one bias alone, of the lowest layer's value. What an
 adapter adds is the step's figure less that of `frozen`. FLOPs, bytes moved and memory are XLA's for the compiled step.
 `merge` is the Linen model on `adapter.merge(params, factors)`, as any JAX model trains. With --times the steps run in
 turns, in a random order, and the table has the median.
@@ -102,7 +102,7 @@ def make_steps(args):
     graph, base = nnx.split(model)
     x = jax.random.normal(jax.random.key(0), (args.batch, args.length, args.width))
     y = jax.random.normal(jax.random.key(1), x.shape)
-    lowest = ("up_0", "bias")
+    lowest = ("attention_0", "value", "bias")
 
     def with_lowest(params, trained):
         return unflatten({**flatten(params), lowest: trained})
@@ -112,10 +112,10 @@ def make_steps(args):
 
     def frozen_nnx(trained, base, x):
         model = nnx.merge(graph, base, copy=True)
-        model.up_0.bias.set_value(trained)
+        model.attention_0.value.bias.set_value(trained)
         return model(x)
 
-    start = params["up_0"]["bias"]
+    start = params["attention_0"]["value"]["bias"]
     cases = {
         (FROZEN, "linen"): (frozen_linen, start, params, optax.adamw(1e-3)),
         (FROZEN, "nnx"): (frozen_nnx, start, base, optax.adamw(1e-3)),

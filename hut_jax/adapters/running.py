@@ -342,7 +342,7 @@ def _follow(
         if primitive == "sharding_constraint" and inside[0] is not None:
             known[eqn.outvars[0]] = inside[0]
             continue
-        functions = _functions(eqn)
+        functions = called_functions(eqn)
         passed = {index for _, taken in functions for index in taken}
         found.elsewhere.update(owners[one] for i, one in enumerate(inside) if one is not None and i not in passed)
         for function, taken in functions:
@@ -351,7 +351,7 @@ def _follow(
     found.elsewhere.update(owners[one] for one in map(leaf, jaxpr.outvars) if one is not None)
 
 
-def _functions(eqn: Any) -> list[tuple[Any, dict[int, Any]]]:
+def called_functions(eqn: Any) -> list[tuple[Any, dict[int, Any]]]:
     """The functions that an equation calls; for each, which argument of the equation becomes which of its variables.
 
     Functions whose arguments are not known to be the equation's get none.

@@ -18,6 +18,7 @@ from hut_jax.core.errors import UserError
 from hut_jax.core.nnx_walk import Held, modules, variables
 from hut_jax.core.trees import Path, flatten, show, unflatten
 from hut_jax.nnx import forms, past
+from hut_jax.nnx.checking import Checked
 from hut_jax.nnx.factors import Factors
 from hut_jax.nnx.modules import DROPOUT, Adapted, Spec, adapted_class
 
@@ -166,13 +167,16 @@ def _dropout(site: Site, streams: nnx.Rngs | None) -> nnx.Dropout:
 
 
 def _change_classes(model: nnx.Module, owners: Mapping[int, nnx.Module], specs: Mapping[int, list[Spec]]) -> None:
-    """Give the owners of targeted parameters, and the modules that read past them, their new classes."""
+    """Give the owners of targeted parameters, the modules that read past them, and the outermost one new classes."""
+    calls: dict[int, Callable[..., Any] | None] = {}
+    for key in owners:
+        own = specs[key]
+        calls[key] = forms.run if len(own) == 1 and own[0].form else None
+    changed = {**owners, id(model): model}
     for key, caller in past.callers(model, owners).items():
-        adapted = adapted_class(type(caller.module), tuple(specs.get(key, ())), caller.run)
-        object.__setattr__(caller.module, "__class__", adapted)
-    for key, module in owners.items():
-        if isinstance(module, Adapted):
-            continue
-        own = tuple(specs[key])
-        call: Callable[..., Any] | None = forms.run if len(own) == 1 and own[0].form else None
-        object.__setattr__(module, "__class__", adapted_class(type(module), own, call))
+        changed[key], calls[key] = caller.module, caller.run
+    if id(model) not in calls or calls[id(model)] is None:
+        calls[id(model)] = Checked(nnx.graphdef(model), None) if callable(model) else None
+    for key, module in changed.items():
+        adapted = adapted_class(type(module), tuple(specs.get(key, ())), calls[key])
+        object.__setattr__(module, "__class__", adapted)

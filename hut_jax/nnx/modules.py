@@ -10,9 +10,11 @@ import functools
 import types
 import warnings
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
@@ -24,6 +26,9 @@ from hut_jax.core.errors import UserError
 from hut_jax.core.nnx_walk import rebuilt
 from hut_jax.core.trees import Path, show
 from hut_jax.transforms import Transform
+
+MARKS: ContextVar[Callable[[Array], Array] | None] = ContextVar("marks", default=None)
+"""In a trace that looks for reads past a module (`checking.py`): what every adapted read does to the base's value."""
 
 DROPOUT = "adapter_dropout"
 """The attribute in which a module holds the random numbers of a transformation's dropout."""
@@ -110,7 +115,8 @@ def read(module: Any, name: str) -> Any:
                     f"{show(spec.path)} is read as a parameter, where the transformation's dropout cannot act: use "
                     "dropout=0, exclude the path, or switch dropout off with model.eval()"
                 )
-            changed.update(merged(module, spec))
+            # Behind a barrier, so that the module is compiled as for any parameter, and zero factors change no bit.
+            changed.update(jax.lax.optimization_barrier(merged(module, spec)))
     return rebuilt(vars(module)[name], lambda path, old: _read_only(old, changed.get(path)), (name,))
 
 
@@ -130,6 +136,8 @@ def at(module: Any, spec: Spec) -> tuple[Site, dict[Path, Array], dict[str, Arra
         UserError: the factors lack an axis that the kernel has, or have one more.
     """
     flat = {place: value_of(held_at(module, place)) for place in (spec.kernel, spec.bias) if place is not None}
+    if (mark := MARKS.get()) is not None:
+        flat = {place: mark(value) for place, value in flat.items()}
     kernel = flat[spec.kernel]
     letters, layout = spec.letters, None
     if letters is not None:

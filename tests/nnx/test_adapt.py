@@ -175,7 +175,7 @@ def test_mistakes_are_one_line(model):
         (lambda: hut_jax.nnx.adapt(HUT2, model, rngs=rngs), r"model= is of type Adapter.*the order is"),
         (lambda: hut_jax.nnx.adapt(model, HUT(), rngs=rngs), r"adapter= is of type HUT.*hut_jax.Adapter"),
         (lambda: hut_jax.nnx.adapt(LinenBlock(), HUT2, rngs=rngs), r"LinenBlock is a Linen model: use adapter.apply"),
-        (lambda: hut_jax.nnx.adapt(adapted, HUT2, rngs=rngs), r"blocks/0/down is adapted already: merge it first"),
+        (lambda: hut_jax.nnx.adapt(adapted, HUT2, rngs=rngs), r"the model is adapted already: merge it first"),
         (lambda: hut_jax.nnx.adapt(model, HUT2), r"give rngs=nnx.Rngs\(0\)"),
         (lambda: hut_jax.nnx.merge(model), r"this Two has no factors: adapt it first"),
         (lambda: hut_jax.nnx.set_factors(adapted, {"up": {"a": X}}), r"factor blocks/0/down/a is only the model's"),
@@ -219,3 +219,37 @@ def test_a_layout_is_told_by_the_modules_type():
     hut_jax.nnx.set_factors(adapted, factors)
     x = floats(1, 1, 4)
     np.testing.assert_allclose(adapted(x), model(x * np.float32([2, 1, 1, 1])), rtol=1e-6)
+
+
+class ReadsPast(nnx.Module):
+    """A model that takes a layer's kernel from the layer's state."""
+
+    def __init__(self, rngs, how):
+        self.layer, self.other = nnx.Linear(4, 4, rngs=rngs), nnx.Linear(4, 4, rngs=rngs)
+        self.how = how
+
+    def __call__(self, x, scale=1.0):
+        x = self.layer(x) * scale
+        if self.how == "state":
+            return x @ nnx.state(self.layer)["kernel"][...]
+        if self.how == "vars":
+            return nnx.jit(lambda layer, x: x @ vars(layer)["kernel"])(self.layer, x)
+        return nnx.scan(lambda x, layer: layer(x), in_axes=(nnx.Carry, None), out_axes=nnx.Carry, length=2)(
+            x, self.layer
+        )
+
+
+@pytest.mark.parametrize("how", ["state", "vars"])
+def test_a_parameter_that_is_read_past_its_module_is_refused_when_the_model_is_called(how):
+    model = ReadsPast(nnx.Rngs(0), how)
+    adapted = hut_jax.nnx.adapt(model, Adapter(HUT(rank=2), "layer|other"), rngs=nnx.Rngs(0))
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"layer/kernel is read past the module .* exclude it, or run the merged"):
+            nnx.jit(lambda m, x: m(x))(adapted, X)
+    other = hut_jax.nnx.adapt(model, Adapter(HUT(rank=2), "other"), rngs=nnx.Rngs(0))
+    assert other(X).shape == X.shape
+
+
+def test_a_model_that_hands_its_layers_on_is_not_taken_for_one_that_reads_past_them():
+    adapted = adapted_with_noise(ReadsPast(nnx.Rngs(0), "scan"), Adapter(HUT(rank=2), "layer|other"))
+    np.testing.assert_allclose(adapted(X, scale=2), hut_jax.nnx.merge(adapted)(X, scale=2), rtol=1e-5, atol=1e-5)

@@ -40,7 +40,6 @@ def test_a_llama_of_nnx_layers_trains_under_nnx_jit(scanned, transform, rate):
     adapter = Adapter(transform, "_proj$")
     adapted = hut_jax.nnx.adapt(model, adapter, rngs=nnx.Rngs(1))
     assert len(adapter.sites(model)) == (7 if scanned else 14)
-    rate = 0.05
     optimizer = nnx.Optimizer(adapted, adapter.optimizer(optax.adamw, rate, params=model), wrt=Factors)
     losses = [float(train(adapted, optimizer, TOKENS)) for _ in range(30)]
     assert losses[-1] < 0.8 * losses[0]
