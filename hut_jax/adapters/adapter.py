@@ -14,9 +14,9 @@ from jaxtyping import Array, Int, PyTree
 
 from hut_jax.adapters.layout import check_letters
 from hut_jax.adapters.optimizer import multipliers_of, scaled_optimizer
-from hut_jax.adapters.params import check_key, check_model, closed, opened, opened_factors
+from hut_jax.adapters.params import check_key, check_model, checked_ids, closed, opened, opened_factors
 from hut_jax.adapters.report import Count, table
-from hut_jax.adapters.running import Call, checked_ids, run_adapted
+from hut_jax.adapters.running import Call, run_adapted
 from hut_jax.adapters.sharding import boxed_factors
 from hut_jax.adapters.site import Choice, Site
 from hut_jax.adapters.targets import PatternsField, RulesField, as_patterns, as_rules
@@ -98,7 +98,7 @@ class Adapter:
             UserError: a pattern matches nothing, or the transformation does not fit a kernel that one matches.
         """
         given = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Choice(**given, told=layouts_of(params)).find(opened(params))
+        return Choice(**given, told=tuple(layouts_of(params).items())).find(opened(params))
 
     def init(self, key: jax.Array, params: Params) -> PyTree[Array]:
         """Factors with which the model still equals the base, in a tree that mirrors the modules' paths.

@@ -28,8 +28,8 @@ class AdapterConfig:
     layout: tuple[tuple[str, str], ...] = Field(
         default=(),
         examples=[(("^layers/", "lio"),)],
-        description="(pattern, axes) pairs for kernels with unclear axes; 'axes' spells one letter for each axis: "
-        "l for stacked layers, i for inputs, o for outputs",
+        description="(pattern, axes) pairs for kernels with unclear axes; 'axes' spells one letter for each axis, in "
+        "the order of the axes: l for stacked layers, i for inputs, o for outputs",
     )
     also_train: tuple[str, ...] = Field(
         default=(), description="patterns of modules that train in full beside the factors, such as a new head"

@@ -164,7 +164,10 @@ class _Call:
         site, layout = here.site, here.site.layout
         if others_intercept() or module.promote_dtype is not nn.dtypes.promote_dtype:
             return None
-        if getattr(module, "dot_general", None) is not None or getattr(module, "dot_general_cls", None) is not None:
+        dot = getattr(module, "dot_general", None)
+        if isinstance(dot, partial):
+            dot = dot.func  # with another precision, or another dtype for the result
+        if dot not in (None, jax.lax.dot_general) or getattr(module, "dot_general_cls", None) is not None:
             return None
         if getattr(module, "preferred_element_type", None) is not None:
             return None
@@ -176,7 +179,8 @@ class _Call:
             or not site.has_bias is module.use_bias is ("bias" in params)
         ):
             return None
-        kernel, bias = (nn.meta.unbox(params.get(name)) for name in ("kernel", "bias"))
+        kernel = jnp.asarray(nn.meta.unbox(params["kernel"]))
+        bias = jnp.asarray(nn.meta.unbox(params["bias"])) if site.has_bias else None
         sets = () if here.ids is None else (None,)
         factors = tuple((name, leaf.shape[len(sets) :]) for name, leaf in sorted(here.factors.items()))
         if kernel.shape != layout.shape or factors != site.factors:

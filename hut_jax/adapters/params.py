@@ -1,12 +1,14 @@
-"""Parameters as users give them: the checks, the boxes of `flax.linen.meta` around leaves, and trees of other kinds."""
+"""Arguments as users give them: the checks, the boxes of `flax.linen.meta` around leaves, and trees of other kinds."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax.core import FrozenDict, freeze
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Int, PyTree
 
 from hut_jax.core.any_tree import fill_any, flatten_any, is_nnx, is_plain
 from hut_jax.core.errors import UserError
@@ -106,6 +108,23 @@ def opened_factors(factors: PyTree[Array]) -> dict[Path, Array]:
     if not is_plain(factors):
         return flatten_any(factors)
     return {path: unboxed(leaf) for path, leaf in flatten(factors).items()}
+
+
+def checked_ids(ids: Any, sets: int) -> Int[Array, " batch"]:
+    """Check that the indices are whole numbers and, outside of `jit`, in range, and return them.
+
+    Raises:
+        UserError: they are not.
+    """
+    known = None if isinstance(ids, jax.core.Tracer) else np.asarray(ids)  # JAX would trace it under `jit`
+    ids = jnp.asarray(ids)
+    if ids.ndim != 1 or not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise UserError(
+            f"adapter_ids are {ids.dtype}{list(ids.shape)}; one whole number for each row of the batch is expected"
+        )
+    if known is not None and len(known) and (known.min() < 0 or known.max() >= sets):
+        raise UserError(f"adapter_ids go from {known.min()} to {known.max()}, and there are {sets} sets of factors")
+    return ids
 
 
 def _name(value: Any) -> str:

@@ -8,7 +8,7 @@ anywhere but into its own mark, as a tied kernel or one under `nn.WeightNorm` do
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any
 
@@ -176,23 +176,6 @@ def run_adapted(
         return run(Trace(failed=f"{error} runs in another way than in a trace"))
 
 
-def checked_ids(ids: Any, sets: int) -> Int[Array, " batch"]:
-    """Check that the indices are whole numbers and, outside of `jit`, in range, and return them.
-
-    Raises:
-        UserError: they are not.
-    """
-    known = None if isinstance(ids, jax.core.Tracer) else np.asarray(ids)  # JAX would trace it under `jit`
-    ids = jnp.asarray(ids)
-    if ids.ndim != 1 or not jnp.issubdtype(ids.dtype, jnp.integer):
-        raise UserError(
-            f"adapter_ids are {ids.dtype}{list(ids.shape)}; one whole number for each row of the batch is expected"
-        )
-    if known is not None and len(known) and (known.min() < 0 or known.max() >= sets):
-        raise UserError(f"adapter_ids go from {known.min()} to {known.max()}, and there are {sets} sets of factors")
-    return ids
-
-
 def _here(
     site: Site,
     factors: Factors,
@@ -254,7 +237,7 @@ def _traced(
         avals = tuple(map(jax.typeof, jax.tree.leaves((leaves, rest))))
         boxes = jax.tree.structure(params)
         what = tuple((site.kernel, site.bias, site.layout, Static.of(site)) for site in sites)
-        key = (call.model, call.method, tree, tuple(static), boxes, what, avals, ids is None)
+        key = (_frozen(call.model), call.method, tree, tuple(static), boxes, what, avals, ids is None)
         if key in _traces:
             return _traces[key]
     except TypeError:  # something has no hash
@@ -388,6 +371,17 @@ def _jaxprs(value: Any) -> list[Any]:
 
 def _bare(jaxpr: Any) -> Any:
     return jaxpr.jaxpr if isinstance(jaxpr, jex.ClosedJaxpr) else jaxpr
+
+
+def _frozen(value: Any) -> Any:
+    """A model, with tuples for the lists and dicts in its fields, which have no hash."""
+    if isinstance(value, nn.Module):
+        return type(value), tuple(_frozen(getattr(value, one.name)) for one in fields(value) if one.name != "parent")
+    if isinstance(value, list | tuple):
+        return type(value), tuple(map(_frozen, value))
+    if isinstance(value, Mapping):
+        return type(value), tuple((key, _frozen(own)) for key, own in value.items())
+    return value
 
 
 def _is_array(leaf: Any) -> bool:

@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
 
 from hut_jax.adapters.layout import Layout, read_layout
@@ -137,8 +136,8 @@ class Site:
     def _matrices(self, flat: Flat) -> tuple[Array, Array | None]:
         """The kernel as `[*stack, d, k]` and the bias, if there is one, as `[*stack, k]`."""
         assert self.layout is not None
-        bias = None if self.bias is None else self.layout.vector(flat[self.bias])
-        return self.layout.matrix(flat[self.kernel]), bias
+        bias = None if self.bias is None else self.layout.vector(jnp.asarray(flat[self.bias]))
+        return self.layout.matrix(jnp.asarray(flat[self.kernel])), bias
 
     def _over_layers(self, function: Any) -> Any:
         assert self.layout is not None
@@ -161,7 +160,7 @@ class Choice:
     ranks: tuple[tuple[str, Any], ...]
     layout: tuple[tuple[str, Any], ...]
     also_train: tuple[str, ...]
-    told: Mapping[Path, str]
+    told: tuple[tuple[Path, str], ...]
 
     def find(self, flat: Flat) -> list[Site]:
         """The sites in these parameters, in their order, and then those of `also_train`.
@@ -169,6 +168,15 @@ class Choice:
         Raises:
             UserError: a pattern matches nothing, or the transformation does not fit a kernel that one matches.
         """
+        if all(map(_is_array, flat.values())):
+            described = tuple((path, tuple(leaf.shape), jnp.dtype(leaf.dtype)) for path, leaf in flat.items())
+            try:
+                return list(_found(self, described))
+            except TypeError:  # a transformation of the user's that has no hash
+                pass
+        return self._find(flat)
+
+    def _find(self, flat: Flat) -> list[Site]:
         candidates = self._candidates(flat)
         if not candidates:
             what = "" if self.transform.whole_leaves else ", with the kernels of dense layers"
@@ -223,7 +231,7 @@ class Choice:
             rank = first_match(self.ranks, path, leaf)
             transform = self.transform if rank is None else replace(cast(Any, self.transform), rank=rank)
             try:
-                sites.append(kernel_site(transform, path, leaf, flat, self.layout, self.told.get(leaf)))
+                sites.append(kernel_site(transform, path, leaf, flat, self.layout, dict(self.told).get(leaf)))
             except DoesNotFit as error:
                 misfits.append((show(path) or show(leaf), error))
         if misfits:
@@ -241,6 +249,11 @@ class Choice:
                     "with two adapters, one after the other is merged"
                 )
         return sites
+
+
+@functools.lru_cache(maxsize=64)
+def _found(choice: Choice, described: tuple[tuple[Path, tuple[int, ...], Any], ...]) -> tuple[Site, ...]:
+    return tuple(choice._find({path: jax.ShapeDtypeStruct(shape, dtype) for path, shape, dtype in described}))
 
 
 def leaf_site(transform: Transform, path: Path, flat: Flat, *, also: bool = False) -> Site:
@@ -343,10 +356,8 @@ def _is_float(leaf: Any) -> bool:
 
 
 def _of_shape(leaf: Any) -> Any:
-    """The leaf, or for a shape alone an array of it, which takes no memory."""
-    if not isinstance(leaf, jax.ShapeDtypeStruct):
-        return leaf
-    return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
+    """The leaf, or for a shape alone zeros."""
+    return jnp.zeros(leaf.shape, leaf.dtype) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf
 
 
 @functools.lru_cache(maxsize=4096)

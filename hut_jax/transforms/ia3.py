@@ -31,13 +31,18 @@ class IA3(Transform):
     """
 
     side: str = "output"
-    feedforward: str = r"mlp/down$|layer/\d+/output/dense$"
+    feedforward: str = r"mlp/down$|layer/\d+/output/dense$|(^|/)(down_proj|fc2|wo|lin2)$|mlp/(c_proj|linear)$"
 
     name: ClassVar[str] = "ia3"
     learning_rate: ClassVar[float] = 3e-3  # T-Few's, appendix D
     default_targets: ClassVar[tuple[str, ...]] = (
         r"attention/(key|value)$|mlp/down$",
         r"attention/self/(key|value)$|layer/\d+/output/dense$",
+        r"(^|/)(key|value)$",  # Flax's attention; the rest are the families of base.QUERY_VALUE
+        r"(^|/)[kv]_proj$|(^|/)(down_proj|fc2)$",
+        r"(^|/)([kv]_lin|lin2|to_[kv])$|[Aa]ttention[^/]*/[kv]$|(^|/)wo$",
+        r"(^|/)(kv|qkv)_einsum$|mlp/linear$",
+        r"(^|/)(c_attn|qkv|qkv_proj|in_proj|query_key_value)$|mlp/c_proj$",
     )
 
     def __post_init__(self):

@@ -16,7 +16,13 @@ DEFAULTS = {
     "dora": (0.003, LORA | {"detach": True}),
     "hira": (0.01, {"rank": 8}),
     "loha": (0.003, {"rank": 8, "alpha": 8.0}),
-    "ia3": (0.003, {"side": "output", "feedforward": r"mlp/down$|layer/\d+/output/dense$"}),
+    "ia3": (
+        0.003,
+        {
+            "side": "output",
+            "feedforward": r"mlp/down$|layer/\d+/output/dense$|(^|/)(down_proj|fc2|wo|lin2)$|mlp/(c_proj|linear)$",
+        },
+    ),
     "ssf": (0.005, {"shift": True}),
     "bitfit": (0.001, {}),
     "layernorm": (0.001, {}),
