@@ -103,7 +103,7 @@ def opened_factors(factors: PyTree[Array]) -> dict[Path, Array]:
     Raises:
         UserError: this is no tree of arrays.
     """
-    if jax.tree_util.all_leaves([factors]):
+    if factors is None or jax.tree_util.all_leaves([factors]):
         raise UserError(f"factors= is of type {_name(factors)}; they are what adapter.init(key, params) gives")
     if not is_plain(factors):
         return flatten_any(factors)

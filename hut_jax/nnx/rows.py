@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Int, PyTree
 
-from hut_jax.adapters.running import checked_ids
+from hut_jax.adapters.params import checked_ids
 from hut_jax.core.errors import UserError
 from hut_jax.core.trees import flatten, unflatten
 from hut_jax.nnx.factors import Factors, factors_by_path, set_factors
