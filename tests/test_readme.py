@@ -9,21 +9,26 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
+from flax import nnx
 
+from benchmarks import methods
 from experiments.analysis import at_best_learning_rates, p_value, paired, select, to_frame
 from experiments.results import read_study
 from hut_jax import evaluate, generate, merge, predict, quickstart, train
+from hut_jax.nnx import Factors
 from hut_jax.quickstart import Figures, reaches_goal
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "README.md").read_text()
-COMMANDS = re.findall(r"^    (?:git|make|pip|python) .*?(?= +#|$)", PAGE, re.MULTILINE)
+COMMANDS = [
+    *re.findall(r"^    (?:git|make|pip|python) .*?(?= +#|$)", PAGE, re.MULTILINE),
+    *re.findall(r"`(python -m .*?)`", PAGE),
+]
 NOT_RUN = {
     "git clone https://github.com/hut-jax/hut_jax && cd hut_jax": "needs the network",
     "make quickstart": "installs; tests/test_quickstart.py runs what it then starts",
     "pip install .": "installs",
     'pip install "jax[cuda12]" && pip install .': "needs a GPU",
-    'pip install "jax[tpu]" && pip install .': "needs a TPU",
     "python -m benchmarks.methods": "tests/test_benchmarks.py runs it on a small model",
 }
 
@@ -35,7 +40,7 @@ def test_the_page_is_short():
 def test_its_loop_trains_a_model_that_knows_nothing_of_the_library(tmp_path, monkeypatch):
     """The lines of the page, to the letter. The control is the base's loss."""
     monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    code, others = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     names = {"__name__": "page"}
     exec(code, names)
     x, y, params, merged = names["x"], names["y"], names["params"], names["merged"]
@@ -49,6 +54,15 @@ def test_its_loop_trains_a_model_that_knows_nothing_of_the_library(tmp_path, mon
         "adapter_config.json", "adapter_model.safetensors",
     ]  # fmt: skip
     assert jax.tree.structure(merged) == jax.tree.structure(params)
+
+    def plain_loss(params, x, y):
+        return (names["model"].apply({"params": params}, x) ** 2).mean()
+
+    nnx_model = nnx.Sequential(nnx.Linear(16, 64, rngs=nnx.Rngs(0)), nnx.gelu, nnx.Linear(64, 4, rngs=nnx.Rngs(1)))
+    exec(others, names | {"nnx": nnx, "nnx_model": nnx_model, "plain_loss": plain_loss}, found := {})
+    gradients = nnx.grad(lambda model: (model(x) ** 2).mean(), argnums=nnx.DiffState(0, Factors))(found["model"])
+    for tree in (found["gradients"], gradients):
+        assert all(leaf.any() for leaf in jax.tree.leaves(tree))
 
 
 def test_every_command_is_run_here_or_the_list_says_why_not():
@@ -118,6 +132,14 @@ def test_what_the_quickstart_prints_is_that_of_the_record():
     for seed in record["seeds"].values():
         assert reaches_goal(*(Figures(**values) for values in seed["models"].values()))
         assert seed["seconds"] <= 90
+
+
+def test_the_table_of_the_methods_is_that_of_the_record():
+    record = json.loads((ROOT / "results/methods.json").read_text())
+    table, _ = methods.table(record).rsplit("\n\n", 1)
+    assert f"\n{table}\n" in PAGE
+    assert f"{record['batch']} x {record['length']} tokens" in PAGE
+    assert "AMD EPYC, avx512f" in record["device"]
 
 
 def test_what_the_page_says_against_hut_is_what_the_studies_found():
