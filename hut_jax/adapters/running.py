@@ -350,11 +350,21 @@ def called_functions(eqn: Any) -> list[tuple[Any, dict[int, Any]]]:
     if name in _SAME_ARGUMENTS and len(functions) == 1 and len(functions[0].invars) == n:
         taken = _taken(range(n), functions[0].invars)
         if name == "scan":
-            start = params["num_consts"]
-            for index in range(start, start + params["num_carry"]):
+            for index in _carry(eqn, functions[0]):
                 del taken[index]
         return [(functions[0], taken)]
     return [(function, {}) for function in functions]
+
+
+def _carry(eqn: Any, body: Any) -> range:
+    """The arguments of a scan that it carries: behind the constants, before what it takes apart.
+
+    They are told by the numbers of axes, since JAX 0.10 and 0.12 name them otherwise in the equation's settings.
+    """
+    apart = sum(out.aval.ndim != own.aval.ndim for out, own in zip(eqn.invars, body.invars, strict=True))
+    carried = sum(out.aval.ndim == own.aval.ndim for out, own in zip(eqn.outvars, body.outvars, strict=True))
+    end = len(eqn.invars) - apart
+    return range(end - carried, end)
 
 
 def _taken(indices: Sequence[int], variables: Sequence[Any]) -> dict[int, Any]:
