@@ -15,8 +15,14 @@ from hut_jax.nnx import Factors
 from tests.nnx.zoo import KINDS
 
 ALWAYS = [HUT(rank=2), LoRA(rank=2)]
-IN_TURN = [HUT(rank=1), HUT(rank=2, spread="cyclic"), DoRA(rank=2), IA3(), SSF(shift=False)]
-QUICK = ("linear", "einsum", "tied embedding", "weight norm", "scanned", "bridged")
+IN_TURN = [
+    *(HUT(rank=2, spread=spread) for spread in ("cyclic", "kronecker", "sum", "product")),
+    HUT(rank=1),
+    DoRA(rank=2),
+    IA3(),
+    SSF(),
+]
+QUICK = ("linear", "einsum", "tied embedding", "weight norm")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.full] * (n not in QUICK)) for n in KINDS])

@@ -193,8 +193,8 @@ class AroundBridged(nnx.Module):
         return self.head(self.inner(x, mutable=["batch_stats"]))
 
 
-def attention(rngs, **settings):
-    return nnx.MultiHeadAttention(num_heads=2, in_features=4, decode=False, rngs=rngs, **settings)
+def attention(rngs, heads=2, **settings):
+    return nnx.MultiHeadAttention(num_heads=heads, in_features=4, decode=False, rngs=rngs, **settings)
 
 
 def recurrent(cell):
@@ -226,7 +226,7 @@ KINDS: dict[str, Kind] = {
     "subclass": Kind(UsesFlagged, (X,)),
     "parameters of its own": Kind(Bare, (X,), ["w$", "several", "up$"]),
     "attention": Kind(attention, (X,)),
-    "attention, normalised": Kind(lambda rngs: attention(rngs, normalize_qk=True), (X,)),
+    "attention, normalised": Kind(lambda rngs: attention(rngs, heads=1, normalize_qk=True), (X,)),
     "weight norm": Kind(lambda rngs: nnx.WeightNorm(nnx.Linear(4, 6, rngs=rngs), rngs=rngs), (X,)),
     "spectral norm": Kind(lambda rngs: nnx.SpectralNorm(nnx.Linear(4, 6, rngs=rngs), rngs=rngs), (X,)),
     "lstm": Kind(recurrent(nnx.OptimizedLSTMCell), (X,)),
