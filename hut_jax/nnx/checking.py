@@ -57,21 +57,21 @@ def _check_once(checked: Checked, module: Any, args: tuple, kwargs: dict[str, An
     given, tree = jax.tree.flatten((args, kwargs), is_leaf=lambda leaf: isinstance(leaf, nnx.Pytree))
     kinds = tuple(jax.typeof(leaf) if _is_array(leaf) else type(leaf) for leaf in given)
     static = tuple(leaf for leaf in given if not _is_array(leaf) and not isinstance(leaf, nnx.Pytree))
-    key = (checked, type(module), tree, kinds, static)
+    key: Any = (checked, type(module), tree, kinds, static)
     try:
         if key in _seen:
             return
-    except TypeError:  # something has no hash
-        return
-    while len(_seen) >= _KEPT:
-        _seen.pop(next(iter(_seen)))
-    _seen[key] = None
+    except TypeError:  # something has no hash: every call is checked
+        key = None
     if (read := read_past(module, args, kwargs)) is not None:
-        del _seen[key]
         raise UserError(
             f"{show(read)} is read past the module that owns it, from its state or its attributes, where no adapter "
             "can act; exclude it, or run the merged model, hut_jax.nnx.merge(model)"
         )
+    if key is not None:
+        while len(_seen) >= _KEPT:
+            _seen.pop(next(iter(_seen)))
+        _seen[key] = None
 
 
 def read_past(module: Any, args: tuple, kwargs: Mapping[str, Any]) -> Path | None:
