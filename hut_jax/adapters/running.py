@@ -43,11 +43,8 @@ _SAME_ARGUMENTS = frozenset(
 Reads = Sequence[tuple[int, ...]]
 """For each site the places of its leaves: the kernel, the bias if there is one, the factors."""
 
-_ATTEMPTS = 64
-"""How often sites are halved at most, to find those whose marks disturb a module."""
-
-_KEPT = 512
-"""How many traces are remembered."""
+_ATTEMPTS = 64  # how often sites are halved at most, to find those whose marks disturb a module
+_KEPT = 512  # how many traces are remembered
 
 
 @dataclass(frozen=True)
@@ -73,9 +70,13 @@ class Call:
         variables = {**self.collections, "params": params}
         if not factors:
             return self.model.apply(variables, *self.args, method=self.method, **self.kwargs)
+        # The model ran with traced arrays in place of NumPy's, which not all of JAX takes within a `vmap`.
+        variables, args, kwargs = jax.tree.map(
+            lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray | np.generic) else leaf,
+            (variables, self.args, self.kwargs),
+        )
         with nn.intercept_methods(intercept):
-            variables[COLLECTION] = unflatten(factors)
-            out = self.model.apply(variables, *self.args, method=self.method, **self.kwargs)
+            out = self.model.apply({**variables, COLLECTION: unflatten(factors)}, *args, method=self.method, **kwargs)
         if isinstance(out, tuple) and len(out) == 2 and isinstance(out[1], Mapping) and COLLECTION in out[1]:
             out = out[0], {name: own for name, own in out[1].items() if name != COLLECTION}
         return out
@@ -310,15 +311,15 @@ def _follow(
     def leaf(var: Any) -> int | None:
         return None if isinstance(var, jex.Literal) else known.get(var)
 
-    for eqn in jaxpr.eqns:
-        if not eqn.outvars:  # as what is left of a body that `nn.scan` traced once more, for its broadcast variables
-            continue
+    for eqn in _live(jaxpr):
         inside = [leaf(var) for var in eqn.invars]
         name, primitive = eqn.params.get("name"), eqn.primitive.name
         if isinstance(name, str) and name.startswith(MARK) and primitive in ("jit", "pjit"):
             site = int(name.removeprefix(MARK))
             n = len(reads[site])
-            right = tuple(inside[:n]) == reads[site]
+            # A derivative of the layer has more inputs or outputs. Not every form in a layer can be differentiated so.
+            alone = (len(eqn.invars), len(eqn.outvars)) == (n + 1, 1)
+            right = alone and tuple(inside[:n]) == reads[site]
             (found.marked if right else found.elsewhere).add(site)
             found.elsewhere.update(owners[one] for one in (inside[n:] if right else inside) if one is not None)
             continue
@@ -332,6 +333,17 @@ def _follow(
             arguments = {var: one for index, var in taken.items() if (one := inside[index]) is not None}
             _follow(function, arguments, reads, owners, found)
     found.elsewhere.update(owners[one] for one in map(leaf, jaxpr.outvars) if one is not None)
+
+
+def _live(jaxpr: Any) -> list[Any]:
+    """The equations that outputs depend on. Others are left where `nn.scan` looked for what does not change."""
+    needed = {var for var in jaxpr.outvars if not isinstance(var, jex.Literal)}
+    live = []
+    for eqn in reversed(jaxpr.eqns):
+        if eqn.effects or not needed.isdisjoint(eqn.outvars):
+            live.append(eqn)
+            needed.update(var for var in eqn.invars if not isinstance(var, jex.Literal))
+    return live[::-1]
 
 
 def called_functions(eqn: Any) -> list[tuple[Any, dict[int, Any]]]:

@@ -37,6 +37,7 @@ class Case:
     tolerance: float = 1e-5
     merged: set = field(default_factory=set)
     differentiable: bool = True
+    rounded: tuple = ()  # transformations whose zero factors change the last bit: XLA adds the bias within the product
 
 
 def of(function, **fields):
@@ -218,6 +219,35 @@ class OwnGradient(nn.Module):
         return run(nn.Dense(6, name="d"), x)
 
 
+class Penalised(nn.Module):
+    """A model that returns the size of its kernel, too."""
+
+    @nn.compact
+    def __call__(self, x):
+        dense = nn.Dense(6, name="d")
+        return dense(x), (dense(x) + 1).mean() * (dense.variables["params"]["kernel"] ** 2).sum()
+
+
+class Switched(nn.Module):
+    def setup(self):
+        self.a, self.b = nn.Dense(4), nn.Dense(4)
+
+    def __call__(self, x, index):
+        if self.is_initializing():
+            self.a(x), self.b(x)
+        return nn.switch(index, [lambda module, x: module.a(x), lambda module, x: module.b(x)], self, x)
+
+
+class Forward(nn.Module):
+    """A model with a derivative along its input."""
+
+    @nn.compact
+    def __call__(self, x):
+        dense = nn.Dense(6, name="d")
+        dense(x)
+        return jax.jvp(lambda x: jnp.tanh(dense(x)), (x,), (x,))
+
+
 class Intercepted(nn.Module):
     """A model that intercepts its own layers."""
 
@@ -281,6 +311,10 @@ def casting(module, x):
         return jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16).astype(jnp.float32), variables)
 
     return nn.map_variables(nn.Dense, "params", low, init=module.is_initializing())(6, name="d")(x)
+
+
+def rounded(*arrays, dtype=None):
+    return [None if one is None else jnp.round(4 * one) / 4 for one in arrays]
 
 
 def attention(**fields):
@@ -469,6 +503,36 @@ CASES = {
     "a gradient within": Case(Energy(), merged={("hidden",), ("out",)}, tolerance=1e-4),
     "a backward pass of its own": Case(OwnGradient(), merged={("d",)}),
     "an interceptor of its own": Case(Intercepted(), merged={("d",)}),
+    "a penalty on a kernel": Case(Penalised(), merged={("d",)}, tolerance=1e-4),
+    "a derivative along the input": Case(Forward(), merged={("d",)}, tolerance=1e-4),
+    "switch": Case(Switched(), (X, np.int32(1)), here={("a",), ("b",)}),
+    "remat and scan": Case(
+        of(lambda self, x: nn.remat_scan(nn.Dense, lengths=(2, 2))(4)(x)),
+        here={("Remat_scanDense_0",)},
+        rounded=("dora",),
+    ),
+    "mapped over a batch": Case(
+        of(
+            lambda self, x: nn.vmap(
+                nn.Dense, variable_axes={"params": 0, "adapter": 0}, split_rngs={"params": True}, in_axes=0
+            )(6)(x)
+        ),
+        here={("VmapDense_0",)},
+    ),
+    "all variables mapped": Case(
+        of(
+            lambda self, x: nn.map_variables(
+                nn.Dense, True, lambda own: jax.tree.map(jnp.tanh, own), init=self.is_initializing()
+            )(6, name="d")(x)
+        ),
+        merged={("d",)},
+    ),
+    "a kernel for each place": Case(
+        of(lambda self, x: nn.ConvLocal(4, (2,), name="c")(x)), (SEQUENCE,), merged={("c",)}
+    ),
+    "rounded operands": Case(
+        of(lambda self, x: nn.Dense(6, promote_dtype=rounded, name="d")(x)), merged={("d",)}, differentiable=False
+    ),
     # boxes and dtypes
     "partitioned": Case(
         of(
