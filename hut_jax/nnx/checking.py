@@ -21,7 +21,7 @@ from hut_jax.core.any_tree import value_of
 from hut_jax.core.errors import UserError
 from hut_jax.core.nnx_walk import modules, variables
 from hut_jax.core.trees import Path, show
-from hut_jax.nnx.modules import MARKS, Adapted
+from hut_jax.nnx.modules import MARKS, Adapted, held_at
 
 _MARK = "hut_jax_read"
 """The name of the function that stands for an adapted read in the trace."""
@@ -117,15 +117,8 @@ def _adapted(module: Any) -> dict[tuple[Path, str], nnx.Variable]:
             for spec in own.adapter_specs:
                 for what, place in (("kernel", spec.kernel), ("bias", spec.bias)):
                     if place is not None:
-                        value: Any = vars(own)[place[0]]
-                        for name in place[1:]:
-                            value = value[int(name)] if not isinstance(value, dict) else _named(value, name)
-                        found.setdefault((spec.path, what), value)
+                        found.setdefault((spec.path, what), held_at(own, place))
     return found
-
-
-def _named(values: dict, name: str) -> Any:
-    return next(child for key, child in values.items() if str(key) == name)
 
 
 @contextmanager

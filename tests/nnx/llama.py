@@ -1,6 +1,5 @@
-"""A tiny Llama of Flax's own NNX layers, written as people write them; and the same in Linen."""
+"""A tiny Llama of Flax's own NNX layers, written as people write them."""
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -75,17 +74,3 @@ class Llama(nnx.Module):
         else:
             x = nnx.scan(lambda x, block: block(x), in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)(x, self.layers)
         return self.embed_tokens.attend(self.norm(x))
-
-
-class LinenBlock(nn.Module):
-    @nn.compact
-    def __call__(self, x):
-        y = nn.RMSNorm(name="input_norm")(x)
-        q, k, v = (
-            nn.DenseGeneral((HEADS, SIZE), use_bias=False, name=f"self_attn_{name}_proj")(y) for name in ("q", "k", "v")
-        )
-        y = attended(q, k, v)
-        x = x + nn.DenseGeneral(WIDTH, axis=(-2, -1), use_bias=False, name="self_attn_o_proj")(y)
-        y = nn.RMSNorm(name="post_norm")(x)
-        gate, up = (nn.Dense(HIDDEN, use_bias=False, name=f"mlp_{name}_proj")(y) for name in ("gate", "up"))
-        return x + nn.Dense(WIDTH, use_bias=False, name="mlp_down_proj")(nn.silu(gate) * up)
