@@ -2,7 +2,7 @@
 
 import math
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, fields
 from typing import Any
 
@@ -14,7 +14,7 @@ from jaxtyping import Array, Int, PyTree
 
 from hut_jax.adapters.layout import check_letters
 from hut_jax.adapters.optimizer import multipliers_of, scaled_optimizer
-from hut_jax.adapters.params import check_key, check_model, checked_ids, closed, opened, opened_factors
+from hut_jax.adapters.params import check_key, check_model, check_names, checked_ids, closed, opened, opened_factors
 from hut_jax.adapters.report import Count, table
 from hut_jax.adapters.running import Call, run_adapted
 from hut_jax.adapters.sharding import boxed_factors
@@ -37,9 +37,9 @@ class Adapter:
     Attributes:
         transform: the transformation of each kernel, such as `HUT(rank=8)`.
         targets: patterns (regular expressions) that are searched in '/'-joined paths, those of modules and those of
-            parameters. A module stands for its kernel. "all-linear" takes every kernel, but no embedding: name that or
-            its module. A transformation of whole leaves takes any parameter. Without patterns the transformation's
-            default targets apply.
+            parameters. A module stands for its kernel. "all-linear" takes every kernel whose axes can be told, but no
+            embedding: name that or its module. A transformation of whole leaves takes any parameter. Without patterns
+            the transformation's default targets apply.
         exclude: patterns of paths to leave alone.
         ranks: ranks by pattern, such as `{"mlp/": 4}`, for sites whose rank is not the transformation's. The first
             match counts.
@@ -97,8 +97,11 @@ class Adapter:
         Raises:
             UserError: a pattern matches nothing, or the transformation does not fit a kernel that one matches.
         """
+        return self._choice(params).find(opened(params))
+
+    def _choice(self, params: Params) -> Choice:
         given = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Choice(**given, told=tuple(layouts_of(params).items())).find(opened(params))
+        return Choice(**given, told=tuple(layouts_of(params).items()))
 
     def init(self, key: jax.Array, params: Params) -> PyTree[Array]:
         """Factors with which the model still equals the base, in a tree that mirrors the modules' paths.
@@ -123,14 +126,17 @@ class Adapter:
         method: Any = None,
         adapter_ids: Int[Array, " batch"] | None = None,
         collections: Mapping[str, Any] | None = None,
-        shards: int = 1,
+        shards: int | None = None,
         **kwargs: Any,
     ) -> Any:
         """`model.apply({"params": params}, *args, **kwargs)` with these factors, for any Linen model.
 
         It means `model.apply({"params": self.merge(params, factors)}, ...)`. Where nothing else reads a kernel than an
         `nn.Dense`, `nn.DenseGeneral` or `nn.Einsum` of Flax's own, the layer itself runs with the factors, which takes
-        less memory and, for some transformations, forms no W. To know this, the model is traced once more.
+        less memory and, for some transformations, forms no W. To know this, the model is traced twice more in each
+        call. Under `jit` this happens once for each compilation. Derivatives in forward mode (`jax.jvp`, `jax.hessian`)
+        of a compiled function need `merge`, for a transformation with a backward pass of its own (HUT at rank 2 or
+        more).
 
         The transformation's own dropout (LoRA's) draws from the rng "dropout". It obeys the model's argument
         `deterministic`, `train` or `training`. If the model has none of them, dropout acts if that rng is given.
@@ -146,19 +152,22 @@ class Adapter:
                 the input of every adapted layer. Under `jit` an index out of range gives NaN.
             collections: the model's other variables, such as `{"batch_stats": ...}`.
             shards: the number of parts into which devices split the batch, the first axis of the input of every
-                adapted layer. The result does not depend on it, but the right number saves communication in training.
+                adapted layer, if it is not 1. The result does not depend on it, but the right number saves
+                communication in training.
             **kwargs: the model's own.
 
         Raises:
             UserError: the factors are not those of this adapter for these parameters; or with `adapter_ids`, or if the
-                transformation's dropout acts, a kernel must be merged before the model runs.
+                transformation's dropout acts, a kernel must be merged before the model runs; or the model has an
+                argument of its own with the name of one of these, and it is given by that name.
         """
         check_model(model, params)
+        check_names(model, method, {"adapter_ids": adapter_ids, "collections": collections, "shards": shards})
         sites = self.check(params, factors, stacked=adapter_ids is not None)
         given = opened_factors(factors)
         ids = None if adapter_ids is None else checked_ids(adapter_ids, len(next(iter(given.values()))))
         call = Call(model, method, args, kwargs, collections or {})
-        return run_adapted(call, params, sites, given, ids=ids, shards=shards)
+        return run_adapted(call, params, sites, given, ids=ids, shards=shards or 1)
 
     def merge(self, params: Params, factors: PyTree[Array]) -> dict[str, Any]:
         """Parameters with which the plain model computes what `apply` does. Leaves that do not change are not copied.
@@ -172,7 +181,7 @@ class Adapter:
         merged = dict(flat)
         for site in sites:
             merged.update(site.merge(flat, site.own(given)))
-        self.check_finite(unflatten(merged))
+        self._check_finite(sites, merged, flat)
         return closed(merged, params)
 
     def check_finite(self, merged: Params) -> None:
@@ -181,9 +190,14 @@ class Adapter:
         Raises:
             UserError: one is not; the message names its parameter.
         """
-        flat = opened(merged)
-        for path in self.leaves(merged):
-            finite = jnp.isfinite(flat[path]).all()
+        self._check_finite(self.sites(merged), opened(merged))
+
+    @staticmethod
+    def _check_finite(sites: Sequence[Site], flat: Mapping[Path, Any], base: Mapping[Path, Any] | None = None) -> None:
+        """Check it; with the base, only for values that are finite there."""
+        for path in (path for site in sites for path in site.leaves):
+            kept = jnp.isfinite(flat[path])
+            finite = (kept if base is None else kept | ~jnp.isfinite(base[path])).all()
             if not isinstance(finite, jax.core.Tracer) and not bool(finite):
                 raise UserError(
                     f"the merged {show(path)} has values that are not finite; check the factors and the dtype"
@@ -261,7 +275,8 @@ class Adapter:
 
         Its columns: path, the kernel's shape and axes (as in `layout`), the factors' shapes, trainable parameters.
         """
-        return table(self.sites(params), self.count(params), self.transform)
+        left_out = self._choice(params).left_out(opened(params))
+        return table(self.sites(params), self.count(params), self.transform, left_out)
 
     def learning_rate_multipliers(self, params: Params, *, also_train: float | None = None) -> PyTree[float]:
         """The learning-rate multiplier of each factor, as a tree like the factors'.
@@ -320,4 +335,5 @@ def _check_transform(transform: Any) -> None:
     if isinstance(transform, str) and transform in TRANSFORMS:
         name = TRANSFORMS[transform].__name__
         raise UserError(f"transform= is the text {transform!r}: give the transformation itself, hut_jax.{name}()")
-    raise UserError(f"transform= is {transform!r}, and no transformation such as hut_jax.HUT(rank=8); {order}")
+    what = "None" if transform is None else f"of type {type(transform).__name__}"
+    raise UserError(f"transform= is {what}, and no transformation such as hut_jax.HUT(rank=8); {order}")

@@ -24,16 +24,18 @@ class Trace:
     Attributes:
         marked: the sites whose layer could run adapted.
         elsewhere: the sites of which something else reads a leaf.
+        one_input: the sites whose layer is run for several kernels at once on one input.
         failed: why there is no trace, if there is none.
     """
 
     marked: set[int] = field(default_factory=set)
     elsewhere: set[int] = field(default_factory=set)
+    one_input: set[int] = field(default_factory=set)
     failed: str = ""
 
     def here(self, site: int) -> bool:
         """Whether this site may run adapted in the layer."""
-        return site in self.marked and site not in self.elsewhere
+        return not self.failed and site in self.marked and site not in self.elsewhere
 
     def read(self, site: int) -> bool:
         """Whether this site must be merged before the model runs."""
@@ -68,16 +70,18 @@ def follow(
     def leaf(var: Any) -> int | None:
         return None if isinstance(var, jex.Literal) else known.get(var)
 
-    for eqn in _live(jaxpr):
+    for eqn in live_equations(jaxpr):
         inside = [leaf(var) for var in eqn.invars]
         name, primitive = eqn.params.get("name"), eqn.primitive.name
         if isinstance(name, str) and name.startswith(MARK) and primitive in ("jit", "pjit"):
-            site = int(name.removeprefix(MARK))
+            site, kernel_axes, axes = map(int, name.removeprefix(MARK).split("_"))
             n = len(reads[site])
             # A derivative of the layer has more inputs or outputs. Not every form in a layer can be differentiated so.
             alone = (len(eqn.invars), len(eqn.outvars)) == (n + 1, 1)
             right = alone and tuple(inside[:n]) == reads[site]
             (found.marked if right else found.elsewhere).add(site)
+            if right and eqn.invars[0].aval.ndim - kernel_axes > eqn.invars[-1].aval.ndim - axes:
+                found.one_input.add(site)
             found.elsewhere.update(owners[one] for one in (inside[n:] if right else inside) if one is not None)
             continue
         if primitive == "sharding_constraint" and inside[0] is not None:
@@ -92,7 +96,7 @@ def follow(
     found.elsewhere.update(owners[one] for one in map(leaf, jaxpr.outvars) if one is not None)
 
 
-def _live(jaxpr: Any) -> list[Any]:
+def live_equations(jaxpr: Any) -> list[Any]:
     """The equations that outputs depend on. Others are left where `nn.scan` looked for what does not change."""
     needed = {var for var in jaxpr.outvars if not isinstance(var, jex.Literal)}
     live = []

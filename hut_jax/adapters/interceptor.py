@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple, cast
 
+import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -29,7 +30,8 @@ from hut_jax.transforms.base import Factors, Layer
 COLLECTION = "adapter"
 
 MARK = "hut_jax_site_"
-"""The name of the function that stands for an adapted layer in an abstract trace; its site's index follows."""
+"""The name of the function that stands for an adapted layer in an abstract trace; its site's index follows, and
+the number of axes of the kernel and of the input."""
 
 _APPLY_ARGUMENTS = ("rngs", "mutable", "capture_intermediates")
 """What `model.apply` takes for itself."""
@@ -108,8 +110,19 @@ def intercept(next_fun: Callable[..., Any], args: tuple, kwargs: dict, context: 
             f"the input of {here.site.shown} is {list(x.shape)}, whose first axis is not the {here.ids.shape[0]} rows "
             "of adapter_ids; exclude it, or run a batch for each adapter"
         )
-    key = module.make_rng("dropout") if here.drop and here.site.transform.random else None
+    key = _key(module, here) if here.drop and here.site.transform.random else None
     return _run(call, here, key)
+
+
+def _key(module: nn.Module, here: Here) -> jax.Array:
+    """The key for the layer's dropout."""
+    try:
+        return module.make_rng("dropout")
+    except flax.errors.InvalidRngError:
+        raise UserError(
+            f'the adapter\'s dropout at {here.site.shown} has no rng "dropout" here; an nn.scan or nn.vmap around it '
+            'needs split_rngs={"dropout": True}'
+        ) from None
 
 
 def others_intercept() -> bool:
@@ -123,14 +136,23 @@ def dropout_acts(model: nn.Module, method: Any, args: tuple, kwargs: Mapping[str
     Raises:
         UserError: it does, and there is no rng for it.
     """
-    given = "dropout" in (kwargs.get("rngs") or {})
+    rngs = kwargs.get("rngs")
+    # One key alone is Flax's for every rng.
+    given = rngs is not None and (not isinstance(rngs, Mapping) or "dropout" in rngs)
     function = method if callable(method) else getattr(type(model), method or "__call__")
     own = {name: value for name, value in kwargs.items() if name not in _APPLY_ARGUMENTS}
     call = inspect.signature(function).bind(*((model, *args) if not inspect.ismethod(function) else args), **own)
     call.apply_defaults()
     for name, acts in (("deterministic", False), ("train", True), ("training", True)):
         if name in call.arguments and call.arguments[name] is not None:
-            if bool(call.arguments[name]) is not acts:
+            try:
+                value = bool(call.arguments[name])
+            except jax.errors.TracerBoolConversionError:
+                raise UserError(
+                    f"the adapter has dropout, and {name}= decides whether it acts, so its value must be known: "
+                    "make it static (static_argnames in jax.jit), not traced"
+                ) from None
+            if value is not acts:
                 return False
             if not given:
                 raise UserError('the adapter has dropout, which acts here: give it rngs={"dropout": key}')
@@ -203,7 +225,7 @@ class _Call:
             changed["bias"] = layout.bias(vector, self.bias.shape)
         layer = cast(Any, self.module).clone(use_bias=vector is not None)
         y = _apply(layer, changed, x.reshape(*x.shape[:-1], *layout.inputs))
-        return y.reshape(*y.shape[: y.ndim - len(layout.outputs)], -1)
+        return y.reshape(*y.shape[: y.ndim - len(layout.outputs)], layout.k)
 
 
 def _apply(layer: nn.Module, params: Mapping[str, Any], x: Any) -> jax.Array:
@@ -255,8 +277,9 @@ def _marked(call: _Call, here: Here) -> jax.Array:
     def run(kernel, bias, factors, x):
         return call.plain({"kernel": kernel} if bias is None else {"kernel": kernel, "bias": bias}, x)
 
-    run.__name__ = run.__qualname__ = f"{MARK}{here.index}"
-    return jax.jit(run)(call.kernel, call.bias, here.factors, call.given)
+    given = jnp.asarray(call.given)
+    run.__name__ = run.__qualname__ = f"{MARK}{here.index}_{call.kernel.ndim}_{given.ndim}"
+    return jax.jit(run)(call.kernel, call.bias, here.factors, given)
 
 
 def _run(call: _Call, here: Here, key: jax.Array | None) -> jax.Array:
@@ -264,7 +287,7 @@ def _run(call: _Call, here: Here, key: jax.Array | None) -> jax.Array:
     transform, layout, ids, x = here.site.transform, here.site.layout, here.ids, call.x
     matrix, vector = layout.matrix(call.kernel), None if call.bias is None else layout.vector(call.bias)
     # A transformation sees inputs as vectors [d].
-    x = x.reshape(*x.shape[: x.ndim - len(layout.inputs)], -1)
+    x = x.reshape(*x.shape[: x.ndim - len(layout.inputs)], layout.d)
     dense = partial(call.dense, layout)
 
     def forward(key, matrix, x, factors):
@@ -278,9 +301,9 @@ def _run(call: _Call, here: Here, key: jax.Array | None) -> jax.Array:
         def own(leaf: jax.Array) -> jax.Array:
             return split_batch(jnp.broadcast_to(leaf, (here.shards, *leaf.shape)), *(ANY,) * leaf.ndim)
 
-        parts = x.reshape(here.shards, -1, *x.shape[1:])
+        parts = x.reshape(here.shards, rows // here.shards, *x.shape[1:])
         y = jax.vmap(partial(forward, key))(own(matrix), parts, jax.tree.map(own, here.factors))
-        y = y.reshape(-1, *y.shape[2:])
+        y = y.reshape(rows, *y.shape[2:])
     elif ids is None:
         y = forward(key, matrix, x, here.factors)
     else:

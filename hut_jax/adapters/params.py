@@ -1,5 +1,7 @@
 """Arguments as users give them: the checks, the boxes of `flax.linen.meta` around leaves, and trees of other kinds."""
 
+import copy
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,12 +9,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.core import FrozenDict, freeze
+from flax.core import FrozenDict
 from jaxtyping import Array, Int, PyTree
 
 from hut_jax.core.any_tree import fill_any, flatten_any, is_nnx, is_plain
 from hut_jax.core.errors import UserError
-from hut_jax.core.trees import Path, flatten, unflatten
+from hut_jax.core.trees import Path, flatten
 
 _TREE = 'params= are a tree of arrays, such as model.init(key, x)["params"]'
 
@@ -31,12 +33,17 @@ def closed(flat: Mapping[Path, Any], like: Any) -> Any:
     """The inverse of `opened`: a tree of the kind of `like`, with its boxes."""
     if not is_plain(like):
         return fill_any(like, flat)
-    boxed = {
-        path: box.replace_boxed(flat[path]) if nn.meta.is_axis_metadata(box) else flat[path]
-        for path, box in flatten(like).items()
-    }
-    tree = unflatten(boxed)
-    return freeze(tree) if isinstance(like, FrozenDict) else tree
+    return _filled(like, (), flat)
+
+
+def _filled(like: Any, path: Path, flat: Mapping[Path, Any]) -> Any:
+    if isinstance(like, FrozenDict):
+        return FrozenDict({name: _filled(own, (*path, name), flat) for name, own in like.items()})
+    if isinstance(like, dict):
+        tree = copy.copy(like)  # of the same type, and with what is empty
+        tree.update({name: _filled(own, (*path, name), flat) for name, own in like.items()})
+        return tree
+    return like.replace_boxed(flat[path]) if nn.meta.is_axis_metadata(like) else flat[path]
 
 
 def unboxed(leaf: Any) -> Any:
@@ -60,6 +67,13 @@ def checked(params: Any) -> Any:
         raise UserError(f"params= is one array; {_TREE}")
     if jax.tree_util.all_leaves([params]):
         raise UserError(f"params= is of type {_name(params)}; {_TREE}")
+    if isinstance(params, Mapping) and isinstance(params.get("params"), Mapping) and len(params) > 1:
+        others = [name for name, own in params.items() if name != "params" and isinstance(own, Mapping)]
+        if len(others) == len(params) - 1:
+            raise UserError(
+                f'params= are all variables, "params" and {", ".join(map(repr, others))}: give variables["params"], '
+                "and the others to apply as collections="
+            )
     return params
 
 
@@ -67,10 +81,37 @@ def check_key(key: Any) -> None:
     """Check that this may be a key for random numbers.
 
     Raises:
-        UserError: it is a tree or a model, as where the arguments are swapped.
+        UserError: it is something else, as where the arguments are swapped.
     """
     if isinstance(key, Mapping | nn.Module) or is_nnx(key):
         raise UserError(f"key= is of type {_name(key)}: the order is adapter.init(key, params)")
+    dtype = getattr(key, "dtype", None)
+    if dtype is None or not (jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key) or dtype == np.uint32):
+        raise UserError(f"key= is of type {_name(key)}, and no key: give one, such as jax.random.key(0)")
+
+
+def check_names(model: nn.Module, method: Any, ours: Mapping[str, Any]) -> None:
+    """Check that what is given by name is not meant for an argument of the model's.
+
+    Args:
+        model: the model.
+        method: as in `model.apply`.
+        ours: the adapter's own arguments; None if not given.
+
+    Raises:
+        UserError: the model has an argument of such a name.
+    """
+    given = [name for name, value in ours.items() if value is not None]
+    if not given:
+        return
+    function = method if callable(method) else getattr(type(model), method or "__call__", None)
+    if function is None:
+        return
+    for name in inspect.signature(function).parameters.keys() & set(given):
+        raise UserError(
+            f"{name}= is an argument of adapter.apply and one of {_name(model)} too. Hide the model's: "
+            f"method=lambda model, *args: model(*args), with {name}= of its own in that call if it needs one"
+        )
 
 
 def check_model(model: Any, params: Any) -> None:
@@ -82,8 +123,9 @@ def check_model(model: Any, params: Any) -> None:
     if isinstance(model, nn.Module):
         if is_nnx(params):
             raise UserError(f"params= is of NNX's type {_name(params)}, and {_name(model)} is a Linen model; {_TREE}")
-        if isinstance(params, Mapping) and set(params) == {"params"} and isinstance(params["params"], Mapping):
-            raise UserError('params= has the one entry "params": give the parameters alone, variables["params"]')
+        if isinstance(params, Mapping) and isinstance(params.get("params"), Mapping):
+            others = " (and the others as collections=)" if len(params) > 1 else ""
+            raise UserError(f'params= has an entry "params": give the parameters alone, variables["params"]{others}')
         return
     order = "the order is adapter.apply(model, params, factors, *inputs)"
     if isinstance(model, Mapping) or isinstance(params, nn.Module):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from hut_jax.adapters.site import Site
 from hut_jax.adapters.targets import some
-from hut_jax.core.trees import show
+from hut_jax.core.trees import Path, show
 from hut_jax.transforms import Transform
 
 
@@ -22,7 +22,7 @@ class Count:
         return 100 * self.trainable / self.total
 
 
-def table(sites: Sequence[Site], count: Count, transform: Transform) -> str:
+def table(sites: Sequence[Site], count: Count, transform: Transform, left_out: Sequence[Path] = ()) -> str:
     """A table of the sites, then the totals and what is left out.
 
     Its columns: path, the kernel's shape and axes (as in `layout`), the factors' shapes, trainable parameters.
@@ -31,6 +31,7 @@ def table(sites: Sequence[Site], count: Count, transform: Transform) -> str:
         sites: the adapter's.
         count: of all their trainable parameters.
         transform: the adapter's.
+        left_out: the kernels that "all-linear" leaves out, since their axes cannot be told.
     """
     rows = [("path", "kernel", "axes", "factors", "parameters")]
     for site in sites:
@@ -44,6 +45,8 @@ def table(sites: Sequence[Site], count: Count, transform: Transform) -> str:
         without = [site.path for site in sites if site.layout is not None and not site.has_bias]
         if without:
             lines.append(f"no shift, for want of a bias, at {len(without)} of {len(sites)}: {some(without)}")
+    if left_out:
+        lines.append(f"left out, for want of a layout=, {len(left_out)}: {some(left_out)}")
     return "\n".join(lines)
 
 

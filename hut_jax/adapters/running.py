@@ -1,24 +1,27 @@
 """Run a model with factors: some sites in the layer itself, the others merged before the model runs.
 
 `model.apply(merge(params, factors))` is what every call means. A layer that runs adapted in place reads W0 and applies
-the factors itself. This is the same if, and only if, no other part of the model reads W0. So the model is traced once,
-with a mark in place of each layer that could run adapted, and each kernel is followed through the trace. If it goes
-anywhere but into its own mark, as a tied kernel or one under `nn.WeightNorm` does, it is merged before the model runs.
+the factors itself. This is the same if, and only if, no other part of the model reads W0. So the model is traced with a
+mark in place of each layer that could run adapted, and each kernel is followed through the trace. If it goes anywhere
+but into its own mark, as a tied kernel or one under `nn.WeightNorm` does, it is merged before the model runs.
+
+The factors lie among the model's variables, which a model may count or look through. So it is traced without them too.
+If the marks change anything else of the trace, every site is merged. No trace is kept for another call: what a model
+reads (a config, a global) may change between two calls, and under `jit` there is one trace for each compilation.
 """
 
-import itertools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.core import FrozenDict, freeze
 from jaxtyping import Array, Int
 
-from hut_jax.adapters.following import Trace, follow
+from hut_jax.adapters.following import Trace
 from hut_jax.adapters.interceptor import (
     COLLECTION,
     ChangedUnderWay,
@@ -30,12 +33,10 @@ from hut_jax.adapters.interceptor import (
 )
 from hut_jax.adapters.params import closed, opened
 from hut_jax.adapters.site import Site
+from hut_jax.adapters.tracing import is_array, trace_marked
 from hut_jax.core.errors import UserError
 from hut_jax.core.trees import Path, show, unflatten
 from hut_jax.transforms.base import Factors
-
-_ATTEMPTS = 64  # how often sites are halved at most, to find those whose marks disturb a module
-_KEPT = 512  # how many traces are remembered
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,10 @@ class Call:
         )
         with nn.intercept_methods(intercept):
             out = self.model.apply({**variables, COLLECTION: unflatten(factors)}, *args, method=self.method, **kwargs)
-        if isinstance(out, tuple) and len(out) == 2 and isinstance(out[1], Mapping) and COLLECTION in out[1]:
-            out = out[0], {name: own for name, own in out[1].items() if name != COLLECTION}
-        return out
+        if self.kwargs.get("mutable", False) is False or COLLECTION not in out[1]:
+            return out
+        changed = {name: own for name, own in out[1].items() if name != COLLECTION}
+        return out[0], freeze(changed) if isinstance(out[1], FrozenDict) else changed
 
 
 def run_adapted(
@@ -115,10 +117,13 @@ def run_adapted(
     def run(found: Trace) -> Any:
         changed, here = dict(flat), {}
         for index, (site, its) in enumerate(zip(kernels, own, strict=True)):
-            if found.here(index):
+            in_layer = ids is not None or (drop and site.transform.random)
+            # A form that scales the input would multiply an input of its own by each kernel, and change bits.
+            rescaled = index in found.one_input and not site.transform.forms_kernel
+            if found.here(index) and (in_layer or not rescaled):
                 here[site.kernel] = _here(site, its, index, ids, drop=drop, shards=shards)
-            elif found.read(index):
-                if ids is not None or (drop and site.transform.random):
+            elif found.read(index) or rescaled:
+                if in_layer:
                     what = "rows cannot have factors of their own" if ids is not None else "its dropout cannot act"
                     raise UserError(
                         f"{show(site.kernel)} must be merged before the model runs, so {what}: {found.why(index)}; "
@@ -132,6 +137,10 @@ def run_adapted(
         return run(found)
     except ChangedUnderWay as error:
         return run(Trace(failed=f"{error} runs in another way than in a trace"))
+    except TypeError as error:
+        if "custom_vjp" not in str(error):
+            raise
+        return run(Trace(failed="it runs under forward-mode differentiation"))
 
 
 def _here(
@@ -150,9 +159,6 @@ def _here(
     return Here(factors, ids, Static.of(site), index, drop, shards, mark)
 
 
-_traces: dict[Any, Trace] = {}
-
-
 def _traced(
     call: Call,
     params: Mapping[str, Any],
@@ -161,7 +167,9 @@ def _traced(
     own: Sequence[Factors],
     ids: jax.Array | None,
 ) -> Trace:
-    """The trace of the model in this call, or one of a call like it."""
+    """The trace of the model in this call."""
+    if COLLECTION in call.collections:
+        return Trace(failed=f'the model has a collection of its own called "{COLLECTION}"')
     if others_intercept():
         return Trace(failed="another interceptor of Flax is at work, which must see the plain layer")
     places = [(*site.leaves, *sorted(site.factors)) for site in sites]
@@ -170,8 +178,8 @@ def _traced(
         for site, its in zip(sites, own, strict=True)
     ]
     given, tree = jax.tree.flatten((call.args, call.kwargs, dict(call.collections)))
-    static = [None if _is_array(leaf) else (type(leaf), leaf) for leaf in given]
-    arrays = [leaf for leaf in given if _is_array(leaf)]
+    static = [None if is_array(leaf) else (type(leaf), leaf) for leaf in given]
+    arrays = [leaf for leaf in given if is_array(leaf)]
     mine = {path for site in sites for path in site.leaves}
     others = {path: leaf for path, leaf in flat.items() if path not in mine}
     rest = [list(others.values()), arrays, ids]
@@ -187,81 +195,7 @@ def _traced(
         dynamic = iter(arrays)
         refilled = [next(dynamic) if one is None else one[1] for one in static]
         args, kwargs, collections = jax.tree.unflatten(tree, refilled)
-        out = Call(call.model, call.method, args, kwargs, collections).run(closed(changed, params), here)
-        return [leaf for leaf in jax.tree.leaves(out) if _is_array(leaf)]
+        return Call(call.model, call.method, args, kwargs, collections).run(closed(changed, params), here)
 
-    key: Any = None
-    try:
-        avals = tuple(map(jax.typeof, jax.tree.leaves((leaves, rest))))
-        boxes = jax.tree.structure(params)
-        what = tuple((site.kernel, site.bias, site.layout, Static.of(site)) for site in sites)
-        key = (_frozen(call.model), call.method, tree, tuple(static), boxes, what, avals, ids is None)
-        if key in _traces:
-            return _traces[key]
-    except TypeError:  # something has no hash
-        key = None
-    found = _trace(run, leaves, rest, [index for index, site in enumerate(sites) if site.kernel[-1] == "kernel"])
-    if key is not None:
-        while len(_traces) >= _KEPT:
-            _traces.pop(next(iter(_traces)))
-        _traces[key] = found
-    return found
-
-
-def _trace(run: Callable[..., Any], leaves: Sequence[Sequence[Any]], rest: Any, sites: Sequence[int]) -> Trace:
-    """Trace the model with a mark at each of these sites.
-
-    A mark may disturb a module: `nn.WeightNorm` normalises whatever lies beside a kernel, the factors too. Then the
-    model is traced for halves of the sites, and halves of these.
-
-    Args:
-        run: the model, as a function of the sites to mark, the leaves and the other arrays.
-        leaves: for each site its kernel, its bias if there is one, its factors.
-        rest: the other arrays.
-        sites: those to mark.
-    """
-    ends = list(itertools.accumulate(map(len, leaves), initial=0))
-    reads = [tuple(range(*pair)) for pair in itertools.pairwise(ends)]
-    owners = {place: site for site, read in enumerate(reads) for place in read}
-    whole = Trace()
-
-    def failure(marked: Sequence[int]) -> str:
-        """Trace once. The name of the error, if there is one."""
-        try:
-            jaxpr = jax.make_jaxpr(partial(run, set(marked)))(leaves, rest).jaxpr
-        except Exception as error:  # the model may need values; or it is wrong, and says so itself when it runs
-            return type(error).__name__
-        found = Trace()
-        follow(jaxpr, {var: place for place, var in enumerate(jaxpr.invars[: len(owners)])}, reads, owners, found)
-        others = whole.elsewhere - set(marked) if whole.elsewhere else found.elsewhere
-        whole.elsewhere = others | (found.elsewhere & set(marked))
-        whole.marked |= found.marked
-        return ""
-
-    if not failure(sites):
-        return whole
-    if error := failure([]):
-        whole.failed = f"the model cannot be traced ({error})"
-        return whole
-    left = [list(sites)]
-    for _ in range(_ATTEMPTS):
-        if left and len(marked := left.pop()) > 1:
-            half = len(marked) // 2
-            left += [part for part in (marked[:half], marked[half:]) if failure(part)]
-    return whole
-
-
-def _frozen(value: Any) -> Any:
-    """A model, with tuples for the lists and dicts in its fields, which have no hash."""
-    if isinstance(value, nn.Module):
-        return type(value), tuple(_frozen(getattr(value, one.name)) for one in fields(value) if one.name != "parent")
-    if isinstance(value, list | tuple):
-        return type(value), tuple(map(_frozen, value))
-    if isinstance(value, Mapping):
-        return type(value), tuple((key, _frozen(own)) for key, own in value.items())
-    return value
-
-
-def _is_array(leaf: Any) -> bool:
-    """Whether a leaf of the arguments is traced. What is not stays as it is, as under `static_argnums`."""
-    return isinstance(leaf, jax.Array | np.ndarray | np.generic)
+    marked = [index for index, site in enumerate(sites) if site.kernel[-1] == "kernel"]
+    return trace_marked(run, leaves, rest, marked, [len(site.leaves) for site in sites])

@@ -19,6 +19,7 @@ from hut_jax.adapters.targets import (
     match,
     match_default,
     match_modules,
+    match_named,
     matches,
     nearest_path,
     some,
@@ -176,7 +177,29 @@ class Choice:
                 pass
         return self._find(flat)
 
+    def left_out(self, flat: Flat) -> list[Path]:
+        """The kernels that "all-linear" leaves out, since their axes cannot be told."""
+        found = {site.kernel for site in self.find(flat)}
+        return [one.leaf for one in self._matched(flat)[0] if one.leaf not in found]
+
     def _find(self, flat: Flat) -> list[Site]:
+        matched, named, also = self._matched(flat)
+        for name, rules in (("ranks", self.ranks), ("layout", self.layout)):
+            for pattern, _ in rules:
+                if not any(matches(pattern, one.path, one.leaf) for one in matched):
+                    near = nearest_path(pattern, [one.path for one in matched])
+                    raise UserError(f"pattern {pattern!r} in {name}= matches no target; {near}")
+        sites = self._sites(matched, flat, named)
+        for site in sites:
+            if also.keys() & set(site.leaves):
+                raise UserError(
+                    f"{show(site.path)} is both a target and in also_train={list(self.also_train)}; "
+                    "exclude= it from the targets, or leave it out of also_train="
+                )
+        return sites + [leaf_site(Full(), path, flat, also=True) for path in also]
+
+    def _matched(self, flat: Flat) -> tuple[list[Candidate], set[Candidate], dict[Path, None]]:
+        """What the patterns choose, which of it a pattern names, and what trains in full beside it."""
         candidates = self._candidates(flat)
         if not candidates:
             what = "" if self.transform.whole_leaves else ", with the kernels of dense layers"
@@ -188,20 +211,7 @@ class Choice:
         if not self.targets or ALL_LINEAR in self.targets:
             candidates = [one for one in candidates if one.leaf not in also]
         targets = self.targets or match_default(candidates, self.transform.default_targets)
-        matched = match(candidates, targets, self.exclude)
-        for name, rules in (("ranks", self.ranks), ("layout", self.layout)):
-            for pattern, _ in rules:
-                if not any(matches(pattern, one.path, one.leaf) for one in matched):
-                    near = nearest_path(pattern, [one.path for one in matched])
-                    raise UserError(f"pattern {pattern!r} in {name}= matches no target; {near}")
-        sites = self._sites(matched, flat)
-        for site in sites:
-            if also.keys() & set(site.leaves):
-                raise UserError(
-                    f"{show(site.path)} is both a target and in also_train={list(self.also_train)}; "
-                    "exclude= it from the targets, or leave it out of also_train="
-                )
-        return sites + [leaf_site(Full(), path, flat, also=True) for path in also]
+        return match(candidates, targets, self.exclude), match_named(candidates, targets), also
 
     def _candidates(self, flat: Flat) -> list[Candidate]:
         """The kernels, or the parameters that a transformation of whole leaves takes."""
@@ -223,17 +233,24 @@ class Choice:
                 found.append(Candidate(path, path, bool(_LINEAR.search(name)), (*module, "kernel") not in flat))
         return found
 
-    def _sites(self, matched: Sequence[Candidate], flat: Flat) -> list[Site]:
+    def _sites(self, matched: Sequence[Candidate], flat: Flat, named: set[Candidate]) -> list[Site]:
         if self.transform.whole_leaves:
             return [leaf_site(self.transform, one.path, flat) for one in matched]
-        sites, misfits = [], []
-        for path, leaf, *_ in matched:
+        sites, misfits, unknown = [], [], []
+        for one in matched:
+            path, leaf = one.path, one.leaf
             rank = first_match(self.ranks, path, leaf)
             transform = self.transform if rank is None else replace(cast(Any, self.transform), rank=rank)
             try:
                 sites.append(kernel_site(transform, path, leaf, flat, self.layout, dict(self.told).get(leaf)))
             except DoesNotFit as error:
                 misfits.append((show(path) or show(leaf), error))
+            except UnknownLayout as error:  # "all-linear" takes what will run; what is named must
+                if one in named:
+                    raise
+                unknown.append(error)
+        if unknown and not sites and not misfits:
+            raise unknown[0]
         if misfits:
             where, misfit = misfits[0]
             pattern = f"^{re.escape(where)}$"
@@ -243,11 +260,13 @@ class Choice:
             raise UserError(f"{misfit}{many}; {', '.join(ways)}")
         places = {site.path: site for site in sites}
         for site in sites:
-            if site.path and site.path[:-1] in places and site.path[-1] in places[site.path[:-1]].factors:
-                raise UserError(
-                    f"the factors of {show(site.path)} would lie where those of {show(site.path[:-1])} are; adapt them "
-                    "with two adapters, one after the other is merged"
-                )
+            for depth, name in enumerate(site.path):
+                above = site.path[:depth]
+                if above in places and name in places[above].factors:
+                    raise UserError(
+                        f"the factors of {show(site.path)} would lie where those of {show(above) or 'the model'} are; "
+                        "adapt them with two adapters, one after the other is merged"
+                    )
         return sites
 
 
@@ -296,10 +315,10 @@ def kernel_site(
     try:
         layout = Layout.parse(spelled, shape) if spelled else read_layout(leaf, _Shapes(flat), bias)
     except UserError as error:
-        raise UserError(f"{where}: {error}") from None
+        raise (UserError if spelled else UnknownLayout)(f"{where}: {error}") from None
     if bias is not None and not layout.fits(flat[bias].shape):
         if not spelled:
-            raise UserError(
+            raise UnknownLayout(
                 f"{where}: its bias {list(flat[bias].shape)} does not fit the outputs of its kernel {list(shape)}: it "
                 "is not a dense layer y = x @ kernel + bias, or it needs a layout="
             )
@@ -313,6 +332,10 @@ def kernel_site(
 
 class DoesNotFit(UserError):
     """The transformation does not fit a kernel."""
+
+
+class UnknownLayout(UserError):
+    """It cannot be told which axes of a kernel are inputs and which are outputs."""
 
 
 class _Shapes(Mapping[Path, tuple[int, ...]]):
@@ -339,9 +362,12 @@ def _float_shape(path: Path, leaf: Any) -> tuple[int, ...]:
     """
     if not _is_float(leaf):
         what = f"{leaf.dtype}{list(leaf.shape)}" if _is_array(leaf) else f"of type {type(leaf).__name__}"
+        out = f"leave it out with exclude={f'^{re.escape(show(path))}$'!r}"
+        if _is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+            raise UserError(f"{show(path)} is {what}, and complex numbers cannot be adapted: {out}")
         raise UserError(
             f"{show(path)} is {what}, and what is adapted must be an array of floats: put the dequantised array there, "
-            f"or leave it out with exclude={f'^{re.escape(show(path))}$'!r}"
+            f"or {out}"
         )
     return tuple(leaf.shape)
 

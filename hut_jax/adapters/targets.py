@@ -112,6 +112,11 @@ def match(candidates: Sequence[Candidate], targets: Sequence[str], exclude: Sequ
     return [one for one in candidates if one in chosen]
 
 
+def match_named(candidates: Sequence[Candidate], targets: Sequence[str]) -> set[Candidate]:
+    """The candidates that a pattern other than "all-linear" matches."""
+    return {one for pattern in targets if pattern != ALL_LINEAR for one in _found(pattern, candidates)}
+
+
 def match_default(candidates: Sequence[Candidate], defaults: Sequence[str]) -> tuple[str, ...]:
     """The first of the default patterns that matches a path, as the targets.
 
@@ -202,9 +207,11 @@ def _chooses(pattern: str, one: Candidate) -> bool:
 
 
 def _check(pattern: str) -> None:
+    if not isinstance(pattern, str):
+        raise UserError(f"a pattern is a text, a regular expression over paths, and one is a {type(pattern).__name__}")
     try:
         re.compile(pattern)
-    except (re.error, TypeError) as error:
+    except re.error as error:
         raise UserError(f"{pattern!r} is not a regular expression: {error}") from None
 
 

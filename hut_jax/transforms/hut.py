@@ -184,8 +184,9 @@ class HUT(Transform):
         def backward(arguments, gradient):
             x, kernel, bias, factors = arguments
             # One row of the gradient is split as the columns of b are, so devices send each other nothing for it.
-            zero = 0 * gradient.reshape(-1, gradient.shape[-1])[0].astype(factors["b"].dtype)
-            factors = {**factors, "b": factors["b"] + zero}
+            if gradient.size:  # a batch may have no rows
+                zero = 0 * gradient.reshape(-1, gradient.shape[-1])[0].astype(factors["b"].dtype)
+                factors = {**factors, "b": factors["b"] + zero}
             return jax.vjp(run, x, kernel, bias, factors)[1](gradient)
 
         by_kernel = jax.custom_vjp(run)

@@ -1,5 +1,7 @@
 """Parameters as users give them: mistakes are one line, boxes are opened and put back."""
 
+import collections
+
 import flax
 import flax.linen as nn
 import jax
@@ -23,6 +25,7 @@ def shaped(model, *inputs):
 
 PARAMS = shaped(MODEL, X)
 LAYERS = Adapter(LoRA(rank=2), "layers")
+VARIABLES = {"params": PARAMS, "batch_stats": {"norm": {"mean": np.ones(3)}}}
 
 
 def factors():
@@ -58,6 +61,15 @@ class Wrapper:
         (lambda: LAYERS.apply(Wrapper(), PARAMS, factors(), X), "Wrapper wraps a Linen model: give that, model.module"),
         (lambda: LAYERS.apply(len, PARAMS, factors(), X), "no Linen model"),
         (lambda: LAYERS.apply(MODEL, {"params": PARAMS}, factors(), X), r'variables\["params"\]'),
+        (lambda: LAYERS.init(0, PARAMS), r"key= is of type int, and no key: give one, such as jax.random.key\(0\)"),
+        (lambda: LAYERS.init(None, PARAMS), "key= is of type NoneType, and no key"),
+        (
+            lambda: LAYERS.init(jax.random.key(0), VARIABLES),
+            r'"params" and \'batch_stats\': give variables\["params"\]',
+        ),
+        (lambda: LAYERS.apply(MODEL, VARIABLES, factors(), X), r'all variables, "params" and|params= has an entry'),
+        (lambda: Adapter([MODEL]), "transform= is of type list, and no transformation"),
+        (lambda: Adapter(HUT(), [MODEL]), "a pattern is a text, .* and one is a Sequential"),
         (lambda: LAYERS.merge(factors(), PARAMS), "has nothing to act on: params= are the base's parameters"),
         (lambda: LAYERS.merge(PARAMS, None), "factors= is of type NoneType"),
     ],
@@ -158,7 +170,8 @@ def test_a_kernel_that_is_no_array_of_floats_is_refused_or_left_alone(kernel):
     params = {"q": {"kernel": kernel}, "out": PARAMS["layers_1"]}
     for transform in (LoRA(rank=2), HUT(rank=2), Full()):
         with pytest.raises(
-            UserError, match=r"q/kernel is .*dequantised array there, or leave it out with exclude='\^q/k"
+            UserError,
+            match=r"q/kernel is .*(dequantised array there, or|complex.*:) leave it out with exclude='\^q/k",
         ):
             Adapter(transform, "q" if transform.whole_leaves else "all-linear").sites(params)
     adapter = Adapter(LoRA(rank=2), "all-linear", exclude="^q/kernel$")
@@ -170,3 +183,43 @@ def test_a_kernel_that_is_no_array_of_floats_is_refused_or_left_alone(kernel):
 def test_shapes_alone_are_enough_to_make_factors():
     made = LAYERS.init(jax.random.key(0), jax.eval_shape(lambda: PARAMS))
     jax.tree.map(np.testing.assert_array_equal, made, LAYERS.init(jax.random.key(0), PARAMS))
+
+
+def test_a_merged_tree_keeps_what_is_empty_and_the_types_of_dicts():
+    params = {**PARAMS, "layers_0": flax.core.freeze(PARAMS["layers_0"]), "empty": {}}
+    params["layers_1"] = collections.OrderedDict(PARAMS["layers_1"])
+    merged = LAYERS.merge(params, factors())
+    assert jax.tree.structure(merged) == jax.tree.structure(params)
+    assert np.abs(merged["layers_1"]["kernel"] - params["layers_1"]["kernel"]).max() > 1e-3
+
+
+def test_only_values_that_were_finite_must_be_so_when_merged():
+    blocked = {"kernel": PARAMS["layers_1"]["kernel"], "bias": np.array([-np.inf, 0], np.float32)}
+    params = {**PARAMS, "layers_1": blocked}
+    merged = LAYERS.merge(params, factors())
+    np.testing.assert_array_equal(merged["layers_1"]["bias"], blocked["bias"])
+    wrong = jax.tree.map(lambda leaf: np.full_like(leaf, np.inf), factors())
+    with pytest.raises(UserError, match="layers_0/kernel has values that are not finite"):
+        LAYERS.merge(params, wrong)
+
+
+def test_all_linear_leaves_out_what_cannot_be_laid_out_and_says_so():
+    params = {**PARAMS, "experts_of_mine": {"kernel": np.ones((2, 3, 4, 5), np.float32)}, "odd": {"kernel": ODD}}
+    adapter = Adapter(LoRA(rank=2), "all-linear", layout={"experts": "lioo"})
+    assert {site.path[0] for site in adapter.sites(params)} == {"layers_0", "layers_1", "experts_of_mine"}
+    assert "left out, for want of a layout=, 1: 'odd/kernel'" in adapter.report(params)
+    assert "left out" not in LAYERS.report(PARAMS)
+    for targets in ("odd", ["all-linear", "odd"]):
+        with pytest.raises(UserError, match="odd: cannot tell which axes"):
+            Adapter(LoRA(rank=2), targets).sites(params)
+    with pytest.raises(UserError, match="odd: cannot tell which axes"):
+        Adapter(LoRA(rank=2), "all-linear").sites({"odd": {"kernel": ODD}})
+
+
+ODD = np.ones((3, 4, 5), np.float32)
+
+
+def test_factors_that_would_lie_among_those_of_a_layer_further_up_are_refused():
+    params = {"d": {"kernel": X.T, "a": {"x": {"kernel": X}}}}
+    with pytest.raises(UserError, match="the factors of d/a/x would lie where those of d are"):
+        Adapter(LoRA(rank=2), "d").sites(params)

@@ -28,16 +28,15 @@ def factors_of(adapter, params, sets=()):
 
 @pytest.fixture
 def traces(monkeypatch):
-    """The traces that are made, in an empty memory."""
+    """What traces tell, as they are made."""
     made = []
-    trace = running._trace
+    trace = running.trace_marked
 
     def spy(*args):
         made.append(trace(*args))
         return made[-1]
 
-    monkeypatch.setattr(running, "_trace", spy)
-    monkeypatch.setattr(running, "_traces", {})
+    monkeypatch.setattr(running, "trace_marked", spy)
     return made
 
 
@@ -175,18 +174,6 @@ def test_an_interceptor_of_the_users_sees_each_layer_once_and_plainly():
     assert seen == ["layers_0", "layers_1"] * 2
 
 
-def test_calls_alike_are_traced_once(traces):
-    model = nn.Sequential([nn.Dense(4)])
-    params = params_of(model, X)
-    adapter = Adapter(LoRA(rank=2), "layers")
-    for size in (3, 3, 2):
-        jax.eval_shape(lambda f, size=size: adapter.apply(model, params, f, X[:size]), factors_of(adapter, params))
-    other = Adapter(LoRA(rank=2, alpha=1.0), "layers")
-    jax.eval_shape(lambda f: other.apply(model, params, f, X[:2]), factors_of(adapter, params))
-    assert len(traces) == 3
-    assert all(one.here(0) for one in traces)
-
-
 class Flagged(nn.Module):
     """A model whose flag decides whether the kernel is read elsewhere too."""
 
@@ -251,3 +238,24 @@ def test_a_method_of_the_models_runs_adapted():
     for method in ("first", Two.first, lambda model, x: model.b(jnp.tanh(model.first(x, scale=2.0)))):
         got, expected = both(adapter, Two(), params, factors, X, method=method)
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+class Sharded(nn.Module):
+    """A model with an argument that the adapter has too."""
+
+    @nn.compact
+    def __call__(self, x, shards=2):
+        return nn.Dense(4, name="d")(x) * shards
+
+
+def test_an_argument_that_both_have_is_refused_by_name_and_the_advice_works():
+    params = {"d": params_of(nn.Sequential([nn.Dense(4)]), X)["layers_0"]}
+    adapter = Adapter(LoRA(rank=2), "d")
+    factors = factors_of(adapter, params)
+    for shards in (1, 3):
+        with pytest.raises(UserError, match=r"shards= is an argument of adapter.apply and one of Sharded too"):
+            adapter.apply(Sharded(), params, factors, X, shards=shards)
+    got = adapter.apply(Sharded(), params, factors, X, method=lambda model, *args: model(*args, shards=5), shards=1)
+    expected = Sharded().apply({"params": adapter.merge(params, factors)}, X, 5)
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(adapter.apply(Sharded(), params, factors, X, 5), expected, rtol=1e-5, atol=1e-5)
