@@ -17,6 +17,10 @@ _LETTERS = (
 _SAY = 'say so with layout={pattern: "lio"}, one letter for each axis (l stacked layers, i input, o output)'
 
 
+class UnknownLayout(UserError):
+    """It cannot be told which axes of a kernel are inputs and which are outputs."""
+
+
 def check_letters(text: Any) -> None:
     """Check that this is the layout of some kernel.
 

@@ -21,7 +21,6 @@ import numpy as np
 from flax.core import FrozenDict, freeze
 from jaxtyping import Array, Int
 
-from hut_jax.adapters.following import Trace
 from hut_jax.adapters.interceptor import (
     COLLECTION,
     ChangedUnderWay,
@@ -33,7 +32,7 @@ from hut_jax.adapters.interceptor import (
 )
 from hut_jax.adapters.params import closed, opened
 from hut_jax.adapters.site import Site
-from hut_jax.adapters.tracing import is_array, trace_marked
+from hut_jax.adapters.tracing import Trace, is_array, trace_marked
 from hut_jax.core.errors import UserError
 from hut_jax.core.trees import Path, show, unflatten
 from hut_jax.transforms.base import Factors

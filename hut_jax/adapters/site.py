@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from hut_jax.adapters.layout import Layout, read_layout
+from hut_jax.adapters.layout import Layout, UnknownLayout, read_layout
 from hut_jax.adapters.targets import (
     ALL_LINEAR,
     Candidate,
@@ -332,10 +332,6 @@ def kernel_site(
 
 class DoesNotFit(UserError):
     """The transformation does not fit a kernel."""
-
-
-class UnknownLayout(UserError):
-    """It cannot be told which axes of a kernel are inputs and which are outputs."""
 
 
 class _Shapes(Mapping[Path, tuple[int, ...]]):

@@ -16,7 +16,7 @@ from flax import nnx
 from jax.extend import core as jex
 from jaxtyping import Array
 
-from hut_jax.adapters.following import called_functions
+from hut_jax.adapters.tracing import called_functions
 from hut_jax.core.any_tree import value_of
 from hut_jax.core.errors import UserError
 from hut_jax.core.nnx_walk import modules, variables
