@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 from pathlib import Path
+from xml.etree import ElementTree
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from flax import nnx
 
 from benchmarks import methods
 from experiments.analysis import at_best_learning_rates, p_value, paired, select, to_frame
+from experiments.pictures import rank_picture
 from experiments.results import read_study
 from hut_jax import evaluate, generate, merge, predict, quickstart, train
 from hut_jax.quickstart import Figures, reaches_goal
@@ -29,6 +31,7 @@ NOT_RUN = {
     "pip install .": "installs",
     'pip install "jax[cuda12]" && pip install .': "needs a GPU",
     "python -m benchmarks.methods": "tests/test_benchmarks.py runs it on a small model",
+    "python -m experiments.rank_ablation --config=configs/quickstart.py": "as does test_rank_ablation.py",
 }
 
 
@@ -142,6 +145,21 @@ def test_the_table_of_the_methods_is_that_of_the_record():
     assert f"\n{table}\n" in PAGE
     assert f"{record['batch']} x {record['length']} tokens" in PAGE
     assert "AMD EPYC, avx512f" in record["device"]
+
+
+def test_the_picture_of_the_ranks_is_drawn_from_the_record(tmp_path):
+    """As far as points lie where they lay: another Matplotlib may draw letters otherwise."""
+
+    def points(picture):
+        used = ElementTree.parse(picture).iter("{http://www.w3.org/2000/svg}use")
+        return [float(one.get(axis)) for one in used for axis in "xy" if one.get(axis)]
+
+    runs = to_frame(read_study(ROOT / "results/quickstart_ranks.jsonl"))
+    rank_picture(runs, tmp_path / "rank")
+    shown = points(ROOT / "docs/pictures/quickstart_rank.svg")
+    assert points(tmp_path / "rank.svg") == pytest.approx(shown, abs=2.0)
+    rank_picture(runs.assign(score=runs["score"] ** 2), tmp_path / "other")
+    assert points(tmp_path / "other.svg") != pytest.approx(shown, abs=2.0)
 
 
 def test_what_the_page_says_against_hut_is_what_the_studies_found():

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from experiments import results
+from experiments.choosing import NEVER, SEED
 from experiments.grid import run_missing
 from experiments.results import read_study
-from experiments.study import make_run, restore
+from experiments.study import make_run, make_trial, restore
 from hut_jax.config import freeze
 from hut_jax.runs import config_files
 
@@ -27,6 +28,7 @@ CONFIGS = {
         {"model": "runs/bases/roberta_50m/merged", "tokenizer": "tokenizers/roberta"},
     ),
     "e2e_books": ("e2e_books.py:gpt2_50m", {"tokenizer": "tokenizers/gpt2"}),
+    "quickstart_ranks": ("quickstart.py", {"eval.every": NEVER}),
     "e2e_again": ("e2e_books.py:gpt2_50m", {"tokenizer": "tokenizers/gpt2"}),
 }
 """The config of each study, and what its command on the page sets of it."""
@@ -81,7 +83,8 @@ def test_its_command_would_run_nothing_of_a_study_again(study, tmp_path, request
     runs = {}
     for record in records.values():
         adapter = record.name.rsplit("/", 2)[0].replace(",", ":")
-        name, runs[record.name] = make_run(freeze(config), adapter, record.learning_rate_multiple, record.seed)
+        asked = freeze(config), adapter, record.learning_rate_multiple
+        name, runs[record.name] = make_trial(*asked) if record.seed == SEED else make_run(*asked, record.seed)
         assert name == record.name
     restore(ROOT / f"results/{study}.jsonl", tmp_path)
     assert run_missing(runs, tmp_path) == records  # or it names the fields that differ
@@ -89,4 +92,4 @@ def test_its_command_would_run_nothing_of_a_study_again(study, tmp_path, request
 
 def test_every_study_is_there_and_whole():
     assert {file.stem for file in (ROOT / "results").glob("*.jsonl")} == CONFIGS.keys()
-    assert sum(len(read_study(ROOT / f"results/{study}.jsonl")) for study in CONFIGS) == 596
+    assert sum(len(read_study(ROOT / f"results/{study}.jsonl")) for study in CONFIGS) == 622
