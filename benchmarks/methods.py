@@ -14,7 +14,7 @@ from benchmarks import training
 from hut_jax.core.files import write_json
 from hut_jax.runs.machine import device_name
 
-METHODS = "hut:rank=1,hut,lora,hira,dora,ia3,ssf,bitfit,full"
+METHODS = "hut:rank=1,hut,lora,hira,dora:rank=8,ia3,ssf,bitfit,full"
 NAMES = {"hut": "HUT", "lora": "LoRA", "hira": "HiRA", "dora": "DoRA", "ia3": "IA3", "ssf": "SSF", "bitfit": "BitFit",
          "full": "full fine-tuning"}  # fmt: skip
 
