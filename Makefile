@@ -8,7 +8,7 @@ NEWEST ?= $(shell .ci/find-python 3.13 3.12)
 OLDEST := $(OLDEST)
 NEWEST := $(NEWEST)
 
-.PHONY: help quickstart test test-full test-oldest test-newest lint format peers test-peers bench-gpu clean
+.PHONY: help quickstart test test-full test-oldest test-newest lint format peers test-peers test-gemma bench-gpu clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -54,6 +54,14 @@ peers: $(VENV)/peers.stamp $(if $(OLDEST),.venv-oldest/test.stamp) ## install th
 test-peers: peers ## the tests against PyTorch, transformers and PEFT
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m peers
 
+ifeq ($(NEWEST),)
+test-gemma:
+	@echo "skipped: the package gemma needs Python 3.12 or 3.13, and there is none here; name one with NEWEST=..."
+else
+test-gemma: .venv-gemma/test.stamp ## the tests against the package gemma, which is large and in no other target
+	.venv-gemma/bin/python -m pytest -m peers tests/peers/test_gemma.py
+endif
+
 # E2E and GPT2 name the folders of the data and of GPT-2's tokenizer, and JAX must have been installed for the GPU.
 bench-gpu: peers ## the benchmarks on one GPU: make bench-gpu E2E=FOLDER GPT2=FOLDER
 	$(BIN)/python -m benchmarks.training --model=roberta-large --dtype=bfloat16 --scan-layers --batch=128 --length=128 --steps=5
@@ -66,7 +74,8 @@ bench-gpu: peers ## the benchmarks on one GPU: make bench-gpu E2E=FOLDER GPT2=FO
 	$(BIN)/python -m benchmarks.against_peft --data=$(E2E) --tokenizer=$(GPT2) --dtype=bfloat16 --compile
 
 clean: ## remove the environments and caches, not the runs
-	rm -rf $(VENV) .venv-oldest .venv-newest .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-oldest .venv-newest .venv-gemma
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 # A stamp is as old as the last install: a changed list of packages installs again.
 $(BIN)/python:
@@ -102,4 +111,10 @@ $(VENV)/peers.stamp: $(VENV)/dev.stamp
 	$(NEWEST) -m venv --clear .venv-newest
 	.venv-newest/bin/python -m pip install --quiet "pip>=25.1"
 	.venv-newest/bin/python -m pip install --quiet --upgrade -r requirements.txt --group test
+	touch $@
+
+.venv-gemma/test.stamp: requirements.txt pyproject.toml
+	$(NEWEST) -m venv --clear .venv-gemma
+	.venv-gemma/bin/python -m pip install --quiet "pip>=25.1"
+	.venv-gemma/bin/python -m pip install --quiet -r requirements.txt --group test --group gemma
 	touch $@
