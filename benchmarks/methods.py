@@ -42,7 +42,7 @@ def main(argv=None):
 
 def table(report):
     """The table of README, and what was measured where."""
-    lines = ["| method | trainable parameters | ms per step | memory, MB |", "|---|--:|--:|--:|"]
+    lines = ["| method | trainable | ms per step | MB |", "|---|--:|--:|--:|"]
     for name, row in report["rows"].items():
         if name == training.FROZEN:
             continue

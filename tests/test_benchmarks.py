@@ -40,7 +40,7 @@ def test_the_table_of_the_methods_has_a_row_for_each(tmp_path):
 
     measured = printed("--model=gpt2-tiny", "--repeats=1")
     head, _, *rows = [line for line in measured.splitlines() if line.startswith("|")]
-    assert head == "| method | trainable parameters | ms per step | memory, MB |"
+    assert head == "| method | trainable | ms per step | MB |"
     names = ["LoRA, r = 8", "HUT, r = 1", "HUT, r = 8", "HiRA, r = 8", "DoRA, r = 8", "IA3", "SSF", "BitFit",
              "full fine-tuning"]  # fmt: skip
     assert [row.split(" | ")[0] for row in rows] == [f"| {name}" for name in names]

@@ -34,6 +34,7 @@ def test_the_rank_holds_most_of_the_norm():
     assert effective_rank(np.diag([1.0, 1.0, 0.5])) == 3
 
 
+@pytest.mark.full
 def test_tables_and_pictures_of_a_run(small_config, finish, make, tmp_path, capsys):
     small_config.train.scan_layers = True
     workdir = finish(small_config)

@@ -6,8 +6,10 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 
+@pytest.mark.full
 def test_the_code_of_the_page_trains_an_nnx_model_and_a_plain_function(tmp_path, monkeypatch, capsys):
     """Every line of Python on the page, in order. The control is the base's loss."""
     page = (Path(__file__).parent.parent.parent / "docs/nnx.md").read_text()
