@@ -61,8 +61,8 @@ ifeq ($(GEMMA),)
 test-gemma:
 	@echo "skipped: there is no Python 3.12 here, which the package gemma needs; name one with GEMMA=..."
 else
-test-gemma: .venv-gemma/test.stamp ## the tests against the package gemma, which is large and in no other target
-	.venv-gemma/bin/python -m pytest -m peers tests/peers/test_gemma.py
+test-gemma: .venv-gemma/test.stamp ## the tests against gemma, which is large and in no other target, and Tunix
+	.venv-gemma/bin/python -m pytest -m peers tests/peers/test_gemma.py tests/peers/test_tunix.py
 endif
 
 # E2E and GPT2 name the folders of the data and of GPT-2's tokenizer, and JAX must have been installed for the GPU.
@@ -120,4 +120,6 @@ $(VENV)/peers.stamp: $(VENV)/dev.stamp
 	$(GEMMA) -m venv --clear .venv-gemma
 	.venv-gemma/bin/python -m pip install --quiet "pip>=25.1"
 	.venv-gemma/bin/python -m pip install --quiet -r requirements.txt --group test --group gemma
+	# Of Tunix the tests read one model, which needs none of what the package asks for.
+	.venv-gemma/bin/python -m pip install --quiet --no-deps "google-tunix>=0.1.7"
 	touch $@
