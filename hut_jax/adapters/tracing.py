@@ -80,7 +80,7 @@ def trace_marked(
     Args:
         run: the model, as a function of the sites to mark, the leaves and the other arrays.
         leaves: for each site its kernel, its bias if there is one, its factors.
-        rest: the other arrays.
+        rest: the other arrays; at the end the index of each row's factor set, or None.
         sites: those to mark.
         given: for each site the number of its parameters, which come before its factors.
     """
@@ -104,6 +104,8 @@ def trace_marked(
         variables = jaxpr.invars[: len(owners)]
         _follow(jaxpr, {var: place for place, var in enumerate(variables)}, reads, owners, found)
         factors = {var for place, var in enumerate(variables) if place not in held}
+        if rest[-1] is not None:
+            factors.add(jaxpr.invars[-1])
         constants = {_described(one) for one in closed_jaxpr.consts}
         return found, (*kept, outline(jaxpr, factors), constants)
 
@@ -247,7 +249,7 @@ def outline(jaxpr: Any, factors: set[Any]) -> Counter:
 
     Args:
         jaxpr: the jaxpr.
-        factors: the variables that hold factors. What is computed of these alone is left out.
+        factors: the variables that hold factors, or their indices. What is computed of these alone is left out.
     """
     own: set[Any] = set(factors)
     found: Counter = Counter()
