@@ -27,11 +27,12 @@ class IA3(Transform):
 
     Attributes:
         side: which activations: a layer's "output" or its "input".
-        feedforward: a pattern for layers whose inputs are scaled, whatever `side` is; "" for none.
+        feedforward: a pattern for layers whose inputs are scaled, whatever `side` is; "" for none. The default has this
+            library's models and transformers' Flax BERT and RoBERTa; name those of another family.
     """
 
     side: str = "output"
-    feedforward: str = r"mlp/down$|layer/\d+/output/dense$|(^|/)(down_proj|fc2|wo|lin2)$|mlp/(c_proj|linear)$"
+    feedforward: str = r"mlp/down$|layer/\d+/output/dense$"
 
     name: ClassVar[str] = "ia3"
     learning_rate: ClassVar[float] = 3e-3  # T-Few's, appendix D

@@ -16,13 +16,7 @@ DEFAULTS = {
     "dora": (0.003, LORA | {"detach": True}),
     "hira": (0.01, {"rank": 8}),
     "loha": (0.003, {"rank": 8, "alpha": 8.0}),
-    "ia3": (
-        0.003,
-        {
-            "side": "output",
-            "feedforward": r"mlp/down$|layer/\d+/output/dense$|(^|/)(down_proj|fc2|wo|lin2)$|mlp/(c_proj|linear)$",
-        },
-    ),
+    "ia3": (0.003, {"side": "output", "feedforward": r"mlp/down$|layer/\d+/output/dense$"}),
     "ssf": (0.005, {"shift": True}),
     "bitfit": (0.001, {}),
     "layernorm": (0.001, {}),
