@@ -12,9 +12,7 @@ turns, in a random order, and the table has the median.
 
 import argparse
 import json
-import random
 import statistics
-import time
 
 import flax.linen as nn
 import jax
@@ -24,6 +22,7 @@ from flax import nnx
 
 import hut_jax.nnx
 from benchmarks.machine import machine
+from benchmarks.training import measure
 from hut_jax import HUT, Adapter, LoRA
 from hut_jax.core.trees import flatten, unflatten
 
@@ -167,20 +166,6 @@ def figures(compiled):
         - memory.alias_size_in_bytes
         + memory.temp_size_in_bytes,
     }
-
-
-def measure(runs, repeats):
-    """The seconds of every turn of each step; the order is drawn for every round, and the first does not count."""
-    seconds = {key: [] for key in runs}
-    order = list(runs)
-    for turn in range(repeats + 1):
-        random.Random(turn).shuffle(order)
-        for key in order:
-            start = time.perf_counter()
-            runs[key]()
-            if turn:
-                seconds[key].append(time.perf_counter() - start)
-    return seconds
 
 
 def table(rows):

@@ -324,7 +324,7 @@ def kernel_site(
             )
         bias = None  # another thing of this name
     if bias is None and getattr(transform, "shift", False):
-        transform = replace(transform, shift=False)  # type: ignore[call-arg]
+        transform = replace(cast(Any, transform), shift=False)
     factors = _factor_shapes(transform, (layout.d, layout.k), bias is not None, path or leaf)
     stacked_factors = {name: (*layout.stack, *sizes) for name, sizes in factors.items()}
     return Site(path, transform, shape, stacked_factors, layout, kernel=leaf, bias=bias)
