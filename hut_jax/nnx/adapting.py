@@ -126,7 +126,8 @@ def _spec(site: Site, held: Held, places: Mapping[Path, list[Held]]) -> Spec:
         letters,
         site.path[len(first.path) :],
         tuple((name, len(shape) - stacked) for name, shape in site.factors.items()),
-        forms.has_form(held, letters),
+        # A form computes with the site's bias; this module's own may be another where a kernel is tied.
+        forms.has_form(held, letters) and (bias is None) == (getattr(held.module, "bias", None) is None),
     )
 
 
