@@ -13,6 +13,7 @@ from pathlib import Path
 
 from hut_jax.adapters.files import size_on_disk
 from hut_jax.core import cli
+from hut_jax.core.assets import here
 from hut_jax.core.files import write_json
 from hut_jax.data.batching import batch_dataset
 from hut_jax.data.e2e.csv_files import Record
@@ -50,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
     workdir = Path(args.workdir)
     result = train(config, workdir, describe=describe, open_bar=OneLine)
     run = load_run(workdir)
-    test = load_e2e(config.data.dir, cache_dir=config.data.cache, splits=["test"])["test"]
+    test = load_e2e(here(config.data.dir), cache_dir=config.data.cache, splits=["test"])["test"]
     answers = compare(run, test)
     figures = {name: one.figures for name, one in answers.items()}
     reached = reaches_goal(*figures.values())

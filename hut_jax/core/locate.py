@@ -7,13 +7,14 @@ from pathlib import Path
 import huggingface_hub
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
+from hut_jax.core.assets import here
 from hut_jax.core.errors import UserError, nearest
 
 
 def locate(name: str | os.PathLike, patterns: Sequence[str]) -> Path:
     """The folder with the model's files. Files of a hub name are downloaded, or taken from the cache.
 
-    A folder of that name takes precedence over the hub's model.
+    A folder of that name takes precedence over the hub's model. `assets/tiny` is found from any directory.
 
     Args:
         name: a folder, or a hub name such as `gpt2` or `org/name`.
@@ -22,7 +23,7 @@ def locate(name: str | os.PathLike, patterns: Sequence[str]) -> Path:
     Raises:
         UserError: there is no such folder or hub name, or the hub is out of reach and nothing is cached.
     """
-    folder = Path(name).expanduser()
+    folder = Path(here(str(name)))
     if folder.is_dir():
         return folder
     if folder.exists():

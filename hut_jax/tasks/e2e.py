@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from hut_jax.core.assets import here
 from hut_jax.data.e2e.dataset import encode_e2e, encode_prompts, load_e2e, references
 from hut_jax.data.tokenizer import Tokenizer
 from hut_jax.metrics.e2e import java
@@ -22,7 +23,7 @@ class E2E(CausalLM, ScoresTexts):
     def load_data(self, data: E2EData, tokenizer: Tokenizer) -> TaskData:
         """The training and validation splits."""
         most = {"train": data.max_examples}
-        records = load_e2e(data.dir, cache_dir=data.cache, splits=("train", "validation"), most=most)
+        records = load_e2e(here(data.dir), cache_dir=data.cache, splits=("train", "validation"), most=most)
         encoded = {split: encode_e2e(rows, tokenizer, data.max_length) for split, rows in records.items()}
         cut = sum(split.truncated for split in encoded.values())
         validation = {"validation": encoded["validation"].sequences}
@@ -36,7 +37,7 @@ class E2E(CausalLM, ScoresTexts):
 
     def load_references(self, data: E2EData) -> dict[str, list[str]]:
         """The human descriptions of each meaning representation in the test set."""
-        return references(load_e2e(data.dir, cache_dir=data.cache, splits=["test"])["test"])
+        return references(load_e2e(here(data.dir), cache_dir=data.cache, splits=["test"])["test"])
 
     def score_texts(self, outputs: Sequence[str], references: Sequence[Sequence[str]]) -> TextScores:
         """The five scores of the E2E challenge."""

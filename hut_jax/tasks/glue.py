@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from hut_jax.core.assets import here
 from hut_jax.core.errors import UserError
 from hut_jax.data.glue.dataset import encode_glue, load_glue
 from hut_jax.data.glue.predictions import write_predictions
@@ -51,7 +52,7 @@ class Glue(PredictsLabels):
 
     def load_data(self, data: GlueData, tokenizer: Tokenizer) -> TaskData:
         """The training split and the validation splits. MNLI has two validation splits."""
-        records = load_glue(self.spec, data.dir, cache_dir=data.cache, tests=False)
+        records = load_glue(self.spec, here(data.dir), cache_dir=data.cache, tests=False)
         if data.max_examples:
             records.splits["train"] = records.splits["train"][: data.max_examples]
         encoded = {
@@ -98,7 +99,7 @@ class Glue(PredictsLabels):
 
     def load_tests(self, data: GlueData) -> Mapping[str, Sequence[GlueExample]]:
         """The test splits that the data has; MNLI has two."""
-        records = load_glue(self.spec, data.dir, cache_dir=data.cache)
+        records = load_glue(self.spec, here(data.dir), cache_dir=data.cache)
         tests = {split: records.splits[split] for split in self.spec.submission if split in records.splits}
         if not tests:
             files = " or ".join(f"{self.spec.folder}/{self.spec.files[split]}" for split in self.spec.submission)
