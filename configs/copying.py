@@ -9,7 +9,7 @@ r"""Teach a small GPT-2 to copy from its context, in three lessons. The quicksta
     python -m hut_jax.merge --workdir=runs/records --output=assets/tiny --dtype=bfloat16
 
 CONTRIBUTING.md has the commands that make `runs/lm/merged`, a model of old books, and `runs/copying`, the texts of the
-lessons (`hut_jax/data/text/copying.py`). A model that starts with the records learned nothing to speak of in 1,000
+lessons (`experiments/bases/copying.py`). A model that starts with the records learned nothing to speak of in 1,000
 steps. After a lesson on lists of words that repeat, it copies.
 """
 

@@ -23,7 +23,7 @@ from hut_jax.training.config import CheckpointConfig, EvalConfig, LogConfig, Tra
 
 FORMAT = 2
 """The version of the format of config.json. In version 1 every task had the fields of all tasks."""
-ADDED = {"eval": {"holdout": 0.0}}
+ADDED: dict[str, dict[str, Any]] = {"eval": {"holdout": 0.0}, "data": {"pack": 0}}
 """Fields that the format has had since a later release, and what the runs of earlier releases had."""
 
 
@@ -215,10 +215,12 @@ def _upgraded(fields: Mapping[str, Any]) -> dict[str, Any]:
     if version not in (1, FORMAT):
         raise UserError(f"its version is {version!r}, and this hut_jax reads 1 to {FORMAT}")
     fields = {name: value for name, value in fields.items() if name != "version"}
+    task = str(fields.get("task"))
     for name, added in ADDED.items():
-        if isinstance(fields.get(name), dict):
-            fields[name] = added | fields[name]
-    task, data = str(fields.get("task")), fields.get("data")
+        if task in TASKS and isinstance(fields.get(name), dict):
+            own = _fields(task, name)
+            fields[name] = {field: value for field, value in added.items() if field in own} | fields[name]
+    data = fields.get("data")
     if version == 1 and task in TASKS and isinstance(data, dict):
         sections = sections_of(task)
         others = {field for other in TASKS.values() for field in fields_of(other.data_section)}

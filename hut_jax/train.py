@@ -20,6 +20,7 @@ from hut_jax.config import RunConfig, to_json
 from hut_jax.core import cli
 from hut_jax.core.files import write_json, write_text
 from hut_jax.data.batching import Batches, batch_dataset
+from hut_jax.data.packing import Packed
 from hut_jax.parallel import processes
 from hut_jax.runs import config_files
 from hut_jax.runs.batches import evaluation_batching, training_batching
@@ -178,10 +179,13 @@ def print_description(run: Run, data: TaskData, plan: Plan, placement: Placement
     """Print the trainable parameters, the data, the padding, the devices, and notes for the user."""
     padding = Batches(data.train, training_batching(run.config)).report()
     validating = sum(map(len, data.validation.values()))
+    examples, unit = f"{len(data.train):,} training examples", "examples"
+    if isinstance(data.train, Packed):
+        examples, unit = f"{len(data.train.sequences):,} training examples in {len(data.train):,} rows", "rows"
     print(run.adapter.report(run.shapes))
     print(
-        f"{len(data.train):,} training examples, {validating:,} validation examples; {plan.steps:,} steps of "
-        f"{run.config.train.batch_size} examples; {100 * padding.real_tokens:.0f} % of the positions hold real "
+        f"{examples}, {validating:,} validation examples; {plan.steps:,} steps of "
+        f"{run.config.train.batch_size} {unit}; {100 * padding.real_tokens:.0f} % of the positions hold real "
         f"tokens, in {len(padding.shapes)} batch shapes"
     )
     for note in data.notes:

@@ -1,6 +1,6 @@
 """Token sequences that are predicted in part: prompts with their completions, or blocks of a text."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Int32, Int64
@@ -95,33 +95,44 @@ class Sequences:
         self, rows: Int64[np.ndarray, " rows"], batch_size: int, length: int, slots: int, share: Share = ALL
     ) -> Batch:
         """The batch of these sequences, or a share of it."""
+        batch = self.lay([(row, 0, example) for row, example in enumerate(rows)], batch_size, length, slots, share)
+        first, last = share.span(batch_size)
+        attention_mask = np.zeros((last - first, length), np.bool_)
+        attention_mask[:, 0] = True
+        for row, example in enumerate(rows[first:last]):
+            attention_mask[row, : self.inputs[example]] = True
+        return {"input_ids": batch.pop("input_ids"), "attention_mask": attention_mask, **batch}
+
+    def lay(
+        self, places: Iterable[tuple[int, int, int]], batch_size: int, length: int, slots: int, share: Share = ALL
+    ) -> dict[str, np.ndarray]:
+        """A batch's arrays but for the mask, or a share of them.
+
+        Args:
+            places: a row, a position in it, and the sequence that begins there.
+            batch_size: B.
+            length: L.
+            slots: M.
+            share: the part of the batch to make.
+        """
         (first_row, last_row), (first_slot, last_slot) = share.span(batch_size), share.span(slots)
         input_ids = np.zeros((last_row - first_row, length), np.int32)
-        attention_mask = np.zeros(input_ids.shape, np.bool_)
-        attention_mask[:, 0] = True
         logits_at = np.zeros(last_slot - first_slot, np.int32)
         labels = np.zeros_like(logits_at)
         weights = np.zeros(logits_at.shape, np.float32)
         used = 0
-        for row, example in enumerate(rows):
+        for row, at, example in places:
             tokens = self[example]
             first = self.loss_start[example]
             if first_row <= row < last_row:
-                input_ids[row - first_row, : len(tokens) - 1] = tokens[:-1]
-                attention_mask[row - first_row, : len(tokens) - 1] = True
+                input_ids[row - first_row, at : at + len(tokens) - 1] = tokens[:-1]
             # The labels of the example take the slots from `used` on. The share may hold some of them without the row.
             begin = max(used, first_slot)
             end = max(begin, min(used + len(tokens) - first, last_slot))
             own = slice(begin - first_slot, end - first_slot)
             predicted = first + np.arange(begin - used, end - used)
-            logits_at[own] = row * length + predicted - 1  # position p of the row predicts token p + 1
+            logits_at[own] = row * length + at + predicted - 1  # the position of token p predicts token p + 1
             labels[own] = tokens[predicted]
             weights[own] = 1
             used += len(tokens) - first
-        return {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "logits_at": logits_at,
-            "labels": labels,
-            "weights": weights,
-        }
+        return {"input_ids": input_ids, "logits_at": logits_at, "labels": labels, "weights": weights}

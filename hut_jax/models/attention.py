@@ -13,7 +13,7 @@ from hut_jax.core.errors import UserError, nearest
 from hut_jax.models.beam_cache import LayerBeams
 from hut_jax.models.dropout import Dropout
 from hut_jax.models.layers import dense
-from hut_jax.models.shapes import Heads, Hidden, Keys
+from hut_jax.models.shapes import Heads, Hidden, Keys, PerToken
 from hut_jax.parallel.activations import split_batch
 
 ATTENTION = ("xla", "cudnn")
@@ -138,6 +138,12 @@ def _fused_attention(query: Heads, key: Heads, value: Heads, mask: Any, scale: A
         mask = jnp.pad(mask, ((0, 0), (0, 0), (0, 1), (0, 1)))
     y = jax.nn.dot_product_attention(query, key, value, mask=mask, scale=scale, implementation="cudnn")
     return y[:, :length]
+
+
+def same_segment(segment_ids: PerToken) -> Bool[Array, "#batch 1 length length"]:
+    """A mask that is True where query and key have the same segment number."""
+    ids = jnp.asarray(segment_ids)
+    return (ids[:, :, None] == ids[:, None, :])[:, None]
 
 
 def plain_attention(

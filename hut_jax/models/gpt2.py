@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from hut_jax.core.errors import UserError
-from hut_jax.models.attention import Attention, LayerCache
+from hut_jax.models.attention import Attention, LayerCache, same_segment
 from hut_jax.models.beam_cache import BeamCache
 from hut_jax.models.cache import Cache
 from hut_jax.models.dropout import Dropout
@@ -77,6 +77,7 @@ class GPT2(Transformer):
         attention_mask: Mask | None = None,
         *,
         position_ids: PerToken | None = None,
+        segment_ids: PerToken | None = None,
         deterministic: bool = True,
         cache: Cache | BeamCache | None = None,
         logits_at: Indices | None = None,
@@ -90,6 +91,9 @@ class GPT2(Transformer):
                 `BeamCache` it has a row for each prompt, and one key for each token of the prompt.
             position_ids: default: 0, 1, ... from the cache's index on, whatever the mask, as in transformers'
                 `forward`. Left padding therefore needs explicit positions, which `generation` gives.
+            segment_ids: the number of each token's own text, where a row has several texts: a token attends only to
+                those of its own number. It needs `position_ids`, and takes no cache. A row may then be longer than
+                n_positions, but no text.
             deterministic: False turns dropout on. It needs an rng named "dropout".
             cache: from `init_cache` or an earlier call, or a `BeamCache`. With beams, a row of `input_ids`
                 has the newest token of each beam of a prompt, and `position_ids` must be given.
@@ -100,12 +104,14 @@ class GPT2(Transformer):
             Logits, `[batch, length, vocab]` or with `logits_at` `[n, vocab]`; with a cache, `(logits, cache)`.
 
         Raises:
-            UserError: there are more tokens than n_positions or than fit in the cache, or the mask has another length.
+            UserError: there are more tokens than n_positions or than fit in the cache, the mask has another length, or
+                `segment_ids` is given with a cache or without `position_ids`.
         """
         hidden = self.hidden(
             input_ids,
             attention_mask,
             position_ids=position_ids,
+            segment_ids=segment_ids,
             deterministic=deterministic,
             cache=cache,
         )
@@ -120,6 +126,7 @@ class GPT2(Transformer):
         attention_mask: Mask | None = None,
         *,
         position_ids: PerToken | None = None,
+        segment_ids: PerToken | None = None,
         deterministic: bool = True,
         cache: Cache | BeamCache | None = None,
     ):
@@ -134,13 +141,18 @@ class GPT2(Transformer):
             start, mask = cache.index, cache.mask(jnp.asarray(attention_mask, bool))
         else:
             start, keys = (0, length) if cache is None else (cache.index, cache.length)
-            _check_lengths(c, length, start, keys, attention_mask)
+            if segment_ids is None:
+                _check_lengths(c, length, start, keys, attention_mask)
+            elif position_ids is None or cache is not None:
+                raise UserError("segment_ids needs position_ids, and takes no cache")
             queries = start + jnp.arange(length)
             if position_ids is None:
                 position_ids = queries[None]
             mask = (jnp.arange(keys) <= queries[:, None])[None, None]
             if attention_mask is not None:
                 mask = mask & jnp.asarray(attention_mask, bool)[:, None, None, :]
+            if segment_ids is not None:
+                mask = mask & same_segment(segment_ids)
 
         x = split_batch(self.token_embedding(input_ids) + self.position_embedding(position_ids), None, None)
         x = self.embedding_dropout(x, deterministic=deterministic)

@@ -1,6 +1,6 @@
 """From a config to a run: its task, tokenizer, model and adapter, checked to fit each other. No weights are read."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -94,7 +94,7 @@ class Run(Base):
                 f"the data has the token {self.tokenizer.decode([largest])!r}, which was added to the tokenizer, and "
                 f"the model has a vocabulary of {size:,}; set config.tokenizer to one without it"
             )
-        return data
+        return replace(data, train=self.config.data.rows(data.train, self.config.seed))
 
     @cached_property
     def new_parameters(self) -> list[Path]:

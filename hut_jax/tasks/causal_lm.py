@@ -55,14 +55,16 @@ def causal_lm_loss(
 
     Args:
         apply: the model: see `prediction_loss`.
-        batch: a batch of sequences, whose arrays `hut_jax.data.sequences.Sequences` describes.
+        batch: a batch of sequences (`hut_jax.data.sequences.Sequences`) or of rows of them (`hut_jax.data.packing`).
         label_smoothing: the share of probability spread over the vocabulary.
         **kwargs: the model's arguments, such as `deterministic` and `rngs`.
     """
+    several = {name: batch[name] for name in ("position_ids", "segment_ids") if name in batch}
     total = prediction_loss(
         apply,
         batch["input_ids"],
-        batch["attention_mask"],
+        None if several else batch["attention_mask"],  # positions without a token are a segment of their own
+        arrays=several,
         positions=batch["logits_at"],
         labels=batch["labels"],
         weights=batch["weights"],

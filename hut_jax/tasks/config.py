@@ -5,8 +5,11 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from hut_jax.core.errors import UserError
 from hut_jax.core.sections import section
-from hut_jax.data.batching import Batching
+from hut_jax.data.batching import Batching, Examples
+from hut_jax.data.packing import pack
+from hut_jax.data.sequences import Sequences
 
 
 @section
@@ -28,8 +31,20 @@ class DataConfig:
         return getattr(self, self.length_field)
 
     def batching(self, size: int, seed: int) -> Batching:
-        """The batches of training, of `size` examples each, padded as the section says."""
+        """Batches of `size` examples, padded as the section says."""
         return Batching(size, seed, length_multiple=self.length_multiple)
+
+    def training(self, batching: Batching) -> Batching:
+        """The same batches for the rows of training, if these need other shapes."""
+        return batching
+
+    def rows(self, examples: Examples, seed: int) -> Examples:
+        """The rows of training batches: a row for each example, if the section says nothing else.
+
+        Raises:
+            UserError: an example does not fit in a row.
+        """
+        return examples
 
     def cut_notes(self, cut: int) -> tuple[str, ...]:
         """What to tell the user if examples were cut."""
@@ -45,7 +60,7 @@ class SequencesConfig(DataConfig):
     )
 
     def batching(self, size: int, seed: int) -> Batching:
-        """The batches of training, of `size` examples each, padded as the section says."""
+        """Batches of `size` examples, padded as the section says."""
         return replace(super().batching(size, seed), slot_multiple=self.slot_multiple)
 
 
@@ -68,6 +83,31 @@ class E2EData(SequencesConfig):
         ge=0,
         description="the most training examples, evenly spread over the data; 0: all",
     )
+    pack: int = Field(
+        default=0,
+        ge=0,
+        description="in training, rows of this many tokens with several whole examples, which do not see each other; "
+        "config.train.batch_size then counts rows. 0: a row for each example",
+    )
+
+    def training(self, batching: Batching) -> Batching:
+        """The same batches for the rows of training. Packed rows are alike, and need few shapes."""
+        if not self.pack:
+            return batching
+        return replace(batching, length_multiple=self.pack, slot_multiple=max(self.slot_multiple, self.pack // 16))
+
+    def rows(self, examples: Examples, seed: int) -> Examples:
+        """The rows of training batches, packed if the section says so."""
+        if not self.pack:
+            return examples
+        assert isinstance(examples, Sequences)
+        longest = int(examples.inputs.max())
+        if longest > self.pack:
+            raise UserError(
+                f"config.data.pack is {self.pack}, and the longest training example takes {longest} tokens; set it to "
+                f"{longest} or more, or config.data.max_length to {self.pack + 1} or less"
+            )
+        return pack(examples, self.pack, seed)
 
 
 @section

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -33,12 +34,13 @@ def cross_entropy(
 def prediction_loss(
     apply: Callable[..., Array],
     input_ids: Int[Array, "batch length"],
-    attention_mask: Array,
+    attention_mask: Array | None,
     *,
     positions: Int[Array, " n"],
     labels: Int[Array, " n"],
     weights: Float[Array, " n"],
     label_smoothing: float = 0.0,
+    arrays: Mapping[str, Array] = MappingProxyType({}),
     chunk: int = CHUNK,
     rngs: Mapping[str, Array] | None = None,
     **kwargs: Any,
@@ -55,19 +57,20 @@ def prediction_loss(
         labels: the correct token at each position.
         weights: the weight of each position.
         label_smoothing: the share of probability spread over the vocabulary.
+        arrays: further arguments of the model that have an entry for each token, such as `position_ids`.
         chunk: the number of positions whose logits exist at the same time, for each part of a split batch.
         rngs: the model's.
         **kwargs: the model's other arguments, such as `deterministic`.
     """
     own: dict[str, Any] = {} if rngs is None else {"rngs": rngs}
-    whole = partial(apply, input_ids, attention_mask, logits_at=positions, **own, **kwargs)
+    whole = partial(apply, input_ids, attention_mask, logits_at=positions, **arrays, **own, **kwargs)
     parts = batch_parts()
     chunks = -(-len(positions) // (parts * chunk))
     if chunks <= 1:
         return jnp.sum(cross_entropy(whole(), labels, label_smoothing) * weights)
     jax.eval_shape(whole)  # for its errors: only a call of the whole model shows which sites are never used
 
-    hidden = apply(input_ids, attention_mask, method="hidden", **own, **kwargs)
+    hidden = apply(input_ids, attention_mask, method="hidden", **arrays, **own, **kwargs)
     hidden = hidden.reshape(-1, hidden.shape[-1])[positions]
 
     def logits(part: Array, index: Array) -> Array:

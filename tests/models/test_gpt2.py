@@ -363,3 +363,25 @@ def test_config_errors(change, message):
         GPT2Config.from_json({**GIVEN, **change}, where="some/config.json")
     assert str(error.value).startswith("some/config.json: ")
     assert "\n" not in str(error.value)
+
+
+def test_texts_in_one_row_have_the_logits_that_they_have_alone(params):
+    random = np.random.default_rng(2)
+    one, two = (random.integers(0, CONFIG.vocab_size, (1, length), np.int32) for length in (9, 6))
+    row = np.concatenate([one, two, np.zeros((1, 1), np.int32)], 1)  # longer than n_positions
+    positions, segments = np.r_[0:9, 0:6, 0][None], np.array([[1] * 9 + [2] * 6 + [0]])
+    for model in (GPT2(CONFIG), GPT2(CONFIG, attention="xla", scan_layers=True)):
+        own = stack_layers(params) if model.scan_layers else params
+        together = run(model, own, row, position_ids=positions, segment_ids=segments)
+        close(together[:, :9], run(model, own, one))
+        close(together[:, 9:15], run(model, own, two))
+    mixed = run(GPT2(CONFIG), params, row[:, 6:], position_ids=positions[:, 6:])
+    assert np.abs(mixed[:, 3:9] - together[:, 9:15]).max() > 1e-2  # the mask matters
+
+
+@pytest.mark.parametrize("given", [{}, {"position_ids": np.zeros((BATCH, LENGTH), np.int32), "cache": True}])
+def test_segments_need_positions_and_no_cache(params, ids, given):
+    if "cache" in given:
+        given = given | {"cache": GPT2(CONFIG).init_cache(BATCH, LENGTH)}
+    with pytest.raises(UserError, match="segment_ids needs position_ids, and takes no cache"):
+        run(GPT2(CONFIG), params, ids, segment_ids=np.ones_like(ids), **given)

@@ -2,8 +2,8 @@ from random import Random
 
 import pytest
 
+from experiments.bases.records import NOTATIONS, make_record, mix, say, words_of
 from hut_jax.core.errors import UserError
-from hut_jax.data.text.records import NOTATIONS, make_record, mix, say, words_of
 
 
 def test_words_are_whole_common_and_lower_case(wordy_text):

@@ -2,11 +2,11 @@ import re
 
 import pytest
 
+from experiments.bases.copying import FILES, main, short_words, write_texts
 from hut_jax.core.errors import UserError
 from hut_jax.data.e2e.csv_files import FILES as SPLITS
 from hut_jax.data.e2e.csv_files import read_records
 from hut_jax.data.e2e.restaurants import parse_mr
-from hut_jax.data.text.copying import FILES, main, short_words, write_texts
 from hut_jax.data.text.files import SEPARATOR
 
 TINY = "assets/tiny"

@@ -1,9 +1,9 @@
 r"""Three texts from which a small language model learns to copy, each harder than the one before.
 
-    python -m hut_jax.data.text.copying --text=books.txt.xz --tokenizer=assets/tiny --output=runs/copying
+    python -m experiments.bases.copying --text=books.txt.xz --tokenizer=assets/tiny --output=runs/copying
 
 `words.txt` repeats lists of words that are one token each. `phrases.txt` repeats phrases of rarer words, too, in
-changing orders, and has pages of the real text. `records.txt` has made-up records, see `hut_jax.data.text.records`,
+changing orders, and has pages of the real text. `records.txt` has made-up records, see `experiments.bases.records`,
 pages, and some of the phrases. Nothing in them is about restaurants. A model that starts with the records takes far
 longer to learn to copy: it finds it easier to guess.
 """
@@ -14,11 +14,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 
+from experiments.bases.records import mix, words_of
 from hut_jax.core import cli
 from hut_jax.core.errors import UserError
 from hut_jax.core.files import read_json, replacing
 from hut_jax.data.text.files import SEPARATOR
-from hut_jax.data.text.records import mix, words_of
 
 FILES = ("words.txt", "phrases.txt", "records.txt")
 SIZES = (6_000_000, 9_000_000, 36_000_000)
@@ -148,7 +148,7 @@ def write_texts(
 
 def main(argv: Sequence[str]) -> None:
     """The command: write the three texts."""
-    parser = cli.Parser("hut_jax.data.text.copying", __doc__ or "")
+    parser = cli.Parser("experiments.bases.copying", __doc__ or "")
     parser.add_argument("--text", required=True, metavar="FILE", help="a UTF-8 text, plain or .xz")
     parser.add_argument("--tokenizer", required=True, metavar="DIR", help="a folder with the base's vocab.json")
     parser.add_argument("--output", required=True, metavar="DIR", help="the folder for the three texts")
