@@ -28,12 +28,12 @@ def find_files(folder: str | os.PathLike[str]) -> dict[str, Path]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"no folder {str(folder)!r}; give one with {', '.join(FILES.values())}")
+        raise UserError(f"no folder {str(folder)!r}; give one with {', '.join(FILES.values())} as config.data.dir")
     paths = {split: folder / name for split, name in FILES.items()}
     missing = [path.name for path in paths.values() if not path.is_file()]
     if missing:
         found = sorted(path.name for path in folder.glob("*.csv"))
-        raise UserError(f"{folder} lacks {', '.join(missing)}; its CSV files: {', '.join(found) or 'none'}")
+        raise UserError(f"{folder} lacks {', '.join(missing)}; CSV files to rename: {', '.join(found) or 'none'}")
     return paths
 
 

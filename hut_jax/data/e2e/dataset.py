@@ -66,7 +66,7 @@ def load_e2e(
                 _prepare(builder, cache)
                 builder = Builder(**settings)  # finds what was prepared, by this process or another
     except OSError as error:
-        raise UserError(f"cannot use the cache {cache}: {one_line(error)}") from error
+        raise UserError(f"cannot use the cache {cache} ({one_line(error)}); set config.data.cache") from error
     return {split: _read_split(builder, split, most.get(split, 0)) for split in splits}
 
 

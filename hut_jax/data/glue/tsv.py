@@ -42,7 +42,7 @@ def find_files(task: GlueTask, folder: str | os.PathLike[str]) -> dict[str, Path
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"no folder {str(folder)!r}; give one that holds {task.folder}/")
+        raise UserError(f"no folder {str(folder)!r}; give one that holds {task.folder}/ as config.data.dir")
     own = folder_of(task, folder)
     if own is None:
         held = [name for name, other in GLUE_TASKS.items() if folder_of(other, folder)]

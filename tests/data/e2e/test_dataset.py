@@ -77,11 +77,20 @@ def test_bom_crlf_other_columns_and_newlines_in_cells(tmp_path):
     assert read_records(path) == [("name[Ä]", 'two\r\nlines, "quoted"'), ("c", " b ")]
 
 
+@pytest.mark.parametrize("text", ["mr,ref,orig_mr\na,b,a\n", ",mr,ref\n0,a,b\n"])
+def test_the_cleaned_data_and_an_index_column_are_read(text, tmp_path):
+    (tmp_path / "x.csv").write_text(text)
+    assert read_records(tmp_path / "x.csv") == [("a", "b")]
+
+
 BAD = [
     (b"", "is empty; a header line mr,ref"),
     (b"\xef\xbb\xbf", "is empty"),
     (b"mr,ref\r\n", "has a header and no rows"),
     (b"MR,ref\na,b\n", "line 1: no column 'mr'; found 'MR', 'ref', wanted 'mr', 'ref'"),
+    (b"meaning_representation,human_reference\na,b\n", "found 'meaning_representation', 'human_reference', wanted"),
+    (b"mr, ref\na,b\n", "line 1: no column 'ref'; found 'mr', ' ref'"),
+    (b"mr;ref\na;b\n", "line 1: no column 'mr'; found 'mr;ref', wanted 'mr', 'ref'"),
     (b"mr,mr,ref\na,b,c\n", "line 1: more than one column 'mr'"),
     (b'mr,ref\na,"b\nb"\na,b,c\n', "line 4: 3 fields where the header has 2"),
     (b"mr,ref\na,b\na\n", "line 3: 1 fields where the header has 2"),
@@ -108,7 +117,11 @@ def test_missing_folder_and_files(folder, tmp_path):
     with pytest.raises(UserError, match=r"no folder '.*absent'; give one with trainset\.csv, devset\.csv"):
         load_e2e(tmp_path / "absent")
     (folder / "devset.csv").rename(folder / "dev.csv")
-    with pytest.raises(UserError, match=r"lacks devset\.csv; its CSV files: dev\.csv, testset_w_refs\.csv, trainset"):
+    with pytest.raises(UserError, match=r"lacks devset.csv; CSV files to rename: dev.csv, testset_w_refs.csv, tr"):
+        load_e2e(folder)
+    for path in folder.iterdir():
+        path.rename(folder / f"{path.stem}.txt")
+    with pytest.raises(UserError, match=r"lacks trainset.csv, .*, testset_w_refs.csv; CSV files to rename: none"):
         load_e2e(folder)
 
 
