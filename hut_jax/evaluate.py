@@ -25,7 +25,7 @@ from hut_jax.metrics.bootstrap import LEVEL, interval
 from hut_jax.runs.decoding import Decoder
 from hut_jax.runs.machine import describe_machine
 from hut_jax.runs.result import RESULT, read_result
-from hut_jax.runs.trained import list_changeable, load_run, read_trained_config, task_that
+from hut_jax.runs.trained import load_run, parse_with_run, run_parser, task_that
 from hut_jax.runs.workdir import ADAPTER, check_writable
 from hut_jax.tasks import ScoresTexts
 
@@ -40,15 +40,11 @@ References = Mapping[str, Sequence[str]]
 
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit code."""
-    parser = cli.Parser("hut_jax.evaluate", __doc__ or "")
-    parser.add_argument("--workdir", required=True, metavar="FOLDER", help="the folder of a run of hut_jax.train")
-    parser.add_argument("--force", action="store_true", help="evaluate even if the base is not the one trained on")
+    parser = run_parser("hut_jax.evaluate", __doc__ or "", verb="evaluate", decodes=True)
     parser.add_argument("--again", action="store_true", help="decode even if the texts are there already")
-    parser.epilog = list_changeable()
-    args, overrides = parser.parse_known_args(argv)
+    args, config = parse_with_run(parser, argv)
 
-    workdir = Path(args.workdir)
-    config = read_trained_config(workdir, overrides)
+    workdir = args.workdir
     task = task_that(ScoresTexts, workdir, config)
     references = task.load_references(config.data)
     source = source_of(workdir, config, references)

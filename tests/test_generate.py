@@ -14,10 +14,11 @@ from hut_jax import UserError, load_adapter, load_pretrained
 from hut_jax.config import freeze, from_json, set_task, thaw, to_json
 from hut_jax.data.e2e.dataset import encode_prompts
 from hut_jax.data.tokenizer import load_tokenizer
-from hut_jax.generate import main, read_lines
+from hut_jax.generate import main
 from hut_jax.generation import Beam, Constraints, generate
 from hut_jax.parallel.activations import BATCH
 from hut_jax.parallel.mesh import make_mesh
+from hut_jax.runs.text_files import read_lines
 
 RANDOM = np.random.default_rng(0)
 MRS = ["name[Alba], food[Welsh]", "name[Alba]", "name[The Mill], eatType[pub], area[riverside]"]

@@ -11,6 +11,10 @@ from hut_jax.core.assets import here
 from hut_jax.core.errors import UserError, nearest
 
 
+class NotFound(UserError):
+    """A folder or hub name that is not there, or out of reach."""
+
+
 def locate(name: str | os.PathLike, patterns: Sequence[str]) -> Path:
     """The folder with the model's files. Files of a hub name are downloaded, or taken from the cache.
 
@@ -21,7 +25,8 @@ def locate(name: str | os.PathLike, patterns: Sequence[str]) -> Path:
         patterns: the only files to download from the hub, as `fnmatch` patterns.
 
     Raises:
-        UserError: there is no such folder or hub name, or the hub is out of reach and nothing is cached.
+        NotFound: there is no such folder or hub name, or the hub is out of reach and nothing is cached.
+        UserError: the name is a file, or the download fails.
     """
     folder = Path(here(str(name)))
     if folder.is_dir():
@@ -31,15 +36,15 @@ def locate(name: str | os.PathLike, patterns: Sequence[str]) -> Path:
     if _is_path(str(name)):
         siblings = [p.name for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
         hint = f"; {nearest(folder.name, siblings)}" if siblings else ""
-        raise UserError(f"no such folder: {name}{hint}")
+        raise NotFound(f"no such folder: {name}{hint}")
     try:
         return Path(huggingface_hub.snapshot_download(str(name), allow_patterns=list(patterns)))
     except HFValidationError:
-        raise UserError(f"{str(name)!r} is neither a folder nor a hub name (such as 'gpt2' or 'org/name')") from None
+        raise NotFound(f"{str(name)!r} is neither a folder nor a hub name (such as 'gpt2' or 'org/name')") from None
     except RepositoryNotFoundError:
-        raise UserError(f"no folder {str(name)!r} here and no such model on the hub, or no right to read it") from None
+        raise NotFound(f"no folder {str(name)!r} here and no such model on the hub, or no right to read it") from None
     except LocalEntryNotFoundError:
-        raise UserError(
+        raise NotFound(
             f"no folder {str(name)!r} here, the hub cannot be reached and its cache has no copy: "
             "connect, or give a folder"
         ) from None

@@ -1,5 +1,6 @@
 """A trained run, loaded from its workdir."""
 
+import argparse
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,9 @@ from jaxtyping import Array, PyTree
 
 from hut_jax.adapters.files import load_adapter, read_description
 from hut_jax.config import RunConfig, flatten_config, with_fields
+from hut_jax.core.cli import Parser
 from hut_jax.core.errors import UserError, nearest
+from hut_jax.core.locate import NotFound
 from hut_jax.core.sections import defaults
 from hut_jax.data.batching import Batch
 from hut_jax.data.loss import Evaluated
@@ -20,8 +23,12 @@ from hut_jax.runs.workdir import ADAPTER, read_config
 from hut_jax.tasks import TASKS, Ability, task_named
 from hut_jax.training.evaluation import Evaluation
 
-CHANGEABLE = ("decode.", "data.dir", "data.cache", "model", "tokenizer", "dtype", "seed")
-"""The fields that may change after training: decoding, the paths of files, the dtype and the seed."""
+CHANGEABLE = (
+    *("model", "tokenizer", "data.dir", "data.cache", "data.text"),  # where the files are now
+    *("eval.batch_size", "data.length_multiple"),  # the batches of predictions
+    *("dtype", "seed", "decode."),
+)
+"""The fields that may change after training. Fields of a section end in a dot."""
 
 T = TypeVar("T", bound=Ability)
 
@@ -76,10 +83,48 @@ def load_run(
     config = read_trained_config(workdir) if config is None else config
     scan_layers = config.train.scan_layers if scan_layers is None else scan_layers
     config = with_fields(config, {"train.attention": "xla", "train.scan_layers": scan_layers})
-    run = make_run(config)
+    try:
+        run = make_run(config)
+    except NotFound as error:
+        moved = " or --config.tokenizer=FOLDER" if config.tokenizer else ""
+        raise UserError(f"{error}; if it has moved, say where it is: --config.model=FOLDER{moved}") from None
     params = run.load_base()
     adapter, factors = load_adapter(workdir / ADAPTER, params, name=config.model, force=force)
     return TrainedRun(**parts(run) | {"adapter": adapter}, params=params, factors=factors)
+
+
+def run_parser(module: str, doc: str, *, verb: str, decodes: bool = False) -> Parser:
+    """The parser of a command on a trained run, with what all these commands have.
+
+    Args:
+        module: the command's.
+        doc: what it does.
+        verb: the same in one word, such as "evaluate".
+        decodes: whether `--help` lists the fields of decoding.
+    """
+    parser = Parser(module, doc)
+    parser.add_argument("--workdir", required=True, type=Path, metavar="FOLDER", help="the folder of the run")
+    parser.add_argument("--force", action="store_true", help=f"{verb} even if the base is not the one trained on")
+    others = ", ".join(field for field in CHANGEABLE if not field.endswith("."))
+    parser.epilog = f"The config is in the workdir's config.json. --config.FIELD=VALUE changes {others}"
+    if decodes:
+        decode = config_files.list_section("decode", DecodeConfig, defaults(DecodeConfig))
+        parser.epilog += f"\nand these fields, which are listed with their defaults:\n\n{decode}"
+    return parser
+
+
+def parse_with_run(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Namespace, RunConfig]:
+    """The arguments, and the config of the run in `--workdir` with every `--config.field=value` applied.
+
+    Args:
+        parser: from `run_parser`, with the command's own options.
+        argv: the command line.
+
+    Raises:
+        UserError: as `read_trained_config`, or an argument is missing.
+    """
+    args, overrides = parser.parse_known_args(argv)
+    return args, read_trained_config(args.workdir, overrides)
 
 
 def read_trained_config(workdir: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -95,20 +140,10 @@ def read_trained_config(workdir: Path, overrides: Sequence[str] = ()) -> RunConf
         name = argument.partition("=")[0]
         field = name.removeprefix("--config.")
         if name.startswith("--") and field == name:
-            raise UserError(f"unknown argument {name}; {nearest(name, ['--workdir', '--config.decode.beams'])}")
+            raise UserError(f"unknown argument {name}; {nearest(name, [f'--config.{field}' for field in fields])}")
         if name.startswith("--") and field not in fields:
             raise UserError(f"config.{field} cannot be changed after training; {nearest(field, fields)}")
     return config_files.overridden(config, overrides)
-
-
-def list_changeable() -> str:
-    """List the fields that `read_trained_config` can change, for `--help`."""
-    others = ", ".join(field for field in CHANGEABLE if not field.endswith("."))
-    decode = config_files.list_section("decode", DecodeConfig, defaults(DecodeConfig))
-    return (
-        f"The config is in the workdir's config.json. --config.FIELD=VALUE changes {others}\n"
-        f"and these fields, which are listed with their defaults:\n\n{decode}"
-    )
 
 
 def task_that(ability: type[T], workdir: Path, config: RunConfig) -> T:

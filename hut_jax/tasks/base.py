@@ -213,34 +213,52 @@ class ScoresTexts(GeneratesText):
 
 
 class PredictsLabels(Ability):
-    """A task with test splits whose labels only a test server knows."""
+    """A task that gives a text, or a pair of texts, a label: a class or a value."""
 
-    lacks = "has no labels to predict for a test server"
+    lacks = "has no labels to predict"
+
+    @property
+    @abstractmethod
+    def text_names(self) -> Sequence[Sequence[str]]:
+        """The names that files have for each text of an example."""
 
     @abstractmethod
-    def load_tests(self, data: Any) -> Mapping[str, Sequence[Any]]:
-        """The records of each test split.
+    def load_splits(self, data: Any, kind: str) -> Mapping[str, Sequence[Any]]:
+        """The records of the splits of a kind, each with its `texts`.
 
         Args:
             data: the section `data` of a config.
+            kind: "validation", or "test", whose labels only a test server knows.
 
         Raises:
             UserError: the data is missing or malformed, or has no test split.
         """
 
     @abstractmethod
-    def encode(self, records: Sequence[Any], tokenizer: Tokenizer, data: Any) -> Examples:
-        """The records as tokens, cut as the section `data` of a config says."""
+    def encode(self, texts: Sequence[tuple[str, ...]], tokenizer: Tokenizer, data: Any) -> tuple[Examples, int]:
+        """The texts as tokens, cut as the section `data` of a config says, and the number of those that were cut."""
 
     @abstractmethod
     def predict(self, apply: Callable[..., Array], batch: Mapping[str, Array]) -> Array:
         """A prediction for each row of a batch: `[rows]`."""
 
     @abstractmethod
+    def label(self, prediction: int | float) -> str | float:
+        """The name of a predicted class, or the predicted value."""
+
+    @abstractmethod
+    def score_predictions(
+        self, splits: Mapping[str, Sequence[Any]], predictions: Mapping[str, Sequence[Any]]
+    ) -> dict[str, float]:
+        """The metrics of predictions for the records of all validation splits."""
+
+    @abstractmethod
     def write_predictions(
         self, folder: str | Path, split: str, records: Sequence[Any], predictions: Sequence[int] | Sequence[float]
     ) -> Path:
         """Write the file that the test server takes for this split; returns its path.
+
+        A validation split has a file of the same form.
 
         Raises:
             UserError: a prediction is not a label of the task, or the file cannot be written.

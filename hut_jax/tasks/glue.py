@@ -1,6 +1,7 @@
 """GLUE: one label, or one value, for a sentence or a pair of sentences (Wang et al., arXiv 1804.07461, 2018)."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,11 @@ from jaxtyping import Array, Float
 
 from hut_jax.core.assets import here
 from hut_jax.core.errors import UserError
+from hut_jax.data.batching import Examples
 from hut_jax.data.glue.dataset import encode_glue, load_glue
 from hut_jax.data.glue.predictions import write_predictions
 from hut_jax.data.glue.tasks import GlueTask
 from hut_jax.data.glue.tsv import GlueExample
-from hut_jax.data.labelled_texts import LabelledTexts
 from hut_jax.data.loss import Evaluated, Loss
 from hut_jax.data.tokenizer import Tokenizer, load_tokenizer
 from hut_jax.metrics.glue import glue_scores
@@ -74,19 +75,7 @@ class Glue(PredictsLabels):
         adapters for RoBERTa.
         """
         pairs = {split: _real(evaluated[split].outputs) for split in self.spec.validation}
-        first = self.spec.validation[0]
-        if len(pairs) == 1:
-            return {"loss": evaluated[first].loss, **glue_scores(self.spec.metrics, *pairs[first])}
-        scores = {
-            f"{split.removeprefix('validation_')}_accuracy": glue_scores(self.spec.metrics, *pair)["accuracy"]
-            for split, pair in pairs.items()
-        }
-        together = [np.concatenate(side) for side in zip(*pairs.values(), strict=True)]
-        return {
-            "loss": evaluated[first].loss,
-            **scores,
-            "score": glue_scores(self.spec.metrics, *together)["score"],
-        }
+        return {"loss": evaluated[self.spec.validation[0]].loss, **self._scores(pairs)}
 
     def example(self, config: Any, rows: int, length: int, label_smoothing: float = 0.0) -> Example:
         """A batch of examples with one label each."""
@@ -97,23 +86,42 @@ class Glue(PredictsLabels):
         weights = jax.ShapeDtypeStruct((rows,), jnp.float32)
         return Example(inputs, inputs | {"labels": labels, "weights": weights}, self._loss(label_smoothing))
 
-    def load_tests(self, data: GlueData) -> Mapping[str, Sequence[GlueExample]]:
-        """The test splits that the data has; MNLI has two."""
-        records = load_glue(self.spec, here(data.dir), cache_dir=data.cache)
-        tests = {split: records.splits[split] for split in self.spec.submission if split in records.splits}
-        if not tests:
-            files = " or ".join(f"{self.spec.folder}/{self.spec.files[split]}" for split in self.spec.submission)
-            raise UserError(f"{data.dir} has no test file of {self.name}: {files}")
-        return tests
+    @property
+    def text_names(self) -> Sequence[Sequence[str]]:
+        """The column of each text in the official files, and its name in TFDS."""
+        return list(self.spec.texts.items())
 
-    def encode(self, records: Sequence[GlueExample], tokenizer: Tokenizer, data: GlueData) -> LabelledTexts:
-        """The records as tokens for an encoder, cut to `data.max_length`."""
-        return encode_glue(self.spec, records, tokenizer, data.max_length).examples
+    def load_splits(self, data: GlueData, kind: str) -> Mapping[str, Sequence[GlueExample]]:
+        """The test splits that the data has, or the validation splits. MNLI has two of both."""
+        test = kind == "test"
+        records = load_glue(self.spec, here(data.dir), cache_dir=data.cache, tests=test)
+        wanted = self.spec.submission if test else self.spec.validation
+        splits = {split: records.splits[split] for split in wanted if split in records.splits}
+        if not splits:
+            files = " or ".join(f"{self.spec.folder}/{self.spec.files[split]}" for split in wanted)
+            raise UserError(f"{data.dir} has no test file of {self.name}: {files}")
+        return splits
+
+    def encode(self, texts: Sequence[tuple[str, ...]], tokenizer: Tokenizer, data: GlueData) -> tuple[Examples, int]:
+        """The texts as tokens for an encoder, cut to `data.max_length`, and the number of those that were cut."""
+        records = [GlueExample(each, None, row) for row, each in enumerate(texts)]
+        return encode_glue(self.spec, records, tokenizer, data.max_length)
 
     def predict(self, apply: Callable[..., Array], batch: Mapping[str, Array]) -> Array:
         """A class, or the value of a regression, for each row of a batch: `[rows]`."""
         logits = _logits(apply, batch)
         return logits[:, 0] if self.spec.regression else jnp.argmax(logits, axis=-1)
+
+    def label(self, prediction: int | float) -> str | float:
+        """The name of a predicted class, as in TFDS and on Hugging Face, or the predicted value."""
+        return round(float(prediction), 6) if self.spec.regression else self.spec.labels[int(prediction)]
+
+    def score_predictions(
+        self, splits: Mapping[str, Sequence[GlueExample]], predictions: Mapping[str, Sequence[int] | Sequence[float]]
+    ) -> dict[str, float]:
+        """GLUE's metrics of predictions for the validation splits, as `metrics` has them without the loss."""
+        labels = {split: np.array([record.label for record in records]) for split, records in splits.items()}
+        return self._scores({split: (np.array(predictions[split]), labels[split]) for split in splits})
 
     def write_predictions(
         self,
@@ -122,8 +130,22 @@ class Glue(PredictsLabels):
         records: Sequence[GlueExample],
         predictions: Sequence[int] | Sequence[float],
     ) -> Path:
-        """Write the file under the name that the test server wants, such as `MRPC.tsv`."""
-        return write_predictions(folder, self.spec, split, records, predictions)
+        """Write a test split's file under the name that the server wants (`MRPC.tsv`); else `MRPC-validation.tsv`."""
+        spec = self.spec
+        if split in spec.validation:
+            spec = replace(spec, submission={split: f"{spec.folder}-{split}.tsv"})
+        return write_predictions(folder, spec, split, records, predictions)
+
+    def _scores(self, pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
+        """The metrics of each split's predictions and labels, and the score."""
+        if len(pairs) == 1:
+            return glue_scores(self.spec.metrics, *next(iter(pairs.values())))
+        scores = {
+            f"{split.removeprefix('validation_')}_accuracy": glue_scores(self.spec.metrics, *pair)["accuracy"]
+            for split, pair in pairs.items()
+        }
+        together = [np.concatenate(side) for side in zip(*pairs.values(), strict=True)]
+        return {**scores, "score": glue_scores(self.spec.metrics, *together)["score"]}
 
     def _loss(self, label_smoothing: float) -> Loss:
         if not self.spec.regression:

@@ -14,6 +14,7 @@ from hut_jax.config import freeze, set_task
 from hut_jax.data.batching import Batching, batch_dataset
 from hut_jax.data.glue.dataset import load_glue
 from hut_jax.data.glue.tasks import GLUE_TASKS
+from hut_jax.data.glue.tsv import GlueExample
 from hut_jax.data.loss import Evaluated
 from hut_jax.runs import config_files
 from hut_jax.runs.factors import init_factors
@@ -83,6 +84,29 @@ def test_mnli_is_judged_by_both_its_splits_together():
     assert scores == {
         "loss": 0.1, "matched_accuracy": 1, "mismatched_accuracy": 0, "score": pytest.approx(4 / 6)
     }  # fmt: skip
+
+
+def test_predictions_are_scored_named_and_written_as_evaluations_and_submissions_are(tmp_path):
+    records = {
+        "validation_matched": [GlueExample(("a", "b"), label, row) for row, label in enumerate([0, 1, 2, 0])],
+        "validation_mismatched": [GlueExample(("a", "b"), label, row) for row, label in enumerate([1, 2])],
+    }
+    predictions = {"validation_matched": [0, 1, 2, 0], "validation_mismatched": [0, 0]}
+    mnli = TASKS["mnli"]
+    scores = mnli.score_predictions(records, predictions)
+    labels = {split: [record.label for record in rows] for split, rows in records.items()}
+    evaluations = {split: evaluated(predictions[split], labels[split]) for split in records}
+    assert scores == {name: value for name, value in mnli.metrics(evaluations).items() if name != "loss"}
+    assert (scores["matched_accuracy"], scores["mismatched_accuracy"], scores["score"]) == (1, 0, pytest.approx(4 / 6))
+    assert mnli.label(2) == "contradiction"
+    assert TASKS["stsb"].label(np.float32(5.3)) == 5.3
+
+    split = "validation_mismatched"
+    path = mnli.write_predictions(tmp_path, split, records[split], predictions[split])
+    assert path == tmp_path / "MNLI-validation_mismatched.tsv"
+    assert path.read_text() == "index\tprediction\n0\tentailment\n1\tentailment\n"
+    path = mnli.write_predictions(tmp_path, "test_matched", records[split], predictions[split])
+    assert path == tmp_path / "MNLI-m.tsv"
 
 
 @pytest.mark.full
