@@ -20,9 +20,7 @@ from hut_jax.runs.workdir import check_writable
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit code."""
     parser = run_parser("hut_jax.merge", __doc__ or "", verb="merge")
-    parser.add_argument(
-        "--output", type=Path, required=True, metavar="FOLDER", help="the folder for the merged model"
-    )
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="the folder for the merged model")
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16"), help="the dtype of the merged model; default: the run's own"
     )

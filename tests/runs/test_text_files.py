@@ -18,10 +18,10 @@ def written(folder, name, text):
 @pytest.mark.parametrize(
     ("name", "text", "header"),
     [
-        ("pairs.tsv", "A cat.\tIts \"mat\u2028\n", False),
-        ("pairs.txt", "\ufeffA cat.\tIts \"mat\u2028\r\n", False),
-        ("dev.tsv", "index\tsentence2\tsentence1\tlabel\n0\tIts \"mat\u2028\tA cat.\t1\n", True),
-        ("pairs.tsv", "premise\thypothesis\nA cat.\tIts \"mat\u2028", True),
+        ("pairs.tsv", 'A cat.\tIts "mat\u2028\n', False),
+        ("pairs.txt", '\ufeffA cat.\tIts "mat\u2028\r\n', False),
+        ("dev.tsv", 'index\tsentence2\tsentence1\tlabel\n0\tIts "mat\u2028\tA cat.\t1\n', True),
+        ("pairs.tsv", 'premise\thypothesis\nA cat.\tIts "mat\u2028', True),
         ("pairs.jsonl", '{"hypothesis": "Its \\"mat\u2028", "label": 1, "premise": "A cat."}\n', False),
         ("pairs.JSONL", '{"sentence1": "A cat.", "sentence2": "Its \\"mat\\u2028"}', False),
         ("pairs.ndjson", '["A cat.", "Its \\"mat\u2028"]\n', False),
