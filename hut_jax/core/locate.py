@@ -31,6 +31,8 @@ def locate(name: str | os.PathLike, patterns: Sequence[str]) -> Path:
     folder = Path(here(str(name)))
     if folder.is_dir():
         return folder
+    if folder.suffix == ".gguf" and folder.is_file():
+        raise UserError(convert_first(folder))
     if folder.exists():
         raise UserError(f"{name} is a file; give the folder that holds the model")
     if _is_path(str(name)):
@@ -50,6 +52,11 @@ def locate(name: str | os.PathLike, patterns: Sequence[str]) -> Path:
         ) from None
     except OSError as error:
         raise UserError(f"downloading {str(name)!r} failed: {' '.join(str(error).split())}") from error
+
+
+def convert_first(file: Path) -> str:
+    """What to do with a GGUF file."""
+    return f"{file} is a GGUF file; convert it: python -m hut_jax.models.gguf {file} --output=FOLDER, and give FOLDER"
 
 
 def _is_path(name: str) -> bool:

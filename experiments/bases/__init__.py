@@ -1,0 +1,1 @@
+"""Bases for experiments, made from packages that carry them."""
