@@ -1,14 +1,27 @@
 """The fields of PEFT's adapter_config.json, each checked. A field that is not understood is refused."""
 
+import logging
 import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from hut_jax.adapters.files import CONFIG_FILE
 from hut_jax.core.errors import UserError
 
 MERGE_THERE = "merge it in PEFT, merge_and_unload(), and load the merged model"
 
+_log = logging.getLogger(__name__)
+
 _LARGEST = 3e38  # in fp32; no comparison with NaN holds
+
+# PEFT's own fields whose adapters it cannot merge, with the reason.
+_NOT_MERGED = {
+    "alora_invocation_tokens": "its factors act only on the tokens after an invocation, which no weights can do",
+    "arrow_config": "its factors are chosen for each token, which no weights can do",
+    "layer_replication": "it is for a model with some of the base's layers repeated, which is another model",
+}
+# PEFT's own fields whose adapters it merges.
+_MERGED = {"kasa_config", "loftq_config", "lora_bias", "target_parameters", "trainable_token_indices", "use_bdlora"}
 
 # Fields that change nothing once the tensors are known, or that are read for every method.
 _COMMON = {
@@ -35,14 +48,21 @@ class Fields:
         self._values = values
 
     def only(self, known: Collection[str]) -> None:
-        """Check that only these fields are set.
+        """Check that no other field asks for something.
+
+        Newer versions of PEFT write all of their fields, most of them with their defaults. A number or a string that is
+        not known here is taken for such a default, as PEFT itself takes it, and logged. What PEFT adds to a method is
+        asked for with true, with a list or with an object.
 
         Raises:
-            UserError: another one is.
+            UserError: another one does.
         """
-        for name, value in self._values.items():
-            if name not in _COMMON and name not in known and value:
-                raise UserError(f"{name!r} is set, which this library does not support; {MERGE_THERE}")
+        others = {name: value for name, value in self._values.items() if name not in _COMMON | {*known} and value}
+        for name, value in others.items():
+            if isinstance(value, bool | list | dict):
+                raise UserError(f"{name!r} is set, which this library does not support; {_advice(name)}")
+        if others:
+            _log.warning("%s: ignored, as PEFT ignores fields that it does not know: %s", CONFIG_FILE, _listing(others))
 
     def text(self, name: str) -> str | None:
         """A string, or None."""
@@ -109,3 +129,17 @@ def _number(value: Any) -> bool:
 
 def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _advice(name: str) -> str:
+    """What to do about a field that is not supported."""
+    if name in _NOT_MERGED:
+        return _NOT_MERGED[name]
+    if name in _MERGED:
+        return MERGE_THERE
+    return f"if it changes nothing outside training, delete it from {CONFIG_FILE}"
+
+
+def _listing(names: Collection[str], most: int = 8) -> str:
+    shown = [repr(name[:50]) for name in names][:most]
+    return ", ".join(shown) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -48,7 +48,7 @@ def joined(layer: Layer, own: Mapping[str, Arrays], scales: Mapping[str, float])
         scales: the scaling of each layer's product.
     """
     paths = [path for path in layer.paths if path in own]
-    first, scale = own[paths[0]]["a"], scales[paths[0]]
+    first, scale = own[paths[0]]["a"], next((scales[path] for path in paths if scales[path]), 0.0)
     shared = all(np.array_equal(own[path]["a"], first) for path in paths)
     ranks = {path: own[path]["a"].shape[1] for path in paths}
     a = first if shared else np.concatenate([own[path]["a"] for path in paths], axis=1)
@@ -56,6 +56,7 @@ def joined(layer: Layer, own: Mapping[str, Arrays], scales: Mapping[str, float])
     row = 0
     for path, columns in layer.columns():
         if path in own:
-            b[row : row + ranks[path], columns] = own[path]["b"] * np.float32(scales[path] / scale)
+            ratio = scales[path] / scale if scale else 1.0
+            b[row : row + ranks[path], columns] = own[path]["b"] * np.float32(ratio)
             row += 0 if shared else ranks[path]
     return {"a": a, "b": b}, scale

@@ -11,21 +11,23 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from hut_jax.adapters.adapter import Adapter
-from hut_jax.adapters.files import CONFIG_FILE, WEIGHTS_FILE, read_description, read_tensors
+from hut_jax.adapters.files import WEIGHTS_FILE
 from hut_jax.core.errors import UserError, nearest
 from hut_jax.core.scanned_layers import scanned
 from hut_jax.core.trees import show, split, unflatten
 from hut_jax.interop.adapter_config import Fields
+from hut_jax.interop.folder import open_folder
+from hut_jax.interop.heads import TASKS, check_head, trained_only
 from hut_jax.interop.layers import Layers
 from hut_jax.interop.method import Arrays, Method, Part, exactly
 from hut_jax.interop.modules_to_save import read_whole
+from hut_jax.interop.plain_names import plain_names
 from hut_jax.interop.registry import METHODS
 
-PREFIX = "base_model.model."
-"""The beginning of the names of PEFT's tensors."""
 
-
-def load_peft(folder: str | Path, model: nn.Module, params: Mapping[str, Any]) -> tuple[Adapter, PyTree[Array]]:
+def load_peft(
+    folder: str | Path, model: nn.Module, params: Mapping[str, Any], *, subfolder: str | None = None
+) -> tuple[Adapter, PyTree[Array]]:
     """Read an adapter that Hugging Face PEFT wrote. Nothing is unpickled or run.
 
     Supported are LoRA (with rsLoRA and DoRA), IA3, HiRA, LoHa and LayerNorm tuning, with modules that were trained in
@@ -33,45 +35,51 @@ def load_peft(folder: str | Path, model: nn.Module, params: Mapping[str, Any]) -
     is kept. The dropout of HiRA and LoHa, which only acts in training, is left out, since ours have no dropout.
 
     Args:
-        folder: with `adapter_config.json` and `adapter_model.safetensors`.
+        folder: with `adapter_config.json` and `adapter_model.safetensors`, or a hub name such as `user/name`, of which
+            these two files are downloaded or taken from the cache.
         model: GPT-2, RoBERTa or BERT, as from `load_pretrained`.
         params: the parameters on which the adapter was trained. A module that PEFT saved whole becomes a deviation
             from them, and so fits these parameters only.
+        subfolder: of the folder, if the files are there: PEFT's `save_pretrained` writes an adapter with another name
+            than "default" to a subfolder of that name.
 
     Raises:
         UserError: the folder holds no such adapter, a file is damaged or belongs to another model, or the adapter needs
             what our transformations cannot compute.
     """
-    where, weights = Path(folder) / CONFIG_FILE, Path(folder) / WEIGHTS_FILE
-    values = read_description(folder)
-    if "peft_type" not in values:
-        raise UserError(
-            f"{where} is not PEFT's: it has no 'peft_type'; read an adapter of this library with load_adapter"
-        )
-    if not weights.is_file() and weights.with_suffix(".bin").is_file():
-        raise UserError(
-            f"{folder} has only adapter_model.bin, a pickle, which is never read here; convert it with PEFT: "
-            "PeftModel.from_pretrained(base, folder).save_pretrained(folder)"
-        )
-    tensors, layers = read_tensors(weights), Layers(model, params)
+    files = open_folder(folder, subfolder)
+    try:
+        fields = Fields(files.values)
+        method = _method(fields)
+        layers = Layers(model, params)
+    except UserError as error:
+        raise UserError(f"{files.path}: {error}") from None
+    tensors = files.tensors()
     try:
         with np.errstate(all="ignore"):  # factors that are not finite are refused
-            return _adapter(Fields(values), tensors, layers, model, params)
+            return _adapter(method, fields, tensors, layers, model, params)
     except UserError as error:
-        raise UserError(f"{folder}: {error}") from None
+        raise UserError(f"{files.path}: {error}") from None
 
 
 def _adapter(
-    fields: Fields, tensors: Mapping[str, np.ndarray], layers: Layers, model: Any, params: Mapping[str, Any]
+    method: Method,
+    fields: Fields,
+    tensors: Mapping[str, np.ndarray],
+    layers: Layers,
+    model: Any,
+    params: Mapping[str, Any],
 ) -> tuple[Adapter, PyTree[Array]]:
-    method = _method(fields)
     of_modules, rest = _by_module(tensors, method, fields)
+    check_head(rest, of_modules.keys(), model.config)
     parts = [part for module, given in of_modules.items() for part in method.read(module, given, layers, fields)]
     for path, times in Counter(part.path for part in parts).items():
         if times > 1:
             raise UserError(f"the file adapts {path} twice, with and without the prefix of the model's body")
     parts = method.settle(parts, fields)
     also = read_whole(rest, fields.names("modules_to_save"), layers)
+    if fields.text("task_type") == TASKS["classification"]:
+        also = trained_only(also)
     if "layers" in params:
         parts, also = _stacked(parts, model.config.n_layer), _stacked(also, model.config.n_layer)
     transform, ranks = method.transform(parts, fields)
@@ -101,14 +109,11 @@ def _method(fields: Fields) -> Method:
 def _by_module(
     tensors: Mapping[str, np.ndarray], method: Method, fields: Fields
 ) -> tuple[dict[str, Arrays], dict[str, np.ndarray]]:
-    """The method's tensors, in fp32, by module and our name; and all others by their names without the prefix."""
+    """The method's tensors, in fp32, by module and our name; and all others by their plain names."""
     endings = method.endings(fields)
     own: dict[str, Arrays] = {}
     rest = {}
-    for key, tensor in tensors.items():
-        name = key.removeprefix(PREFIX)
-        if name == key:
-            raise UserError(f"{key!r} is not a tensor of PEFT's, whose names begin with {PREFIX!r}")
+    for name, tensor in plain_names(tensors).items():
         ours = next((ours for ours, ending in endings.items() if name.endswith(f".{ending}")), None)
         if ours is None:
             rest[name] = tensor

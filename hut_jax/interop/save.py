@@ -14,13 +14,12 @@ from hut_jax.adapters.site import Site
 from hut_jax.core.errors import UserError
 from hut_jax.core.scanned_layers import unstack_layers
 from hut_jax.core.trees import flatten, show
+from hut_jax.interop.heads import TASKS, auto_mapping
 from hut_jax.interop.layers import Layers
-from hut_jax.interop.load import PREFIX
 from hut_jax.interop.method import Own
 from hut_jax.interop.modules_to_save import CLASSIFIER, inside, write_whole
+from hut_jax.interop.plain_names import PREFIX
 from hut_jax.interop.registry import OF_TRANSFORM
-
-_TASKS = {"causal": "CAUSAL_LM", "none": "FEATURE_EXTRACTION", "classification": "SEQ_CLS", "mlm": None}
 
 
 def save_peft(
@@ -34,7 +33,8 @@ def save_peft(
     """Write the adapter so that Hugging Face PEFT can read it, all of it or nothing. An existing adapter is replaced.
 
     PEFT has LoRA, LoRA+ (as LoRA), DoRA, HiRA, LoHa, IA3 and LayerNorm tuning. The parameters that `also_train` names
-    become `modules_to_save`: whole modules, with the base's values where nothing was trained.
+    become `modules_to_save`: whole modules, with the base's values where nothing was trained. So does a classifier's
+    head, which PEFT expects in the file.
 
     Args:
         folder: of the two files; it is made if it is missing.
@@ -47,7 +47,10 @@ def save_peft(
     Raises:
         UserError: PEFT does not have the transformation, or not on these layers, or the factors are not this adapter's.
     """
-    merged = "export the merged model instead, python -m hut_jax.merge"
+    merged = (
+        "export the merged model instead, python -m hut_jax.merge for a run, or save_pretrained(folder, model, "
+        "adapter.merge(params, factors))"
+    )
     method = OF_TRANSFORM.get(adapter.transform.name)
     if method is None:
         raise UserError(f"PEFT has no {adapter.transform.name}; {merged}")
@@ -75,12 +78,20 @@ def save_peft(
     written = method.even(written)
     for module, one in written.items():
         tensors |= {f"{module}.{ending}": tensor for ending, tensor in one.tensors.items()}
-    task = _TASKS[cast(Any, model).config.head]
-    if task == "SEQ_CLS" and CLASSIFIER not in whole:
-        task = None  # for this task PEFT expects the whole head in the file
+    config = cast(Any, model).config
+    task = TASKS[config.head]
+    if task == TASKS["classification"]:
+        # For this task PEFT expects the whole head in the file, and so it can have no factors.
+        if any(inside(module, [CLASSIFIER]) for module in own):
+            task = None
+        else:
+            head = {name: layers.value(name) for name in layers.tensors if inside(name, [CLASSIFIER])}
+            tensors = head | tensors
+            whole = sorted({CLASSIFIER, *(module for module in whole if not inside(module, [CLASSIFIER]))})
     description = {
         "peft_type": method.peft_type,
         "task_type": task,
+        "auto_mapping": auto_mapping(config) if task is None else None,
         "base_model_name_or_path": base_name,
         "inference_mode": True,
         "target_modules": sorted(written),

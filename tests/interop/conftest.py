@@ -1,9 +1,12 @@
 """Small models with random parameters, made without compiling anything."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from hut_jax.models.gpt2 import GPT2
 from hut_jax.models.gpt2_config import GPT2Config
@@ -42,3 +45,17 @@ def roberta(with_params):
         labels=("no", "yes", "maybe"),
     )
     return with_params(Roberta(config))
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write an adapter's two files as PEFT does, to a folder."""
+
+    def write(config, tensors, folder=tmp_path):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+        tensors = {f"base_model.model.{name}": np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+        save_file(tensors, folder / "adapter_model.safetensors")
+        return folder
+
+    return write

@@ -1,4 +1,3 @@
-import json
 import math
 
 import jax
@@ -22,17 +21,6 @@ RANDOM = np.random.default_rng(0)
 
 def normal(*shape):
     return RANDOM.standard_normal(shape).astype(np.float32)
-
-
-@pytest.fixture
-def write(tmp_path):
-    def write(config, tensors):
-        (tmp_path / "adapter_config.json").write_text(json.dumps(config))
-        tensors = {f"base_model.model.{name}": np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-        save_file(tensors, tmp_path / "adapter_model.safetensors")
-        return tmp_path
-
-    return write
 
 
 def lora(module=C_ATTN, d=4, k=12, r=2):
@@ -308,7 +296,7 @@ def test_stacked_layers_must_be_adapted_alike(gpt2, write):
         (LORA | {"bias": "all"}, "'bias' is 'all': biases train only in our bitfit"),
         (LORA | {"init_lora_weights": "olora"}, "'init_lora_weights' is 'olora': this initialisation changes the base"),
         (LORA | {"layer_replication": [[0, 2]]}, "'layer_replication' is set, which this library does not support"),
-        (LORA | {"of_the_future": True}, "'of_the_future' is set, which this library does not support; merge it in"),
+        (LORA | {"of_the_future": True}, "'of_the_future' is set, which this library does not support; if it ch"),
         (
             LORA | {"rank_pattern": {"c_attn": 0}},
             "'rank_pattern': 'c_attn' must be a whole number of at least 1, not 0",
@@ -373,19 +361,14 @@ def test_tensors_of_another_model_or_method(gpt2, write, config, tensors, messag
     assert "\n" not in str(caught.value)
 
 
-def test_pickles_foreign_names_and_damage_are_one_line(gpt2, write):
+def test_damage_and_foreign_names_are_one_line(gpt2, write):
     folder = write(LORA, lora())
     weights = folder / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(UserError, match="damaged or not a safetensors file"):
         load_peft(folder, *gpt2)
     save_file({"lora_A": normal(2, 4)}, weights)
-    with pytest.raises(
-        UserError, match=r"'lora_A' is not a tensor of PEFT's, whose names begin with 'base_model.model.'"
-    ):
-        load_peft(folder, *gpt2)
-    weights.rename(folder / "adapter_model.bin")
-    with pytest.raises(UserError, match=r"only adapter_model.bin, a pickle, which is never read here; convert it with"):
+    with pytest.raises(UserError, match=r"has no tensor of LORA, such as ...lora_A.weight"):
         load_peft(folder, *gpt2)
 
 

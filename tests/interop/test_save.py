@@ -35,6 +35,7 @@ def test_query_and_value_become_the_blocks_of_a_diagonal(gpt2, tmp_path):
     assert config == {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
+        "auto_mapping": None,
         "base_model_name_or_path": "gpt2",
         "inference_mode": True,
         "target_modules": ["transformer.h.0.attn.c_attn", "transformer.h.1.attn.c_attn"],
@@ -133,18 +134,40 @@ def test_hira_has_one_rank_there(gpt2, tmp_path):
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
 
 
-def test_a_whole_head_is_saved_as_peft_wants_it_for_its_task(roberta, tmp_path):
+def test_a_head_is_saved_whole_as_peft_wants_it_for_its_task(roberta, tmp_path):
     model, params = roberta
-    for also_train, task, modules in [
-        ("classifier", "SEQ_CLS", ["classifier"]),
-        ("classifier/out", None, ["classifier.out_proj"]),
-        (None, None, None),
-    ]:
+    for also_train in ("classifier", "classifier/out", None):
         adapter = Adapter(LoRA(rank=2), QV, also_train=also_train)
-        save_peft(tmp_path, adapter, random_factors(adapter, params), model, params)
+        factors = random_factors(adapter, params)
+        save_peft(tmp_path, adapter, factors, model, params)
         config, tensors = saved(tmp_path)
-        assert (config["task_type"], config["modules_to_save"]) == (task, modules)
-        assert len([name for name in tensors if "classifier" in name]) == {"SEQ_CLS": 4}.get(task, 2 if modules else 0)
+        assert (config["task_type"], config["modules_to_save"]) == ("SEQ_CLS", ["classifier"])
+        dense = params["classifier"]["dense"]["kernel"]
+        dense += factors["classifier"]["dense"]["kernel"]["d"] if also_train == "classifier" else 0
+        np.testing.assert_array_equal(tensors["base_model.model.classifier.dense.weight"], dense.T)
+        assert len([name for name in tensors if "classifier" in name]) == 4
+        assert flatten(load_peft(tmp_path, model, params)[1]).keys() == flatten(factors).keys()
+
+
+def test_a_head_with_factors_has_no_task_there_and_its_class_is_named(roberta, tmp_path):
+    model, params = roberta
+    adapter = Adapter(LoRA(rank=2), "classifier/dense$")
+    save_peft(tmp_path, adapter, random_factors(adapter, params), model, params)
+    config, _ = saved(tmp_path)
+    assert (config["task_type"], config["modules_to_save"]) == (None, None)
+    assert config["auto_mapping"]["base_model_class"] == "RobertaForSequenceClassification"
+
+
+@pytest.mark.parametrize("ranks", [{}, {"value": 3}])
+def test_a_scaling_of_zero_is_written_and_keeps_its_factors(gpt2, tmp_path, ranks):
+    model, params = gpt2
+    adapter = Adapter(LoRA(rank=2, alpha=0.0), QV, ranks=ranks)
+    factors = random_factors(adapter, params)
+    save_peft(tmp_path, adapter, factors, model, params)
+    assert saved(tmp_path)[0]["lora_alpha"] == 0
+    back, loaded = load_peft(tmp_path, model, params)
+    assert back.transform.alpha == 0
+    jax.tree.map(np.testing.assert_array_equal, loaded, factors)
 
 
 def test_a_tied_embedding_is_saved_under_both_names(gpt2, tmp_path):

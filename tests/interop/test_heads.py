@@ -1,0 +1,88 @@
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+
+from hut_jax import UserError, load_peft
+from hut_jax.interop.heads import auto_mapping
+from hut_jax.models.roberta import Roberta
+
+QUERY = "roberta.encoder.layer.0.attention.self.query"
+CLASSIFIER = {
+    "classifier.dense.weight": (4, 4),
+    "classifier.dense.bias": (4,),
+    "classifier.out_proj.weight": (3, 4),
+    "classifier.out_proj.bias": (3,),
+}
+MLM = {"lm_head.layer_norm.weight": (4,), "lm_head.layer_norm.bias": (4,)}
+
+
+def files(write, whole, module=QUERY, **fields):
+    shapes = {f"{module}.lora_A.weight": (2, 4), f"{module}.lora_B.weight": (4, 2)} | whole
+    tensors = {name: np.full(shape, 0.5, np.float32) for name, shape in shapes.items()}
+    return write({"peft_type": "LORA", "r": 2} | fields, tensors)
+
+
+def with_head(roberta, with_params, head, labels=2):
+    labels = tuple(map(str, range(labels)))
+    return with_params(Roberta(dataclasses.replace(roberta[0].config, head=head, labels=labels)))
+
+
+@pytest.mark.parametrize(
+    ("whole", "module", "has", "message"),
+    [
+        (CLASSIFIER, QUERY, ("mlm", 2), "for head classification with 3 labels, and this model's is mlm"),
+        (CLASSIFIER, QUERY, ("none", 2), "for head classification with 3 labels, and this model's is none"),
+        (
+            CLASSIFIER,
+            QUERY,
+            ("classification", 2),
+            "classification with 3 labels, and this model's is classification w",
+        ),
+        (MLM, QUERY, ("classification", 3), "for head mlm, and this model's is classification"),
+        ({}, "classifier.dense", ("mlm", 3), "for head classification, and this model's is mlm"),
+        ({}, "roberta.pooler.dense", ("classification", 3), "for head none, and this model's is classification"),
+    ],
+)
+def test_an_adapter_for_another_head_names_the_head_and_loads_with_it(
+    roberta, with_params, write, whole, module, has, message
+):
+    folder = files(write, whole, module, modules_to_save=["classifier", "layer_norm"] if whole else None)
+    with pytest.raises(UserError, match=message) as caught:
+        load_peft(folder, *with_head(roberta, with_params, *has))
+    asked = re.search(r"head=(?:hut_jax.Head\()?'(\w+)'(?:, num_labels=(\d)\))?\)$", str(caught.value))
+    adapter, _ = load_peft(folder, *with_head(roberta, with_params, asked[1], int(asked[2] or 2)))
+    assert len(adapter.targets) == 1
+
+
+def test_gpt2_has_no_classifier(gpt2, write):
+    folder = files(write, {"score.weight": (3, 4)}, "transformer.h.0.attn.c_proj")
+    with pytest.raises(UserError, match="for GPT2ForSequenceClassification, whose head this library does not have"):
+        load_peft(folder, *gpt2)
+
+
+def test_a_tensor_that_no_head_knows_is_named(roberta, write):
+    with pytest.raises(UserError, match=r"'classifier.odd' is not a tensor of this model or adapter"):
+        load_peft(files(write, {"classifier.odd": (3,)}), *roberta)
+
+
+def test_layers_of_the_head_that_are_the_bases_do_not_train(roberta, write):
+    model, params = roberta
+    out = params["classifier"]["out"]
+    whole = {"classifier.out_proj.weight": out["kernel"].T, "classifier.out_proj.bias": out["bias"]}
+    folder = files(write, {})
+    tensors = {name: np.zeros(shape, np.float32) for name, shape in CLASSIFIER.items()} | whole
+    tensors |= {f"{QUERY}.lora_A.weight": np.ones((2, 4)), f"{QUERY}.lora_B.weight": np.ones((4, 2))}
+    config = {"peft_type": "LORA", "r": 2, "modules_to_save": ["classifier"]}
+    for task, trained in [("SEQ_CLS", ("^classifier/dense$",)), (None, ("^classifier/dense$", "^classifier/out$"))]:
+        write(config | {"task_type": task}, tensors, folder)
+        assert load_peft(folder, model, params)[0].also_train == trained
+
+
+def test_the_class_of_a_model_without_a_task_is_named(gpt2, roberta):
+    assert auto_mapping(gpt2[0].config) is None
+    assert auto_mapping(roberta[0].config) == {
+        "base_model_class": "RobertaForSequenceClassification",
+        "parent_library": "transformers.models.roberta.modeling_roberta",
+    }
