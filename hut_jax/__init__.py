@@ -11,7 +11,7 @@ from hut_jax.core.version import VERSION as __version__
 if TYPE_CHECKING:
     from hut_jax.adapters.adapter import Adapter
     from hut_jax.adapters.bank import Bank, combine
-    from hut_jax.adapters.files import load_adapter, save_adapter
+    from hut_jax.adapters.files import load_adapter, push_adapter, save_adapter
     from hut_jax.adapters.fingerprint import fingerprint
     from hut_jax.core.errors import UserError
     from hut_jax.interop import load_peft, save_peft
@@ -62,6 +62,7 @@ __all__ = [
     "load_peft",
     "load_pretrained",
     "make_transform",
+    "push_adapter",
     "save_adapter",
     "save_peft",
     "save_pretrained",
@@ -79,6 +80,7 @@ _ELSEWHERE = {
     "load_adapter": "adapters.files",
     "load_peft": "interop",
     "load_pretrained": "models.hub.pretrained",
+    "push_adapter": "adapters.files",
     "save_adapter": "adapters.files",
     "save_peft": "interop",
     "save_pretrained": "models.hub.saving",

@@ -36,7 +36,7 @@ class AdapterConfig:
     )
     start: str = Field(
         default="",
-        description="the folder of an adapter to start from; the modules of also_train still start anew",
+        description="the folder or hub name of an adapter to start from; the modules of also_train still start anew",
     )
 
     def __post_init__(self):

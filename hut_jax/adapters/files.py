@@ -1,4 +1,4 @@
-"""An adapter's folder: `adapter_config.json` and `adapter_model.safetensors`."""
+"""An adapter's folder: `adapter_config.json` and `adapter_model.safetensors`, here or on the Hugging Face Hub."""
 
 import dataclasses
 import hashlib
@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
@@ -38,6 +39,9 @@ def save_adapter(
     *,
     base_name: str | None = None,
     base_fingerprint: str | None = None,
+    push_to: str | None = None,
+    scores: Mapping[str, float] | None = None,
+    private: bool | None = None,
 ) -> None:
     """Write the adapter to `folder`, all of it or nothing. An existing adapter is replaced.
 
@@ -50,7 +54,15 @@ def save_adapter(
         params: the base's parameters. Without them, and without `base_fingerprint`, loading accepts any base.
         base_name: the base model's name, for the reader.
         base_fingerprint: `fingerprint(params)`, if it is known already.
+        push_to: a repository of the Hugging Face Hub, `user/name`, to push the written folder to; see `push_adapter`.
+        scores: with `push_to`, the scores that its card shows.
+        private: with `push_to`, whether a new repository is private.
+
+    Raises:
+        UserError: the factors do not fit, or the folder could not be written or, once written, not be pushed.
     """
+    if push_to is None and not (scores is None and private is None):
+        raise UserError("scores= and private= are for push_to=, the repository to push to")
     if params is not None:
         adapter.check(params, factors)
         base_fingerprint = fingerprint(params)
@@ -64,6 +76,46 @@ def save_adapter(
     apart = flatten(unstack_layers(unflatten(opened_factors(factors))))
     tensors = {escape(path): np.asarray(leaf) for path, leaf in apart.items()}
     write_adapter_files(folder, description, tensors, {_ADAPTER: _identity(description)})
+    if push_to is not None:
+        push_adapter(folder, push_to, scores=scores, private=private)
+
+
+def push_adapter(
+    folder: str | Path, name: str, *, scores: Mapping[str, float] | None = None, private: bool | None = None
+) -> str:
+    """Commit an adapter's two files to the Hugging Face Hub, with a model card. `load_adapter(name)` loads it there.
+
+    The card says what the adapter is, its base, its scores, and how to load it. The next push replaces it, unless
+    somebody has changed it and deleted the line that says so.
+
+    Args:
+        folder: a folder that `save_adapter` wrote.
+        name: the repository, `user/name`, which is made if it is missing.
+        scores: the scores that the card shows, by name.
+        private: whether a new repository is private. Default: as the account has it.
+
+    Returns:
+        The repository's address.
+
+    Raises:
+        UserError: the folder holds no adapter of this library, the name is not that of a repository, nobody is logged
+            in, the hub is out of reach, or it refuses.
+    """
+    from hut_jax.adapters.hub.card import write_card
+    from hut_jax.adapters.hub.upload import upload  # imports what few programs need
+
+    folder = Path(folder)
+    description = read_description(folder)
+    if "peft_type" in description:
+        raise UserError(f"{folder} holds an adapter of Hugging Face PEFT; push it with `hf upload {name} {folder}`")
+    adapter, factors = load_adapter(folder)
+    trainable = sum(leaf.size for leaf in jax.tree.leaves(factors))
+
+    def card(metadata: Mapping[str, Any]) -> str:
+        return write_card(name, adapter, trainable, _base(description), scores, metadata)
+
+    card({})  # for its errors, before the hub is asked
+    return upload(folder, (CONFIG_FILE, WEIGHTS_FILE), name, card, private)
 
 
 def load_adapter(
@@ -72,21 +124,23 @@ def load_adapter(
     """Read an adapter and its factors. Nothing is unpickled or run.
 
     Args:
-        folder: a folder that `save_adapter` wrote.
+        folder: a folder that `save_adapter` wrote, or, as a `str`, the name `user/name` of one on the Hugging Face Hub,
+            whose files are downloaded or taken from the cache.
         params: the base to apply it to. If given, the fingerprint is compared, and the factors are checked against
             the parameters and stacked as the base's layers are.
         name: that base's name, for the error message.
         force: accept any base.
 
     Raises:
-        UserError: the folder holds no adapter of this library, a file is damaged, or `params` are not the base on
-            which the adapter was trained.
+        UserError: the folder holds no adapter of this library, a file is damaged, `params` are not the base on which
+            the adapter was trained, or the hub has no such adapter or is out of reach.
     """
+    called, folder = folder, _found(folder)
     description = read_description(folder)
-    where = Path(folder) / CONFIG_FILE
+    where = folder / CONFIG_FILE
     if "peft_type" in description:
-        raise UserError(f"{folder} holds an adapter of Hugging Face PEFT; read it with hut_jax.load_peft")
-    tensors = read_tensors(Path(folder) / WEIGHTS_FILE)
+        raise UserError(f"{called} holds an adapter of Hugging Face PEFT; read it with hut_jax.load_peft")
+    tensors = read_tensors(folder / WEIGHTS_FILE)
     try:
         adapter = Adapter.from_dict(description)
         read = unescape if "tensor_names" in description else split
@@ -95,12 +149,12 @@ def load_adapter(
         raise UserError(f"{where}: {error}") from None
     except (AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{where} describes no adapter of this library: {type(error).__name__}: {error}") from None
-    with safe_open(Path(folder) / WEIGHTS_FILE, framework="numpy") as file:
+    with safe_open(folder / WEIGHTS_FILE, framework="numpy") as file:
         of = (file.metadata() or {}).get(_ADAPTER)
     if of is not None and of != _identity(description):
         raise UserError(f"{folder}: {WEIGHTS_FILE} was written for another {CONFIG_FILE}; save the adapter again")
     if params is not None:
-        check_base(folder, params, name=name, force=force)
+        _check_base(called, description, params, name=name, force=force)
         factors = stacked_as(factors, unflatten(opened(params)))
         adapter.check(params, factors)
     return adapter, factors
@@ -110,7 +164,7 @@ def check_base(folder: str | Path, params: Mapping[str, Any], *, name: str | Non
     """Check that these parameters are the base on which the adapter was trained.
 
     Args:
-        folder: of the adapter.
+        folder: of the adapter; as for `load_adapter`.
         params: the base to apply it to.
         name: that base's name, for the message.
         force: accept any base.
@@ -118,8 +172,13 @@ def check_base(folder: str | Path, params: Mapping[str, Any], *, name: str | Non
     Raises:
         UserError: the adapter holds another base's fingerprint.
     """
-    base = read_description(folder).get("base")
-    base = base if isinstance(base, dict) else {}
+    _check_base(folder, read_description(_found(folder)), params, name=name, force=force)
+
+
+def _check_base(
+    folder: str | Path, description: Mapping[str, Any], params: Mapping[str, Any], *, name: str | None, force: bool
+) -> None:
+    base = _base(description)
     wanted = base.get("fingerprint")
     if force or wanted is None:
         return
@@ -129,6 +188,25 @@ def check_base(folder: str | Path, params: Mapping[str, Any], *, name: str | Non
             f"the adapter in {folder} was trained on {base.get('name')!r} ({str(wanted)[:12]}), and "
             f"{name or 'the base given'!r} has other weights, or another dtype ({got[:12]}); force it if you want that"
         )
+
+
+def _base(description: Mapping[str, Any]) -> dict[str, Any]:
+    """The base's name and fingerprint, as far as the description has them."""
+    base = description.get("base")
+    return base if isinstance(base, dict) else {}
+
+
+def _found(name: str | Path) -> Path:
+    """The adapter's folder. The files of a hub name are downloaded, or taken from the cache."""
+    folder = Path(name)
+    if isinstance(name, Path) or name.count("/") != 1 or folder.is_dir():  # a `Path` is never a name of the hub
+        return folder
+    from hut_jax.core.locate import locate  # imports what few programs need
+
+    folder = locate(name, (CONFIG_FILE, WEIGHTS_FILE), "adapter")
+    if not (folder / CONFIG_FILE).exists():
+        raise UserError(f"no adapter in {name}: it has no {CONFIG_FILE}")
+    return folder
 
 
 def _identity(description: Mapping[str, Any]) -> str:

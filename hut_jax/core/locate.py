@@ -1,21 +1,31 @@
-"""Find the folder of the files of a model or a tokenizer, given a folder or a Hugging Face hub name."""
+"""Find the folder of the files of a model, a tokenizer or an adapter, given a folder or a Hugging Face hub name."""
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import huggingface_hub
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 
 from hut_jax.core.assets import here
-from hut_jax.core.errors import UserError, nearest
+from hut_jax.core.errors import UserError, nearest, one_line
+
+LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
+"""The way out of what the hub does not let one do."""
 
 
 class NotFound(UserError):
     """A folder or hub name that is not there, or out of reach."""
 
 
-def locate(name: str | os.PathLike, patterns: Sequence[str]) -> Path:
+def locate(name: str | os.PathLike, patterns: Sequence[str], what: str = "model") -> Path:
     """The folder with the model's files. Files of a hub name are downloaded, or taken from the cache.
 
     A folder of that name takes precedence over the hub's model. `assets/tiny` is found from any directory.
@@ -23,9 +33,11 @@ def locate(name: str | os.PathLike, patterns: Sequence[str]) -> Path:
     Args:
         name: a folder, or a hub name such as `gpt2` or `org/name`.
         patterns: the only files to download from the hub, as `fnmatch` patterns.
+        what: what is looked for, for the messages.
 
     Raises:
-        NotFound: there is no such folder or hub name, or the hub is out of reach and nothing is cached.
+        NotFound: there is no such folder or hub name, the hub does not let us read it, or the hub is out of reach and
+            nothing is cached.
         UserError: the name is a file, or the download fails.
     """
     folder = Path(here(str(name)))
@@ -34,7 +46,7 @@ def locate(name: str | os.PathLike, patterns: Sequence[str]) -> Path:
     if folder.suffix == ".gguf" and folder.is_file():
         raise UserError(convert_first(folder))
     if folder.exists():
-        raise UserError(f"{name} is a file; give the folder that holds the model")
+        raise UserError(f"{name} is a file; give the folder that holds the {what}")
     if _is_path(str(name)):
         siblings = [p.name for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
         hint = f"; {nearest(folder.name, siblings)}" if siblings else ""
@@ -43,15 +55,28 @@ def locate(name: str | os.PathLike, patterns: Sequence[str]) -> Path:
         return Path(huggingface_hub.snapshot_download(str(name), allow_patterns=list(patterns)))
     except HFValidationError:
         raise NotFound(f"{str(name)!r} is neither a folder nor a hub name (such as 'gpt2' or 'org/name')") from None
+    except GatedRepoError:
+        raise NotFound(f"the owner of {str(name)!r} wants to be asked first: ask on its page, and {LOGIN}") from None
     except RepositoryNotFoundError:
-        raise NotFound(f"no folder {str(name)!r} here and no such model on the hub, or no right to read it") from None
+        raise NotFound(
+            f"no folder {str(name)!r} here and no such {what} on the hub, or no right to read it; if it is private, "
+            f"{LOGIN}"
+        ) from None
     except LocalEntryNotFoundError:
         raise NotFound(
             f"no folder {str(name)!r} here, the hub cannot be reached and its cache has no copy: "
             "connect, or give a folder"
         ) from None
-    except OSError as error:
-        raise UserError(f"downloading {str(name)!r} failed: {' '.join(str(error).split())}") from error
+    except (HTTPError, OSError) as error:  # the first is no OSError in all versions
+        if status_of(error) == 401:
+            raise UserError(f"the hub refuses your token; {LOGIN} to another") from error
+        raise UserError(f"downloading {str(name)!r} failed: {one_line(error)}") from error
+
+
+def status_of(error: Exception) -> int | None:
+    """The HTTP status of the hub's answer that is an error; None if there was no answer."""
+    response = error.response if isinstance(error, HfHubHTTPError) else None  # None in errors of huggingface_hub 0, too
+    return None if response is None else response.status_code
 
 
 def convert_first(file: Path) -> str:
