@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
     workdir = args.workdir
     task = task_that(ScoresTexts, workdir, config)
     references = task.load_references(config.data)
-    source = source_of(workdir, config, references)
+    source = source_of(workdir, config, references, force=args.force)
     read_result(workdir)  # for its errors, before the long work
 
     evaluation = None if args.again else read_evaluation(workdir, source)
@@ -119,9 +119,9 @@ def score(task: ScoresTexts, outputs: Sequence[str], references: References) -> 
     }
 
 
-def source_of(workdir: Path, config: RunConfig, references: References) -> dict[str, Any]:
+def source_of(workdir: Path, config: RunConfig, references: References, *, force: bool) -> dict[str, Any]:
     """Everything that determines the outputs and the scores."""
-    return {
+    source = {
         "adapter": _digest((workdir / ADAPTER / WEIGHTS_FILE).read_bytes()),
         "test_set": _digest(json.dumps(list(references.items())).encode()),
         "model": config.model,
@@ -131,6 +131,7 @@ def source_of(workdir: Path, config: RunConfig, references: References) -> dict[
         "decode": asdict(config.decode),
         "version": VERSION,
     }
+    return source | {"forced": True} if force else source  # maybe of another base, which is refused without --force
 
 
 def read_evaluation(workdir: Path, source: Mapping[str, Any]) -> dict[str, Any] | None:

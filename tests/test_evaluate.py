@@ -75,6 +75,7 @@ def test_outputs_scores_and_result(finished, evaluated, small_config, capsys):
     assert "BLEU    0." in out
     assert decodes(f"--workdir={evaluated}")
     assert decodes(f"--workdir={evaluated}", OPTION, "--again")
+    assert decodes(f"--workdir={evaluated}", OPTION, "--force")  # another base may be refused without it
     assert "decoded before" not in capsys.readouterr().out
 
 
