@@ -48,7 +48,7 @@ def convert_gguf(
 
     Raises:
         UserError: the file is damaged or holds something that is not supported, the package gguf is needed and
-            missing, or the folder cannot be made.
+            missing, or the folder cannot be written.
     """
     if dtype not in DTYPES:
         raise UserError(f"no dtype {dtype!r} here; take one of {', '.join(DTYPES)}")
@@ -73,12 +73,16 @@ def convert_gguf(
         return whole
 
     names = ["model.safetensors", "config.json", *(["tokenizer.json", "tokenizer_config.json"] if made else [])]
-    with replacing_all(folder, names) as new:
-        stream_tensors(new[0], tensors.shapes, kind, read, {"format": "pt"})
-        new[1].write_text(json.dumps({**values, "dtype": dtype}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        if made:
-            new[2].write_text(made[0].to_str(pretty=True) + "\n", encoding="utf-8")
-            new[3].write_text(json.dumps(made[1], indent=2) + "\n", encoding="utf-8")
+    texts = [json.dumps({**values, "dtype": dtype}, indent=2, sort_keys=True)]
+    if made:
+        texts += [made[0].to_str(pretty=True), json.dumps(made[1], indent=2)]
+    try:
+        with replacing_all(folder, names) as (weights, *others):
+            stream_tensors(weights, tensors.shapes, kind, read, {"format": "pt"})
+            for new, text in zip(others, texts, strict=True):
+                new.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"the model could not be written to {folder}: {error.strerror}") from error
     return Converted(
         values["model_type"],
         sum(int(np.prod(shape)) for shape in tensors.shapes.values()),

@@ -49,7 +49,7 @@ def rotary_scaling(fields: Fields, tensors: Tensors, theta: float, dim: int) -> 
 
 def _llama3(fields: Fields, factors: np.ndarray, theta: float, dim: int) -> dict[str, Any]:
     """The settings of Llama 3 that give these factors: what each wavelength is multiplied by."""
-    factor = max(_decimals(factors))
+    factor = max(_decimals(factors), default=0.0)
     scaling = {
         "rope_type": "llama3",
         "factor": factor,
@@ -57,13 +57,13 @@ def _llama3(fields: Fields, factors: np.ndarray, theta: float, dim: int) -> dict
         "high_freq_factor": _HIGH,
         "original_max_position_embeddings": _ORIGINAL,
     }
-    wavelengths = 2 * math.pi * theta ** (np.arange(0, dim, 2) / dim)
-    # 1 where the original context holds at least _HIGH periods, the whole factor where it holds at most _LOW of them.
-    smooth = np.clip((_ORIGINAL / wavelengths - _LOW) / (_HIGH - _LOW), 0, 1)
-    expected = 1 / ((1 - smooth) / factor + smooth)
-    if factors.shape != expected.shape or not np.allclose(factors, expected, rtol=1e-4):
-        raise fields.error("the factors of its rotary positions (rope_freqs) are not those of Llama 3")
-    return scaling
+    if 2 * factors.size == dim and theta > 1 and factor > 0:
+        wavelengths = 2 * math.pi * theta ** (np.arange(0, dim, 2) / dim)
+        # 1 where the original context holds at least _HIGH periods, the whole factor where it holds at most _LOW.
+        smooth = np.clip((_ORIGINAL / wavelengths - _LOW) / (_HIGH - _LOW), 0, 1)
+        if np.allclose(factors, 1 / ((1 - smooth) / factor + smooth), rtol=1e-4):
+            return scaling
+    raise fields.error("the factors of its rotary positions (rope_freqs) are not those of Llama 3")
 
 
 def _decimals(values: np.ndarray) -> list[float]:

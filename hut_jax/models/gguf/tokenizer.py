@@ -11,6 +11,7 @@ from hut_jax.models.gguf.fields import Fields
 from hut_jax.models.gguf.splitting import SPLITTING, Splitting
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = 1, 2, 3, 4, 5
+_LONGEST = 512  # characters of a piece
 _SPACE = "\u2581"  # SentencePiece's
 _ELSEWHERE = "take the tokenizer from where the model was published, and leave this one out with --no-tokenizer"
 _ROLES = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
@@ -114,7 +115,7 @@ def _sentencepiece(fields: Fields, vocabulary: _Vocabulary, unknown: str | None)
     scores = fields.numbers(".tokenizer.ggml.scores", len(vocabulary.tokens))
     ids = vocabulary.ids()
     bpe = tokenizers.Tokenizer(
-        models.BPE(ids, _merges(vocabulary, scores), unk_token=unknown, fuse_unk=True, byte_fallback=True)
+        models.BPE(ids, _merges(fields, vocabulary, scores), unk_token=unknown, fuse_unk=True, byte_fallback=True)
     )
     prefix = fields.flag(".tokenizer.ggml.add_space_prefix", True)
     spaces = normalizers.Replace(" ", _SPACE)
@@ -124,9 +125,12 @@ def _sentencepiece(fields: Fields, vocabulary: _Vocabulary, unknown: str | None)
     return bpe
 
 
-def _merges(vocabulary: _Vocabulary, scores: list[float]) -> list[tuple[str, str]]:
+def _merges(fields: Fields, vocabulary: _Vocabulary, scores: list[float]) -> list[tuple[str, str]]:
     """The merges that give SentencePiece's pieces: it joins the two neighbours whose joint piece has the best score."""
     ids = {token: i for token, i in vocabulary.ids().items() if vocabulary.kinds[i] == _NORMAL}
+    longest = max(map(len, ids), default=0)
+    if longest > _LONGEST:  # all its cuts are tried
+        raise fields.error(f"a token of {longest} characters; SentencePiece has none of more than {_LONGEST}")
     found = []
     for piece, i in ids.items():
         for cut in range(1, len(piece)):

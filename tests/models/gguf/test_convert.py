@@ -9,6 +9,8 @@ from safetensors.numpy import load_file, save_file
 
 from hut_jax import UserError, convert_gguf
 from hut_jax.core.files import stream_tensors
+from hut_jax.models.gguf import config as gguf_config
+from hut_jax.models.gguf import convert
 from hut_jax.models.gguf.__main__ import main
 from tests.gguf_files import converted, import_gguf, tiny_tokenizer, write_file
 
@@ -221,6 +223,61 @@ def test_tensors_and_config_of_every_architecture(tmp_path, name):
     assert {name: values[name] for name in expected} == expected
 
 
+def config(tmp_path, name, **fields):
+    """What config.json says if the metadata of one of CASES have these fields, too; None leaves a field out."""
+    architecture, shapes, known, _ = CASES[name]
+    named = {field.replace("__", "."): value for field, value in fields.items()}
+    given = {field: value for field, value in {**known, **named}.items() if value is not None}
+    convert_gguf(write(tmp_path, architecture, given, draw(shapes)), tmp_path / "out", tokenizer=False)
+    return json.loads((tmp_path / "out/config.json").read_text())
+
+
+def test_metadata_that_some_files_have(tmp_path):
+    import_gguf()
+    sliding, full = "sliding_attention", "full_attention"
+    values = config(tmp_path, "gemma3", attention__sliding_window_pattern=2, final_logit_softcapping=20.0)
+    assert (values["layer_types"], values["final_logit_softcapping"]) == ([sliding, full], 20.0)
+    values = config(tmp_path, "gemma2", attention__sliding_window_pattern=[False, True])
+    assert values["layer_types"] == [full, sliding]
+    values = config(tmp_path, "gemma3", attention__sliding_window=None, rope__freq_base_swa=2e4)
+    assert (values["layer_types"], values["rope_local_base_freq"]) == ([full, full], 2e4)
+    values = config(tmp_path, "llama", rope__scale_linear=2.0)
+    assert values["rope_scaling"] == {"rope_type": "linear", "factor": 2.0}
+    values = config(tmp_path, "qwen3", rope__scaling__yarn_beta_fast=16.0, rope__scaling__yarn_beta_slow=2.0)
+    assert (values["rope_scaling"]["beta_fast"], values["rope_scaling"]["beta_slow"]) == (16.0, 2.0)
+    values = config(tmp_path, "llama", attention__head_count=[4, 4])
+    assert values["num_attention_heads"] == 4
+
+
+def test_the_largest_gemmas_scale_their_attention_by_another_width(tmp_path, monkeypatch):
+    import_gguf()
+    assert config(tmp_path, "gemma2", attention__key_length=None)["query_pre_attn_scalar"] == 8
+    monkeypatch.setitem(gguf_config._GEMMA_27B, "gemma2", LAYERS)
+    architecture, _, fields, _ = CASES["gemma2"]
+    shapes = decoder(SPLIT, MLP, FOUR, head=16)
+    path = write(tmp_path, architecture, {**fields, "attention.key_length": 16}, draw(shapes))
+    convert_gguf(path, tmp_path / "out")
+    values = json.loads((tmp_path / "out/config.json").read_text())
+    assert (values["head_dim"], values["query_pre_attn_scalar"]) == (16, 8)
+
+
+def test_a_full_disk_and_a_dtype_that_is_too_small_are_named(tmp_path, monkeypatch):
+    import_gguf()
+    tensors = draw(CASES["llama"][1])
+    tensors["model.norm.weight"][3] = 1e6
+    path = write(tmp_path, "llama", DECODER, tensors)
+    with pytest.raises(UserError, match=r"model\.norm\.weight has entries that are not finite in float16"):
+        convert_gguf(path, tmp_path / "out", dtype="float16")
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(convert, "stream_tensors", full)
+    with pytest.raises(UserError, match=r"could not be written to .*out: No space left on device"):
+        convert_gguf(path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_gpt2_loads_and_its_copied_head_is_tied(tmp_path):
     from hut_jax import load_pretrained
 
@@ -328,10 +385,13 @@ def test_a_streamed_file_is_that_of_safetensors(tmp_path, dtype):
         ({"rope.scaling.type": "yarn", "rope.scaling.attn_factor": 2.0}, {}, "'attn_factor', which config.json cannot"),
         ({"block_count": "2"}, {}, "llama.block_count must be a whole number of at least 1"),
         ({"attention.head_count_kv": [2, 4]}, {}, "the same for all layers, not a list"),
+        ({"attention.head_count": 3, "attention.key_length": 8}, {}, "q_proj.weight has 32 rows, which 3 heads do not"),
         ({"block_count": 3}, {}, "9 missing: 'blk.2.attn_norm.weight'"),
         ({"block_count": 1 << 31}, {}, "missing: 'blk.2.attn_norm.weight'"),
         ({"attention.layer_norm_rms_epsilon": True}, {}, "must be a number, not True"),
         ({".tokenizer.ggml.eos_token_id": 5000}, {}, "eos_token_id is 5000, and there are 2048 tokens"),
+        ({"rope.freq_base": 0.0}, {"rope_freqs.weight": np.ones(4)}, "not those of Llama 3"),
+        ({"attention.key_length": 1 << 31}, {"rope_freqs.weight": np.ones(4)}, "not those of Llama 3"),
         ({}, {"blk.0.attn_sinks.weight": np.ones(4)}, "1 unknown: 'blk.0.attn_sinks.weight'"),
         ({}, {"blk.0.attn_q.bias": np.ones(32)}, "7 missing: 'blk.0.attn_k.bias'"),
         ({}, {"output.weight": np.full((TOKENS, WIDTH), np.inf)}, "lm_head.weight has entries that are not finite"),

@@ -189,6 +189,16 @@ def test_a_text_is_framed_as_the_file_asks(tmp_path):
             "add_bos_token must be true or false",
         ),
         ({".tokenizer.ggml.model": "llama"}, "its metadata lack tokenizer.ggml.scores"),
+        (
+            {
+                ".tokenizer.ggml.model": "llama",
+                ".tokenizer.ggml.tokens": ["a" * 600],
+                ".tokenizer.ggml.token_type": [1],
+                ".tokenizer.ggml.scores": [0.0],
+                ".tokenizer.ggml.eos_token_id": 0,
+            },
+            "a token of 600 characters",
+        ),
     ],
 )
 def test_what_cannot_be_made_is_refused_in_one_line(tmp_path, fields, message):
