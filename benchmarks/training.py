@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the peak is then what the step needs
@@ -66,7 +67,10 @@ FROZEN = "frozen"
 
 def main():
     """The benchmark; prints a table and at the end a JSON object."""
-    args = make_parser().parse_args()
+    parser = make_parser()
+    args = parser.parse_args()
+    if args.plot and find_spec("matplotlib") is None:
+        parser.error("--plot needs matplotlib: pip install matplotlib")
     if args.peak_of:
         print(json.dumps(allocator_peak(args)))
         return

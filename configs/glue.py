@@ -61,7 +61,7 @@ def get_config(argument: str = "") -> ConfigDict:
         UserError: there is no such task or size.
     """
     if not argument:
-        raise UserError(f"name the task behind the file: configs/glue.py:mrpc, or one of {', '.join(GLUE_TASKS)}")
+        raise UserError(f"name the task behind the config: glue:mrpc, or one of {', '.join(GLUE_TASKS)}")
     task, _, size = argument.partition(",")
     size = size or "base"
     if task not in GLUE_TASKS:

@@ -85,5 +85,7 @@ def _si(number: int) -> str:
     return str(number)
 
 
+script = cli.script(main)
+
 if __name__ == "__main__":
-    cli.run(main)
+    script()

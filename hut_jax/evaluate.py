@@ -167,5 +167,7 @@ def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+script = cli.script(main)
+
 if __name__ == "__main__":
-    cli.run(main)
+    script()

@@ -45,5 +45,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+script = cli.script(main)
+
 if __name__ == "__main__":
-    cli.run(main)
+    script()

@@ -128,5 +128,7 @@ def make_predict(run: TrainedRun, task: PredictsLabels) -> Predict:
     return predict
 
 
+script = cli.script(main)
+
 if __name__ == "__main__":
-    cli.run(main)
+    script()

@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
     began = time.perf_counter()
     parser = cli.Parser("hut_jax.quickstart", __doc__ or "")
     parser.add_argument("--workdir", default="runs/quickstart", metavar="FOLDER", help="the folder of the run")
-    args, config = config_files.parse_with_config(parser, argv, default="configs/quickstart.py")
+    args, config = config_files.parse_with_config(parser, argv, default="quickstart")
     workdir = Path(args.workdir)
     result = train(config, workdir, describe=describe, open_bar=OneLine)
     run = load_run(workdir)
@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> int:
         f"on {os.cpu_count()} cores.\n"
         f"{workdir} holds adapter/ ({size_on_disk(workdir / ADAPTER):,} bytes), result.json, metrics.jsonl, "
         "tensorboard/ and checkpoints/.\n"
-        f"Next: {sys.executable} -m hut_jax.train --config=configs/quickstart.py --config.adapter.name=lora "
+        f"Next: {sys.executable} -m hut_jax.train --config=quickstart --config.adapter.name=lora "
         "--workdir=runs/lora"
     )
     if not reached:

@@ -198,5 +198,7 @@ def print_description(run: Run, data: TaskData, plan: Plan, placement: Placement
     sys.stdout.flush()
 
 
+script = cli.script(main)
+
 if __name__ == "__main__":
-    cli.run(main)
+    script()

@@ -6,31 +6,60 @@ import io
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
 
 import jax
 
 from hut_jax.core.compilation import keep_compiled
-from hut_jax.core.errors import Interrupted, UserError, one_line
+from hut_jax.core.errors import Interrupted, UserError, nearest, one_line
+
+Main = Callable[[Sequence[str]], int | None]
+"""A command: takes the arguments, and returns the exit code."""
+FIELD = "--config."
+"""The beginning of an argument that sets a field of the config."""
 
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are `UserError`s of one line."""
 
     def __init__(self, module: str, doc: str):
+        script = f"hut-{module.rpartition('.')[2]}"
         super().__init__(
-            prog=f"python -m {module}",
+            prog=script if Path(sys.argv[0]).stem == script else f"python -m {module}",
             description=doc,
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse as argparse does, but name an unknown option first, which is often a required one misspelt.
+
+        Fields of a config (`--config.seed=1`) may be left over.
+
+        Raises:
+            UserError: an option is unknown or missing, or its value is not of its type.
+        """
+        args = list(sys.argv[1:] if args is None else args)
+        options = args[: args.index("--")] if "--" in args else args
+        for name in [] if {"-h", "--help"} & {*options} else [option.partition("=")[0] for option in options]:
+            known = name.startswith(FIELD) or name in self._option_string_actions or " " in name
+            if name.startswith("--") and not known:
+                raise UserError(f"unknown argument {name}; {nearest(name, self._option_string_actions)}")
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Raise argparse's message as a `UserError`."""
         raise UserError(f"{message}; {self.prog} --help lists the arguments")
 
 
-def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
+def script(main: Main) -> Callable[[], NoReturn]:
+    """What a console script such as hut-train calls for a command."""
+    return partial(run, main)
+
+
+def run(main: Main) -> NoReturn:
     """Call `main` with the command line and exit. A user's mistake gives one line on stderr and exit code 2."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

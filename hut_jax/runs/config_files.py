@@ -1,4 +1,4 @@
-"""Config files with overrides from the command line."""
+"""Config files with overrides from the command line, and the configs of the package by name."""
 
 import argparse
 import inspect
@@ -15,11 +15,14 @@ from ml_collections import ConfigDict, config_flags
 
 from hut_jax.adapters.config import AdapterConfig
 from hut_jax.config import RunConfig, flatten_config, freeze, sections_of, set_task, set_transform, thaw, unknown
-from hut_jax.core.cli import Parser
+from hut_jax.core.cli import FIELD, Parser
 from hut_jax.core.errors import UserError, nearest
 from hut_jax.core.sections import attributes, fields_of, meaning
 from hut_jax.transforms import TRANSFORMS
 
+_PACKAGE = Path(__file__).resolve().parents[1]
+FOLDERS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
+"""Where the package's configs may lie: within it, as a wheel has them, or beside it, as in a clone."""
 HELP_COLUMN = 44
 HELP_WIDTH = 120
 
@@ -27,16 +30,16 @@ HELP_WIDTH = 120
 def parse_with_config(
     parser: Parser, argv: Sequence[str], default: str | None = None
 ) -> tuple[argparse.Namespace, RunConfig]:
-    """The arguments, and the config of `--config=FILE` with every `--config.field=value` applied.
+    """The arguments, and the config of `--config=NAME` with every `--config.field=value` applied.
 
-    `FILE` defines `get_config()`; `FILE:TEXT` calls `get_config("TEXT")`. Another transformation
-    (`--config.adapter.name=full`) brings its own settings and learning rate, and another task (`--config.task=mlm`) its
-    own sections. `--help` lists the fields of the config.
+    `NAME` is that of one of the package's configs, such as `e2e`, or a file; see `load_config_file`. Another
+    transformation (`--config.adapter.name=full`) brings its own settings and learning rate, and another task
+    (`--config.task=mlm`) its own sections. `--help` lists the fields of the config.
 
     Args:
         parser: has the command's own options.
         argv: the command line.
-        default: the config file if none is given. Without a default, --config is required.
+        default: the config if none is given. Without a default, --config is required.
 
     Raises:
         UserError: an argument or field is unknown, a value has the wrong type, or the config is invalid.
@@ -45,31 +48,44 @@ def parse_with_config(
         "--config",
         required=default is None,
         default=default,
-        metavar="FILE",
-        help=f"the config file, such as {default or 'configs/e2e.py'}; with --help, list its fields",
+        metavar="NAME",
+        help=f"a config of the package ({', '.join(own_configs())}) or a file, such as mine.py; with --help, list its "
+        "fields",
     )
     parser.epilog = "any field of the config can be set: --config.train.steps=100"
     if {"--help", "-h"} & {*argv}:
-        parser.epilog = _epilog(argv, default) or parser.epilog
-    args, overrides = parser.parse_known_args(argv)
-    for argument in overrides:
-        if argument.startswith("--") and not argument.startswith("--config."):
-            options = [option for action in parser._actions for option in action.option_strings]
-            raise UserError(f"unknown argument {argument.split('=')[0]}; {nearest(argument.split('=')[0], options)}")
+        config = _config_on(argv, default)
+        parser.epilog = parser.epilog if config is None else list_fields(config)
+    try:
+        args, overrides = parser.parse_known_args(argv)
+    except UserError:
+        _config_on(argv, default)  # a misspelt field is named even if a required option is missing
+        raise
     config = load_config_file(args.config)
     override(config, overrides)
     return args, freeze(config)
 
 
+def own_configs() -> dict[str, Path]:
+    """The file of each of the package's configs, by name."""
+    folder = next((folder for folder in FOLDERS if folder.is_dir()), FOLDERS[0])
+    return {path.stem: path for path in sorted(folder.glob("*.py"))}
+
+
 def load_config_file(spec: str) -> ConfigDict:
-    """The config that the file gives.
+    """The config of this name.
+
+    Args:
+        spec: `e2e`, one of the package's configs, or `mine.py`, a file that defines `get_config()`. Text after a colon,
+            as in `glue:mrpc`, is the argument of `get_config`.
 
     Raises:
-        UserError: there is no such file, or running it does not give a config.
+        UserError: there is no such config, or running its file does not give one.
     """
-    path, _, argument = spec.partition(":")
+    name, _, argument = spec.partition(":")
+    path = str(own_configs().get(name, name))
     if not Path(path).is_file():
-        raise UserError(f"no config file {path!r}; {_configs_beside(path)}")
+        raise UserError(_no_config(name))
     try:
         get_config = runpy.run_path(path)["get_config"]
         config = get_config(argument) if argument else get_config()
@@ -158,27 +174,36 @@ def _paragraph(title: str, prefix: str, meanings: Mapping[str, str], values: Con
     return "\n".join(lines)
 
 
-def _epilog(argv: Sequence[str], default: str | None) -> str:
-    """The fields of the config on the command line, if there is one."""
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+def _config_on(argv: Sequence[str], default: str | None) -> ConfigDict | None:
+    """The config of the command line with its fields set, whatever else is there; None if it names no config."""
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     finder.add_argument("--config", default=default)
-    args, rest = finder.parse_known_args(argv)
+    try:
+        args, rest = finder.parse_known_args(argv)
+    except argparse.ArgumentError:
+        return None
     if args.config is None:
-        return ""
+        return None
     config = load_config_file(args.config)
-    override(config, [f"--config.{name}={value}" for name, value in _fields(rest)])
-    return list_fields(config)
+    override(config, [f"{FIELD}{name}={value}" for name, value in _fields(rest)])
+    return config
 
 
 def _fields(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
     """The fields and values of `--config.field=value` and `--config.field value` arguments."""
     for argument, after in pairwise([*arguments, ""]):
-        if argument.startswith("--config."):
-            name, equals, value = argument.removeprefix("--config.").partition("=")
+        if argument.startswith(FIELD):
+            name, equals, value = argument.removeprefix(FIELD).partition("=")
             yield name, value if equals else after
 
 
-def _configs_beside(path: str) -> str:
-    folder = Path(path).parent
-    found = [str(file) for file in sorted(folder.glob("*.py"))] if folder.is_dir() else []
-    return nearest(path, found) if found else f"{folder} has none"
+def _no_config(name: str) -> str:
+    """The message for the name of a config that there is not."""
+    own, path = own_configs(), Path(name)
+    if path.stem in own:
+        return f"no config file {name!r}; the package's own config of this name is --config={path.stem}"
+    folder = path.parent
+    beside = [str(file) for file in sorted(folder.glob("*.py"))] if folder.is_dir() else []
+    if path.name == path.stem == name:
+        return f"the package has no config {name!r}, and there is no such file; {nearest(name, [*own, *beside])}"
+    return f"no config file {name!r}; {nearest(name, beside) if beside else f'{folder} has none'}"

@@ -1,6 +1,7 @@
 """The command line: what is taken, and what is answered with one line."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -108,6 +109,50 @@ def test_a_config_file_may_take_an_argument(tmp_path):
         "def get_config(size):\n    config = default_config()\n    config.model = size\n    return config\n"
     )
     assert parse(f"--config={file}:gpt2-medium")[1].model == "gpt2-medium"
+
+
+def test_a_config_of_the_package_is_named_in_any_folder(tmp_path, monkeypatch):
+    named = {name: str(path) for name, path in config_files.own_configs().items()}
+    assert named["e2e"] == str(Path("configs/e2e.py").absolute())
+    with_path = [parse(f"--config={spec}")[1] for spec in ("configs/e2e.py", "configs/glue.py:rte,large")]
+    monkeypatch.chdir(tmp_path)
+    assert [parse(f"--config={spec}")[1] for spec in ("e2e", "glue:rte,large")] == with_path
+    assert with_path[0] != with_path[1]
+    Path("e2e").write_text("what a path reaches")
+    assert parse("--config=e2e")[1] == with_path[0]
+    with pytest.raises(UserError, match=r"config file ./e2e: SyntaxError"):
+        parse("--config=./e2e")
+
+
+def test_the_configs_within_an_installed_package_come_first(tmp_path, monkeypatch):
+    (tmp_path / "configs").mkdir()
+    shutil.copy("configs/lm.py", tmp_path / "configs/mine.py")
+    monkeypatch.setattr(config_files, "FOLDERS", (tmp_path / "configs", *config_files.FOLDERS))
+    assert config_files.own_configs() == {"mine": tmp_path / "configs/mine.py"}
+    assert parse("--config=mine", "--config.data.text=a.txt")[1].task == "lm"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("e2", "the package has no config 'e2', and there is no such file; did you mean 'e2e'"),
+        ("configs/e2e.py", "no config file 'configs/e2e.py'; the package's own config of this name is --config=e2e"),
+        ("theirs", "the package has no config 'theirs', and there is no such file; did you mean 'theirs.py'"),
+        ("nowhere/theirs.py", "no config file 'nowhere/theirs.py'; nowhere has none"),
+    ],
+)
+def test_a_config_that_there_is_not_is_one_line(name, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("theirs.py").touch()
+    with pytest.raises(UserError, match=message):
+        parse(f"--config={name}")
+
+
+def test_a_misspelt_field_is_named_although_a_required_option_is_missing():
+    parser = cli.Parser("hut_jax.train", "doc")
+    parser.add_argument("--workdir", required=True)
+    with pytest.raises(UserError, match=r"unknown config field config.train.stps; did you mean 'train.steps'"):
+        config_files.parse_with_config(parser, [QUICKSTART, "--config.train.stps=3"])
 
 
 @pytest.mark.parametrize(

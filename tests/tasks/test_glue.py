@@ -191,7 +191,7 @@ def test_the_config_takes_a_task_and_a_size():
     assert (mrpc.task, mrpc.model, mrpc.train.batch_size, mrpc.train.epochs) == ("mrpc", "roberta-base", 16, 30)
     large = config_files.load_config_file("configs/glue.py:stsb,large")
     assert (large.model, large.train.batch_size, large.train.epochs) == ("roberta-large", 8, 30)
-    with pytest.raises(UserError, match=r"name the task behind the file: configs/glue.py:mrpc, or one of cola, sst2"):
+    with pytest.raises(UserError, match=r"name the task behind the config: glue:mrpc, or one of cola, sst2"):
         config_files.load_config_file("configs/glue.py")
     with pytest.raises(UserError, match="no task 'mrcp' in GLUE; did you mean 'mrpc'"):
         config_files.load_config_file("configs/glue.py:mrcp")

@@ -74,7 +74,7 @@ def _jar(name: str) -> Path:
     for folder in (found.submodule_search_locations or []) if found else []:
         if (Path(folder) / name).is_file():
             return Path(folder) / name
-    raise Unavailable("no package pycocoevalcap; pip install --no-deps -r requirements-files.txt")
+    raise Unavailable("no package pycocoevalcap; pip install --no-deps pycocoevalcap")
 
 
 def _run(arguments: Sequence[str], lines: Sequence[str], folder: Path | None = None) -> list[str]:

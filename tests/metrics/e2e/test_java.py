@@ -38,7 +38,7 @@ def reason(call, *arguments):
 def test_without_java_or_the_package_the_reason_says_which(machine):
     assert "no java on the PATH" in reason(java.tokenize, ["a"])
     machine(script="exit 0")
-    assert "requirements-files.txt" in reason(java.meteor_statistics, ["a"], [["a"]])
+    assert "pip install --no-deps pycocoevalcap" in reason(java.meteor_statistics, ["a"], [["a"]])
 
 
 def test_a_program_that_fails_is_told_by_its_last_line(machine):
