@@ -110,7 +110,7 @@ def test_a_line_ends_where_an_editor_ends_it(tmp_path):
         ("a", ("--config.decode.beems=3",), r"config.decode.beems cannot be changed .*'decode.beams'"),
         ("a", ("--config.adapter.rank=3",), r"config.adapter.rank cannot be changed after training"),
         ("a", ("--config.decode.top_p=0",), r"config.decode.top_p is 0.0; it must be above 0 and at most 1"),
-        ("a", ("--beams=3",), r"unknown argument --beams"),
+        ("a", ("--beams=3",), r"unknown argument --beams; did you mean '--config.decode.beams'"),
     ],
 )
 def test_what_is_wrong_is_one_line_and_nothing_is_written(finished, mrs, tmp_path, text, arguments, message):

@@ -22,7 +22,11 @@ FIELD = "--config."
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are `UserError`s of one line."""
+    """An argument parser whose errors are `UserError`s of one line.
+
+    Attributes:
+        fields: fields of a config that an unknown option may have meant.
+    """
 
     def __init__(self, module: str, doc: str):
         script = f"hut-{module.rpartition('.')[2]}"
@@ -32,6 +36,7 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+        self.fields: list[str] = []
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse as argparse does, but name an unknown option first, which is often a required one misspelt.
@@ -46,7 +51,8 @@ class Parser(argparse.ArgumentParser):
         for name in [] if {"-h", "--help"} & {*options} else [option.partition("=")[0] for option in options]:
             known = name.startswith(FIELD) or name in self._option_string_actions or " " in name
             if name.startswith("--") and not known:
-                raise UserError(f"unknown argument {name}; {nearest(name, self._option_string_actions)}")
+                valid = [*self._option_string_actions, *(FIELD + field for field in self.fields)]
+                raise UserError(f"unknown argument {name}; {nearest(name, valid)}")
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:

@@ -13,7 +13,7 @@ from hut_jax.config import RunConfig, flatten_config, with_fields
 from hut_jax.core.cli import Parser
 from hut_jax.core.errors import UserError, nearest
 from hut_jax.core.locate import NotFound
-from hut_jax.core.sections import defaults
+from hut_jax.core.sections import defaults, fields_of
 from hut_jax.data.batching import Batch
 from hut_jax.data.loss import Evaluated
 from hut_jax.generation.config import DecodeConfig
@@ -105,8 +105,9 @@ def run_parser(module: str, doc: str, *, verb: str, decodes: bool = False) -> Pa
     parser = Parser(module, doc)
     parser.add_argument("--workdir", required=True, type=Path, metavar="FOLDER", help="the folder of the run")
     parser.add_argument("--force", action="store_true", help=f"{verb} even if the base is not the one trained on")
-    others = ", ".join(field for field in CHANGEABLE if not field.endswith("."))
-    parser.epilog = f"The config is in the workdir's config.json. --config.FIELD=VALUE changes {others}"
+    others = [field for field in CHANGEABLE if not field.endswith(".")]
+    parser.fields = others + [f"decode.{name}" for name in fields_of(DecodeConfig) if decodes]
+    parser.epilog = f"The config is in the workdir's config.json. --config.FIELD=VALUE changes {', '.join(others)}"
     if decodes:
         decode = config_files.list_section("decode", DecodeConfig, defaults(DecodeConfig))
         parser.epilog += f"\nand these fields, which are listed with their defaults:\n\n{decode}"
