@@ -47,7 +47,7 @@ def open_folder(name: str | Path, subfolder: str | None = None) -> PeftFolder:
         UserError: there is no such folder, or it holds no adapter of PEFT's.
     """
     part = "" if subfolder is None else f"{subfolder}/"
-    root = locate(name, (f"{part}{CONFIG_FILE}", f"{part}{WEIGHTS_FILE}"))
+    root = locate(name, (f"{part}{CONFIG_FILE}", f"{part}{WEIGHTS_FILE}"), "adapter")
     path = root / part
     if not (path / CONFIG_FILE).is_file():
         inside = sorted(file.parent.relative_to(root).as_posix() for file in root.glob(f"*/{CONFIG_FILE}"))

@@ -49,7 +49,7 @@ def check_head(whole: Mapping[str, np.ndarray], adapted: Set[str], config: Any) 
     """
     if config.model_type == "gpt2" and any(name.startswith(_GPT2_CLASSIFIER) for name in whole):
         raise UserError(
-            "the adapter is one for GPT2ForSequenceClassification, whose head this library does not have for GPT-2"
+            "the adapter is for GPT2ForSequenceClassification, and this library has no classification head for GPT-2"
         )
     if config.model_type not in _FAMILIES:
         return
@@ -66,11 +66,13 @@ def check_head(whole: Mapping[str, np.ndarray], adapted: Set[str], config: Any) 
     labels = next(iter(sizes))[0] if len(sizes) == 1 and () not in sizes else None
     if head == config.head and labels in (None, len(config.labels)):
         return
-    asked = repr(head) if labels is None else f"hut_jax.Head({head!r}, num_labels={labels})"
-    wanted = head if labels is None else f"{head} with {labels} labels"
-    has = f"{config.head} with {len(config.labels)}" if config.head == head else config.head
+    asked, wanted, has = repr(head), repr(head), repr(config.head)
+    if labels is not None:
+        asked = f"hut_jax.Head({head!r}, num_labels={labels})"
+        wanted += f" with {labels} labels"
+        has += f" with {len(config.labels)}" if head == config.head else ""
     raise UserError(
-        f"the adapter is one for head {wanted}, and this model's is {has}; "
+        f"the adapter is for head {wanted}, and the model has head {has}; "
         f"load the base with load_pretrained(base, head={asked})"
     )
 
@@ -78,7 +80,7 @@ def check_head(whole: Mapping[str, np.ndarray], adapted: Set[str], config: Any) 
 def trained_only(parts: Sequence[Part]) -> list[Part]:
     """The parts without the layers of the classification head that are the base's.
 
-    For its task PEFT saves the whole head, whether it was trained or not.
+    Of a head the whole is saved, there and by us, whether all of it was trained or not.
 
     Args:
         parts: deviations from the base.

@@ -17,7 +17,7 @@ from hut_jax.core.scanned_layers import scanned
 from hut_jax.core.trees import show, split, unflatten
 from hut_jax.interop.adapter_config import Fields
 from hut_jax.interop.folder import open_folder
-from hut_jax.interop.heads import TASKS, check_head, trained_only
+from hut_jax.interop.heads import check_head, trained_only
 from hut_jax.interop.layers import Layers
 from hut_jax.interop.method import Arrays, Method, Part, exactly
 from hut_jax.interop.modules_to_save import read_whole
@@ -77,9 +77,7 @@ def _adapter(
         if times > 1:
             raise UserError(f"the file adapts {path} twice, with and without the prefix of the model's body")
     parts = method.settle(parts, fields)
-    also = read_whole(rest, fields.names("modules_to_save"), layers)
-    if fields.text("task_type") == TASKS["classification"]:
-        also = trained_only(also)
+    also = trained_only(read_whole(rest, fields.names("modules_to_save"), layers))
     if "layers" in params:
         parts, also = _stacked(parts, model.config.n_layer), _stacked(also, model.config.n_layer)
     transform, ranks = method.transform(parts, fields)

@@ -81,10 +81,9 @@ def save_peft(
     config = cast(Any, model).config
     task = TASKS[config.head]
     if task == TASKS["classification"]:
-        # For this task PEFT expects the whole head in the file, and so it can have no factors.
-        if any(inside(module, [CLASSIFIER]) for module in own):
-            task = None
-        else:
+        task = task if CLASSIFIER in whole else None
+        # PEFT's loaders for this task expect the whole head in the file; without it, they fail.
+        if not any(inside(module, [CLASSIFIER]) for module in own):
             head = {name: layers.value(name) for name in layers.tensors if inside(name, [CLASSIFIER])}
             tensors = head | tensors
             whole = sorted({CLASSIFIER, *(module for module in whole if not inside(module, [CLASSIFIER]))})

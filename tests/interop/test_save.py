@@ -136,12 +136,13 @@ def test_hira_has_one_rank_there(gpt2, tmp_path):
 
 def test_a_head_is_saved_whole_as_peft_wants_it_for_its_task(roberta, tmp_path):
     model, params = roberta
-    for also_train in ("classifier", "classifier/out", None):
+    for also_train, task in [("classifier", "SEQ_CLS"), ("classifier/out", None), (None, None)]:
         adapter = Adapter(LoRA(rank=2), QV, also_train=also_train)
         factors = random_factors(adapter, params)
         save_peft(tmp_path, adapter, factors, model, params)
         config, tensors = saved(tmp_path)
-        assert (config["task_type"], config["modules_to_save"]) == ("SEQ_CLS", ["classifier"])
+        assert (config["task_type"], config["modules_to_save"]) == (task, ["classifier"])
+        assert (config["auto_mapping"] is None) == (task is not None)
         dense = params["classifier"]["dense"]["kernel"]
         dense += factors["classifier"]["dense"]["kernel"]["d"] if also_train == "classifier" else 0
         np.testing.assert_array_equal(tensors["base_model.model.classifier.dense.weight"], dense.T)

@@ -155,7 +155,9 @@ def test_gpt2s_classifier_is_refused(gpt2, tmp_path):
     model = transformers.GPT2ForSequenceClassification.from_pretrained(folder, pad_token_id=0)
     config = peft.LoraConfig(r=2, target_modules=["c_attn"], task_type="SEQ_CLS")
     peft.get_peft_model(model, config).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="for GPT2ForSequenceClassification, whose head this library does not have"):
+    with pytest.raises(
+        UserError, match="for GPT2ForSequenceClassification, and this library has no classification head"
+    ):
         load_peft(tmp_path, *load_pretrained(folder))
 
 
@@ -181,6 +183,7 @@ def test_gpt2s_classifier_is_refused(gpt2, tmp_path):
             "AutoPeftModelForSequenceClassification",
             "AutoModelForSequenceClassification",
         ),
+        ("RobertaForSequenceClassification", None, "AutoPeftModel", "AutoModelForSequenceClassification"),
         ("RobertaModel", None, "AutoPeftModelForFeatureExtraction", "AutoModel"),
         ("BertForMaskedLM", None, "AutoPeftModel", "AutoModelForMaskedLM"),
         ("RobertaForMaskedLM", None, "AutoPeftModel", "AutoModelForMaskedLM"),
