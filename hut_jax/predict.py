@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from hut_jax.config import RunConfig
 from hut_jax.core import cli
 from hut_jax.core.errors import UserError
-from hut_jax.data.batching import Batches
+from hut_jax.data.batching import Batch, Batches
 from hut_jax.runs.batches import evaluation_batching
 from hut_jax.runs.text_files import check_output, read_texts, write_labels
 from hut_jax.runs.trained import TrainedRun, load_run, parse_with_run, run_parser, task_that
@@ -107,10 +109,20 @@ def make_predict(run: TrainedRun, task: PredictsLabels) -> Predict:
     Texts are cut as in training, and to the length that the model takes.
 
     Raises:
-        UserError: a merged parameter is not finite.
+        UserError: a merged parameter or a logit is not finite.
     """
     apply = partial(run.model.apply, {"params": run.merge()})
-    predict_batch = jax.jit(lambda batch: task.predict(apply, batch))
+
+    @jax.jit
+    def predict_batch(batch: Batch) -> tuple[Array, Array]:
+        logits: list[Array] = []
+
+        def kept(*args: Any, **kwargs: Any) -> Array:
+            logits.append(apply(*args, **kwargs))
+            return logits[-1]
+
+        return task.predict(kept, batch), jnp.array([jnp.isfinite(one).all() for one in logits]).all()
+
     section = run.config.data
     longest = min(section.longest, run.model.config.n_positions)
     data = replace(section, **{section.length_field: longest})
@@ -121,7 +133,15 @@ def make_predict(run: TrainedRun, task: PredictsLabels) -> Predict:
             print(f"note: {cut:,} of {len(texts):,} examples were cut to {longest} tokens")
         batches = Batches(examples, evaluation_batching(run.config))
         rows = batches.plan(0)
-        predicted = [np.asarray(predict_batch(batches[i]))[: len(rows[i])] for i in range(len(batches))]
+        predicted = []
+        for number, own in enumerate(rows):
+            values, finite = predict_batch(batches[number])
+            if not finite:  # the largest of logits that are no numbers would be the first class
+                raise UserError(
+                    "the model's logits are not finite: its factors are too large; train again with a lower "
+                    "config.train.learning_rate"
+                )
+            predicted.append(np.asarray(values)[: len(own)])
         predictions = dict(zip(np.concatenate(rows).tolist(), np.concatenate(predicted).tolist(), strict=True))
         return [predictions[i] for i in range(len(examples))]
 

@@ -2,11 +2,13 @@
 
 import shutil
 import zipfile
+from contextlib import chdir
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from hut_jax import UserError, load_adapter, load_pretrained, predict, save_adapter
 from hut_jax.config import freeze, from_json, set_task, thaw, to_json
@@ -112,6 +114,19 @@ def untrained(config, workdir):
     params, factors = (jax.tree.map(lambda leaf: np.zeros(leaf.shape), tree) for tree in (run.shapes, shapes))
     save_adapter(workdir / "adapter", run.adapter, factors, params)
     (workdir / "config.json").write_text(to_json(config))
+
+
+def test_logits_that_are_no_numbers_are_no_predictions(runs, tmp_path):
+    run = shutil.copytree(runs / "ended", tmp_path / "ended") / "glue"
+    file = run / "adapter/adapter_model.safetensors"
+    tensors = load_file(file)
+    for name in ("dense/bias", "out/kernel"):  # each is finite, and so is what is merged
+        tensors[f"classifier/{name}/d"][:] = 3e38
+    save_file(tensors, file, {"format": "np"})
+    (tmp_path / "texts.tsv").write_text("the cat sat\n")
+    with chdir(runs), pytest.raises(UserError, match="the model's logits are not finite: its factors are too large"):
+        predict.main([f"--workdir={run}", f"--input={tmp_path / 'texts.tsv'}", f"--output={tmp_path / 'labels'}"])
+    assert not (tmp_path / "labels").exists()
 
 
 def test_data_without_a_test_file_and_runs_of_other_tasks_are_refused(glue_config, tmp_path):
