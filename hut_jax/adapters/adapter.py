@@ -14,7 +14,17 @@ from jaxtyping import Array, Int, PyTree
 
 from hut_jax.adapters.layout import check_letters
 from hut_jax.adapters.optimizer import multipliers_of, scaled_optimizer
-from hut_jax.adapters.params import check_key, check_model, check_names, checked_ids, closed, opened, opened_factors
+from hut_jax.adapters.params import (
+    check_key,
+    check_model,
+    check_names,
+    checked_ids,
+    closed,
+    opened,
+    opened_factors,
+    untie,
+    without,
+)
 from hut_jax.adapters.report import Count, table
 from hut_jax.adapters.running import Call, run_adapted
 from hut_jax.adapters.sharding import boxed_factors
@@ -22,7 +32,7 @@ from hut_jax.adapters.site import Choice, Site
 from hut_jax.adapters.targets import PatternsField, RulesField, as_patterns, as_rules
 from hut_jax.core.any_tree import layouts_of
 from hut_jax.core.errors import UserError, nearest
-from hut_jax.core.trees import Path, show, unflatten
+from hut_jax.core.trees import Path, show, split, unflatten
 from hut_jax.transforms import TRANSFORMS, Full, Transform, make_transform
 from hut_jax.transforms.base import check_rank
 
@@ -48,7 +58,11 @@ class Adapter:
             for outputs. "oi" is a matrix that is stored transposed.
         also_train: patterns of modules that train in full beside the factors, such as a new head. "all-linear" and the
             default targets leave these modules out. An embedding must be named in full, since a head tied to it trains
-            too.
+            too. A parameter that is named in full, such as `layer_0/mlp/up/bias`, trains alone. It may be the bias or
+            the kernel of a target, which is then transformed as it has become.
+        untied: kernels that take the place of a tied table, such as `{"lm_head/kernel": "token_embedding/embedding"}`.
+            Each starts as the transposed table, and targets and `also_train` name it as any other kernel. The model
+            must read such a kernel where it is in the parameters, as the models of this library do.
     """
 
     transform: Transform
@@ -58,6 +72,7 @@ class Adapter:
     ranks: RulesField = RulesField(as_rules, ())
     layout: RulesField = RulesField(as_rules, ())
     also_train: PatternsField = PatternsField(as_patterns, None)
+    untied: RulesField = RulesField(as_rules, ())
 
     def __post_init__(self):
         _check_transform(self.transform)
@@ -70,6 +85,9 @@ class Adapter:
                 check_letters(text)
             except UserError as error:
                 raise UserError(f"layout= at {pattern!r}: {error}") from None
+        for kernel, of in self.untied:
+            if not isinstance(of, str) or not kernel or not of:
+                raise UserError(f"untied= at {kernel!r} is the path of a table, and not {of!r}")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Adapter":
@@ -89,7 +107,8 @@ class Adapter:
     def to_dict(self) -> dict[str, Any]:
         """The adapter's fields as JSON values. The transformation is given by its name and settings."""
         transform = {"name": self.transform.name, **asdict(self.transform)}
-        return {field.name: getattr(self, field.name) for field in fields(self)} | {"transform": transform}
+        own = {field.name: getattr(self, field.name) for field in fields(self)} | {"transform": transform}
+        return own if self.untied else {name: value for name, value in own.items() if name != "untied"}
 
     def sites(self, params: Params) -> list[Site]:
         """The sites of this adapter in these parameters (arrays or shapes), in the order of the tree.
@@ -97,10 +116,10 @@ class Adapter:
         Raises:
             UserError: a pattern matches nothing, or the transformation does not fit a kernel that one matches.
         """
-        return self._choice(params).find(opened(params))
+        return self._choice(params).find(opened(untie(params, self.untied)))
 
     def _choice(self, params: Params) -> Choice:
-        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        given = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "untied"}
         return Choice(**given, told=tuple(layouts_of(params).items()))
 
     def init(self, key: jax.Array, params: Params) -> PyTree[Array]:
@@ -110,6 +129,7 @@ class Adapter:
             UserError: as `sites`.
         """
         check_key(key)
+        params = untie(params, self.untied)
         flat, sites, factors = opened(params), self.sites(params), {}
         for site in sites:
             # The key depends on the site's path, so that other targets do not change these factors.
@@ -163,6 +183,7 @@ class Adapter:
         """
         check_model(model, params)
         check_names(model, method, {"adapter_ids": adapter_ids, "collections": collections, "shards": shards})
+        params = untie(params, self.untied)
         sites = self.check(params, factors, stacked=adapter_ids is not None)
         given = opened_factors(factors)
         ids = None if adapter_ids is None else checked_ids(adapter_ids, len(next(iter(given.values()))))
@@ -176,11 +197,12 @@ class Adapter:
             UserError: the factors are not those of this adapter for these parameters, or (outside of `jit`, where
                 values are known) a merged parameter is not finite.
         """
+        params = untie(params, self.untied)
         sites = self.check(params, factors)
         flat, given = opened(params), opened_factors(factors)
         merged = dict(flat)
-        for site in sites:
-            merged.update(site.merge(flat, site.own(given)))
+        for site in sorted(sites, key=lambda site: site.layout is not None):  # whole leaves first, as in apply
+            merged.update(site.merge(merged, site.own(given)))
         self._check_finite(sites, merged, flat)
         return closed(merged, params)
 
@@ -209,8 +231,8 @@ class Adapter:
 
     def kept(self, params: Params) -> dict[str, Any]:
         """The parameters that `merge` replaces. `unmerge` needs them if the base is not kept elsewhere."""
-        flat = opened(params)
-        return unflatten({path: flat[path] for path in self.leaves(params)})
+        flat, heads = opened(params), [split(kernel) for kernel, _ in self.untied]
+        return unflatten({path: flat[path] for path in [*self.leaves(params), *heads] if path in flat})
 
     def unmerge(self, merged: Params, base: Params) -> dict[str, Any]:
         """Restore the base to the bit: W0 is put back, not computed by a division.
@@ -223,7 +245,11 @@ class Adapter:
             UserError: a parameter that `merge` replaced is missing in `base`, or has another shape or dtype there.
         """
         flat, old = opened(merged), opened(base)
-        for path in self.leaves(merged):
+        leaves = self.leaves(merged)
+        for path in (split(kernel) for kernel, _ in self.untied):
+            if path in flat and path not in old:
+                merged, leaves = without(merged, path), [leaf for leaf in leaves if leaf != path]
+        for path in leaves:
             if path not in old:
                 raise UserError(f"the base to put back has no {show(path)}; {nearest(show(path), map(show, old))}")
             if (old[path].shape, old[path].dtype) != (flat[path].shape, flat[path].dtype):
@@ -275,7 +301,7 @@ class Adapter:
 
         Its columns: path, the kernel's shape and axes (as in `layout`), the factors' shapes, trainable parameters.
         """
-        left_out = self._choice(params).left_out(opened(params))
+        left_out = self._choice(params).left_out(opened(untie(params, self.untied)))
         return table(self.sites(params), self.count(params), self.transform, left_out)
 
     def learning_rate_multipliers(self, params: Params, *, also_train: float | None = None) -> PyTree[float]:

@@ -49,7 +49,8 @@ class AdapterConfig:
             UserError: a pattern is no regular expression, a rank or a layout is none, or ranks are given to a
                 transformation without one.
         """
-        return Adapter(**{field.name: getattr(self, field.name) for field in fields(Adapter)})
+        own = {field.name for field in fields(self)}
+        return Adapter(**{field.name: getattr(self, field.name) for field in fields(Adapter) if field.name in own})
 
     @property
     def name(self) -> str:

@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -13,8 +13,8 @@ from flax.core import FrozenDict
 from jaxtyping import Array, Int, PyTree
 
 from hut_jax.core.any_tree import fill_any, flatten_any, is_nnx, is_plain
-from hut_jax.core.errors import UserError
-from hut_jax.core.trees import Path, flatten
+from hut_jax.core.errors import UserError, nearest
+from hut_jax.core.trees import Path, flatten, show, split
 
 _TREE = 'params= are a tree of arrays, such as model.init(key, x)["params"]'
 
@@ -44,6 +44,56 @@ def _filled(like: Any, path: Path, flat: Mapping[Path, Any]) -> Any:
         tree.update({name: _filled(own, (*path, name), flat) for name, own in like.items()})
         return tree
     return like.replace_boxed(flat[path]) if nn.meta.is_axis_metadata(like) else flat[path]
+
+
+def untie(params: Any, pairs: Sequence[tuple[str, str]]) -> Any:
+    """The parameters with kernels of their own where a tied table was read.
+
+    Args:
+        params: arrays or shapes.
+        pairs: of a kernel's path and the path of the table that it is a transposed copy of. A kernel that is there
+            already stays as it is.
+
+    Raises:
+        UserError: there is no such table, or the parameters are not a tree of dicts.
+    """
+    if not pairs:
+        return params
+    if not is_plain(params):
+        raise UserError(f"params= is of type {_name(params)}, and untied= is for trees of dicts, as Linen's are")
+    flat = opened(params)
+    for kernel, table in pairs:
+        leaf = flat.get(split(table))
+        if split(kernel) in flat:
+            continue
+        if leaf is None or len(leaf.shape) != 2:
+            tables = [show(path) for path, own in flat.items() if len(getattr(own, "shape", ())) == 2]
+            raise UserError(
+                f"untied= at {kernel!r}: {table!r} is no matrix of the parameters; {nearest(table, tables)}"
+            )
+        shape_alone = isinstance(leaf, jax.ShapeDtypeStruct)
+        own = jax.ShapeDtypeStruct(leaf.shape[::-1], leaf.dtype) if shape_alone else leaf.T
+        params = _with(params, split(kernel), own)
+    return params
+
+
+def without(params: Any, path: Path) -> Any:
+    """A tree of dicts without this leaf, and without what is empty then."""
+    first, *rest = path
+    kept = {name: own for name, own in params.items() if name != first}
+    if rest and (below := without(params[first], tuple(rest))):
+        kept[first] = below
+    return FrozenDict(kept) if isinstance(params, FrozenDict) else kept
+
+
+def _with(params: Any, path: Path, leaf: Any) -> Any:
+    first, *rest = path
+    below = _with(params.get(first, {}), tuple(rest), leaf) if rest else leaf
+    if isinstance(params, FrozenDict):
+        return FrozenDict({**params, first: below})
+    tree = copy.copy(params)  # of the same type
+    tree[first] = below
+    return tree
 
 
 def unboxed(leaf: Any) -> Any:

@@ -191,15 +191,15 @@ class Choice:
                     raise UserError(f"pattern {pattern!r} in {name}= matches no target; {near}")
         sites = self._sites(matched, flat, named)
         for site in sites:
-            if also.keys() & set(site.leaves):
+            if any(leaf in also and not (also[leaf] and site.layout) for leaf in site.leaves):
                 raise UserError(
                     f"{show(site.path)} is both a target and in also_train={list(self.also_train)}; "
                     "exclude= it from the targets, or leave it out of also_train="
                 )
         return sites + [leaf_site(Full(), path, flat, also=True) for path in also]
 
-    def _matched(self, flat: Flat) -> tuple[list[Candidate], set[Candidate], dict[Path, None]]:
-        """What the patterns choose, which of it a pattern names, and what trains in full beside it."""
+    def _matched(self, flat: Flat) -> tuple[list[Candidate], set[Candidate], dict[Path, bool]]:
+        """What the patterns choose, what of it they name, and what trains in full beside it (named alone, or not)."""
         candidates = self._candidates(flat)
         if not candidates:
             what = "" if self.transform.whole_leaves else ", with the kernels of dense layers"
@@ -207,7 +207,7 @@ class Choice:
                 f"{self.transform.name} has nothing to act on: params= are the base's parameters{what}, and these are "
                 f"{some(list(flat)) or 'none'}"
             )
-        also = dict.fromkeys(match_modules(list(flat), self.also_train))
+        also = match_modules(list(flat), self.also_train)
         if not self.targets or ALL_LINEAR in self.targets:
             candidates = [one for one in candidates if one.leaf not in also]
         targets = self.targets or match_default(candidates, self.transform.default_targets)

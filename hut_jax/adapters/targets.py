@@ -132,8 +132,10 @@ def match_default(candidates: Sequence[Candidate], defaults: Sequence[str]) -> t
     )
 
 
-def match_modules(leaves: Sequence[Path], patterns: Sequence[str]) -> list[Path]:
-    """The parameters of the modules whose paths a pattern matches, in their order.
+def match_modules(leaves: Sequence[Path], patterns: Sequence[str]) -> dict[Path, bool]:
+    """The parameters of the modules whose paths a pattern matches, in their order, and whether one names it alone.
+
+    A pattern that spells a parameter's whole path, such as `layer_0/mlp/up/bias`, names this parameter alone.
 
     An embedding table may be tied to the head, which then trains with it. So an embedding is matched only by a pattern
     that spells the whole path of its module, `token_embedding` or `^token_embedding$`, and not by `embed` or `.*`.
@@ -142,10 +144,14 @@ def match_modules(leaves: Sequence[Path], patterns: Sequence[str]) -> list[Path]
         UserError: a pattern matches no module's path.
     """
     modules = {leaf: show(leaf[:-1]) for leaf in leaves}
-    chosen: set[Path] = set()
+    chosen: dict[Path, bool] = {}
     for pattern in patterns:
-        found = [leaf for leaf, module in modules.items() if re.search(pattern, module)]
         spelled = pattern.removeprefix("^").removesuffix("$")
+        alone = [leaf for leaf in leaves if spelled in (show(leaf), re.escape(show(leaf)))]
+        if alone:
+            chosen.update(dict.fromkeys(alone, True))
+            continue
+        found = [leaf for leaf, module in modules.items() if re.search(pattern, module)]
         taken = [
             leaf for leaf in found if leaf[-1] != "embedding" or spelled in (modules[leaf], re.escape(modules[leaf]))
         ]
@@ -158,8 +164,8 @@ def match_modules(leaves: Sequence[Path], patterns: Sequence[str]) -> list[Path]
                 f"also_train pattern {pattern!r} matches no module; "
                 f"{nearest_path(pattern, sorted({leaf[:-1] for leaf in leaves} - {*tables, ()}))}{hint}"
             )
-        chosen.update(taken)
-    return [leaf for leaf in leaves if leaf in chosen]
+        chosen.update({leaf: chosen.get(leaf, False) for leaf in taken})
+    return {leaf: chosen[leaf] for leaf in leaves if leaf in chosen}
 
 
 def nearest_path(pattern: str, paths: Sequence[Path]) -> str:

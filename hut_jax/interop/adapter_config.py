@@ -64,6 +64,10 @@ class Fields:
         if others:
             _log.warning("%s: ignored, as PEFT ignores fields that it does not know: %s", CONFIG_FILE, _listing(others))
 
+    def raw(self, name: str) -> Any:
+        """The field as it is in the file; None if it is missing."""
+        return self._values.get(name)
+
     def text(self, name: str) -> str | None:
         """A string, or None."""
         return self._get(name, None, lambda value: isinstance(value, str), "a string")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from hut_jax.core.errors import UserError
-from hut_jax.interop.method import Part
+from hut_jax.interop.methods.base import Part
 
 TASKS: Mapping[str, str | None] = {
     "causal": "CAUSAL_LM",

@@ -16,10 +16,10 @@ from hut_jax.core.scanned_layers import unstack_layers
 from hut_jax.core.trees import flatten, show
 from hut_jax.interop.heads import TASKS, auto_mapping
 from hut_jax.interop.layers import Layers
-from hut_jax.interop.method import Own
+from hut_jax.interop.methods.base import Own
+from hut_jax.interop.methods.registry import OF_TRANSFORM
 from hut_jax.interop.modules_to_save import CLASSIFIER, inside, write_whole
 from hut_jax.interop.plain_names import PREFIX
-from hut_jax.interop.registry import OF_TRANSFORM
 
 
 def save_peft(
@@ -33,7 +33,8 @@ def save_peft(
     """Write the adapter so that Hugging Face PEFT can read it, all of it or nothing. An existing adapter is replaced.
 
     PEFT has LoRA, LoRA+ (as LoRA), DoRA, HiRA, LoHa, IA3 and LayerNorm tuning. The parameters that `also_train` names
-    become `modules_to_save`: whole modules, with the base's values where nothing was trained. So does a classifier's
+    become `modules_to_save`: whole modules, with the base's values where nothing was trained; beside LoRA, biases of
+    targets become PEFT's `bias`. So does a classifier's
     head, which PEFT expects in the file.
 
     Args:
@@ -54,19 +55,27 @@ def save_peft(
     method = OF_TRANSFORM.get(adapter.transform.name)
     if method is None:
         raise UserError(f"PEFT has no {adapter.transform.name}; {merged}")
-    layers = Layers(model, params)
+    layers = Layers(model, params, adapter.untied)
     depth = cast(Any, model).config.n_layer
     flat = {show(path): np.asarray(leaf, np.float32) for path, leaf in flatten(unstack_layers(factors)).items()}
-    own: dict[str, dict[str, Own]] = {}
+    mine: dict[str, Own] = {}
     deviations: dict[str, np.ndarray] = {}
     for site in adapter.check(params, factors):
         for path in _apart(site, depth):
             if site.also:
                 deviations[path] = flat[f"{path}/d"]
             else:
-                mine = Own(site.transform, {name: flat[f"{path}/{name}"] for name in site.factors})
-                own.setdefault(method.target(path, layers), {})[path] = mine
-    whole, tensors = write_whole(deviations, layers)
+                mine[path] = Own(site.transform, {name: flat[f"{path}/{name}"] for name in site.factors})
+    own: dict[str, dict[str, Own]] = {}
+    try:
+        mine, deviations = method.unshifted(mine, deviations, layers)
+        for path, its in mine.items():
+            own.setdefault(method.target(path, layers), {})[path] = its
+    except UserError as error:
+        raise UserError(f"{error}; {merged}") from None
+    whole, tensors, bias = write_whole(deviations, layers, list(own))
+    if bias != "none" and method.peft_type != "LORA":
+        raise UserError(f"in PEFT the bias of a target trains beside LoRA alone; {merged}")
     written = {}
     for module, given in own.items():
         if inside(module, whole):
@@ -75,7 +84,7 @@ def save_peft(
             written[module] = method.write(module, given, layers)
         except UserError as error:
             raise UserError(f"{error}; {merged}") from None
-    written = method.even(written)
+    written = method.even(written, layers)
     for module, one in written.items():
         tensors |= {f"{module}.{ending}": tensor for ending, tensor in one.tensors.items()}
     config = cast(Any, model).config
@@ -96,6 +105,7 @@ def save_peft(
         "target_modules": sorted(written),
         "modules_to_save": whole or None,
         **method.describe(adapter.transform, written),
+        **({"bias": bias} if bias != "none" else {}),
     }
     arrays = {PREFIX + name: np.ascontiguousarray(tensor, np.float32) for name, tensor in tensors.items()}
     write_adapter_files(folder, description, arrays, {"format": "pt"})

@@ -8,7 +8,8 @@ Written after the model's description and Hugging Face's config.json fields; the
     layer_{i}/attention/{query,key,value,out}/{kernel,bias}
     layer_{i}/mlp/{up,down}/{kernel,bias}
     final_norm/{scale,bias}
-    lm_head/kernel                       only if the config does not tie it to the token embedding
+    lm_head/kernel                       only if the config does not tie it to the token embedding; read wherever the
+                                         parameters have it, as with an adapter's `untied`
 
 and with `scan_layers` one `layers/...`, whose leaves have a leading layer axis.
 """
@@ -68,7 +69,7 @@ class GPT2(Transformer):
         in_axes = (0, 0, nn.broadcast, nn.broadcast, nn.broadcast)
         self.add_layers(Layer, c.n_embd, deterministic=6, in_axes=in_axes)
         self.final_norm = layer_norm(c.layer_norm_epsilon, self.dtype)
-        if not c.tie_word_embeddings:
+        if self.has_head():
             self.lm_head = dense(c.vocab_size, c.initializer_range, self.dtype, use_bias=False, dot_general=fp32_dot)
 
     def __call__(
@@ -173,9 +174,14 @@ class GPT2(Transformer):
         self, hidden: Float[Array, "*batch width"], *, deterministic: bool = True
     ) -> Float[Array, "*batch vocab"]:
         """The logits, in fp32, of final hidden states. `deterministic` is for an adapter's dropout."""
-        if not self.config.tie_word_embeddings:
+        if self.has_head():
             return self.lm_head(hidden)
         return tied_logits(hidden, self.token_embedding.embedding, self.dtype)
+
+    @nn.nowrap
+    def has_head(self) -> bool:
+        """Whether the head has a kernel of its own: by the config, or since it is in the parameters."""
+        return not self.config.tie_word_embeddings or self.has_variable("params", "lm_head")
 
     def init_cache(self, batch: int, length: int) -> Cache:
         """An empty cache with room for `length` tokens in each of `batch` rows.

@@ -11,7 +11,8 @@ outputs equal those of transformers' classes given the same arguments. The param
     classifier/dense/{kernel,bias}       RoBERTa's classification
     classifier/out/{kernel,bias}         classification
     mlm/{dense/{kernel,bias},norm/{scale,bias},bias}
-    mlm/decoder/kernel                   only if the config does not tie it to the token embedding
+    mlm/decoder/kernel                   only if the config does not tie it to the token embedding; read wherever the
+                                         parameters have it, as with an adapter's `untied`
 
 and with `scan_layers` one `layers/...`, whose leaves have a leading layer axis.
 """
@@ -81,13 +82,13 @@ class MaskedLM(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*n width"], table: Float[Array, "vocab width"]) -> Float[Array, "*n vocab"]:
-        """The logits, in fp32. `table` is the token embedding, used if the config ties the two."""
+        """The logits, in fp32. `table` is the token embedding, used if there is no decoder."""
         c = self.config
         std = c.initializer_range
         x = ACTIVATIONS[c.mlm_activation](dense(c.hidden_size, std, self.dtype, "dense")(x))
         x = layer_norm(c.layer_norm_eps, self.dtype, "norm")(x)
         bias = self.param("bias", nn.initializers.zeros, (c.vocab_size,))
-        if c.tie_word_embeddings:
+        if c.tie_word_embeddings and not self.has_variable("params", "decoder"):
             y = tied_logits(x, table, self.dtype)
         else:
             y = dense(c.vocab_size, std, self.dtype, "decoder", use_bias=False, dot_general=fp32_dot)(x)

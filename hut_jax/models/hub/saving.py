@@ -10,6 +10,7 @@ import numpy as np
 from hut_jax.core.errors import UserError, nearest
 from hut_jax.core.scanned_layers import scanned
 from hut_jax.core.trees import Path, flatten, show, split
+from hut_jax.interop.tied import with_own_head
 from hut_jax.models.hub import model_files
 from hut_jax.models.hub.families import FAMILIES
 from hut_jax.models.hub.source import shapes_of
@@ -18,7 +19,8 @@ from hut_jax.models.hub.source import shapes_of
 def save_pretrained(folder: str | os.PathLike, model: Any, params: Mapping[str, Any], *, dtype: Any = None) -> None:
     """Write config.json and model.safetensors as transformers writes and reads them.
 
-    Each file appears whole or not at all. Loading them gives the same bits.
+    Each file appears whole or not at all. Loading them gives the same bits. If the config ties the head to the token
+    embedding and the parameters have a kernel for the head all the same, the files are those of an untied model.
 
     Args:
         folder: the folder; it is made if it does not exist.
@@ -29,9 +31,10 @@ def save_pretrained(folder: str | os.PathLike, model: Any, params: Mapping[str, 
     Raises:
         UserError: `params` are not those of `model`, or the folder cannot be made.
     """
+    leaves = flatten(params)
+    model = with_own_head(model, leaves)
     config = model.config
     family = FAMILIES[config.model_type]
-    leaves = flatten(params)
     _check(leaves, shapes_of(model))
     tensors = {}
     for tensor in config.tensor_names().tensors:

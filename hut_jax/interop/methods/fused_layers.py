@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from hut_jax.interop.layers import Layer
-from hut_jax.interop.method import Arrays
+from hut_jax.interop.methods.base import Arrays
 
 
 def separated(layer: Layer, factors: Arrays) -> dict[str, Arrays]:

@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping
 
-from hut_jax.interop.ia3_and_norms import Norms, Scales
-from hut_jax.interop.low_rank import HIRA, LOHA, LORA
-from hut_jax.interop.method import Method
+from hut_jax.interop.methods.base import Method
+from hut_jax.interop.methods.lora import ADALORA, LORA
+from hut_jax.interop.methods.low_rank import HIRA, LOHA
+from hut_jax.interop.methods.other_methods import Norms, Scales, Tokens
 
-METHODS: Mapping[str, Method] = {method.peft_type: method for method in (LORA(), HIRA(), LOHA(), Scales(), Norms())}
+METHODS: Mapping[str, Method] = {
+    method.peft_type: method for method in (LORA(), ADALORA(), HIRA(), LOHA(), Scales(), Norms(), Tokens())
+}
 """Every method by PEFT's name."""
 
 OF_TRANSFORM: Mapping[str, Method] = {
@@ -17,5 +20,6 @@ OF_TRANSFORM: Mapping[str, Method] = {
     "loha": METHODS["LOHA"],
     "ia3": METHODS["IA3"],
     "layernorm": METHODS["LN_TUNING"],
+    "full": METHODS["TRAINABLE_TOKENS"],
 }
 """The method of each of our transformations, by its name."""

@@ -44,14 +44,21 @@ class Written(NamedTuple):
         rank: of the low-rank factors.
         alpha: the numerator of their scaling.
         side: for IA3, whether inputs or outputs are scaled.
-        linear: whether the module is torch's Linear.
+        linear: whether the module is torch's Linear; None for an embedding.
+        indices: of the rows that are written.
     """
 
     tensors: Arrays
     rank: int = 0
     alpha: float = 0.0
     side: str = ""
-    linear: bool = True
+    linear: bool | None = True
+    indices: tuple[int, ...] = ()
+
+
+def fan_in_fan_out(written: Mapping[str, Written]) -> bool:
+    """PEFT's field of this name, which is for GPT-2's Conv1D. Where the kinds are mixed, PEFT finds out by itself."""
+    return {one.linear for one in written.values()} - {None} == {False}
 
 
 class Method:
@@ -69,6 +76,12 @@ class Method:
     optional: ClassVar[frozenset[str]] = frozenset()
     """The tensors of a module that may be missing, by our names."""
 
+    trained_only: ClassVar[tuple[str, ...]] = ()
+    """Parts of the names of tensors that only training uses."""
+
+    factors: ClassVar[bool] = True
+    """Whether the method has tensors of its own, beside whole ones and rows of them."""
+
     def check(self, fields: Fields) -> None:
         """Check that all fields are understood.
 
@@ -78,8 +91,12 @@ class Method:
         fields.only(self.known)
 
     def endings(self, fields: Fields) -> dict[str, str]:
-        """The tensors of a module: our name -> the end of PEFT's name, after the module's."""
+        """The tensors of a module: the end of PEFT's name, after the module's -> our name."""
         raise NotImplementedError
+
+    def required(self, given: Arrays, fields: Fields) -> set[str]:
+        """The tensors that a module must have if it has these, by our names."""
+        return set(self.endings(fields).values()) - self.optional
 
     def read(self, module: str, given: Arrays, layers: Layers, fields: Fields) -> list[Part]:
         """Our factors from one module's tensors.
@@ -95,6 +112,26 @@ class Method:
         """
         raise NotImplementedError
 
+    def shifts(self, module: str, given: Arrays, layers: Layers, fields: Fields) -> Arrays:
+        """What one module's tensors add to biases, by our paths.
+
+        Raises:
+            UserError: they add to a bias that there is not.
+        """
+        return {}
+
+    def mirrored(self, table: str, own: Arrays, head: str, others: Arrays, fields: Fields) -> bool:
+        """Whether a head's tensors do to its kernel what a tied table's do to the table.
+
+        Args:
+            table: the table's name in the file.
+            own: its tensors, by our names.
+            head: the head's name in the file.
+            others: its tensors, by our names.
+            fields: of the adapter.
+        """
+        return False
+
     def settle(self, parts: Sequence[Part], fields: Fields) -> list[Part]:
         """The parts, changed so that one transformation fits all of them."""
         return list(parts)
@@ -103,9 +140,22 @@ class Method:
         """The transformation of these factors, and the ranks that differ from its own, by pattern."""
         raise NotImplementedError
 
+    def unshifted(self, own: Mapping[str, Own], deviations: Arrays, layers: Layers) -> tuple[dict[str, Own], Arrays]:
+        """The inverse of `shifts`: our factors and the deviations of whole parameters, as PEFT's modules need them.
+
+        Args:
+            own: our factors, by path.
+            deviations: by path.
+            layers: of the model.
+
+        Raises:
+            UserError: PEFT's modules cannot compute what ours do.
+        """
+        return dict(own), dict(deviations)
+
     def target(self, path: str, layers: Layers) -> str:
         """The PEFT module that has our layer or parameter at this path."""
-        return layers.dense_at(path).name
+        return layers.at(path).name
 
     def write(self, module: str, own: Mapping[str, Own], layers: Layers) -> Written:
         """One module's tensors from our factors.
@@ -120,8 +170,12 @@ class Method:
         """
         raise NotImplementedError
 
-    def even(self, written: Mapping[str, Written]) -> dict[str, Written]:
-        """The modules, changed so that one PEFT config fits all of them."""
+    def even(self, written: Mapping[str, Written], layers: Layers) -> dict[str, Written]:
+        """The modules, changed so that one PEFT config fits all of them.
+
+        Raises:
+            UserError: none does.
+        """
         return dict(written)
 
     def describe(self, transform: Transform, written: Mapping[str, Written]) -> dict[str, Any]:

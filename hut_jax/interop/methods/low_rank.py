@@ -1,7 +1,8 @@
-"""LoRA, DoRA, HiRA and LoHa in PEFT's files.
+"""Low-rank factors in PEFT's files, and HiRA and LoHa, which have some.
 
-Their matrices are ours transposed: `lora_A: [r, d]` is our `a: [d, r]`, `lora_B: [k, r]` our `b: [r, k]`. Our alpha is
-one for all layers, so a scaling that differs between layers is multiplied into b.
+PEFT's matrices are ours transposed: `lora_A: [r, d]` is our `a: [d, r]`, `lora_B: [k, r]` our `b: [r, k]`. An embedding
+is a kernel `[d, k]` with an id for each input. Our alpha is one for all layers, so a scaling that differs between
+layers is multiplied into b.
 """
 
 import math
@@ -12,42 +13,57 @@ from typing import Any, ClassVar
 import numpy as np
 
 from hut_jax.core.errors import UserError
-from hut_jax.interop.adapter_config import MERGE_THERE, Fields
-from hut_jax.interop.fused_layers import joined, separated
+from hut_jax.interop.adapter_config import Fields
 from hut_jax.interop.layers import Layer, Layers
-from hut_jax.interop.method import Arrays, Method, Own, Part, Written, exactly
-from hut_jax.transforms import DoRA, HiRA, LoHa, LoRA, Transform
+from hut_jax.interop.methods.base import Arrays, Method, Own, Part, Written, exactly, fan_in_fan_out
+from hut_jax.interop.methods.fused_layers import joined, separated
+from hut_jax.transforms import HiRA, LoHa, Transform
 
-MAGNITUDES = "lora_magnitude_vector"
-
-_INITS = (True, False, "gaussian", "eva", "orthogonal", "mica")  # those that leave the base as it is
+_OF_TABLE = "table_"
 
 
 class LowRank(Method):
     """Products of thin matrices. Names of ours that begin with a are of inputs, those with b of outputs."""
 
     matrices: ClassVar[dict[str, str]]
-    """A module's matrices: our name -> the end of PEFT's name."""
+    """A dense module's matrices: our name -> the end of PEFT's name."""
+
+    tables: ClassVar[dict[str, str]] = {}
+    """An embedding's matrices, in the same way."""
 
     last: ClassVar[str] = "b"
     """The factor into which a scaling is multiplied."""
 
     def endings(self, fields: Fields) -> dict[str, str]:
-        """As `Method.endings`."""
-        return self.matrices
+        """As `Method.endings`. Our names of an embedding's matrices have a prefix here."""
+        of_tables = {ending: f"{_OF_TABLE}{name}" for name, ending in self.tables.items()}
+        return {ending: name for name, ending in self.matrices.items()} | of_tables
+
+    def required(self, given: Arrays, fields: Fields) -> set[str]:
+        """A dense module's matrices or an embedding's."""
+        of_table = any(name.startswith(_OF_TABLE) for name in given)
+        return {name for name in super().required(given, fields) if name.startswith(_OF_TABLE) == of_table}
 
     def read(self, module: str, given: Arrays, layers: Layers, fields: Fields) -> list[Part]:
         """As `Method.read`."""
-        layer = layers.dense(module)
-        rank = self.rank(module, given, fields)
-        for name, ending in self.endings(fields).items():
-            wanted = {"a": (rank, layer.inputs), "b": (layer.outputs, rank), "m": (layer.outputs,)}[name[0]]
-            if given[name].shape != wanted:
+        endings = {name: ending for ending, name in self.endings(fields).items()}
+        layer, plain = self.plain(module, given, layers, fields)
+        rank = self.rank(module, plain, fields)
+        for name, tensor in plain.items():
+            wanted = {"a": (rank, layer.inputs), "b": (layer.outputs, rank)}.get(name[0], (layer.outputs,))
+            if tensor.shape != wanted:
+                ending = endings[name if name in given else f"{_OF_TABLE}{name}"]
                 raise UserError(
-                    f"{module}.{ending} is {list(given[name].shape)}; rank {rank} on this layer needs {list(wanted)}"
+                    f"{module}.{ending} is {list(tensor.shape)}; rank {rank} on this layer needs {list(wanted)}"
                 )
         scale = self.scale(module, rank, fields)
-        return [Part(path, factors, scale) for path, factors in self.ours(layer, given).items()]
+        return [Part(path, factors, scale) for path, factors in self.ours(layer, plain).items()]
+
+    def plain(self, module: str, given: Arrays, layers: Layers, fields: Fields) -> tuple[Layer, Arrays]:
+        """The layer, and its matrices by our names, as those of the plain method."""
+        of_table = any(name.startswith(_OF_TABLE) for name in given)
+        layer = layers.embedding(module) if of_table else layers.dense(module)
+        return layer, {name.removeprefix(_OF_TABLE): tensor for name, tensor in given.items()}
 
     def ours(self, layer: Layer, given: Arrays) -> dict[str, Arrays]:
         """The factors of our layers in a module, by path."""
@@ -64,6 +80,14 @@ class LowRank(Method):
     def divisor(self, rank: int, rs: bool) -> float:
         """The divisor that turns alpha into the scaling."""
         return math.sqrt(rank) if rs else rank
+
+    def mirrored(self, table: str, own: Arrays, head: str, others: Arrays, fields: Fields) -> bool:
+        """Whether the head's matrices are the table's, transposed, with the same scaling."""
+        if set(self.matrices) != {"a", "b"} or own.keys() != {"table_a", "table_b"} or others.keys() != {"a", "b"}:
+            return False
+        scales = {self.scale(module, self.rank(module, others, fields), fields) for module in (table, head)}
+        a, b = own["table_a"].T, own["table_b"].T
+        return len(scales) == 1 and np.array_equal(others["a"], b) and np.array_equal(others["b"], a)
 
     def settle(self, parts: Sequence[Part], fields: Fields) -> list[Part]:
         """The parts, all with the most frequent alpha.
@@ -96,7 +120,7 @@ class LowRank(Method):
 
     def write(self, module: str, own: Mapping[str, Own], layers: Layers) -> Written:
         """As `Method.write`."""
-        layer = layers.dense(module)
+        layer = layers.find(module)
         transform: Any = next(iter(own.values())).transform
         if len(layer.paths) == 1:
             (one,) = own.values()
@@ -106,92 +130,25 @@ class LowRank(Method):
             factors, scale = joined(layer, {path: one.factors for path, one in own.items()}, scales)
         rank = next(factor.shape[1] for name, factor in factors.items() if name.startswith("a"))
         alpha = _tidy(scale * self.divisor(rank, getattr(transform, "rs", False)))
-        tensors = {ending: factors[name].T for name, ending in self.matrices.items()}
-        return Written(tensors, rank, alpha, linear=layer.linear)
+        names = self.tables if layer.table else self.matrices
+        tensors = {ending: factors[name].T for name, ending in names.items()}
+        return Written(tensors, rank, alpha, linear=None if layer.table else layer.linear)
+
+    def even(self, written: Mapping[str, Written], layers: Layers) -> dict[str, Written]:
+        """With a tied head's matrices for those of its table, since PEFT's two modules have their own."""
+        evened = dict(written)
+        for head, table in layers.tied.items():
+            name, module = (tensor.removesuffix(".weight") for tensor in (head, table))
+            if module in written:
+                a, b = (written[module].tensors[self.tables[ours]] for ours in ("a", "b"))
+                tensors = {self.matrices["a"]: b.T, self.matrices["b"]: a.T}
+                evened[name] = written[module]._replace(tensors=tensors, linear=True)
+        return evened
 
     def ranks(self, written: Mapping[str, Written]) -> dict[str, Any]:
         """`r`, and `rank_pattern` if modules differ."""
         ranks = {module: one.rank for module, one in written.items()}
-        return _with_pattern("r", "rank_pattern", ranks)
-
-
-class LORA(LowRank):
-    """LoRA, rsLoRA and DoRA, which are one method in PEFT."""
-
-    peft_type = "LORA"
-    known = frozenset(
-        {
-            *("r", "rank_pattern", "lora_alpha", "alpha_pattern", "lora_dropout", "use_rslora", "use_dora", "bias"),
-            *("init_lora_weights", "fan_in_fan_out", "runtime_config"),
-            *("megatron_core", "qalora_group_size"),  # have defaults, and no effect unless other fields are set
-            *("eva_config", "corda_config", "lora_ga_config"),  # of initialisations that `init_lora_weights` names
-        }
-    )
-
-    matrices: ClassVar[dict[str, str]] = {"a": "lora_A.weight", "b": "lora_B.weight"}
-
-    def endings(self, fields: Fields) -> dict[str, str]:
-        """With the magnitudes of DoRA."""
-        return self.matrices | ({"m": MAGNITUDES} if fields.flag("use_dora") else {})
-
-    def check(self, fields: Fields) -> None:
-        """Check the initialisation too, since it may have changed the base."""
-        super().check(fields)
-        fields.one_of(
-            "bias", ("none",), "none", f"biases train only in our bitfit, without other factors; {MERGE_THERE}"
-        )
-        fields.one_of(
-            "init_lora_weights",
-            _INITS,
-            True,
-            "this initialisation changes the base; convert the adapter in PEFT, save_pretrained(folder, "
-            "path_initial_model_for_weight_conversion=...)",
-        )
-
-    def ours(self, layer: Layer, given: Arrays) -> dict[str, Arrays]:
-        """With the magnitudes of DoRA, as deviations from the norms of the kernel."""
-        factors = {name: given[name].T for name in ("a", "b")}
-        if "m" in given:
-            norms = _norms(layer)
-            # Where the norm is unchanged, the deviation is exactly zero, not m's rounding error.
-            unchanged = given["m"] == norms.astype(np.float32)
-            factors["g"] = np.where(unchanged, 0, given["m"] / norms - 1).astype(np.float32)
-        return separated(layer, factors)
-
-    def scale(self, module: str, rank: int, fields: Fields) -> float:
-        """`lora_alpha` divided by r or by its square root."""
-        return fields.alpha(module, "lora_alpha", 8) / self.divisor(rank, fields.flag("use_rslora"))
-
-    def make(self, rank: int, alpha: float, fields: Fields) -> Transform:
-        """LoRA or DoRA."""
-        made = DoRA if fields.flag("use_dora") else LoRA
-        return made(rank, alpha, rs=fields.flag("use_rslora"), dropout=fields.number("lora_dropout", 0.0))
-
-    def write(self, module: str, own: Mapping[str, Own], layers: Layers) -> Written:
-        """With the magnitudes of DoRA. Layers of a fused module without factors keep the norms of their kernels."""
-        written = super().write(module, own, layers)
-        if not isinstance(next(iter(own.values())).transform, DoRA):
-            return written
-        layer = layers.dense(module)
-        m = _norms(layer)
-        for path, columns in layer.columns():
-            if path in own:
-                m[columns] *= 1 + own[path].factors["g"].astype(np.float64)
-        return written._replace(tensors=written.tensors | {MAGNITUDES: m.astype(np.float32)})
-
-    def describe(self, transform: Transform, written: Mapping[str, Written]) -> dict[str, Any]:
-        """As `Method.describe`."""
-        assert isinstance(transform, LoRA)
-        alphas = {module: one.alpha for module, one in written.items()}
-        return {
-            **self.ranks(written),
-            **_with_pattern("lora_alpha", "alpha_pattern", alphas),
-            "lora_dropout": transform.dropout,
-            "use_rslora": transform.rs,
-            "use_dora": isinstance(transform, DoRA),
-            "fan_in_fan_out": not any(one.linear for one in written.values()),
-            "bias": "none",
-        }
+        return with_pattern("r", "rank_pattern", ranks)
 
 
 class HIRA(LowRank):
@@ -200,6 +157,7 @@ class HIRA(LowRank):
     peft_type = "HIRA"
     known = frozenset({"r", "rank_pattern", "hira_dropout", "init_weights", "fan_in_fan_out"})
     matrices: ClassVar[dict[str, str]] = {"a": "hira_A", "b": "hira_B"}
+    tables: ClassVar[dict[str, str]] = {"a": "hira_embedding_A", "b": "hira_embedding_B"}
 
     def rank(self, module: str, given: Arrays, fields: Fields) -> int:
         """The rank of the matrices. PEFT 0.21 ignores HiRA's `rank_pattern`, and HiRA has no scaling that needs `r`."""
@@ -213,20 +171,20 @@ class HIRA(LowRank):
         """HiRA."""
         return HiRA(rank)
 
-    def even(self, written: Mapping[str, Written]) -> dict[str, Written]:
+    def even(self, written: Mapping[str, Written], layers: Layers) -> dict[str, Written]:
         """All modules padded with zeros to the largest rank, since PEFT's HiRA has one rank for all."""
         most = max(one.rank for one in written.values())
         evened = {}
-        for module, one in written.items():
+        for module, one in super().even(written, layers).items():
             more = most - one.rank
-            a, b = (one.tensors[ending] for ending in self.matrices.values())
+            a, b = one.tensors.values()
             tensors = [np.pad(a, ((0, more), (0, 0))), np.pad(b, ((0, 0), (0, more)))]
-            evened[module] = one._replace(rank=most, tensors=dict(zip(self.matrices.values(), tensors, strict=True)))
+            evened[module] = one._replace(rank=most, tensors=dict(zip(one.tensors, tensors, strict=True)))
         return evened
 
     def describe(self, transform: Transform, written: Mapping[str, Written]) -> dict[str, Any]:
         """As `Method.describe`."""
-        return {**self.ranks(written), "fan_in_fan_out": not any(one.linear for one in written.values())}
+        return {**self.ranks(written), "fan_in_fan_out": fan_in_fan_out(written)}
 
 
 class LOHA(LowRank):
@@ -269,7 +227,7 @@ class LOHA(LowRank):
     def describe(self, transform: Transform, written: Mapping[str, Written]) -> dict[str, Any]:
         """As `Method.describe`."""
         alphas = {module: one.alpha for module, one in written.items()}
-        return {**self.ranks(written), **_with_pattern("alpha", "alpha_pattern", alphas)}
+        return {**self.ranks(written), **with_pattern("alpha", "alpha_pattern", alphas)}
 
 
 def _only_linear(layer: Layer) -> None:
@@ -298,7 +256,7 @@ def _tidy(value: float) -> float:
     return float(f"{value:.12g}")
 
 
-def _with_pattern(name: str, patterns: str, values: Mapping[str, Any]) -> dict[str, Any]:
+def with_pattern(name: str, patterns: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """A field with the most frequent value, and the exceptions by module."""
     whole = {module: int(value) if value == int(value) else value for module, value in values.items()}
     most = _most(list(whole.values()))

@@ -1,0 +1,1 @@
+"""PEFT's methods: from each one's tensors to our factors, and back."""
