@@ -18,6 +18,10 @@ COLDEST = 1e-6
 """The lowest temperature: logits divided by a much lower one would not be finite in fp32."""
 
 
+_NONE = -1
+"""Stands for the next token where no token may come, or where a logit is no number."""
+
+
 class _State(NamedTuple):
     tokens: Int[Array, "batch 1"]
     history: Int[Array, "batch history"]
@@ -51,16 +55,19 @@ class _OneBeam(ABC):
         """See `Method`."""
         logits = constraints.forbid(logits.squeeze(1), state.history, step)
         tokens = self.pick(jax.vmap(jax.random.fold_in, (0, None))(state.keys, step), logits)
+        tokens = jnp.where(jnp.isfinite(logits.max(axis=-1)), tokens, _NONE)
         history = constraints.write(state.history, step, tokens)
-        return _State(tokens[:, None], history, state.open & ~constraints.is_end(tokens), state.keys), None
+        ended = constraints.is_end(tokens) | (tokens == _NONE)
+        return _State(tokens[:, None], history, state.open & ~ended, state.keys), None
 
     def result(self, constraints: Constraints, state: _State) -> Int[Array, "batch steps"]:
         """The new tokens. Tokens after an end token have no meaning."""
         return constraints.new(state.history)
 
-    def read(self, constraints: Constraints, result: Int[Array, " steps"]) -> Continuation:
+    def read(self, constraints: Constraints, result: Int[Array, " steps"]) -> Continuation | None:
         """See `Method`."""
-        return Continuation(constraints.until_end(result))
+        tokens = constraints.until_end(result)
+        return None if _NONE in tokens else Continuation(tokens)
 
 
 @dataclass(frozen=True)

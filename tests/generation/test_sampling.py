@@ -154,6 +154,16 @@ def test_devices_share_out_a_batch_and_say_nothing_to_each_other(model, params, 
     assert count_collectives(compiled[-1]) == {}
 
 
+@pytest.mark.parametrize("method", [Greedy(), Sampling(seed=0)])
+def test_logits_that_are_no_numbers_are_an_error_and_no_text(model, params, prompts, method):
+    broken = jax.tree.map(lambda leaf: np.asarray(leaf), params)
+    table = np.array(broken["token_embedding"]["embedding"])
+    table[prompts[1][-1]] = np.nan
+    broken["token_embedding"] = {"embedding": table}
+    with pytest.raises(UserError, match=r"prompt . of .*: no continuation has a score; are the model's weights finite"):
+        sample(model, broken, prompts, method, TWELVE)
+
+
 def test_a_seed_draws_the_same_tokens_whatever_the_batch(model, params, prompts, expected):
     method = Sampling(1, temperature=1.5)
     first = sample(model, params, prompts, method)
