@@ -4,7 +4,6 @@ import json
 import os
 import re
 import statistics
-import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -185,7 +184,7 @@ def make_record(name: str, config: RunConfig, folder: Path, result: dict[str, An
         device=result["device"],
         cores=len(os.sched_getaffinity(0)),
         platform=result["platform"],
-        commit=_commit(),
+        commit=result["commit"],
         config=fields_of(config),
     )
 
@@ -203,13 +202,3 @@ def fields_of(config: RunConfig | ConfigDict) -> dict[str, Any]:
 def portable(path: str) -> str:
     """The end of a path, which names it on any machine."""
     return "/".join(Path(path).parts[-2:])
-
-
-def _commit() -> str:
-    """The clone's commit; "" without a clone or without git."""
-    here = Path(__file__).parent
-    try:
-        found = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True)
-    except FileNotFoundError:
-        return ""
-    return found.stdout.strip()

@@ -5,6 +5,7 @@ python -m hut_jax.quickstart, or make quickstart
 
 import math
 import os
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -49,7 +50,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--workdir", default="runs/quickstart", metavar="FOLDER", help="the folder of the run")
     args, config = config_files.parse_with_config(parser, argv, default="quickstart")
     workdir = Path(args.workdir)
-    result = train(config, workdir, describe=describe, open_bar=OneLine)
+    command = " ".join([parser.prog, *map(shlex.quote, argv)])
+    result = train(config, workdir, describe=describe, open_bar=OneLine, command=command)
     run = load_run(workdir)
     test = load_e2e(here(config.data.dir), cache_dir=config.data.cache, splits=["test"])["test"]
     answers = compare(run, test)

@@ -5,6 +5,7 @@ The same command resumes a run that was stopped. During a run the workdir holds 
 """
 
 import math
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -17,10 +18,11 @@ from jaxtyping import Array, PyTree
 from hut_jax.adapters.files import CONFIG_FILE, check_base, save_adapter
 from hut_jax.adapters.fingerprint import fingerprint
 from hut_jax.config import RunConfig, to_json
-from hut_jax.core import cli
+from hut_jax.core import cli, trees
 from hut_jax.core.files import write_json, write_text
 from hut_jax.data.batching import Batches, batch_dataset
 from hut_jax.data.packing import Packed
+from hut_jax.models.hub.model_files import listing
 from hut_jax.parallel import processes
 from hut_jax.runs import config_files
 from hut_jax.runs.batches import evaluation_batching, training_batching
@@ -34,7 +36,7 @@ from hut_jax.training.checkpoint import Checkpoints
 from hut_jax.training.evaluation import Evaluation
 from hut_jax.training.log import MetricsLog, NoLog, show
 from hut_jax.training.loop import Plan, Trainer, Watch
-from hut_jax.training.optimizer import make_optimizer, warmup_steps
+from hut_jax.training.optimizer import learning_rates, make_optimizer, warmup_steps
 from hut_jax.training.progress import ProgressBar
 from hut_jax.training.steps import Forward, Steps, state_shardings
 
@@ -48,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
     processes.add_arguments(parser)
     args, config = config_files.parse_with_config(parser, argv)
     processes.join(args)
-    result = train(config, Path(args.workdir))
+    result = train(config, Path(args.workdir), command=" ".join([parser.prog, *map(shlex.quote, argv)]))
     best = {name: result["best"][name] for name in result["metrics"]}
     print(
         f"done: validation {show(result['metrics'])}; best at step {result['best']['step']}: {show(best)}\n"
@@ -63,7 +65,8 @@ def train(
     workdir: Path,
     *,
     describe: Describe | None = None,
-    open_bar: Callable[[int, int], ProgressBar] = ProgressBar,
+    open_bar: Callable[[int, int, int], ProgressBar] = ProgressBar,
+    command: str = "",
 ) -> dict[str, Any]:
     """Train the run that the config describes, from its start or from its last checkpoint.
 
@@ -72,6 +75,7 @@ def train(
         workdir: the run's folder.
         describe: prints what the run is, before it starts; default: `print_description`.
         open_bar: opens the progress line; see `Trainer`.
+        command: what the user typed, for `result.json`; "" if it was no command.
 
     Returns:
         The contents of `result.json`.
@@ -129,12 +133,13 @@ def train(
             evaluate=make_evaluate(run, data, placement, forward, params),
             signed_score=run.task.signed_score,
             save_best=save_best,
+            learning_rate=learning_rates(config.train, plan.steps),
             checkpoints=checkpoints,
             open_log=partial(MetricsLog, workdir) if processes.is_first() else NoLog,
             open_bar=open_bar,
         )
         done = trainer.fit(steps.init(factors))
-        result = make_result(run, data, done, base, workdir)
+        result = make_result(run, data, done, base, workdir, command)
         processes.on_first(lambda: write_json(workdir / RESULT, read_kept(workdir) | result))
     return result
 
@@ -188,6 +193,9 @@ def print_description(run: Run, data: TaskData, plan: Plan, placement: Placement
         f"{run.config.train.batch_size} {unit}; {100 * padding.real_tokens:.0f} % of the positions hold real "
         f"tokens, in {len(padding.shapes)} batch shapes"
     )
+    if run.new_parameters:
+        names = listing(map(trees.show, run.new_parameters))
+        print(f"a new head trains too, since {run.config.model} has none that fits: {names}")
     for note in data.notes:
         print(f"note: {note}")
     asked, warmup = run.config.train.warmup, warmup_steps(run.config.train, plan.steps)

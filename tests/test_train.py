@@ -23,7 +23,7 @@ from hut_jax.core import cli
 from hut_jax.core.errors import Diverged, UserError
 from hut_jax.core.files import write_json
 from hut_jax.models.hub.pretrained import load_pretrained
-from hut_jax.runs.machine import peak_bytes
+from hut_jax.runs.machine import commit, peak_bytes
 from hut_jax.runs.workdir import check_workdir, use_workdir
 from hut_jax.train import main, train
 from hut_jax.training.checkpoint import Checkpoints
@@ -60,8 +60,14 @@ def test_a_run_from_end_to_end(finished, small_config):
     assert result["metrics"]["loss"] < lines[0]["loss"]
     assert result["best"]["step"] == 12
     assert 0 < result["peak_bytes"] <= peak_bytes()
+    assert result["command"] == ""  # it was called from here
+    assert result["commit"] == commit()
+    assert {"jax", "flax", "transformers", "tokenizers", "python", "hut_jax"} <= result["versions"].keys()
+    rates = [line["learning_rate"] for line in lines if line["split"] == "train"]
+    assert rates == pytest.approx([0.01, 0.018, 0.014, 0.01, 0.006, 0.002])  # a warm-up of 2 steps, 12 in all
     (events,) = (finished / "tensorboard").iterdir()
-    assert all(f"{split}/loss".encode() in events.read_bytes() for split in ("train", "validation"))
+    scalars = "train/loss", "train/learning_rate", "validation/loss"
+    assert all(name.encode() in events.read_bytes() for name in scalars)
 
     adapter, factors = load_adapter(finished / "adapter")
     assert adapter.transform.rank == 2
@@ -110,6 +116,8 @@ def test_a_run_that_is_stopped_and_loses_its_last_checkpoint_ends_with_the_same_
     assert "the checkpoint of step 5 is damaged" in out
     assert "done: validation loss" in out
     assert f"in {run}/adapter; all figures in {run}/result.json" in out
+    result = json.loads((run / "result.json").read_text())
+    assert result["command"] == f"python -m hut_jax.train --config={config_file} --workdir={run}"
     assert files_of(Path(small_config.model)) == base
 
 

@@ -1,9 +1,14 @@
-"""The machine of a run: its devices, the versions of its libraries, and the peak memory."""
+"""The machine of a run: its devices, the versions of its libraries, the commit of this one, and the peak memory."""
 
+import contextlib
+import functools
 import importlib.metadata
+import json
+import os
 import platform
 import re
 import resource
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +21,50 @@ VECTORS = ("avx512f", "avx2", "avx", "sve", "asimd")
 
 
 def describe_machine(*libraries: str) -> dict[str, Any]:
-    """The devices, the operating system, and the versions of Python, this library and the named libraries."""
+    """The devices, the operating system, and the versions of Python, this library and the named libraries.
+
+    Libraries that are not installed are left out.
+    """
     versions = {"hut_jax": VERSION, "python": platform.python_version()}
+    for name in libraries:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
     return {
         "device": device_name(),
         "platform": platform.platform(),
-        "versions": versions | {name: importlib.metadata.version(name) for name in libraries},
+        "versions": versions,
     }
+
+
+@functools.cache  # of the code that this process imported
+def commit() -> str:
+    """The commit of this library, as `git describe` names it, with "-dirty" if tracked files have changed.
+
+    It is that of the clone which the package is in, or else the one that pip installed. "" where there is none.
+    """
+    if _git("ls-files", Path(__file__).name):  # an environment in another clone is not tracked by it
+        return _git("describe", "--always", "--dirty")
+    try:
+        source = importlib.metadata.distribution("hut_jax").read_text("direct_url.json")
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+    return json.loads(source or "{}").get("vcs_info", {}).get("commit_id", "")
+
+
+def _git(*arguments: str) -> str:
+    """What git prints, run in the folder of this file; "" if it fails."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    try:
+        done = subprocess.run(
+            ["git", *arguments],
+            cwd=Path(__file__).parent,
+            env=environment | {"GIT_OPTIONAL_LOCKS": "0"},
+            capture_output=True,
+            text=True,
+        )
+    except OSError:  # there is no git
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def device_name() -> str:

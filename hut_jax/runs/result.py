@@ -6,7 +6,7 @@ from typing import Any
 from hut_jax.adapters.files import size_on_disk
 from hut_jax.core.errors import UserError
 from hut_jax.core.files import read_json
-from hut_jax.runs.machine import describe_machine, peak_bytes
+from hut_jax.runs.machine import commit, describe_machine, peak_bytes
 from hut_jax.runs.run import Run
 from hut_jax.runs.workdir import ADAPTER
 from hut_jax.tasks import TaskData
@@ -14,11 +14,16 @@ from hut_jax.training.earlier_names import current_names
 from hut_jax.training.loop import Fit
 
 RESULT = "result.json"
-_LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
-_OF_THE_TRAINING = ("device", "platform", "versions", "peak_bytes")
+_LIBRARIES = (
+    "jax", "jaxlib", "jax-cuda12-plugin", "jax-cuda13-plugin", "libtpu", "flax", "optax", "orbax-checkpoint", "grain",
+    "numpy", "scipy", "scikit-learn", "transformers", "tokenizers", "safetensors",
+)  # fmt: skip
+"""The packages that a result may depend on. Plugins for devices are rarely all there."""
+
+_OF_THE_TRAINING = ("command", "commit", "device", "platform", "versions", "peak_bytes")
 
 
-def make_result(run: Run, data: TaskData, done: Fit, fingerprint: str, workdir: Path) -> dict[str, Any]:
+def make_result(run: Run, data: TaskData, done: Fit, fingerprint: str, workdir: Path, command: str) -> dict[str, Any]:
     """The figures of a run that has just ended.
 
     Args:
@@ -27,6 +32,7 @@ def make_result(run: Run, data: TaskData, done: Fit, fingerprint: str, workdir: 
         done: the finished training.
         fingerprint: the base's.
         workdir: the folder with the best factors.
+        command: what the user typed; "" if it was no command.
     """
     count = run.adapter.count(run.shapes)
     result = {
@@ -44,11 +50,13 @@ def make_result(run: Run, data: TaskData, done: Fit, fingerprint: str, workdir: 
         "adapter_bytes": size_on_disk(workdir / ADAPTER),
         "peak_bytes": peak_bytes(),
         "base": {"name": run.config.model, "fingerprint": fingerprint},
+        "command": command,
+        "commit": commit(),
         **describe_machine(*_LIBRARIES),
     }
-    if not done.steps_now:  # a finished run was started again: keep the machine and peak memory of its training
-        earlier = read_kept(workdir)
-        result |= {name: earlier[name] for name in _OF_THE_TRAINING if name in earlier}
+    if not done.steps_now and (earlier := read_kept(workdir)):  # a finished run was started again: its own are kept
+        kept = {name: earlier[name] for name in _OF_THE_TRAINING if name in earlier}
+        result |= {"command": "", "commit": ""} | kept  # earlier versions kept neither
     return result
 
 

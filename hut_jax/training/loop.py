@@ -2,12 +2,14 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, PyTree
 
 from hut_jax.core.errors import Diverged, Interrupted
@@ -79,9 +81,11 @@ class Trainer:
             argument.
         signed_score: the score in an evaluation's metrics, with the sign that makes higher better.
         save_best: called with the factors after each evaluation that is better than all before it.
+        learning_rate: the learning rate of a step, by its number from 1.
         checkpoints: the run's checkpoints.
         open_log: called with the steps done and the lines written so far. It opens the log to continue it.
-        open_bar: called with the steps done and the steps of the whole run. It opens the line on the terminal.
+        open_bar: called with the steps done, the steps of the whole run, and those between two evaluations. It opens
+            the line on the terminal.
     """
 
     def __init__(
@@ -94,13 +98,16 @@ class Trainer:
         evaluate: Callable[[PyTree[Array], Watch], dict[str, float]],
         signed_score: Callable[[Mapping[str, float]], float],
         save_best: Callable[[PyTree[Array]], None],
+        learning_rate: Callable[[int], float],
         checkpoints: Checkpoints,
         open_log: Callable[[int, int], MetricsLog | NoLog],
-        open_bar: Callable[[int, int], ProgressBar] = ProgressBar,
+        open_bar: Callable[[int, int, int], ProgressBar] = ProgressBar,
     ):
         self._steps, self._base, self._batches, self._plan = steps, base, batches, plan
         self._evaluate, self._signed_score, self._save_best = evaluate, signed_score, save_best
+        self._learning_rate = learning_rate
         self._checkpoints, self._open_log, self._open_bar = checkpoints, open_log, open_bar
+        self._compiled: set[tuple[Any, ...]] = set()
 
     def fit(self, state: State) -> Fit:
         """Train to the end of the plan, from the newest checkpoint if there is one.
@@ -116,7 +123,8 @@ class Trainer:
         new = not self._restore(state)
         start = self._step
         self._log = self._open_log(start, self._progress.lines)
-        with self._open_bar(start, self._plan.steps) as self._bar, stop_on_signal() as self._stopping:
+        bar = self._open_bar(start, self._plan.steps, self._plan.eval_every)
+        with bar as self._bar, stop_on_signal() as self._stopping:
             try:
                 if self._progress.owed:
                     self._evaluate_now()
@@ -150,10 +158,14 @@ class Trainer:
         pending = None  # the last step's figures, read only after the next step has started
         while self._step < plan.steps:
             batches = [next(self._batches) for _ in range(plan.accumulate)]
-            self._state, metrics = self._steps.train(self._state, self._base, batches)
+            compiling = self._is_new("step", batches)
+            with self._bar.compiling() if compiling else nullcontext():
+                self._state, metrics = self._steps.train(self._state, self._base, batches)
             self._step += 1
             if pending is not None:
                 window.add(_finite(*pending))
+            if compiling:
+                window.restart_clock()
             pending = self._step, metrics
             stop = self._stopping.asked_by(self._step)
             logging = plan.due(self._step, plan.log_every)
@@ -163,7 +175,7 @@ class Trainer:
                 window.add(_finite(*pending))
                 pending = None
             if logging:
-                values = window.close()
+                values = window.close() | {"learning_rate": self._learning_rate(self._step)}
                 self._log.write(self._step, "train", values)
                 self._bar.show(values)
             self._bar.advance(self._step)
@@ -177,7 +189,8 @@ class Trainer:
 
     def _evaluate_now(self) -> None:
         """Evaluate the factors, and keep them if they are the best so far."""
-        self._last = self._evaluate(self._state.factors, self._stopping.until_stopped)
+        with self._bar.evaluating():
+            self._last = self._evaluate(self._state.factors, self._watch)
         if not math.isfinite(self._last["loss"]):
             raise Diverged(f"step {self._step}: the validation loss is {self._last['loss']}; {_NOT_FINITE}")
         self._log.write(self._step, "validation", self._last)
@@ -185,6 +198,18 @@ class Trainer:
         if not self._best or self._signed_score(self._last) > self._signed_score(self._best):
             self._best = {"step": self._step, **self._last}
             self._save_best(self._state.factors)
+
+    def _watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        for batch in self._stopping.until_stopped(batches):
+            with self._bar.compiling() if self._is_new("evaluation", [batch]) else nullcontext():
+                yield batch
+
+    def _is_new(self, program: str, batches: Sequence[Batch]) -> bool:
+        """Whether a batch is the first of its shapes that this process gives to the program, which is then compiled."""
+        shapes = {(program, *map(np.shape, jax.tree.leaves(batch))) for batch in batches}
+        new = shapes - self._compiled
+        self._compiled |= new
+        return bool(new)
 
     def _save(self, *, owed: bool = False) -> None:
         """Begin to save a checkpoint."""

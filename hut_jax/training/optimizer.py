@@ -55,6 +55,16 @@ def schedule(train: TrainConfig, steps: int, peak: float | jax.Array | None = No
     return optax.join_schedules([optax.linear_schedule(0.0, peak, max(1, warmup)), after], [warmup])
 
 
+def learning_rates(train: TrainConfig, steps: int) -> Callable[[int], float]:
+    """The learning rate of each step of the run, as a function of its number from 1.
+
+    Arguments and errors are those of `schedule`.
+    """
+    # The peak is an argument, so that runs at all learning rates share the compiled program.
+    after = jax.jit(lambda peak, ended: schedule(train, steps, peak)(ended))
+    return lambda step: float(after(train.learning_rate, step - 1))
+
+
 def make_optimizer(train: TrainConfig, steps: int, multipliers: PyTree[float]) -> optax.GradientTransformationExtraArgs:
     """Clipping by the global norm, Adam, decoupled weight decay, and the learning rate.
 

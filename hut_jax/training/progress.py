@@ -2,7 +2,9 @@
 
 import dataclasses
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from tqdm import tqdm
@@ -49,14 +51,38 @@ class Progress:
         return cls(**current_names(values))
 
 
-class ProgressBar:
-    """One line on the terminal: steps done, time left, loss, and tokens per second without padding."""
+class _Line(tqdm):
+    """The line of tqdm, with a pace, a time left and an activity that it is told."""
 
-    def __init__(self, start: int, steps: int):
-        self._bar = tqdm(
+    pace: float | None = None  # seconds per step
+    left: float | None = None  # seconds
+    activity = ""  # takes the place of the figures
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        shown = super().format_dict
+        left = "?" if self.left is None else self.format_interval(self.left)
+        rate = 1 / self.pace if self.pace else 0.0  # with None tqdm takes the steps over the time, compiling included
+        return shown | {"rate": rate, "left": left, "postfix": self.activity or shown["postfix"]}
+
+
+class ProgressBar:
+    """One line on the terminal: steps done, time left, loss, and tokens per second without padding.
+
+    The time left is that of the steps to come, at the mean pace of this process, and of the evaluations to come, each
+    as long as the last one. The time of compiling is left out of both.
+    """
+
+    def __init__(self, start: int, steps: int, eval_every: int):
+        self._start, self._steps, self._eval_every = start, steps, eval_every
+        self._began = time.perf_counter()
+        self._apart = 0.0  # the time that went into compiling and evaluations
+        self._evaluation = 0.0  # the time of the last evaluation
+        self._bar = _Line(
             total=steps,
             initial=start,
             unit="step",
+            bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{left}, {rate_fmt}{postfix}]",
             dynamic_ncols=True,
             mininterval=0.5 if sys.stderr.isatty() else 10,
             disable=not is_first(),
@@ -69,8 +95,42 @@ class ProgressBar:
         self._bar.close()
 
     def advance(self, step: int) -> None:
-        """Move on to this step."""
+        """Move on to this step, which has begun; those before it have ended."""
+        ended = step - self._start - 1
+        if ended:
+            pace = (time.perf_counter() - self._began - self._apart) / ended
+            evaluations = min(-(-self._steps // self._eval_every) - step // self._eval_every, self._steps - step)
+            self._bar.pace = pace
+            self._bar.left = (self._steps - step) * pace + evaluations * self._evaluation
         self._bar.update(step - self._bar.n)
+
+    @contextmanager
+    def compiling(self) -> Iterator[None]:
+        """Say so, and leave the time out of the time left."""
+        began = time.perf_counter()
+        with self._doing("compiling ..."):
+            yield
+        self._apart += time.perf_counter() - began
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Say so, and take the time for that of each evaluation to come."""
+        began, apart = time.perf_counter(), self._apart
+        with self._doing("validating ..."):
+            yield
+        seconds, compiling = time.perf_counter() - began, self._apart - apart
+        self._evaluation = seconds - compiling
+        self._apart = apart + seconds
+
+    @contextmanager
+    def _doing(self, activity: str) -> Iterator[None]:
+        before, self._bar.activity = self._bar.activity, activity
+        self._bar.refresh()
+        try:
+            yield
+        finally:
+            self._bar.activity = before
+            self._bar.refresh()
 
     def show(self, values: Mapping[str, float]) -> None:
         """Show the figures of a line of the log."""

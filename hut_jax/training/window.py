@@ -19,7 +19,7 @@ class Window:
         self.values.append(values)
 
     def restart_clock(self) -> None:
-        """Measure time from here: the time before was not spent on training, or not in this process."""
+        """Measure time from here: the time before was not spent on training, or on compiling, or in another process."""
         self._timed_from = len(self.values)
         self._began = time.perf_counter()
 

@@ -18,10 +18,11 @@ from hut_jax.data.glue.tsv import GlueExample
 from hut_jax.data.loss import Evaluated
 from hut_jax.runs import config_files
 from hut_jax.runs.factors import init_factors
-from hut_jax.runs.run import make_run
+from hut_jax.runs.placement import mesh_for, place
+from hut_jax.runs.run import make_run, prepare
 from hut_jax.tasks import TASKS
 from hut_jax.tasks.glue import classification_loss, regression_loss
-from hut_jax.train import train
+from hut_jax.train import make_plan, print_description, train
 from hut_jax.training.evaluation import Evaluation
 from hut_jax.training.log import read_metrics
 
@@ -156,6 +157,16 @@ def test_a_run_keeps_its_best_factors_and_its_new_head_and_another_task_may_star
     glue_config.adapter.rank = 4
     with pytest.raises(UserError, match=r"config.adapter.start: .* has HUT\(rank=2.*and this run has HUT\(rank=4"):
         train(freeze(glue_config), tmp_path / "other")
+
+
+def test_a_new_head_is_named_once_as_it_is_normal(glue_config, capsys):
+    config = freeze(glue_config)
+    run, data = prepare(config)
+    print_description(run, data, make_plan(config, len(data.train)), place(run, mesh_for(config)))
+    said = f"a new head trains too, since {config.model} has none that fits: 'classifier/dense/kernel', "
+    assert said in capsys.readouterr().out
+    run.load_base()  # as every command does
+    assert "classifier" not in capsys.readouterr().out
 
 
 def test_labels_of_a_regression_are_not_smoothed(glue_config, tmp_path):

@@ -4,15 +4,17 @@ import copy
 import json
 import math
 import signal
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from hut_jax.core.errors import Diverged, Interrupted
-from hut_jax.training import loop, window
+from hut_jax.training import loop, progress, window
 from hut_jax.training.log import MetricsLog, read_metrics
 from hut_jax.training.loop import Plan, Trainer
+from hut_jax.training.progress import ProgressBar
 from hut_jax.training.steps import State
 
 PLAN = Plan(steps=7, accumulate=2, log_every=3, eval_every=4, checkpoint_every=5)
@@ -110,19 +112,21 @@ class Run:
         log.close = closed
         return log
 
-    def start(self, at=None):
-        self.steps = Steps(at)
+    def start(self, at=None, steps=Steps, batches=Numbers, open_bar=ProgressBar):
+        self.steps = steps(at)
         self.restored = max(self.checkpoints.saved, default=0)
         trainer = Trainer(
             self.steps,
             "base",
-            Numbers(),
+            batches(),
             self.plan,
             evaluate=self.evaluate,
             signed_score=lambda metrics: self.sign * metrics["loss"],
             save_best=lambda factors: self.best.append(float(factors["a"])),
+            learning_rate=lambda step: step / 100,
             checkpoints=self.checkpoints,
             open_log=self.open_log,
+            open_bar=open_bar,
         )
         return trainer.fit(State(0, {"a": np.float32(1.0)}, ()))
 
@@ -168,13 +172,16 @@ def test_a_run_does_what_its_plan_says(unbroken):
 
 
 def test_the_log_has_the_means_of_the_steps_since_the_last_line(unbroken):
-    train = {"loss": 30 / 6, "gradient_norm": 4.0}, {"loss": 30 / 15, "gradient_norm": 10.0}
+    train = [
+        {"loss": 30 / 6, "gradient_norm": 4.0, "learning_rate": 0.03},
+        {"loss": 30 / 15, "gradient_norm": 10.0, "learning_rate": 0.06},
+    ]
     assert unbroken.lines() == [
         {"step": 0, "split": "validation", "loss": 5.0},
         {"step": 3, "split": "train", **train[0]},
         {"step": 4, "split": "validation", "loss": 1.0},
         {"step": 6, "split": "train", **train[1]},
-        {"step": 7, "split": "train", "loss": 10 / 7, "gradient_norm": 14.0},
+        {"step": 7, "split": "train", "loss": 10 / 7, "gradient_norm": 14.0, "learning_rate": 0.07},
         {"step": 7, "split": "validation", "loss": 3.0},
     ]
 
@@ -188,34 +195,100 @@ def test_the_terminal_shows_each_line_of_the_log(tmp_path, capsys):
         assert f"loss {loss:.3f}, " in error
 
 
-def test_times_are_those_of_training(tmp_path, monkeypatch):
-    """A clock that an evaluation moves on by 1,000 seconds and a step by one."""
+class Read(float):
+    """A figure that is there a second after it was asked for: the step ends then."""
+
+    def __new__(cls, value, clock):
+        read = super().__new__(cls, value)
+        read.clock = clock
+        return read
+
+    def __float__(self):
+        self.clock.seconds += 1
+        return super().__float__()
+
+
+@pytest.fixture
+def clock(monkeypatch):
     clock = SimpleNamespace(perf_counter=lambda: clock.seconds, seconds=50.0)
-    monkeypatch.setattr(loop, "time", clock)
-    monkeypatch.setattr(window, "time", clock)
+    for module in (loop, progress, window):
+        monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def timed(clock):
+    """Steps that take a second each, and 500 more before the first one and those named by `new`, to be compiled."""
+
+    class Timed(Steps):
+        new = ()
+
+        def train(self, state, base, batches):
+            if not self.done or state.step + 1 in self.new:
+                clock.seconds += 500
+            state, figures = super().train(state, base, batches)
+            return state, figures | {"loss": Read(figures["loss"], clock)}
+
+    return Timed
+
+
+def test_times_are_those_of_training(tmp_path, clock, timed):
+    """By a clock that an evaluation moves on by 1,000 seconds."""
 
     class Slow(Run):
         def evaluate(self, factors, watch):
             clock.seconds += 1000
             return super().evaluate(factors, watch)
 
-    def second():
-        clock.seconds += 1
-
     def killed():
         raise Killed
 
-    steps = dict.fromkeys(range(1, 8), second)
     run = Slow(tmp_path / "run")
     with pytest.raises(Killed):
-        run.start(steps | {6: killed})
+        run.start({6: killed}, timed)
     clock.seconds += 1e6  # between the processes
-    fit = run.start(steps)
-    assert fit.seconds == 3000 + 7
+    fit = run.start(steps=timed)
+    assert fit.seconds == 3 * 1000 + 2 * 500 + 7
     # The step that a line waits for is in its time: the steps 1 to 3; 5 was in another process, 6 in this one; 7.
     lines = [line for line in read_metrics(tmp_path / "run") if line["split"] == "train"]
     assert [line["seconds_per_step"] for line in lines] == [1, 1, 1]
     assert [line["tokens_per_second"] for line in lines] == [200, 600, 700]
+
+
+class Shapes(Numbers):
+    """Batches of which the third, and each after it, is wider than the first two."""
+
+    def __next__(self):
+        return {"tokens": np.zeros((2, 8 if super().__next__() < 2 else 16))}
+
+
+def test_a_batch_of_new_shapes_compiles_and_the_terminal_says_so(tmp_path, clock, timed):
+    said = []
+
+    class Bar(ProgressBar):
+        @contextmanager
+        def compiling(self):
+            said.append(f"step {len(run.steps.done) + 1}" if run.evaluated else "evaluation")
+            with super().compiling():
+                yield
+
+        def advance(self, step):
+            super().advance(step)
+            said.append((step, self._bar.left))
+
+    class ShapedSteps(timed):
+        new = (3,)
+
+        def train(self, state, base, batches):
+            return super().train(state, base, [float(batch["tokens"].shape[1]) for batch in batches])
+
+    plan = Plan(steps=4, accumulate=1, log_every=4, eval_every=4, checkpoint_every=4)
+    run = Run(tmp_path / "run", plan)
+    run.start(steps=ShapedSteps, batches=Shapes, open_bar=Bar)
+    # The evaluation's batches have one shape. While a step is begun, the one before it ends.
+    assert said == ["evaluation", "step 1", (1, None), (2, 2.0), "step 3", (3, 1.0), (4, 0.0)]
+    (line,) = [line for line in read_metrics(tmp_path / "run") if line["split"] == "train"]
+    assert (line["seconds_per_step"], line["tokens_per_second"]) == (1, (300 + 400) / 2)
 
 
 @pytest.mark.parametrize("step", range(1, 8))

@@ -1,5 +1,7 @@
 """AdamW over the factors: its steps against optax's own, and its learning rate by hand."""
 
+from itertools import pairwise
+
 import jax
 import numpy as np
 import optax
@@ -7,7 +9,7 @@ import pytest
 
 from hut_jax.core.errors import UserError
 from hut_jax.training.config import TrainConfig
-from hut_jax.training.optimizer import make_optimizer, schedule, warmup_steps
+from hut_jax.training.optimizer import learning_rates, make_optimizer, schedule, warmup_steps
 
 
 def rates(config, steps, at):
@@ -89,3 +91,14 @@ def test_clipping_is_by_the_global_norm_and_0_is_none(clip, alike):
     )
     for name in ("a", "g"):
         assert np.allclose(one["layer"][name], two["layer"][name], rtol=1e-6) == alike
+
+
+def test_the_learning_rates_that_are_logged_are_those_of_the_steps():
+    """Without a gradient, a step takes its learning rate's share of each factor: a weight decay of 1."""
+    config = TrainConfig(learning_rate=0.5, warmup=2.0, decay="linear", clip=0.0, weight_decay=1.0)
+    still = jax.tree.map(np.zeros_like, FACTORS)
+    after = steps_of(make_optimizer(config, 6, {"layer": {"a": 1.0, "g": 1.0}}), [still] * 6, FACTORS)
+    shares = [1 - float(b["layer"]["a"][0] / a["layer"]["a"][0]) for a, b in pairwise([FACTORS, *after])]
+    logged = learning_rates(config, 6)
+    assert [logged(step) for step in range(1, 7)] == pytest.approx(shares, abs=1e-6)
+    assert shares == pytest.approx([0, 0.25, 0.5, 0.375, 0.25, 0.125], abs=1e-6)

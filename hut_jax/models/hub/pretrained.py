@@ -48,8 +48,8 @@ def load_pretrained(
         compute: the dtype, and how the model computes.
         key: the key of the drawn parameters; default: `jax.random.key(0)`.
         draw: False sets these parameters to zero, for an adapter that holds all of them (`also_train`).
-        report: called with a line on the parameters that the files lack, if any, a line on the tensors of other heads
-            that were left out, if any, and a line on tied biases that differ. Default: a logged warning.
+        report: called with a line on the parameters that were drawn, if any, a line on the tensors of other heads that
+            were left out, if any, and a line on tied biases that differ. Default: a logged warning.
         shardings: a tree of `jax.sharding.Sharding`s, one for each parameter. Each parameter is placed as it is read.
             Default: all parameters on one device.
 
@@ -86,8 +86,9 @@ def load_params(
         new = _draw(model, jax.random.key(0) if key is None else key, match.drawn, model.dtype)
         new = new if draw else {path: jnp.zeros_like(leaf) for path, leaf in new.items()}
         params.update({path: put(np.asarray(leaf), placed.get(path)) for path, leaf in new.items()})
-        how = "drawn at random" if draw else "set to zero"
-        report(f"{folder}: {how}, since the files have none that fit: {listing([*map(show, match.drawn)])}")
+        if draw:
+            names = listing(map(show, match.drawn))
+            report(f"{folder}: drawn at random, since the files have none that fit: {names}")
     if match.left_out:
         report(f"{folder}: left out, since head {model.config.head!r} has no use for them: {listing(match.left_out)}")
     return unflatten(params)
