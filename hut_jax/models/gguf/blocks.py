@@ -47,7 +47,7 @@ def unpack(raw: np.ndarray, kind: int, shape: tuple[int, ...]) -> np.ndarray:
     gguf = _gguf()
     rows = raw.reshape(math.prod(shape[:-1]), -1)
     whole = np.empty((len(rows), shape[-1]), np.float32)
-    step = max(1, _STEP // shape[-1]) if shape[-1] else 1
+    step = max(1, _STEP // shape[-1])
     for i in range(0, len(rows), step):
         whole[i : i + step] = gguf.dequantize(rows[i : i + step], gguf.GGMLQuantizationType(kind))
     return whole.reshape(shape)

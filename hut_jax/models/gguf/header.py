@@ -174,4 +174,6 @@ class _Reader:
         if not 1 <= axes <= _AXES:
             raise ValueError(f"{name!r} has {axes} axes")
         shape = tuple(self.numbers("<u8", axes)[::-1].tolist())
+        if 0 in shape:
+            raise ValueError(f"{name!r} is empty")
         return name, self.number("<u4"), shape, self.number("<u8")

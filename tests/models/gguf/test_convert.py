@@ -290,7 +290,8 @@ def test_gpt2_loads_and_its_copied_head_is_tied(tmp_path):
     np.testing.assert_array_equal(params["layer_1"]["mlp"]["up"]["kernel"], tensors["transformer.h.1.mlp.c_fc.weight"])
     other = {"output.weight": tensors["transformer.wte.weight"][::-1]}
     convert_gguf(write(tmp_path, "gpt2", GPT2, tensors, extra=other), tmp_path / "out")
-    assert not json.loads((tmp_path / "out/config.json").read_text())["tie_word_embeddings"]
+    values = json.loads((tmp_path / "out/config.json").read_text())
+    assert (values["tie_word_embeddings"], values["n_inner"]) == (False, INNER)
     found = load_file(tmp_path / "out/model.safetensors")
     np.testing.assert_array_equal(found["lm_head.weight"], other["output.weight"])
 

@@ -94,6 +94,7 @@ def test_the_sample_is_whole(tmp_path):
         (file([("general.alignment", struct.pack("<II", 4, 0))]), "general.alignment is 0"),
         (file(tensors=(entry(), entry())), "the tensor 't' is there twice"),
         (file(tensors=(entry(shape=()),)), "'t' has 0 axes"),
+        (file(tensors=(entry(shape=(4, 0)),)), "'t' is empty"),
         (file(tensors=(entry(shape=(1,) * 5),)), "'t' has 5 axes"),
         (file(tensors=(entry(shape=(1 << 40,)),)), "ends too early"),
         (file(tensors=(entry(offset=1 << 40),)), "ends too early"),

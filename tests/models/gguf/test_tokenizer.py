@@ -82,13 +82,14 @@ def test_qwen_composes_letters_and_llama_3_takes_whole_words(tmp_path):
 def test_tokens_that_mark_are_whole_and_fillers_are_none(tmp_path):
     fields = tiny()
     tokens, kinds = fields[".tokenizer.ggml.tokens"], fields[".tokenizer.ggml.token_type"].tolist()
-    more = {"<|im_end|>": 3, "<think>": 4, "  ": 4, "[PAD2051]": 5, "[PAD2052]": 5}
+    more = {"<|im_end|>": 3, "<think>": 4, "  ": 4, "<|tool|>": 3, "[PAD2052]": 5, "[PAD2053]": 5}
     fields |= {".tokenizer.ggml.tokens": [*tokens, *more], ".tokenizer.ggml.token_type": [*kinds, *more.values()]}
     fields |= {".tokenizer.chat_template": "{{ messages }}", ".tokenizer.ggml.padding_token_id": 2048}
     tokenizer = read(tmp_path, array_types(fields))
     assert tokenizer.encode("<|im_end|><think>   ") == [2048, 2049, 2050, *tokenizer.encode(" ")]
     assert tokenizer.decode([2048, 2049, 2050]) == "<|im_end|><think>  "
-    assert tokenizer.missing(2053) == (2051, 2052)
+    assert tokenizer.encode("x<|tool|>") == [*tokenizer.encode("x"), 2051]
+    assert tokenizer.missing(2054) == (2052, 2053)
     assert tokenizer.special("pad") == 2048
     assert tokenizer.auto.chat_template == "{{ messages }}"
     assert tokenizer.auto.all_special_tokens.count("<think>") == 0
@@ -162,7 +163,7 @@ def test_a_text_is_framed_as_the_file_asks(tmp_path):
 
     (one,) = read(tmp_path, tiny()).encode("a")
     add = {".tokenizer.ggml.add_bos_token": True, ".tokenizer.ggml.bos_token_id": 5}
-    assert frame(tiny()) == [[one, one], [one]]
+    assert frame(tiny()) == frame(tiny(**{".tokenizer.ggml.bos_token_id": 5})) == [[one, one], [one]]
     assert frame(tiny(**add)) == [[5, one, 5, one], [5, one]]
     assert frame(tiny(**add, **{".tokenizer.ggml.add_eos_token": True})) == [[5, one, 0, 5, one, 0], [5, one, 0]]
     assert frame(tiny(**{".tokenizer.ggml.pre": "llama-bpe", ".tokenizer.ggml.bos_token_id": 5})) == [
