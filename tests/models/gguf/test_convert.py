@@ -117,7 +117,7 @@ CASES = {
         "smollm3",
         decoder(SPLIT, MLP, TWO),
         {**DECODER, ".tokenizer.ggml.eot_token_id": 5},
-        {"model_type": "smollm3", "no_rope_layers": [1, 1], "eos_token_id": [0, 5]},
+        {"model_type": "smollm3", "no_rope_layers": [1, 1], "no_rope_layer_interval": 4, "eos_token_id": [0, 5]},
     ),
     "qwen2": (
         "qwen2",
