@@ -70,13 +70,14 @@ class ProgressBar:
     """One line on the terminal: steps done, time left, loss, and tokens per second without padding.
 
     The time left is that of the steps to come, at the mean pace of this process, and of the evaluations to come, each
-    as long as the last one. The time of compiling is left out of both.
+    as long as the last one. Compiling is left out, and so is what comes before
+    the first step.
     """
 
     def __init__(self, start: int, steps: int, eval_every: int):
-        self._start, self._steps, self._eval_every = start, steps, eval_every
-        self._began = time.perf_counter()
-        self._apart = 0.0  # the time that went into compiling and evaluations
+        self._steps, self._eval_every = steps, eval_every
+        self._first: tuple[int, float] | None = None  # the first step of this process, and when it had begun
+        self._apart = 0.0  # the time that compiling and evaluations took since
         self._evaluation = 0.0  # the time of the last evaluation
         self._bar = _Line(
             total=steps,
@@ -96,9 +97,12 @@ class ProgressBar:
 
     def advance(self, step: int) -> None:
         """Move on to this step, which has begun; those before it have ended."""
-        ended = step - self._start - 1
-        if ended:
-            pace = (time.perf_counter() - self._began - self._apart) / ended
+        now = time.perf_counter()
+        if self._first is None:
+            self._first, self._apart = (step, now), 0.0
+        else:
+            first, began = self._first
+            pace = (now - began - self._apart) / (step - first)
             evaluations = min(-(-self._steps // self._eval_every) - step // self._eval_every, self._steps - step)
             self._bar.pace = pace
             self._bar.left = (self._steps - step) * pace + evaluations * self._evaluation
