@@ -21,7 +21,11 @@ _NOT_MERGED = {
     "layer_replication": "it is for a model with some of the base's layers repeated, which is another model",
 }
 # PEFT's own fields whose adapters it merges.
-_MERGED = {"kasa_config", "loftq_config", "lora_bias", "target_parameters", "trainable_token_indices", "use_bdlora"}
+_MERGED = {"kasa_config"}
+
+# LoRA's initialisations that leave the base as it is, and those that change it in the same way each time.
+_KEEP_THE_BASE = (True, False, "gaussian", "eva", "orthogonal", "mica")
+_CHANGE_IT_AGAIN = ("pissa", "olora")
 
 # Fields that change nothing once the tensors are known, or that are read for every method.
 _COMMON = {
@@ -95,6 +99,22 @@ class Fields:
         if value is not None and not any(type(value) is type(one) and value == one for one in valid):
             raise UserError(f"{name!r} is {value!r}: {otherwise}")
         return default if value is None else value
+
+    def check_initialisation(self) -> None:
+        """Check that LoRA's initialisation left the base as it is.
+
+        Raises:
+            UserError: it changed the base.
+        """
+        # PEFT changes the base again when it loads such an adapter; others depend on chance, on data or on gradients.
+        name = self._values.get("init_lora_weights")
+        advice = (
+            MERGE_THERE
+            if name in _CHANGE_IT_AGAIN
+            else "save the changed base where you train, model.unload().save_pretrained(BASE), and load the adapter on "
+            f'it with "init_lora_weights": true in {CONFIG_FILE}'
+        )
+        self.one_of("init_lora_weights", _KEEP_THE_BASE, True, f"this initialisation changes the base; {advice}")
 
     def rank(self, module: str, default: int) -> int:
         """The rank of a PEFT module, by `rank_pattern` or else `r`."""

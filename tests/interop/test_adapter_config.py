@@ -18,3 +18,28 @@ def test_a_field_that_asks_for_something_new_is_refused(value):
     with pytest.raises(UserError, match=r"'new' is set, .*; if it changes nothing outside training, delete it from ad"):
         Fields({"new": value}).only(())
     Fields({}).only(())
+
+
+def test_an_initialisation_that_changes_the_base_has_its_way_out():
+    for name in (None, True, False, "gaussian", "eva", "orthogonal", "mica"):
+        Fields({"init_lora_weights": name}).check_initialisation()
+    for name, advice in {
+        "pissa": "merge it in PEFT",
+        "pissa_niter_4": "save the changed base",
+        "loftq": "save",
+    }.items():
+        with pytest.raises(UserError, match=f"'{name}': this initialisation changes the base; {advice}"):
+            Fields({"init_lora_weights": name}).check_initialisation()
+
+
+@pytest.mark.parametrize(
+    ("field", "advice"),
+    [
+        ("kasa_config", "merge it in PEFT"),
+        ("alora_invocation_tokens", "its factors act only on"),
+        ("of_mine", "if it "),
+    ],
+)
+def test_a_field_is_to_be_merged_only_where_peft_can(field, advice):
+    with pytest.raises(UserError, match=f"'{field}' is set, which this library does not support; {advice}"):
+        Fields({field: [1]}).only(())

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from hut_jax import Adapter, Head, LoRA, UserError, load_peft, load_pretrained, save_peft, save_pretrained
+from hut_jax import HUT, Adapter, Head, LoRA, UserError, load_peft, load_pretrained, save_peft, save_pretrained
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -214,8 +214,6 @@ def test_an_adapted_head_is_read_by_name_alone(base, tmp_path):
 def test_a_merged_export_runs_there_as_advised(gpt2, tmp_path):
     folder, _ = gpt2
     model, params = load_pretrained(folder)
-    from hut_jax import HUT
-
     adapter = Adapter(HUT(rank=2), QV)
     factors = jax.tree.map(lambda leaf: leaf + 0.1, adapter.init(jax.random.key(0), params))
     with pytest.raises(UserError, match=r"save_pretrained\(folder, model, adapter.merge\(params, factors\)\)"):
@@ -223,3 +221,49 @@ def test_a_merged_export_runs_there_as_advised(gpt2, tmp_path):
     save_pretrained(tmp_path, model, adapter.merge(params, factors))
     merged = transformers.GPT2LMHeadModel.from_pretrained(tmp_path)
     close(theirs_of(merged), ours_of(model, params, adapter, factors))
+
+
+def trained(base, **config):
+    """A base of their masked LM, and an adapter trained on it."""
+    folder = base("RobertaForMaskedLM")
+    model = transformers.RobertaForMaskedLM.from_pretrained(folder)
+    config = peft.LoraConfig(r=2, target_modules=["query", "value"], **config)
+    return folder, shaken(peft.get_peft_model(model, config))
+
+
+@pytest.mark.parametrize("field", ["pissa", "olora", "kasa"])
+def test_what_is_to_be_merged_there_is_merged_there(base, tmp_path, field):
+    config = {"kasa_config": peft.KasaConfig()} if field == "kasa" else {"init_lora_weights": field}
+    folder, theirs = trained(base, **config)
+    theirs.save_pretrained(tmp_path / "theirs")
+    with pytest.raises(UserError, match=r"merge it in PEFT, merge_and_unload\(\), and load the merged model"):
+        load_peft(tmp_path / "theirs", *load_pretrained(folder))
+    again = transformers.RobertaForMaskedLM.from_pretrained(folder)
+    peft.PeftModel.from_pretrained(again, tmp_path / "theirs").merge_and_unload().save_pretrained(tmp_path / "merged")
+    model, params = load_pretrained(tmp_path / "merged")
+    close(jax.jit(model.apply)({"params": params}, IDS), theirs_of(theirs))
+
+
+def test_a_base_that_chance_changed_is_saved_where_it_trains(base, tmp_path):
+    folder, theirs = trained(base, init_lora_weights="pissa_niter_4")
+    expected = theirs_of(theirs)
+    theirs.save_pretrained(tmp_path / "theirs")
+    with pytest.raises(UserError, match=r"save the changed base where you train, model.unload\(\).save_pretrained"):
+        load_peft(tmp_path / "theirs", *load_pretrained(folder))
+    theirs.unload().save_pretrained(tmp_path / "base")
+    path = tmp_path / "theirs" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"init_lora_weights": True}))
+    model, params = load_pretrained(tmp_path / "base")
+    close(ours_of(model, params, *load_peft(tmp_path / "theirs", model, params)), expected)
+
+
+def test_what_has_no_way_out_says_so_and_peft_cannot_merge_it_either(gpt2, tmp_path):
+    folder, _ = gpt2
+    model = transformers.GPT2LMHeadModel.from_pretrained(folder)
+    config = peft.LoraConfig(r=2, target_modules=["c_attn"], task_type="CAUSAL_LM", alora_invocation_tokens=[5])
+    theirs = peft.get_peft_model(model, config)
+    theirs.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"act only on the tokens after an invocation, which no weights can do$"):
+        load_peft(tmp_path, *load_pretrained(folder))
+    with pytest.raises(NotImplementedError, match="does not support merging"):
+        theirs.merge_and_unload()

@@ -15,8 +15,6 @@ from hut_jax.transforms import DoRA, LoRA, Transform
 
 MAGNITUDES = "lora_magnitude_vector"
 
-_INITS = (True, False, "gaussian", "eva", "orthogonal", "mica")  # those that leave the base as it is
-
 
 class LORA(LowRank):
     """LoRA, rsLoRA and DoRA, which are one method in PEFT. Some of its variants differ only in training."""
@@ -28,7 +26,7 @@ class LORA(LowRank):
             *("lora_bias", "init_lora_weights", "fan_in_fan_out", "runtime_config", "target_parameters"),
             *("trainable_token_indices", "ensure_weight_tying", "use_bdlora"),
             *("megatron_core", "qalora_group_size"),  # have defaults, and no effect unless other fields are set
-            *("eva_config", "corda_config", "lora_ga_config"),  # of initialisations that `init_lora_weights` names
+            *("eva_config", "corda_config", "lora_ga_config", "loftq_config"),  # of what `init_lora_weights` names
             *("velora_config", "monteclora_config"),  # of another backward pass, and of noise in training
         }
     )
@@ -50,13 +48,7 @@ class LORA(LowRank):
         """Check the initialisation too, since it may have changed the base."""
         super().check(fields)
         fields.one_of("bias", ("none", "all", "lora_only"), "none", "valid: 'none', 'all', 'lora_only'")
-        fields.one_of(
-            "init_lora_weights",
-            _INITS,
-            True,
-            "this initialisation changes the base; convert the adapter in PEFT, save_pretrained(folder, "
-            "path_initial_model_for_weight_conversion=...)",
-        )
+        fields.check_initialisation()
 
     def plain(self, module: str, given: Arrays, layers: Layers, fields: Fields) -> tuple[Layer, Arrays]:
         """With blocks put on a diagonal, and with factors of a parameter turned into those of its layer."""
