@@ -91,7 +91,7 @@ def test_the_wheel_has_the_package_its_configs_and_its_assets_and_nothing_else(w
         for path in (ROOT / here).rglob("*")
         if path.is_file() and path.parent.name != "__pycache__"
     }
-    assert {"hut_jax/py.typed", "hut_jax/configs/e2e.py", "hut_jax/assets/tiny/model.safetensors"} <= files
+    assert {"hut_jax/py.typed", "hut_jax/configs/__init__.py", "hut_jax/assets/tiny/model.safetensors"} <= files
     assert {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name} == files
 
 

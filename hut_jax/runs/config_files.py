@@ -69,7 +69,7 @@ def parse_with_config(
 def own_configs() -> dict[str, Path]:
     """The file of each of the package's configs, by name."""
     folder = next((folder for folder in FOLDERS if folder.is_dir()), FOLDERS[0])
-    return {path.stem: path for path in sorted(folder.glob("*.py"))}
+    return {path.stem: path for path in sorted(folder.glob("*.py")) if path.stem != "__init__"}
 
 
 def load_config_file(spec: str) -> ConfigDict:
