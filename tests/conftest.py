@@ -24,6 +24,7 @@ install_import_hook(
     [
         "hut_jax.transforms",
         "hut_jax.models.attention",
+        "hut_jax.models.decoder",
         "hut_jax.models.gpt2",
         "hut_jax.models.layers",
         "hut_jax.models.roberta",

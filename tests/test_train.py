@@ -411,7 +411,7 @@ BAD_INPUT = [
     ("truncated weights", ("model", cut("model.safetensors", 1000)), "not a whole safetensors file"),
     ("empty weights", ("model", cut("model.safetensors", 0)), "not a whole safetensors file"),
     ("a missing tensor", ("model", drop_tensor), "1 missing: .*h.1.mlp.c_fc.weight"),
-    ("another family's config", ("model", set_in_config(model_type="llama")), "'llama' is not supported"),
+    ("another family's config", ("model", set_in_config(model_type="falcon")), "'falcon' is not supported"),
     ("a config that is no JSON", ("model", rewrite("config.json", "{")), "config.json"),
     ("a model too short for the data", ("model", set_in_config(n_positions=16)), "the model takes at most 16"),
     ("a vocabulary too small", ("model", set_in_config(vocab_size=100)), "2,048 tokens, .* vocabulary of 100"),

@@ -139,7 +139,8 @@ def read_layout(leaf: Path, shapes: Mapping[Path, tuple[int, ...]], bias: Path |
     """The layout of a kernel, from its shape, its bias and its name.
 
     A bias has the axes of stacked layers and then those of the outputs. A matrix without a bias, or a square one, is
-    inputs by outputs, unless all matrices near it whose bias tells are stored the other way.
+    inputs by outputs, unless all matrices near it whose bias tells are stored the other way. Where no bias tells of
+    stacked layers, their norms do.
 
     Args:
         leaf: the kernel's path.
@@ -154,7 +155,7 @@ def read_layout(leaf: Path, shapes: Mapping[Path, tuple[int, ...]], bias: Path |
     if len(shape) == 2:
         told = _of_matrix(shape, own) or _as_relatives(leaf, shapes)
     elif len(shape) > 2:
-        told = (_by_bias(shape, own) if own is not None else None) or _by_name(leaf, shapes)
+        told = (_by_bias(shape, own) if own is not None else None) or _by_name(leaf, shapes) or _by_norms(leaf, shapes)
     if told is None:
         raise UserError(
             f"cannot tell which axes of a kernel of shape {list(shape)} are inputs and which are outputs; {_SAY}"
@@ -227,6 +228,14 @@ def _by_name(leaf: Path, shapes: Mapping[Path, tuple[int, ...]]) -> str | None:
     if any(re.search("expert|moe", part, re.IGNORECASE) for part in leaf):
         return "l" * (n - 2) + "io"
     return None
+
+
+def _by_norms(leaf: Path, shapes: Mapping[Path, tuple[int, ...]]) -> str | None:
+    """The layout of a stack of matrices, if the norms beside it are stacked, too: else a scale has one axis."""
+    count, *_ = shapes[leaf]
+    scales = [shape for path, shape in shapes.items() if path[:1] == leaf[:1] and path[-1] == "scale"]
+    stacked = bool(scales) and all(len(shape) == 2 and shape[0] == count for shape in scales)
+    return "lio" if stacked and len(shapes[leaf]) == 3 and leaf[-1] == "kernel" else None
 
 
 def _attention_stack(parent: Path, kernel: str, shapes: Mapping[Path, tuple[int, ...]]) -> int | None:

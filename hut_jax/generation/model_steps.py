@@ -36,7 +36,10 @@ def read_prompts(
     """The logits of each prompt's next token, and a cache for its beams."""
     batch, length = prompts.tokens.shape
     last = jnp.arange(batch) * length + prompts.lengths - 1
-    logits, cache = apply(params, prompts.tokens, cache=model.init_cache(batch, length), logits_at=last)
+    # The positions end where the prompt does: rotary positions may depend on the length.
+    positions = jnp.minimum(jnp.arange(length), prompts.lengths[:, None] - 1)
+    cache = model.init_cache(batch, length)
+    logits, cache = apply(params, prompts.tokens, position_ids=positions, cache=cache, logits_at=last)
     return logits, BeamCache.after_prompts(cache, beams, steps)
 
 

@@ -32,6 +32,13 @@ def check_prompts(config: Any, prompts: Sequence[Sequence[int]], max_new_tokens:
                 f"{which} has {len(prompt)} tokens; with {max_new_tokens} new ones that is above the model's "
                 f"n_positions {config.n_positions}"
             )
+        change = getattr(config, "frequencies_change_at", None)
+        if change is not None and len(prompt) <= change < len(prompt) + max_new_tokens:
+            raise UserError(
+                f"{which} has {len(prompt)} tokens; with {max_new_tokens} new ones it passes {change}, where the "
+                "frequencies of the model's rotary positions change, and keys in the cache would keep the old ones; "
+                "ask for fewer new tokens"
+            )
         wrong = next((token for token in prompt if not 0 <= token < config.vocab_size), None)
         if wrong is not None:
             raise UserError(f"{which} has token id {wrong}, outside 0..{config.vocab_size - 1}")

@@ -138,7 +138,7 @@ class Layers:
         if name is None:
             raise UserError(f"{module} is not a norm of this model; {nearest(module, norms)}")
         ours = self.tensors[name].paths[0].removesuffix("/scale")
-        return {theirs: f"{ours}/{leaf}" for theirs, leaf in _OURS_OF_NORM.items()}
+        return {theirs: path for theirs, leaf in _OURS_OF_NORM.items() if (path := f"{ours}/{leaf}") in self._flat}
 
     def norm_at(self, path: str) -> str:
         """The name of the transformers module for our norm at this path."""
@@ -173,7 +173,7 @@ class Layers:
         """A tensor of transformers as our parameters, by path."""
         tensor = self.tensors[name]
         whole = whole.T if tensor.transpose else whole
-        return dict(zip(tensor.paths, np.split(whole, len(tensor.paths), axis=-1), strict=True))
+        return dict(zip(tensor.paths, tensor.split(whole), strict=True))
 
     def _find(self, module: str, what: str, layers: Sequence[Layer]) -> Layer:
         found = next((one for one in layers if self.bare(one.name) == self.bare(module)), None)

@@ -31,7 +31,7 @@ def load_peft(
     Args:
         folder: with `adapter_config.json` and `adapter_model.safetensors`, or a hub name such as `user/name`, of which
             these two files are downloaded or taken from the cache.
-        model: GPT-2, RoBERTa or BERT, as from `load_pretrained`.
+        model: as from `load_pretrained`.
         params: the parameters on which the adapter was trained. A module that PEFT saved whole becomes a deviation
             from them, and so fits these parameters only.
         subfolder: of the folder, if the files are there: PEFT's `save_pretrained` writes an adapter with another name

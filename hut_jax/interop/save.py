@@ -41,7 +41,7 @@ def save_peft(
         folder: of the two files; it is made if it is missing.
         adapter: the adapter.
         factors: its factors.
-        model: GPT-2, RoBERTa or BERT, as from `load_pretrained`.
+        model: as from `load_pretrained`.
         params: the base's parameters.
         base_name: the base's name or folder, by which PEFT's own loaders find it.
 

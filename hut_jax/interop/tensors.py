@@ -4,7 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
 
-MODEL_TYPES = ("bert", "gpt2", "roberta")
+import numpy as np
+
+MODEL_TYPES = (
+    *("bert", "gemma2", "gemma3_text", "gpt2", "llama", "mistral", "phi3", "qwen2", "qwen3", "roberta", "smollm3"),
+)
 """The models of this library whose configs are `NamesTensors`, by the `model_type` of config.json."""
 
 
@@ -13,16 +17,24 @@ class Tensor(NamedTuple):
 
     Attributes:
         name: its name as transformers writes it.
-        paths: of our parameters, '/'-joined. With several, the last axis is split evenly among them, in this order.
+        paths: of our parameters, '/'-joined. With several, the last axis is split among them, in this order.
         transpose: whether it is `[out, in]`, as in torch's Linear, while ours is `[in, out]`.
         also: another name, which some versions of transformers use instead. The tensor is written under both names,
             and read under either.
+        shares: of the last axis, one for each path; if empty, they are equal.
     """
 
     name: str
     paths: tuple[str, ...]
     transpose: bool = False
     also: str | None = None
+    shares: tuple[int, ...] = ()
+
+    def split(self, whole: np.ndarray) -> list[np.ndarray]:
+        """Our parameters, in the order of their paths, of the tensor laid out as ours are."""
+        shares = np.array(self.shares or (1,) * len(self.paths))
+        ends = np.cumsum(shares)[:-1] * whole.shape[-1] // shares.sum()
+        return np.split(whole, ends, axis=-1)
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,4 @@
-"""GPT-2, RoBERTa and BERT in Flax Linen, and their Hugging Face files. May import interop and the folders below it."""
+"""GPT-2, RoBERTa, BERT and other decoders in Flax Linen, and their Hugging Face files.
+
+May import interop and the folders below it.
+"""

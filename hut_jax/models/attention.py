@@ -61,16 +61,9 @@ class Attention(nn.Module):
             y = dense(width, self.std, self.dtype, name)(x)
             return split_batch(y.reshape(*x.shape[:-1], self.heads, width // self.heads), None, "tensor", None)
 
-        query, key, value = split("query"), split("key"), split("value")
-        if isinstance(cache, LayerBeams):
-            y, cache = cache.attend(query, key, value, mask, scale, index)
-        else:
-            if cache is not None:
-                key = jax.lax.dynamic_update_slice_in_dim(cache[0], key, index, axis=1)
-                value = jax.lax.dynamic_update_slice_in_dim(cache[1], value, index, axis=1)
-                cache = key, value
-            drop = Dropout(self.dropout, deterministic=deterministic)
-            y = attend(query, key, value, mask, scale, drop, self.attention if cache is None else "xla")
+        drop = Dropout(self.dropout, deterministic=deterministic)
+        heads = split("query"), split("key"), split("value")
+        y, cache = attend_with_cache(*heads, mask, scale, drop, self.attention, cache=cache, index=index)
         return dense(width, self.out_std, self.dtype, "out")(y.reshape(x.shape)), cache
 
 
@@ -98,6 +91,42 @@ def check_attention(attention: str, dtype: Any, head_width: int) -> None:
         raise UserError(f"attention 'cudnn' {why}; 'xla' has no such limits")
 
 
+def attend_with_cache(
+    query: Heads,
+    key: Float[Array, "batch length key_heads head_width"],
+    value: Float[Array, "batch length key_heads head_width"],
+    mask: Any,
+    scale: Any,
+    drop: Dropout,
+    attention: str,
+    *,
+    cache: LayerCache | None,
+    index: Any,
+    cap: float | None = None,
+) -> tuple[Heads, LayerCache | None]:
+    """Attention to these tokens and to those in the cache; the output, and the cache with the new keys and values.
+
+    Args:
+        query: of the new tokens.
+        key: of the new tokens.
+        value: of the new tokens.
+        mask: as `attend` takes it; for beams from `BeamCache.mask`.
+        scale: the factor of the query-key products.
+        drop: for the attention weights, where no beams are.
+        attention: one of `ATTENTION`, for calls without a cache.
+        cache: of this layer.
+        index: the number of tokens in the cache.
+        cap: as `attend` takes it.
+    """
+    if isinstance(cache, LayerBeams):
+        return cache.attend(query, key, value, mask, scale, index, cap)
+    if cache is not None:
+        key = jax.lax.dynamic_update_slice_in_dim(cache[0], key, index, axis=1)
+        value = jax.lax.dynamic_update_slice_in_dim(cache[1], value, index, axis=1)
+        cache = key, value
+    return attend(query, key, value, mask, scale, drop, attention if cache is None else "xla", cap), cache
+
+
 def attend(
     query: Heads,
     key: Keys,
@@ -106,24 +135,26 @@ def attend(
     scale: Any,
     drop: Dropout,
     attention: str = "xla",
+    cap: float | None = None,
 ) -> Heads:
     """Attention over several heads; its statistics are in fp32.
 
     Args:
         query: of the tokens that attend.
-        key: of the tokens attended to.
+        key: of the tokens attended to. If they have fewer heads, each head serves a group of the queries', in order.
         value: of the same tokens.
         mask: True where a query may attend to a key. A query that may attend to none gets the mean of the values.
         scale: the factor of the query-key products: a number, or an array of one.
         drop: for the attention weights.
         attention: "xla" or "cudnn". "cudnn" is fused: attention weights are not written to memory, and not dropped.
             It needs an NVIDIA GPU (`check_attention`), and as many keys as queries.
+        cap: the products x, times the scale, become `cap * tanh(x / cap)`. "cudnn" has none.
     """
     if attention == "cudnn":
         return _fused_attention(query, key, value, mask, scale)
-    if drop.deterministic or drop.rate == 0:
+    if cap is None and (drop.deterministic or drop.rate == 0):
         return jax.nn.dot_product_attention(query, key, value, mask=mask, scale=scale)
-    return plain_attention(query, key, value, mask, scale, drop)
+    return plain_attention(query, key, value, mask, scale, drop, cap)
 
 
 def _fused_attention(query: Heads, key: Heads, value: Heads, mask: Any, scale: Any) -> Heads:
@@ -153,8 +184,13 @@ def plain_attention(
     mask: Bool[Array, "#batch 1 #length keys"],
     scale: float | Float[Array, ""],
     drop: Callable[[Array], Array] = lambda weights: weights,
+    cap: float | None = None,
 ) -> Heads:
-    """What `jax.nn.dot_product_attention` computes, with `drop` applied to the attention weights."""
+    """What `jax.nn.dot_product_attention` computes, with the cap, and `drop` applied to the attention weights."""
+    group = query.shape[2] // key.shape[2]
+    if group > 1:
+        key, value = jnp.repeat(key, group, axis=2), jnp.repeat(value, group, axis=2)
     scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32) * scale
+    scores = scores if cap is None else cap * jnp.tanh(scores / cap)
     weights = nn.softmax(jnp.where(mask, scores, jnp.finfo(jnp.float32).min)).astype(value.dtype)
     return jnp.einsum("bhqk,bkhd->bqhd", drop(weights), value)

@@ -8,6 +8,7 @@ beam only its own keys. Some of the products are not needed. The alternative wou
 would read and write all keys at every step.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -43,7 +44,14 @@ class LayerBeams(flax.struct.PyTreeNode):
     values: tuple[BeamValues, ...]
 
     def attend(
-        self, query: Heads, key: Heads, value: Heads, mask: tuple[Array, list[Array]], scale: Any, index: Any
+        self,
+        query: Heads,
+        key: Heads,
+        value: Heads,
+        mask: tuple[Array, list[Array]],
+        scale: Any,
+        index: Any,
+        cap: float | None = None,
     ) -> tuple[Heads, "LayerBeams"]:
         """Attention of each beam's new token to the prompt, to the beam's earlier tokens and to itself.
 
@@ -54,15 +62,22 @@ class LayerBeams(flax.struct.PyTreeNode):
             mask: from `BeamCache.mask`.
             scale: the factor of the query-key products.
             index: the number of tokens that each beam has written before.
+            cap: as in `attention.attend`.
 
         Returns:
             The output, shaped as `query`, and the cache with the new keys and values.
         """
-        beams = query.shape[1]
-        query, key, value = query.transpose(0, 2, 1, 3), key.transpose(0, 2, 3, 1), value.transpose(0, 2, 1, 3)
+        batch, beams, heads, width = query.shape
+        groups, group = key.shape[2], heads // key.shape[2]
+        # The queries of a group of heads meet the same keys, as those of several beams do.
+        query = query.reshape(batch, beams, groups, group, width).transpose(0, 2, 3, 1, 4)
+        query = query.reshape(batch, groups, group * beams, width)
+        own = [jnp.tile(block, (1, 1, group, 1)) if group > 1 else block for block in mask[1]]
+        add = functools.partial(_add_keys, cap=cap)
+        key, value = key.transpose(0, 2, 3, 1), value.transpose(0, 2, 1, 3)
         nothing = jnp.zeros((*query.shape[:3], 1))
         sums = _Sums(nothing + jnp.finfo(jnp.float32).min, nothing, jnp.zeros(query.shape))
-        sums = _add_keys(sums, query, self.prompt_keys, self.prompt_values, mask[0], scale)
+        sums = add(sums, query, self.prompt_keys, self.prompt_values, mask[0], scale)
         blocks = []
         for number, (block_keys, block_values) in enumerate(zip(self.keys, self.values, strict=True)):
             steps = block_keys.shape[-1] // beams
@@ -72,24 +87,28 @@ class LayerBeams(flax.struct.PyTreeNode):
             block_keys = _write(block_keys, key, start, 3, here)
             block_values = _write(block_values, value, start, 2, here)
             blocks.append((block_keys, block_values))
-            arguments = sums, query, block_keys, block_values, mask[1][number], scale
-            sums = _add_keys(*arguments) if number == 0 else jax.lax.cond(step >= 0, _add_keys, _unchanged, *arguments)
+            arguments = sums, query, block_keys, block_values, own[number], scale
+            sums = add(*arguments) if number == 0 else jax.lax.cond(step >= 0, add, _unchanged, *arguments)
         keys, values = zip(*blocks, strict=True)
-        y = (sums.values / sums.total).astype(value.dtype).transpose(0, 2, 1, 3)
+        y = (sums.values / sums.total).astype(value.dtype)
+        y = y.reshape(batch, groups, group, beams, width).transpose(0, 3, 1, 2, 4).reshape(batch, beams, heads, width)
         return y, self.replace(keys=keys, values=values)
 
 
 class _Sums(NamedTuple):
     """A softmax over some of the keys, to which more can be added (Milakov and Gimelshein, arXiv 1805.02867)."""
 
-    largest: Float[Array, "batch heads beams 1"]  # score so far
-    total: Float[Array, "batch heads beams 1"]  # of exp(score - largest)
-    values: Float[Array, "batch heads beams head_width"]  # weighted by exp(score - largest)
+    largest: Float[Array, "batch heads queries 1"]  # score so far
+    total: Float[Array, "batch heads queries 1"]  # of exp(score - largest)
+    values: Float[Array, "batch heads queries head_width"]  # weighted by exp(score - largest)
 
 
-def _add_keys(sums: _Sums, query: Array, keys: Array, values: Array, mask: Array, scale: Any) -> _Sums:
-    scores = jnp.einsum("bhid,bhdk->bhik", query, keys, preferred_element_type=jnp.float32)
-    scores = jnp.where(mask, scores * scale, jnp.finfo(jnp.float32).min)
+def _add_keys(
+    sums: _Sums, query: Array, keys: Array, values: Array, mask: Array, scale: Any, *, cap: float | None
+) -> _Sums:
+    scores = jnp.einsum("bhid,bhdk->bhik", query, keys, preferred_element_type=jnp.float32) * scale
+    scores = scores if cap is None else cap * jnp.tanh(scores / cap)
+    scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
     largest = jnp.maximum(sums.largest, scores.max(-1, keepdims=True))
     weights, shrink = jnp.exp(scores - largest), jnp.exp(sums.largest - largest)
     more = jnp.einsum("bhik,bhkd->bhid", weights.astype(values.dtype), values, preferred_element_type=jnp.float32)
@@ -146,11 +165,22 @@ class BeamCache(flax.struct.PyTreeNode):
         origin = jnp.broadcast_to(jnp.arange(beams)[None, :, None], (batch, beams, steps))
         return cls(layers=layers, origin=origin, index=jnp.zeros((), jnp.int32))
 
-    def mask(self, prompt_mask: Bool[Array, "batch prompt"]) -> tuple[Array, list[Array]]:
-        """The masks of each beam's next token: over the prompt, and over each block of the beams' tokens."""
+    def mask(self, prompt_mask: Bool[Array, "batch prompt"], window: int | None = None) -> tuple[Array, list[Array]]:
+        """The masks of each beam's next token: over the prompt, and over each block of the beams' tokens.
+
+        Args:
+            prompt_mask: True for the tokens of the prompts, after which padding may follow.
+            window: the number of tokens, up to its own, that a token may attend to; None: all.
+        """
         batch, beams, steps = self.origin.shape
         own = self.origin[..., None] == jnp.arange(beams)
-        own = (own & (jnp.arange(steps) <= self.index)[:, None]).reshape(batch, 1, beams, steps * beams)
+        written = jnp.arange(steps) <= self.index
+        if window is not None:
+            first = self.index - window + 1  # of the tokens attended to, counted from the end of the prompt
+            written = written & (jnp.arange(steps) >= first)
+            places = jnp.arange(prompt_mask.shape[1]) - prompt_mask.sum(axis=1)[:, None]
+            prompt_mask = prompt_mask & (places >= first)
+        own = (own & written[:, None]).reshape(batch, 1, beams, steps * beams)
         ends = range(BLOCK * beams, steps * beams, BLOCK * beams)
         return prompt_mask[:, None, None, :], jnp.split(own, list(ends), axis=-1)
 

@@ -17,14 +17,13 @@ and with `scan_layers` one `layers/...`, whose leaves have a leading layer axis.
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from hut_jax.core.errors import UserError
 from hut_jax.models.attention import Attention, LayerCache, same_segment
 from hut_jax.models.beam_cache import BeamCache
-from hut_jax.models.cache import Cache
+from hut_jax.models.cache import Cache, check_lengths, empty_cache
 from hut_jax.models.dropout import Dropout
 from hut_jax.models.gpt2_config import GPT2Config
 from hut_jax.models.layers import MLP, at_positions, dense, fp32_dot, layer_norm, tied_logits
@@ -67,7 +66,7 @@ class GPT2(Transformer):
         self.position_embedding = self.embedding(c.n_positions, c.n_embd)
         self.embedding_dropout = Dropout(c.embd_pdrop)
         in_axes = (0, 0, nn.broadcast, nn.broadcast, nn.broadcast)
-        self.add_layers(Layer, c.n_embd, deterministic=6, in_axes=in_axes)
+        self.add_layers(Layer, c.n_embd // c.n_head, deterministic=6, in_axes=in_axes)
         self.final_norm = layer_norm(c.layer_norm_epsilon, self.dtype)
         if self.has_head():
             self.lm_head = dense(c.vocab_size, c.initializer_range, self.dtype, use_bias=False, dot_general=fp32_dot)
@@ -143,7 +142,7 @@ class GPT2(Transformer):
         else:
             start, keys = (0, length) if cache is None else (cache.index, cache.length)
             if segment_ids is None:
-                _check_lengths(c, length, start, keys, attention_mask)
+                check_lengths(c.n_positions, length, start, keys, attention_mask)
             elif position_ids is None or cache is not None:
                 raise UserError("segment_ids needs position_ids, and takes no cache")
             queries = start + jnp.arange(length)
@@ -190,23 +189,6 @@ class GPT2(Transformer):
             UserError: `length` is above n_positions.
         """
         c = self.config
-        _check_lengths(c, length, 0, length, None)
-        shape = (batch, length, c.n_head, c.n_embd // c.n_head)
-
-        def empty():
-            if self.scan_layers:
-                return jnp.zeros((c.n_layer, *shape), self.dtype)
-            return tuple(jnp.zeros(shape, self.dtype) for _ in range(c.n_layer))
-
-        return Cache(keys=empty(), values=empty(), index=jnp.zeros((), jnp.int32))
-
-
-def _check_lengths(config: GPT2Config, length: int, start, keys: int, attention_mask) -> None:
-    if keys > config.n_positions:
-        raise UserError(f"a sequence of {keys} tokens is longer than the model's n_positions {config.n_positions}")
-    if attention_mask is not None and attention_mask.shape[-1] != keys:
-        raise UserError(f"attention_mask covers {attention_mask.shape[-1]} keys, not {keys}")
-    known = not isinstance(start, jax.core.Tracer)
-    if length > keys or (known and int(start) + length > keys):
-        read = f" and {int(start)} are in it" if known else ""
-        raise UserError(f"{length} more tokens do not fit a cache for {keys} tokens{read}")
+        check_lengths(c.n_positions, length, 0, length, None)
+        shape = batch, length, c.n_head, c.n_embd // c.n_head
+        return empty_cache(c.n_layer, shape, self.dtype, stacked=self.scan_layers)

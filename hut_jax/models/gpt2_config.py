@@ -88,6 +88,11 @@ class GPT2Config:
         return self.n_head
 
     @property
+    def key_heads(self) -> int:
+        """The number of heads of keys and values."""
+        return self.n_head
+
+    @property
     def inner_width(self) -> int:
         """The width of the feed-forward network's hidden layer."""
         return self.n_inner or 4 * self.n_embd

@@ -108,7 +108,9 @@ class Roberta(Transformer):
         self.type_embedding = self.embedding(c.type_vocab_size, c.hidden_size)
         self.embedding_norm = layer_norm(c.layer_norm_eps, self.dtype)
         self.embedding_dropout = Dropout(c.hidden_dropout_prob)
-        self.add_layers(Layer, c.hidden_size, deterministic=3, in_axes=(nn.broadcast, nn.broadcast))
+        self.add_layers(
+            Layer, c.hidden_size // c.num_attention_heads, deterministic=3, in_axes=(nn.broadcast, nn.broadcast)
+        )
         if c.has_pooler:
             self.pooler = dense(c.hidden_size, c.initializer_range, self.dtype)
         if c.head == "classification":

@@ -6,7 +6,7 @@ from typing import Any
 
 from hut_jax.core.errors import UserError, nearest
 from hut_jax.interop.tensors import TensorNames
-from hut_jax.models.config_json import Ids, Names, read_config
+from hut_jax.models.config_json import Ids, Names, read_config, read_labels
 from hut_jax.models.hub.names import encoder_names
 from hut_jax.models.layers import ACTIVATIONS
 
@@ -22,7 +22,6 @@ _SIZES = {
     "max_position_embeddings": 512,
 }
 _BERT = {"vocab_size": 30522, "pad_token_id": 0, "bos_token_id": None, "eos_token_id": None}
-_MOST_LABELS = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +96,7 @@ class RobertaConfig:
         if positions != "absolute":
             raise UserError(f"{where}: position_embedding_type {positions!r} is not supported; valid: 'absolute'")
         defaults = {**_SIZES, **(_BERT if values.get("model_type") == "bert" else {})}
-        return read_config(cls, {**defaults, **values, "head": "none", "labels": _labels(values, where)}, where)
+        return read_config(cls, {**defaults, **values, "head": "none", "labels": read_labels(values, where)}, where)
 
     def to_json(self) -> dict[str, Any]:
         """The fields as config.json has them, without the head, which is in its `architectures`."""
@@ -136,6 +135,11 @@ class RobertaConfig:
         return self.num_attention_heads
 
     @property
+    def key_heads(self) -> int:
+        """The number of heads of keys and values."""
+        return self.num_attention_heads
+
+    @property
     def has_pooler(self) -> bool:
         """Whether there is a dense layer on the first token, as in transformers' class of this head."""
         return self.head == "none" or (self.head == "classification" and self.model_type == "bert")
@@ -149,29 +153,3 @@ class RobertaConfig:
     def mlm_activation(self) -> str:
         """The masked-LM head's activation: RoBERTa's is fixed."""
         return "gelu" if self.model_type == "roberta" else self.hidden_act
-
-
-def default_labels(count: int) -> Names:
-    """The names that transformers gives to labels without names."""
-    return tuple(f"LABEL_{i}" for i in range(count))
-
-
-def _labels(values: Mapping[str, Any], where: str) -> Names:
-    """The labels' names in the order of their ids. A label without a name has transformers' default."""
-    named, count = values.get("id2label"), values.get("num_labels")
-    if count is not None and (isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= _MOST_LABELS):
-        raise UserError(f"{where}: 'num_labels' must be a whole number of at least 1, not {count!r}")
-    if named is None:
-        return default_labels(count or 2)
-    if not isinstance(named, dict) or not named or not all(map(_is_label, named.values())):
-        raise UserError(f'{where}: \'id2label\' must map "0", "1", ... to the labels\' names, not {named!r}')
-    if count not in (None, len(named)):  # the number comes first in transformers, too
-        return default_labels(count)
-    names = [named.get(str(i)) for i in range(len(named))]
-    return tuple(
-        default if name is None else str(name) for name, default in zip(names, default_labels(len(names)), strict=True)
-    )
-
-
-def _is_label(name: Any) -> bool:
-    return name is None or isinstance(name, str | int)

@@ -46,12 +46,14 @@ class Transformer(nn.Module):
         return Embed(count, width, dtype=self.dtype, embedding_init=normal)
 
     @nn.nowrap
-    def add_layers(self, layer: type[nn.Module], width: int, *, deterministic: int, in_axes: tuple[Any, ...]) -> None:
+    def add_layers(
+        self, layer: type[nn.Module], head_width: int, *, deterministic: int, in_axes: tuple[Any, ...]
+    ) -> None:
         """Set `self.layer`, a list of modules; with `scan_layers` set `self.layers`, one scanned module.
 
         Args:
             layer: the class of one layer, with fields `config`, `dtype` and `attention`.
-            width: of the hidden states.
+            head_width: the width of an attention head.
             deterministic: which argument of the layer's call is `deterministic`, counting self.
             in_axes: of `nn.scan`, for the arguments of the layer's call after the first.
 
@@ -59,7 +61,7 @@ class Transformer(nn.Module):
             UserError: this machine or model does not support the attention, or there is no such `remat`.
         """
         c = self.config
-        check_attention(self.attention, self.dtype, width // c.heads)
+        check_attention(self.attention, self.dtype, head_width)
         layer = recomputed(layer, self.remat, deterministic=deterministic, scanned=self.scan_layers)
         fields = c, self.dtype, self.attention
         if not self.scan_layers:

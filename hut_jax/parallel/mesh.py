@@ -27,13 +27,14 @@ Rules = Sequence[tuple[str, PartitionSpec]]
 TRANSFORMER: Rules = (
     (r"attention/(query|key|value)/kernel$", PartitionSpec("fsdp", "tensor")),
     (r"attention/out/kernel$", PartitionSpec("tensor", "fsdp")),
-    (r"mlp/up/kernel$", PartitionSpec("fsdp", "tensor")),
+    (r"mlp/(gate|up)/kernel$", PartitionSpec("fsdp", "tensor")),
     (r"mlp/down/kernel$", PartitionSpec("tensor", "fsdp")),
     # Not along the vocabulary, whose size is rarely a multiple of the number of devices.
     (r"embedding$", PartitionSpec(None, "fsdp")),
+    (r"lm_head/kernel$", PartitionSpec("fsdp", None)),
     (r"", PartitionSpec()),  # biases, norms and heads are small: every device has them whole
 )
-"""The rules of this library's GPT-2, RoBERTa and BERT."""
+"""The rules of this library's models."""
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:

@@ -31,6 +31,8 @@ class Decoder:
 
     def __init__(self, run: TrainedRun, task: GeneratesText):
         self._run, self._task = run, task
+        own, ends = run.tokenizer.eos_id, run.model.config.eos_token_id
+        self._ends = ends if isinstance(ends, tuple) and own in ends else own  # a model may have several
         self._never = run.tokenizer.missing(run.model.config.vocab_size)
         self.notes = []
         if self._never:
@@ -61,7 +63,7 @@ class Decoder:
             self._params,
             prompts,
             decode.make_method(run.config.seed),
-            decode.make_constraints(run.tokenizer.eos_id, self._never),
+            decode.make_constraints(self._ends, self._never),
             batch_size=decode.batch_size,
             sharding=self._prompts,
             progress=progress,

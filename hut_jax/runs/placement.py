@@ -95,6 +95,6 @@ def place(run: Run, mesh: Mesh) -> Placement:
     Raises:
         UserError: the devices cannot share out the model.
     """
-    check_heads(run.model.config.heads, mesh)
+    check_heads(run.model.config.key_heads, mesh)
     specs = param_specs(run.shapes, TRANSFORMER, mesh)
     return Placement(mesh, specs, shardings(mesh, factor_specs(run.adapter.sites(run.shapes), specs)))

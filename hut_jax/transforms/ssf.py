@@ -30,7 +30,7 @@ class SSF(Transform):
 
     name: ClassVar[str] = "ssf"
     learning_rate: ClassVar[float] = 5e-3
-    default_targets: ClassVar[tuple[str, ...]] = (r"attention/(query|key|value|out)$|mlp/(up|down)$", "all-linear")
+    default_targets: ClassVar[tuple[str, ...]] = (r"attention/(query|key|value|out)$|mlp/(gate|up|down)$", "all-linear")
 
     @property
     def forms_kernel(self) -> bool:

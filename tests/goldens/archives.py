@@ -1,7 +1,7 @@
 """Folders of golden files as archives: many small binary files count as one.
 
-`gpt2.zip` and `encoders.zip` hold a folder for each golden model: a small Hugging Face checkpoint with random weights,
-and `golden.safetensors`, its inputs and outputs in transformers (make_gpt2.py and make_roberta.py).
+`gpt2.zip`, `encoders.zip` and `decoders.zip` hold a folder for each golden model: a small Hugging Face checkpoint with
+random weights, and `golden.safetensors`, its inputs and outputs in transformers (the make_*.py files).
 """
 
 import os
@@ -48,3 +48,8 @@ def unpacked(*archives: str) -> Path:
 def golden_models() -> Path:
     """A folder with a folder for each golden model, to be read only."""
     return unpacked("gpt2.zip", "encoders.zip")
+
+
+def golden_decoders() -> Path:
+    """The same for decoders."""
+    return unpacked("decoders.zip")

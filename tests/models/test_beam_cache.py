@@ -7,6 +7,9 @@ import pytest
 
 from hut_jax.core.scanned_layers import stack_layers
 from hut_jax.models.beam_cache import BLOCK, BeamCache, LayerBeams
+from hut_jax.models.decoder.config import DecoderConfig
+from hut_jax.models.decoder.model import Decoder
+from hut_jax.models.decoder.traits import FULL, SLIDING
 from hut_jax.models.gpt2 import GPT2
 from hut_jax.models.gpt2_config import GPT2Config
 from hut_jax.models.hub.pretrained import init_params
@@ -14,15 +17,39 @@ from hut_jax.models.hub.pretrained import init_params
 CONFIG = GPT2Config(
     23, 32, 8, 2, 2, initializer_range=0.4, scale_attn_by_inverse_layer_idx=True, scale_attn_weights=False
 )
+# Groups of heads, a window that leaves the prompt and a block behind, and a cap.
+GROUPS = DecoderConfig(
+    model_type="gemma2",
+    vocab_size=23,
+    hidden_size=8,
+    intermediate_size=8,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=4,
+    max_position_embeddings=32,
+    initializer_range=0.4,
+    attn_logit_softcapping=1.0,
+    sliding_window=5,
+    layer_types=(SLIDING, FULL),
+)
 BATCH, LENGTH, BEAMS, STEPS = 3, 6, 4, BLOCK + 3
 LENGTHS = np.array([6, 1, 4])
 
 
-@pytest.mark.parametrize("scan_layers", [pytest.param(False, marks=pytest.mark.full), True])
-def test_each_beam_sees_its_prompt_and_its_own_tokens_and_no_other(scan_layers):
+@pytest.mark.parametrize(
+    ("kind", "config", "scan_layers"),
+    [
+        pytest.param(GPT2, CONFIG, False, marks=pytest.mark.full),
+        (GPT2, CONFIG, True),
+        (Decoder, GROUPS, False),
+        pytest.param(Decoder, GROUPS, True, marks=pytest.mark.full),
+    ],
+)
+def test_each_beam_sees_its_prompt_and_its_own_tokens_and_no_other(kind, config, scan_layers):
     random = np.random.default_rng(0)
-    params = jax.device_get(init_params(GPT2(CONFIG), jax.random.key(0)))
-    model = GPT2(CONFIG, scan_layers=scan_layers)
+    params = jax.device_get(init_params(kind(config), jax.random.key(0)))
+    model = kind(config, scan_layers=scan_layers)
     variables = {"params": jax.device_get(stack_layers(params)) if scan_layers else params}
     prompts = random.integers(0, 23, (BATCH, LENGTH))
     apply = jax.jit(model.apply)
@@ -35,7 +62,7 @@ def test_each_beam_sees_its_prompt_and_its_own_tokens_and_no_other(scan_layers):
     cache = read(variables)
     sequences = [[list(prompts[row, :length])] * BEAMS for row, length in enumerate(LENGTHS)]
     reorder = jax.jit(lambda cache, parents: cache.reorder(parents))
-    whole = jax.jit(GPT2(CONFIG).apply)
+    whole = jax.jit(kind(config).apply)
     for step in range(STEPS):
         parents = random.integers(0, BEAMS, (BATCH, BEAMS))
         tokens = random.integers(0, 23, (BATCH, BEAMS))

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hut_jax.models.decoder.config import DecoderConfig
+from hut_jax.models.decoder.model import Decoder
 from hut_jax.models.gpt2 import GPT2
 from hut_jax.models.gpt2_config import GPT2Config
 from hut_jax.models.roberta import Roberta
@@ -29,6 +31,7 @@ class Family:
         buffers: names of buffers in old files, without `TensorNames.prefix`. Buffers are not parameters.
         body: the modules of the model without its head. A tensor outside them belongs to some head: a model with
             another head leaves it out, and the caller is told.
+        bare: the head of files whose config.json names no architecture.
     """
 
     config: Any
@@ -36,6 +39,7 @@ class Family:
     heads: Mapping[str, str]
     buffers: re.Pattern
     body: frozenset[str]
+    bare: str = "none"
 
     def today(self, name: str) -> str:
         """Today's form of a tensor's name in a file, without what wrappers put into it."""
@@ -54,6 +58,21 @@ def _encoder(heads: Mapping[str, str]) -> Family:
         heads=heads,
         buffers=re.compile(r"embeddings\.(position_ids|token_type_ids)"),
         body=frozenset({"embeddings", "encoder", "roberta", "bert"}),
+    )
+
+
+def _decoder(name: str, bare: str = "") -> Family:
+    return Family(
+        config=DecoderConfig,
+        model=Decoder,
+        heads={
+            f"{name}ForCausalLM": "causal",
+            f"{bare or name}ForSequenceClassification": "classification",
+            f"{bare or name}Model": "none",
+        },
+        buffers=re.compile(r"(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq"),
+        body=frozenset({"embed_tokens", "layers", "norm", "rotary_emb", "model"}),
+        bare="causal",
     )
 
 
@@ -82,5 +101,13 @@ FAMILIES: dict[str, Family] = {
             "BertForSequenceClassification": "classification",
         },
     ),
+    "llama": _decoder("Llama"),
+    "mistral": _decoder("Mistral"),
+    "qwen2": _decoder("Qwen2"),
+    "qwen3": _decoder("Qwen3"),
+    "gemma2": _decoder("Gemma2"),
+    "gemma3_text": _decoder("Gemma3", "Gemma3Text"),
+    "smollm3": _decoder("SmolLM3"),
+    "phi3": _decoder("Phi3"),
 }
 """Every family by the `model_type` of config.json."""

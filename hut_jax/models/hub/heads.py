@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hut_jax.core.errors import UserError, nearest
+from hut_jax.models.config_json import default_labels
 from hut_jax.models.hub.families import Family
-from hut_jax.models.roberta_config import default_labels
 
 PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
 
@@ -16,7 +16,8 @@ class Head:
     """The head of a model. A field that is None keeps the value of config.json.
 
     Attributes:
-        name: "causal" for GPT-2; "classification", "mlm" or "none" for RoBERTa and BERT.
+        name: "causal" for GPT-2; "classification", "mlm" or "none" for RoBERTa and BERT; "causal", "classification" or
+            "none" for other decoders.
         num_labels: the number of outputs of a classification head. If it differs from config.json's, the output layer
             is drawn at random.
         labels: the names of the outputs. If only `num_labels` changes, they are LABEL_0, LABEL_1, ...
@@ -61,13 +62,14 @@ def as_head(head: Head | str | None) -> Head:
 def stored_head(family: Family, values: Mapping[str, Any]) -> str | None:
     """The head that `architectures` in config.json names; None if it is not known here.
 
-    A family with a single head always has that head. Without `architectures` an encoder has no head.
+    A family with a single head always has that head. Without `architectures` an encoder has no head, and a decoder has
+    the causal one.
     """
     heads = {*family.heads.values()}
     if len(heads) == 1:
         return heads.pop()
     names = values.get("architectures") or []
-    return next((family.heads[name] for name in names if name in family.heads), None if names else "none")
+    return next((family.heads[name] for name in names if name in family.heads), None if names else family.bare)
 
 
 def with_head(family: Family, config: Any, values: Mapping[str, Any], head: Head, where: str) -> Any:
@@ -96,7 +98,7 @@ def with_head(family: Family, config: Any, values: Mapping[str, Any], head: Head
     given = [field for field in ("num_labels", "labels", "problem_type") if getattr(head, field) is not None]
     if given and name != "classification":
         raise UserError(f"{given[0]} is for head 'classification', not for {name!r}")
-    if name == "causal":
+    if len(valid) == 1:
         return config
     return dataclasses.replace(
         config,
@@ -117,7 +119,7 @@ def drawable(path: str, config: Any, stored: Any, has: str | None) -> bool:
         stored: the config with the head and labels of config.json.
         has: the head of the files.
     """
-    if config.model_type not in ("roberta", "bert"):
+    if config.head == "causal":
         return False
     if config.head == "none":
         return path.startswith("pooler/")  # transformers' bare class can be saved without

@@ -63,7 +63,7 @@ def read_params(
         tensor = match.tensors[name]
         whole = files[stored[name]]
         whole = whole.T if tensor.transpose else whole
-        for shown, piece in zip(tensor.paths, np.split(whole, len(tensor.paths), axis=-1), strict=True):
+        for shown, piece in zip(tensor.paths, tensor.split(whole), strict=True):
             path = split(shown)
             piece = np.ascontiguousarray(piece, dtype)
             stacked, layer = scanned(path)

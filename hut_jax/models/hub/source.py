@@ -199,6 +199,6 @@ def shapes_of(model: Any) -> dict[Path, tuple[int, ...]]:
 
 
 def _their_shape(tensor: Tensor, ours: Mapping[Path, tuple[int, ...]]) -> tuple[int, ...]:
-    *rest, last = ours[split(tensor.paths[0])]
-    shape = (*rest, last * len(tensor.paths))
+    shapes = [ours[split(path)] for path in tensor.paths]
+    shape = (*shapes[0][:-1], sum(each[-1] for each in shapes))
     return shape[::-1] if tensor.transpose else shape

@@ -281,7 +281,7 @@ def test_a_config_older_than_model_type_is_known_by_its_architectures(copy):
         folder, expected = copy(name), load(MODELS / name)[0]
         edit_json(folder / "config.json", model_type=...)
         check_equal(folder, expected)
-        edit_json(folder / "config.json", architectures=["LlamaForCausalLM"])
+        edit_json(folder / "config.json", architectures=["FalconForCausalLM"])
         refused("no 'model_type'", folder)
 
 

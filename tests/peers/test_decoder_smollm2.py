@@ -1,0 +1,70 @@
+"""The real SmolLM2 against PyTorch's."""
+
+import jax
+import numpy as np
+import pytest
+
+from hut_jax.generation import Beam, Constraints, Greedy, generate
+from hut_jax.models.hub.pretrained import load_pretrained
+from tests.parity import change, check_parity
+from tests.peers.test_generation_torch import their_tokens
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.peers
+
+SENTENCES = [
+    "The capital of France is Paris, and the capital of Italy is Rome.",
+    "Once upon a time, there was a small village by the sea.",
+    "Photosynthesis is the process by which plants make food from light.",
+    "def add(a, b): return a + b",
+    "She opened the door and saw that the room was empty.",
+    "Water boils at 100 degrees Celsius at sea level.",
+    "The quick brown fox jumps over the lazy dog.",
+    "In 1969, two people walked on the moon for the first time.",
+    "My favourite recipe begins with onions, garlic and olive oil.",
+    "The stock market fell sharply on Monday after the announcement.",
+    "If it rains tomorrow, we will stay at home and read.",
+    "A triangle has three sides and three angles.",
+    "To be, or not to be, that is the question.",
+    "The restaurant near the river serves cheap Italian food.",
+    "He did not know whether to laugh or cry.",
+    "Machine learning models are trained on large amounts of data.",
+    "name[The Mill], eatType[pub], food[English], area[riverside]",
+    "The patient was advised to rest and drink plenty of fluids.",
+    "Bonjour, je m'appelle Marie et j'habite près de Lyon.",
+    "1, 1, 2, 3, 5, 8, 13, 21, 34, 55",
+]
+END = 2
+
+
+@pytest.fixture(scope="module")
+def loaded(smollm2):
+    """Theirs, ours, and the sentences as tokens."""
+    _, folder = smollm2
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    return theirs, *load_pretrained(folder), [tokenizer(text)["input_ids"] for text in SENTENCES]
+
+
+def test_logits_of_20_sentences(loaded):
+    theirs, model, params, tokens = loaded
+    lengths = np.array([len(row) for row in tokens])
+    mask = np.arange(lengths.max()) < lengths[:, None]
+    ids = np.array([row + [0] * (lengths.max() - len(row)) for row in tokens])
+    with torch.no_grad():
+        expected = theirs(torch.tensor(ids), attention_mask=torch.tensor(mask).long()).logits.numpy()[mask]
+    run = jax.jit(model.apply)
+    ours, changed = (np.asarray(run({"params": given}, ids, mask))[mask] for given in (params, change(params)))
+    check_parity(ours, expected, changed, 1e-4)
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+def test_what_it_writes(loaded, beams):
+    theirs, model, params, tokens = loaded
+    prompts = [row[: 3 + i % 4] for i, row in enumerate(tokens)]
+    options = {"num_beams": beams, "max_new_tokens": 12, "eos_token_id": END}
+    expected, _ = their_tokens((torch, transformers), theirs, prompts, options, see_prompt=False)
+    method = Greedy() if beams == 1 else Beam(beams)
+    found = generate(model, params, prompts, method, Constraints(12, END), batch_size=20)
+    assert [one.tokens for one in found] == expected

@@ -1,0 +1,73 @@
+"""A run whose base is a decoder: trained, evaluated, generated from and merged, by the commands' own functions."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from hut_jax import load_pretrained
+from hut_jax.config import freeze
+from hut_jax.data.tokenizer import load_tokenizer
+from hut_jax.merge import main as merge
+from hut_jax.models.decoder.config import DecoderConfig
+from hut_jax.models.decoder.model import Decoder
+from hut_jax.models.hub.saving import save_pretrained
+from hut_jax.runs.costs import adapter_cost, make_work
+from hut_jax.runs.decoding import Decoder as TextDecoder
+from hut_jax.runs.trained import load_run
+from hut_jax.train import train
+from tests.conftest import ROOT, drawn
+
+
+@pytest.fixture(scope="module")
+def small_decoder(tmp_path_factory):
+    """A random Llama of two layers with the embedded tokenizer, in Hugging Face's layout."""
+    folder = tmp_path_factory.mktemp("models") / "llama"
+    config = DecoderConfig(
+        model_type="llama",
+        vocab_size=2048,
+        hidden_size=16,
+        intermediate_size=12,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=4,
+        max_position_embeddings=192,
+        tie_word_embeddings=True,
+        bos_token_id=0,
+        eos_token_id=(0, 5),
+    )
+    save_pretrained(folder, Decoder(config), drawn(Decoder(config), seed=3))
+    load_tokenizer(ROOT / "assets/tiny").save(folder)
+    return folder
+
+
+def test_cost_is_counted_from_shapes(small_decoder, small_config):
+    small_config.model = str(small_decoder)
+    config = freeze(small_config)
+    cost = adapter_cost(config, make_work(config, length=16))
+    assert cost.count.trainable == 2 * (2 * 16 * 2 + 16 + 16 * 2 + 8 * 2 + 8)  # a, b and g of query and value, no s
+    assert cost.paper is not None
+    assert 0 < cost.paper.forward < cost.forward.flops
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_a_run_from_base_to_merged_checkpoint(small_decoder, small_config, tmp_path, scan_layers):
+    small_config.model = str(small_decoder)
+    small_config.train.scan_layers = scan_layers
+    small_config.train.steps = small_config.eval.every = 6
+    workdir = tmp_path / "run"
+    train(freeze(small_config), workdir)
+    result = json.loads((workdir / "result.json").read_text())
+    assert np.isfinite(result["metrics"]["loss"])
+    run = load_run(workdir, scan_layers=False)
+    decoder = TextDecoder(run, run.task)
+    assert decoder._ends == (0, 5)
+    (tokens,) = decoder.generate(["name[The Mill], food[English]"])
+    assert not {0, 5} & {*tokens}
+    merge([f"--workdir={workdir}", f"--output={tmp_path / 'merged'}"])
+    model, params = load_pretrained(tmp_path / "merged")
+    jax.tree.map(np.testing.assert_array_equal, params, jax.device_get(run.merge()))
+    assert model.config == run.model.config
