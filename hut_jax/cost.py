@@ -42,11 +42,20 @@ def main(argv: Sequence[str]) -> int:
     configs = {text: with_adapter(config, text) for text in map(str.strip, args.adapters.split(","))}
 
     work = make_work(config, args.length)
-    costs = {text: adapter_cost(one, work, xla=args.xla) for text, one in configs.items()}
+    costs, left_out = {}, []
+    for text, one in configs.items():
+        try:
+            costs[text] = adapter_cost(one, work, xla=args.xla)
+        except UserError as error:
+            if args.adapters != ADAPTERS or (not costs and text == [*configs][-1]):
+                raise
+            left_out.append(f"{text} is left out: {error}")  # such as bitfit where there are no biases
 
     batch, length = work.inputs["input_ids"].shape
     total = next(iter(costs.values())).count.total
     print(table(work.frozen, costs))
+    for line in left_out:
+        print(line)
     print(
         f"{config.model}: {total:,} parameters; {batch} examples of {length} tokens.\n"
         "x: times the frozen model's forward pass. On paper: what the adapter adds to the frozen model. "

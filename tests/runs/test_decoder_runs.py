@@ -6,8 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from hut_jax import load_pretrained
+from hut_jax import cost, load_pretrained
 from hut_jax.config import freeze
+from hut_jax.core.errors import UserError
 from hut_jax.data.tokenizer import load_tokenizer
 from hut_jax.merge import main as merge
 from hut_jax.models.decoder.config import DecoderConfig
@@ -46,10 +47,10 @@ def small_decoder(tmp_path_factory):
 def test_cost_is_counted_from_shapes(small_decoder, small_config):
     small_config.model = str(small_decoder)
     config = freeze(small_config)
-    cost = adapter_cost(config, make_work(config, length=16))
-    assert cost.count.trainable == 2 * (2 * 16 * 2 + 16 + 16 * 2 + 8 * 2 + 8)  # a, b and g of query and value, no s
-    assert cost.paper is not None
-    assert 0 < cost.paper.forward < cost.forward.flops
+    counted = adapter_cost(config, make_work(config, length=16))
+    assert counted.count.trainable == 2 * (2 * 16 * 2 + 16 + 16 * 2 + 8 * 2 + 8)  # a, b and g of query and value, no s
+    assert counted.paper is not None
+    assert 0 < counted.paper.forward < counted.forward.flops
 
 
 @pytest.mark.full
@@ -71,3 +72,15 @@ def test_a_run_from_base_to_merged_checkpoint(small_decoder, small_config, tmp_p
     model, params = load_pretrained(tmp_path / "merged")
     jax.tree.map(np.testing.assert_array_equal, params, jax.device_get(run.merge()))
     assert model.config == run.model.config
+
+
+def test_cost_leaves_out_what_the_model_cannot_have(small_decoder, config_file, monkeypatch, capsys):
+    """Unless it was asked for: a Llama has no biases."""
+    arguments = [f"--config={config_file}", f"--config.model={small_decoder}", "--length=16", "--batch=1"]
+    with pytest.raises(UserError, match="bitfit has nothing to act on"):
+        cost.main([*arguments, "--adapters=hut:rank=1,bitfit"])
+    monkeypatch.setattr(cost, "ADAPTERS", "hut:rank=1,bitfit")
+    cost.main(arguments)
+    printed = capsys.readouterr().out
+    assert "| hut:rank=1 |" in printed
+    assert "bitfit is left out: bitfit has nothing to act on" in printed
