@@ -169,8 +169,10 @@ def _comes_apart(
         if head in whole and table in whole:
             if not same(whole[head], whole[table]):
                 return True
-        elif any(end in whole and saved(end, entries) for end in (head, table)):
+        elif table in whole and saved(table, entries):
             return True
+        elif head in whole and saved(head, entries) and not same(whole[head], layers.value(head)):
+            return True  # a head that is the base's may be part of a block that was saved
     return False
 
 

@@ -292,3 +292,7 @@ def test_a_masked_lms_head_comes_apart_as_a_block(with_params, read):
     assert_close(merged["mlm"]["decoder"]["kernel"], table.T)
     assert_close(merged["mlm"]["bias"], bias)
     assert merged["token_embedding"] == params["token_embedding"]
+    tensors["lm_head.decoder.weight"] = np.asarray(params["token_embedding"]["embedding"])
+    adapter, _ = read(LORA | {"modules_to_save": ["lm_head"]}, tensors, (model, params))
+    assert adapter.untied == ()
+    assert adapter.also_train == ("^mlm$", "^mlm/dense$", "^mlm/norm$")
