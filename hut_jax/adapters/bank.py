@@ -126,6 +126,8 @@ def combine(
     for others in sites_of[1:]:
         for path in sorted(sites.keys() ^ others.keys()):
             raise UserError(f"{show(path)} is a site of one adapter and not of another: they do not combine")
+    if any(dict(adapter.untied) != dict(first.untied) for adapter, _ in sets):
+        raise UserError("a head is untied in one adapter and not in another: they do not combine")
     flats = [opened_factors(factors) for _, factors in sets]
     combined: dict[Path, Transform] = {}
     joint_factors: dict[Path, Factors] = {}

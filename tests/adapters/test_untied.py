@@ -1,5 +1,7 @@
 """A head that comes apart from the table it was tied to, and parameters that train alone beside a target."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from flax import nnx
 
 from hut_jax import IA3, Adapter, DoRA, Full, LoRA, UserError, fingerprint, load_adapter, save_adapter
+from hut_jax.adapters.bank import combine
 from hut_jax.core.trees import flatten
 from hut_jax.models.gpt2 import GPT2
 from hut_jax.models.gpt2_config import GPT2Config
@@ -87,6 +90,15 @@ def test_a_head_that_is_there_already_is_the_one_that_is_adapted():
 def test_what_cannot_come_apart_is_refused(untied, params, message):
     with pytest.raises(UserError, match=message):
         Adapter(LoRA(rank=2), "lm_head", untied=untied).sites(params)
+
+
+def test_adapters_that_differ_in_what_is_untied_do_not_combine():
+    apart = Adapter(LoRA(rank=2), "token_embedding/embedding$", untied=HEAD)
+    factors = {"token_embedding": {"embedding": {"a": jnp.zeros((7, 2)), "b": jnp.zeros((2, 4))}}}
+    tied = dataclasses.replace(apart, untied=())
+    assert combine([(apart, factors)] * 2, [1.0, 1.0], PARAMS)[0].untied == tuple(HEAD.items())
+    with pytest.raises(UserError, match="a head is untied in one adapter and not in another"):
+        combine([(apart, factors), (tied, factors)], [1.0, 1.0], PARAMS)
 
 
 UP, BIAS = "layer_0/mlp/up", "layer_0/mlp/up/bias"

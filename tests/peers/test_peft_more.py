@@ -23,12 +23,14 @@ TOLERANCE = 1e-5  # of the logits' size
 ENCODER = {"vocab_size": 30, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 ENCODER |= {"intermediate_size": 24, "max_position_embeddings": 20, "hidden_dropout_prob": 0.0}
 IDS = np.random.default_rng(0).integers(3, 30, (3, 9))
-TARGET = {"gpt2": ["c_attn"], "roberta-mlm": ["query"], "bert-mlm": ["query"], "roberta": ["query"]}
-HEAD = {"gpt2": "lm_head", "roberta-mlm": "decoder", "bert-mlm": "decoder"}
-TABLE = {"gpt2": "wte", "roberta-mlm": "word_embeddings", "bert-mlm": "word_embeddings", "roberta": "word_embeddings"}
+LLAMA = ENCODER | {"num_key_value_heads": 1, "head_dim": 8, "tie_word_embeddings": True, "bos_token_id": 0}
+ENCODERS = ("roberta-mlm", "bert-mlm", "roberta")
+TARGET = {"llama": ["q_proj"], "gpt2": ["c_attn"]} | {kind: ["query"] for kind in ENCODERS}
+HEAD = {"llama": "lm_head", "gpt2": "lm_head", "roberta-mlm": "decoder", "bert-mlm": "decoder"}
+TABLE = {"llama": "embed_tokens", "gpt2": "wte"} | dict.fromkeys(ENCODERS, "word_embeddings")
 BLOCK = {"gpt2": "lm_head", "roberta-mlm": "lm_head", "bert-mlm": "cls"}
 CLASSES = {"gpt2": "GPT2LMHeadModel", "roberta-mlm": "RobertaForMaskedLM", "bert-mlm": "BertForMaskedLM"}
-CLASSES |= {"roberta": "RobertaModel"}
+CLASSES |= {"roberta": "RobertaModel", "llama": "LlamaForCausalLM"}
 
 
 def shaken(model, by=0.3):
@@ -49,6 +51,8 @@ def bases(tmp_path_factory):
             torch.manual_seed(0)
             if kind == "gpt2":
                 config = transformers.GPT2Config(vocab_size=30, n_positions=16, n_embd=16, n_layer=2, n_head=2)
+            elif kind == "llama":
+                config = transformers.LlamaConfig(**LLAMA)
             else:
                 config = (transformers.BertConfig if "bert-" in kind[:5] else transformers.RobertaConfig)(**ENCODER)
             config.bos_token_id, config.eos_token_id = 0, 1
@@ -143,6 +147,9 @@ ONE = {
 CASES = [(kind, name) for name in TIED for kind in ("gpt2", "roberta-mlm")]
 CASES += [("bert-mlm", name) for name in ("factors on both", "the head's block saved", "tokens", "all biases")]
 CASES += [("roberta", name) for name in ONE]
+# PEFT knows `embed_tokens` by its name, and keeps it tied where that is asked for.
+NAMED = ("factors on both", "factors tied", "the table saved, tied", "the head saved", "dora on the table", "tokens")
+CASES += [("llama", name) for name in NAMED]
 CASES += [("gpt2", "parameters")]
 
 
@@ -150,7 +157,7 @@ def config_of(kind, name):
     if (kind, name) == ("gpt2", "parameters"):
         return lora(kind, target_modules=[], target_parameters=["c_attn.weight", "c_fc.weight"])
     config = (ONE if kind == "roberta" else TIED)[name](kind)
-    config.task_type = {"gpt2": "CAUSAL_LM", "roberta": "FEATURE_EXTRACTION"}.get(kind)
+    config.task_type = {"gpt2": "CAUSAL_LM", "llama": "CAUSAL_LM", "roberta": "FEATURE_EXTRACTION"}.get(kind)
     return config
 
 
