@@ -16,6 +16,8 @@ from hut_jax.models.decoder.model import Decoder
 from hut_jax.models.hub.saving import save_pretrained
 from hut_jax.runs.costs import adapter_cost, make_work
 from hut_jax.runs.decoding import Decoder as TextDecoder
+from hut_jax.runs.placement import mesh_for, place
+from hut_jax.runs.run import make_run
 from hut_jax.runs.trained import load_run
 from hut_jax.train import train
 from tests.conftest import ROOT, drawn
@@ -84,3 +86,14 @@ def test_cost_leaves_out_what_the_model_cannot_have(small_decoder, config_file, 
     printed = capsys.readouterr().out
     assert "| hut:rank=1 |" in printed
     assert "bitfit is left out: bitfit has nothing to act on" in printed
+
+
+def test_devices_share_out_the_heads_of_keys(small_decoder, small_config):
+    small_config.model = str(small_decoder)
+    small_config.mesh.update({"data": 1, "tensor": 2})
+    config = freeze(small_config)
+    place(make_run(config), mesh_for(config))
+    small_config.mesh.tensor = 4  # it divides the attention heads
+    config = freeze(small_config)
+    with pytest.raises(UserError, match=r"mesh.tensor=4 does not divide the model's 2 heads"):
+        place(make_run(config), mesh_for(config))

@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from safetensors.numpy import load_file
 
-from hut_jax import HUT, SSF, Adapter, LayerNorm, LoRA, load_pretrained
+from hut_jax import HUT, SSF, Adapter, Bank, LayerNorm, LoRA, load_pretrained, make_transform
 from hut_jax.core.errors import UserError
 from hut_jax.core.scanned_layers import stack_layers
 from hut_jax.core.trees import show
@@ -19,7 +19,9 @@ from hut_jax.models.decoder.model import Decoder
 from hut_jax.models.decoder.rope import Rope
 from hut_jax.models.decoder.traits import FULL, SLIDING
 from hut_jax.models.hub.saving import save_pretrained
-from hut_jax.parallel.mesh import TRANSFORMER, make_mesh, param_specs
+from hut_jax.parallel.activations import run_on
+from hut_jax.parallel.mesh import TRANSFORMER, make_mesh, param_specs, place_batch, shardings
+from hut_jax.transforms import TRANSFORMS
 from tests.conftest import drawn
 from tests.goldens.archives import golden_decoders
 from tests.parity import change, check_parity
@@ -304,3 +306,55 @@ def test_a_tied_head_that_came_apart_is_read_and_saved(ids, params, tmp_path):
     own, back = load_pretrained(tmp_path)
     assert not own.config.tie_word_embeddings
     np.testing.assert_array_equal(back["lm_head"]["kernel"], untied["lm_head"]["kernel"])
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", sorted(TRANSFORMS))
+def test_every_transformation_applies_as_it_merges(params, ids, name):
+    """With its default targets, on scanned layers. BitFit has no biases to train here."""
+    model, params = Decoder(CONFIG, scan_layers=True), jax.device_get(stack_layers(params))
+    adapter = Adapter(make_transform(name, **({"rank": 2} if name == "hut" else {})))
+    if name == "bitfit":
+        with pytest.raises(UserError, match="bitfit has nothing to act on"):
+            adapter.sites(params)
+        return
+    random = np.random.default_rng(3)
+    shapes = jax.eval_shape(adapter.init, jax.random.key(0), params)
+    factors = jax.tree.map(lambda leaf: random.normal(0, 0.1, leaf.shape).astype(np.float32), shapes)
+
+    @jax.jit
+    def both(params, factors):
+        merged = model.apply({"params": adapter.merge(params, factors)}, ids)
+        return adapter.apply(model, params, factors, ids), merged
+
+    applied, merged = both(params, factors)
+    close(applied, merged, 1e-4)
+    assert np.abs(np.asarray(applied) - np.asarray(run(model, params, ids))).max() > 1e-3
+
+
+@pytest.mark.full
+def test_a_bank_gives_each_row_its_own_adapter(params, ids):
+    model, adapter = Decoder(CONFIG), Adapter(HUT(rank=2))
+    random = np.random.default_rng(4)
+    shapes = jax.eval_shape(adapter.init, jax.random.key(0), params)
+    sets = {
+        name: jax.tree.map(lambda leaf: random.normal(0, 0.3, leaf.shape).astype(np.float32), shapes)
+        for name in ("one", "two")
+    }
+    bank = Bank(adapter, params)
+    for name, factors in sets.items():
+        bank[name] = factors
+    names = ["two", "one"]
+    rows = np.asarray(adapter.apply(model, params, bank.stacked(), ids, adapter_ids=bank.ids(names)))
+    for row, name in enumerate(names):
+        close(rows[row], run(model, jax.device_get(adapter.merge(params, sets[name])), ids)[row], 1e-4)
+
+
+@pytest.mark.full
+def test_a_mesh_computes_what_one_device_does(params, ids):
+    """Heads, of which a device has one of keys and two of queries, kernels and batch are all split."""
+    mesh, model = make_mesh(2, 2, 2), Decoder(CONFIG)
+    tokens = np.concatenate([ids, ids[:, ::-1]])
+    placed = jax.device_put(params, shardings(mesh, param_specs(params, TRANSFORMER, mesh)))
+    forward = jax.jit(run_on(mesh, lambda params, tokens: model.apply({"params": params}, tokens)))
+    close(forward(placed, place_batch(mesh, tokens)), run(model, params, tokens))
