@@ -123,6 +123,7 @@ def test_biases_are_the_families():
         ("llama", {"rope_scaling": {"type": ["linear"]}}, r"'rope_type' must be a string"),
         ("llama", {"rope_scaling": {"type": "linear"}}, r"rope_type 'linear' needs 'factor'"),
         ("llama", {"rope_scaling": {"type": "linear", "factor": "2"}}, r"'factor' must be a number"),
+        ("phi3", {"rope_scaling": {"type": "linear", "factor": 2.0}}, r"a phi3 has rope_type 'default' or 'longrope'"),
         ("llama", {"rope_theta": "x"}, r"'rope_theta' must be a number"),
         ("llama", {"partial_rotary_factor": 0.5}, r"which only a Phi-3 can have"),
         (
