@@ -260,9 +260,7 @@ def _rope(kind: str, given: Mapping[str, Any], theta: float, file: _File, where:
             fields.setdefault("factor", longest / original)
     rope = read_config(Rope, fields, f"{where}: rotary positions")
     if kind == "phi3" and rope.rope_type not in ("default", "longrope"):
-        raise UserError(
-            f"{where}: a phi3 has rope_type 'default' or 'longrope', not {rope.rope_type!r}"
-        )
+        raise UserError(f"{where}: a phi3 has rope_type 'default' or 'longrope', not {rope.rope_type!r}")
     if rope.partial_rotary_factor != 1 and kind != "phi3":
         raise UserError(
             f"{where}: 'partial_rotary_factor' is {rope.partial_rotary_factor:g}, which only a Phi-3 can have: "
