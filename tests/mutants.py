@@ -120,7 +120,8 @@ def sample(mutants: list[Mutant], lines: dict[str, int], count: int, seed: int) 
     for folder, length in lines.items():
         seen: Counter[tuple[str, int]] = Counter()
         ranked = []
-        for mutant in sorted((mutant for mutant in mutants if folder_of(mutant.file) == folder), key=draw):
+        own = sorted((mutant for mutant in mutants if folder_of(mutant.file) == folder), key=lambda one: one.start)
+        for mutant in sorted(own, key=draw):  # two lines of one text are drawn in their order
             ranked.append((seen[mutant.file, mutant.line], len(ranked), mutant))
             seen[mutant.file, mutant.line] += 1
         share = max(round(count * length / sum(lines.values())), min(40, count // len(lines)))

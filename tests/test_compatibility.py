@@ -175,6 +175,7 @@ def test_a_stopped_run_resumes_and_ends_as_it_did(name, config, runs):
     assert "headline" not in json.dumps([result, lines])
 
 
+@pytest.mark.full
 def test_a_run_that_had_ended_is_restored_and_stays_as_it_is(runs):
     before = (runs / "ended/glue/metrics.jsonl").read_text(), tensors_of(runs / "ended/glue/adapter")
     train(freeze(glue_config()), runs / "ended/glue")
@@ -195,6 +196,7 @@ def test_the_e2e_run_writes_the_same_texts(runs, monkeypatch):
     assert (runs / "ended/e2e/test_outputs.txt").read_text() == (runs / "made/texts.txt").read_text()
 
 
+@pytest.mark.full
 def test_the_glue_run_predicts_the_same(runs):
     assert predict.main(["--workdir=ended/glue", "--output=."]) == 0
     assert (runs / "CoLA.tsv").read_text() == (runs / "made/CoLA.tsv").read_text()

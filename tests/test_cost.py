@@ -214,6 +214,7 @@ def test_on_paper_and_counted_a_model_differs_from_the_frozen_one_alike(work_of)
         assert on_paper == pytest.approx(other.step.flops - one.step.flops, rel=0.03), name
 
 
+@pytest.mark.full
 def test_gradients_of_what_is_frozen_are_not_in_the_step(work_of):
     config, work = work_of("gpt2", 256, dropout=False)
     kernels = 12 * 256**2 * 2 + 1024 * 256  # of two layers and the head
@@ -285,6 +286,7 @@ def test_a_transformation_without_a_formula_has_no_figures_on_paper(work_of):
 # Bytes -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_bytes_are_those_of_the_files_that_a_run_writes(work_of, tmp_path):
     config, work = work_of("gpt2", 128)
     config = with_adapter(config, "lora:rank=64:targets=all-linear")
@@ -336,6 +338,7 @@ def rows(text):
     return {row[0].strip(): [cell.strip() for cell in row[1:]] for row in lines}
 
 
+@pytest.mark.full
 def test_the_command_prints_a_line_an_adapter(config_file, capsys):
     assert cost.main([config_file, "--length=32", "--adapters=hut:rank=1,full"]) == 0
     text = capsys.readouterr().out

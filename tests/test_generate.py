@@ -63,6 +63,7 @@ def test_a_text_for_each_line(run, mrs, small_config, tmp_path, capsys):
     assert lines != base
 
 
+@pytest.mark.full
 def test_ids_that_are_no_tokens_are_never_written(finished, small_model, mrs, tmp_path, capsys):
     """The vocabulary is padded, and the model likes the padding best, as untrained rows may be liked."""
     padded = Path(shutil.copytree(small_model, tmp_path / "padded"))

@@ -41,6 +41,7 @@ def test_wrong_slots_are_marked():
     assert mark(mr, "Tame Otter serves Korean food. It has two stars.") == "✗ wrong: food, customer rating"
 
 
+@pytest.mark.full
 def test_it_prints_what_it_keeps_and_exits_with_1_if_the_goal_was_missed(
     small_model, small_data, tmp_path, monkeypatch, capsys
 ):

@@ -39,6 +39,7 @@ def test_the_page_is_short():
     assert len(PAGE.splitlines()) <= 150
 
 
+@pytest.mark.full
 def test_its_loop_trains_a_model_that_knows_nothing_of_the_library(tmp_path, monkeypatch):
     """The lines of the page, to the letter. The control is the base's loss."""
     monkeypatch.chdir(tmp_path)
@@ -147,6 +148,7 @@ def test_the_table_of_the_methods_is_that_of_the_record():
     assert "AMD EPYC, avx512f" in record["device"]
 
 
+@pytest.mark.full
 def test_the_picture_of_the_ranks_is_drawn_from_the_record(tmp_path):
     """As far as points lie where they lay: another Matplotlib may draw letters otherwise."""
 

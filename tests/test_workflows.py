@@ -29,6 +29,7 @@ def targets_of_the_workflow():
     return {case["target"] for case in cases} | set(others["strategy"]["matrix"]["target"])
 
 
+@pytest.mark.full
 def test_ci_and_the_workflow_run_the_same_targets_and_each_exists():
     in_ci = set(re.findall(r"^make (\S+)$", (ROOT / ".ci/run").read_text(), re.MULTILINE))
     assert targets_of_the_workflow() == in_ci
@@ -43,6 +44,7 @@ def test_the_workflow_tests_every_python_of_the_package():
     assert project["requires-python"] == ">=" + min(versions, key=lambda version: int(version.split(".")[1]))
 
 
+@pytest.mark.full
 def test_a_python_that_is_not_here_skips_its_end_of_the_matrix():
     for end in ("oldest", "newest"):
         assert "skipped: there is no Python" in make(f"test-{end}", f"{end.upper()}=").stdout

@@ -61,6 +61,7 @@ def test_named_modules_train_in_full_and_nothing_else_does():
     assert "lm_head/kernel" in adapter.report(params)
 
 
+@pytest.mark.full
 def test_a_tied_embedding_trains_once_and_through_both_its_uses(tmp_path):
     """Its gradient is that of the one table which the plain model reads and predicts with; merged, it is tied too."""
     gpt2, params = model()

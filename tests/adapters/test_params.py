@@ -134,6 +134,7 @@ def test_factors_carry_the_names_of_the_axes_that_they_share_with_a_kernel(logic
     assert jax.tree.structure(updates) == jax.tree.structure(own)
 
 
+@pytest.mark.full
 def test_a_frozen_tree_stays_frozen():
     merged = LAYERS.merge(flax.core.freeze(PARAMS), factors())
     assert isinstance(merged, flax.core.FrozenDict)

@@ -113,7 +113,11 @@ def test_a_bias_named_in_full_trains_alone_beside_the_factors_of_its_layer(also)
 
 @pytest.mark.parametrize(
     ("transform", "also"),
-    [(LoRA(rank=2), [BIAS]), (DoRA(rank=2), [f"{UP}/kernel"]), (IA3(feedforward=""), [BIAS, f"{UP}/kernel"])],
+    [
+        (LoRA(rank=2), [BIAS]),
+        pytest.param(DoRA(rank=2), [f"{UP}/kernel"], marks=pytest.mark.full),
+        (IA3(feedforward=""), [BIAS, f"{UP}/kernel"]),
+    ],
     ids=["lora", "dora", "ia3"],
 )
 def test_what_trains_alone_is_transformed_as_it_has_become(transform, also):

@@ -27,7 +27,6 @@ QUICK = {
     "einsum",
     "tied head",
     "attention",
-    "GRU that carries the adapter",
     "weight norm",
     "a collection of its own",
     "a kernel stored transposed",

@@ -5,6 +5,7 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -120,6 +121,7 @@ def test_convolutions_and_their_gradients_are_counted_as_xla_counts_them():
     assert abs(ours.flops / theirs.flops - 1) < 0.02
 
 
+@pytest.mark.full
 def test_a_models_gradient_is_counted_as_the_lowered_program_counts_it():
     """Before XLA compiles it. Its count has comparisons and integers too, under 1% of the operations here.
 

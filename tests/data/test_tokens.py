@@ -99,6 +99,9 @@ def check(tokenizer, kind, source, lines):
         assert pairs.truncated == wanted["truncated"]
 
 
+@pytest.mark.parametrize(
+    "real", ["gpt2", *(pytest.param(kind, marks=pytest.mark.full) for kind in ("roberta", "bert"))], indirect=True
+)
 def test_the_tokens_of_e2e_are_those_of_earlier_releases(real, real_data, tmp_path):
     kind, folder = real
     slow_files(kind, folder, tmp_path)

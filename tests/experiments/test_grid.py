@@ -102,6 +102,7 @@ def _parent_before_backends():
     return os.getppid()
 
 
+@pytest.mark.full
 def test_what_runs_elsewhere_answers_and_may_choose_cores_and_gpu_after_the_imports():
     assert elsewhere(_parent_before_backends) == os.getpid()
     jax.devices()

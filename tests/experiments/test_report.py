@@ -71,6 +71,7 @@ def test_only_seeds_that_both_have_are_compared(make):
     assert p_value(differences) is None  # of two seeds
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("draw", "labels"), [(rank_picture, 1), (pareto_picture, 3)])
 def test_pictures_are_whole_svg_and_png(draw, labels, records, tmp_path):
     draw(to_frame(records), tmp_path / "picture")
@@ -180,6 +181,7 @@ def test_how_figures_are_written():
     assert [tables.learning_rate(rate) for rate in (0.00015000000000000001, 0.01, 0.3)] == ["1.5e-4", "1e-2", "3e-1"]
 
 
+@pytest.mark.full
 def test_the_command_shows_some_tables_of_some_adapters(records, make, tmp_path, capsys):
     cyclic = make(score=0.9, name="hut,rank=4,spread=cyclic/1/0")
     study = tmp_path / "study.jsonl"

@@ -78,6 +78,7 @@ def test_two_runs_at_a_time_on_a_processor(monkeypatch):
     assert default_jobs([], "cpu") == 1
 
 
+@pytest.mark.full
 def test_what_would_stop_a_run_is_told_before_any(small_config, glue_config, tmp_path):
     def configs(*adapters):
         return [make_run(freeze(small_config), adapter, 1.0, 0)[1] for adapter in adapters]

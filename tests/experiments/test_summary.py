@@ -29,6 +29,7 @@ def studies(make, tmp_path):
     return [str(tmp_path / "one.jsonl"), str(tmp_path / "other.jsonl")]
 
 
+@pytest.mark.full
 def test_scores_places_and_differences_stand_side_by_side(studies, tmp_path, capsys):
     assert main([*studies, "--ranks=4", f"--output={tmp_path / 'summary'}"]) == 0
     scores, differences = (tmp_path / "summary/summary.md").read_text().split("\n\nminus LoRA's:\n\n")

@@ -95,6 +95,7 @@ def test_one_beam_is_greedy(model, params, prompts):
     assert [one.others for one in found] == [()] * 3
 
 
+@pytest.mark.full
 def test_the_others_are_in_the_order_of_their_scores(model, params, prompts):
     found = [[best, *best.others] for best in generate(model, params, prompts, FOUR, TWELVE)]
     tokens = np.zeros((12, 24), np.int32)
@@ -117,6 +118,7 @@ def test_the_batch_changes_nothing(model, params, prompts):
     assert tokens_of(generate(model, params, prompts, FOUR, TWELVE, batch_size=2)) == tokens_of(together)
 
 
+@pytest.mark.full
 def test_early_stopping_ends_at_the_first_finished(model, params, prompts):
     """With every token an end, one step finishes all that is wanted."""
     found = generate(model, params, prompts, Beam(2, 0.0, early_stopping=True), Constraints(12, range(50)))

@@ -68,6 +68,7 @@ def test_one_new_token(model, params, prompts, expected):
     assert greedy(model, params, prompts, Constraints(1, expected[0][0]))[0] == []
 
 
+@pytest.mark.full
 def test_a_prompt_may_fill_the_model(model, params):
     prompt = list(range(1, 46))
     [new] = greedy(model, params, [prompt], Constraints(3, None))
@@ -105,6 +106,7 @@ def test_errors(model, params, prompts, count, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.full
 def test_the_batch_size_changes_nothing(model, params, prompts, expected):
     seen = []
     new = greedy(model, params, prompts, batch_size=2, progress=seen.append)
@@ -113,6 +115,7 @@ def test_the_batch_size_changes_nothing(model, params, prompts, expected):
     assert greedy(model, params, []) == []
 
 
+@pytest.mark.full
 def test_a_length_of_prompt_is_compiled_once(model, params):
     def search(*lengths):
         greedy(model, params, [[1] * length for length in lengths], batch_size=2)
@@ -197,7 +200,7 @@ def test_the_top_token_alone_is_greedy():
         pytest.param({}, 6, marks=pytest.mark.full),
         ({"temperature": 0.5}, 6),
         pytest.param({"top_k": 3}, 3, marks=pytest.mark.full),
-        ({"top_p": 0.75}, 3),  # 0.4 + 0.3 is not enough
+        pytest.param({"top_p": 0.75}, 3, marks=pytest.mark.full),  # 0.4 + 0.3 is not enough
         ({"temperature": 2.0, "top_k": 4, "top_p": 0.6}, 2),
     ],
 )

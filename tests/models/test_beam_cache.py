@@ -42,7 +42,7 @@ LENGTHS = np.array([6, 1, 4])
     [
         pytest.param(GPT2, CONFIG, False, marks=pytest.mark.full),
         (GPT2, CONFIG, True),
-        (Decoder, GROUPS, False),
+        pytest.param(Decoder, GROUPS, False, marks=pytest.mark.full),
         pytest.param(Decoder, GROUPS, True, marks=pytest.mark.full),
     ],
 )

@@ -113,7 +113,8 @@ def test_untied_head_is_a_kernel_of_its_own():
     assert shapes(GPT2(config))["lm_head"] == {"kernel": (8, 23)}
 
 
-@pytest.mark.parametrize("scan_layers", [pytest.param(False, marks=pytest.mark.full), True])
+@pytest.mark.full
+@pytest.mark.parametrize("scan_layers", [False, True])
 def test_start_is_gpt2s(scan_layers):
     config = GPT2Config(100, 64, 64, 2, 2, initializer_range=0.05)
     params = jax.device_get(init_params(GPT2(config, scan_layers=scan_layers), key(0)))
@@ -208,6 +209,7 @@ def test_plain_attention_equals_jaxs(dtype):
     check_parity(found, expected, changed, 1e-6 if dtype == jnp.float32 else 1e-2)
 
 
+@pytest.mark.full
 def test_bf16_is_close_and_its_logits_are_fp32(params, ids):
     expected = np.asarray(run(GPT2(CONFIG), params, ids))
     for given in (params, jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)):
@@ -370,11 +372,9 @@ def test_texts_in_one_row_have_the_logits_that_they_have_alone(params):
     one, two = (random.integers(0, CONFIG.vocab_size, (1, length), np.int32) for length in (9, 6))
     row = np.concatenate([one, two, np.zeros((1, 1), np.int32)], 1)  # longer than n_positions
     positions, segments = np.r_[0:9, 0:6, 0][None], np.array([[1] * 9 + [2] * 6 + [0]])
-    for model in (GPT2(CONFIG), GPT2(CONFIG, attention="xla", scan_layers=True)):
-        own = stack_layers(params) if model.scan_layers else params
-        together = run(model, own, row, position_ids=positions, segment_ids=segments)
-        close(together[:, :9], run(model, own, one))
-        close(together[:, 9:15], run(model, own, two))
+    together = run(GPT2(CONFIG), params, row, position_ids=positions, segment_ids=segments)
+    close(together[:, :9], run(GPT2(CONFIG), params, one))
+    close(together[:, 9:15], run(GPT2(CONFIG), params, two))
     mixed = run(GPT2(CONFIG), params, row[:, 6:], position_ids=positions[:, 6:])
     assert np.abs(mixed[:, 3:9] - together[:, 9:15]).max() > 1e-2  # the mask matters
 

@@ -154,6 +154,7 @@ def test_scanned_tree_is_the_stacked_plain_one(params):
     assert shapes(Roberta(CLASSIFIER, scan_layers=True)) == jax.tree.map(np.shape, stacked(params))
 
 
+@pytest.mark.full
 def test_kernels_start_normal_and_the_rest_at_zero_or_one():
     sizes = {"vocab_size": 100, "hidden_size": 64, "intermediate_size": 64, "max_position_embeddings": 66}
     config = dataclasses.replace(CLASSIFIER, **sizes, type_vocab_size=60, labels=("x",) * 60, initializer_range=0.05)
@@ -311,6 +312,7 @@ def test_logits_at_and_hidden(mlm_params):
     close(run(model, mlm_params, hidden, method="logits"), expected)
 
 
+@pytest.mark.full
 def test_logits_at_never_holds_the_other_logits(mlm_params):
     def logits(**kwargs):
         traced = jax.make_jaxpr(lambda params: Roberta(MLM).apply({"params": params}, IDS, **kwargs))(mlm_params)

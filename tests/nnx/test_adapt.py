@@ -129,6 +129,7 @@ def test_a_tied_kernel_has_one_set_of_factors_and_stays_tied_when_merged():
     np.testing.assert_array_equal(merged.embed.embedding[...], adapted.embed.embedding[...])
 
 
+@pytest.mark.full
 def test_parameters_of_any_shape_train_in_full_or_as_biases(model):
     for transform, targets in ((BitFit(), None), (Full(), "head")):
         adapter = Adapter(transform, targets)
@@ -140,6 +141,7 @@ def test_parameters_of_any_shape_train_in_full_or_as_biases(model):
     assert np.abs(adapted.head.kernel[...] - model.head.kernel[...]).max() > 0.1
 
 
+@pytest.mark.full
 def test_dropout_of_the_transformation_acts_in_training_alone(model):
     adapter = Adapter(LoRA(rank=2, dropout=0.5), "up|down")
     adapted = hut_jax.nnx.adapt(model, adapter, rngs=nnx.Rngs(params=1, dropout=2))

@@ -116,6 +116,7 @@ def test_a_bridged_models_own_state_is_kept_and_its_base_too():
         np.testing.assert_array_equal(leaf, flatten_any(model)[path])
 
 
+@pytest.mark.full
 def test_an_nnx_model_in_the_bridge_to_linen_runs_with_a_linen_adapter_and_an_adapted_one_as_it_is(pair):
     _, params, model, factors = pair
     linen = nnx.bridge.to_linen(OfNNX)

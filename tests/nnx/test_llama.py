@@ -26,13 +26,10 @@ def train(model, optimizer, tokens):
     return value
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("scanned", "transform", "rate"),
-    [
-        (True, HUT(rank=2), 0.05),
-        pytest.param(False, HUT(rank=2), 0.05, marks=pytest.mark.full),
-        pytest.param(True, LoRA(rank=2), 0.01, marks=pytest.mark.full),
-    ],
+    [(True, HUT(rank=2), 0.05), (False, HUT(rank=2), 0.05), (True, LoRA(rank=2), 0.01)],
     ids=str,
 )
 def test_a_llama_of_nnx_layers_trains_under_nnx_jit(scanned, transform, rate):

@@ -229,6 +229,7 @@ TPU_FORMS = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "form",
     [

@@ -218,6 +218,7 @@ def test_the_command_prints_the_line_and_exits_with_2():
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.full
 def test_a_terminal_without_the_letters_is_no_reason_to_end():
     done = subprocess.run(
         [sys.executable, "-m", "hut_jax.metrics.e2e", "--help"],

@@ -46,6 +46,7 @@ def small_decoder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.full
 def test_cost_is_counted_from_shapes(small_decoder, small_config):
     small_config.model = str(small_decoder)
     config = freeze(small_config)
@@ -76,6 +77,7 @@ def test_a_run_from_base_to_merged_checkpoint(small_decoder, small_config, tmp_p
     assert model.config == run.model.config
 
 
+@pytest.mark.full
 def test_cost_leaves_out_what_the_model_cannot_have(small_decoder, config_file, monkeypatch, capsys):
     """Unless it was asked for: a Llama has no biases."""
     arguments = [f"--config={config_file}", f"--config.model={small_decoder}", "--length=16", "--batch=1"]
@@ -88,6 +90,7 @@ def test_cost_leaves_out_what_the_model_cannot_have(small_decoder, config_file, 
     assert "bitfit is left out: bitfit has nothing to act on" in printed
 
 
+@pytest.mark.full
 def test_devices_share_out_the_heads_of_keys(small_decoder, small_config):
     small_config.model = str(small_decoder)
     small_config.mesh.update({"data": 1, "tensor": 2})

@@ -50,6 +50,7 @@ def other_weights(base):
     return "--config.model=other"
 
 
+@pytest.mark.full
 def test_a_run_that_was_moved_does_what_it_did(moved, finished, small_config, monkeypatch):
     def without_java(texts):
         raise e2e.java.Unavailable("the texts matter here")
@@ -72,6 +73,7 @@ def test_predictions_of_a_run_that_was_moved_are_those_of_version_0_1(moved_glue
     assert Path("CoLA.tsv").read_text() == Path("made/CoLA.tsv").read_text()
 
 
+@pytest.mark.full
 def test_another_base_is_refused_with_both_names(moved):
     other = other_weights("base")
     Path("mrs.txt").write_text("name[Alba]\n")

@@ -25,6 +25,7 @@ def test_a_trained_run_is_checked_before_its_weights_are_read(finished, small_mo
         load_run(finished, read_trained_config(finished, [f"--config.model={small}"]))
 
 
+@pytest.mark.full
 def test_a_token_that_was_added_to_the_tokenizer_alone_is_refused_where_it_comes(
     small_config, glue_config, small_model, small_encoder, small_data, tmp_path
 ):

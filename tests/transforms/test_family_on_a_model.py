@@ -110,7 +110,7 @@ def close(got, expected, rtol, atol):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol, atol * np.abs(b).max()), got, expected)
 
 
-@each_with_quick("hut", "dora")
+@each_with_quick("hut")
 def test_a_scan_of_recomputed_layers_is_its_merged_layers_one_by_one(name):
     x, params = parameters()
     ((_, (got, _)), _), ((_, (whole, merged)), _) = both_ways(name)

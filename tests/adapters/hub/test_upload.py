@@ -129,6 +129,7 @@ def merged_by_the_card(hub, name, small, adapter, head=None):
     return base, names["params"]
 
 
+@pytest.mark.full
 def test_the_lines_of_the_card_load_the_adapter(hub, small_model):
     adapter = Adapter(HUT(rank=2), "layer_0/attention/query$")
     base, merged = merged_by_the_card(hub, "user/small", small_model, adapter)

@@ -126,6 +126,7 @@ def test_parameter_tree():
     }
 
 
+@pytest.mark.full
 def test_scanned_and_recomputed_layers_equal_plain_ones(params, ids):
     stacked = jax.device_get(stack_layers(params))
 
@@ -175,9 +176,10 @@ def test_padding_on_the_left_moves_nothing(params, ids, expected):
     close(run(Decoder(CONFIG), params, padded, np.repeat(mask, 2, axis=0))[:, 3:], expected, 1e-4)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "rope",
-    [pytest.param(CONFIG.rope, marks=pytest.mark.full), Rope("dynamic", 50.0, factor=3.0)],
+    [CONFIG.rope, Rope("dynamic", 50.0, factor=3.0)],
     ids=lambda rope: rope.rope_type,
 )
 def test_texts_that_share_a_row_do_not_see_each_other(params, ids, rope):

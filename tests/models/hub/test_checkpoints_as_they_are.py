@@ -150,6 +150,7 @@ def test_an_encoder_is_read_from_the_tied_decoder_of_its_masked_lm(copy):
     refused("1 missing: 'embeddings.word_embeddings.weight'", folder, head="none")
 
 
+@pytest.mark.full
 def test_tied_tables_that_differ_are_refused_and_the_advice_unties_them(copy):
     for name, ties in TIES:
         other, own = next(iter(ties.items()))

@@ -70,6 +70,7 @@ def test_the_head_is_the_one_of_the_architectures(name, head, labels):
     assert model == build_model(MODELS / name)
 
 
+@pytest.mark.full
 def test_a_head_that_the_files_lack_is_drawn_with_the_key_and_reported():
     own, before, _ = load("roberta_mlm")
     model, params, lines = load("roberta_mlm", head=Head("classification", num_labels=3), key=jax.random.key(7))
