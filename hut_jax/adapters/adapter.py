@@ -59,7 +59,7 @@ class Adapter:
         also_train: patterns of modules that train in full beside the factors, such as a new head. "all-linear" and the
             default targets leave these modules out. An embedding must be named in full, since a head tied to it trains
             too. A parameter that is named in full, such as `layer_0/mlp/up/bias`, trains alone. It may be the bias or
-            the kernel of a target, which is then transformed as it has become.
+            the kernel of a target; the transformation then acts on the trained value.
         untied: kernels that take the place of a tied table, such as `{"lm_head/kernel": "token_embedding/embedding"}`.
             Each starts as the transposed table, and targets and `also_train` name it as any other kernel. The model
             must read such a kernel where it is in the parameters, as the models of this library do.
@@ -87,7 +87,7 @@ class Adapter:
                 raise UserError(f"layout= at {pattern!r}: {error}") from None
         for kernel, of in self.untied:
             if not isinstance(of, str) or not kernel or not of:
-                raise UserError(f"untied= at {kernel!r} is the path of a table, and not {of!r}")
+                raise UserError(f"untied= must map a kernel's path to a table's path, not {kernel!r} to {of!r}")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Adapter":

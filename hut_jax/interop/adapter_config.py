@@ -18,6 +18,7 @@ _LARGEST = 3e38  # in fp32; no comparison with NaN holds
 _NOT_MERGED = {
     "alora_invocation_tokens": "its factors act only on the tokens after an invocation, which no weights can do",
     "arrow_config": "its factors are chosen for each token, which no weights can do",
+    "use_qalora": "its layers are quantised and their inputs pooled, which no weights of the base can do",
     "layer_replication": "it is for a model with some of the base's layers repeated, which is another model",
 }
 # PEFT's own fields whose adapters it merges.

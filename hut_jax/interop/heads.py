@@ -17,8 +17,11 @@ TASKS: Mapping[str, str | None] = {
 }
 """PEFT's task for each of our heads."""
 
-_FAMILIES = {"bert": "Bert", "roberta": "Roberta"}
-_CLASSES = {"none": "Model", "mlm": "ForMaskedLM", "classification": "ForSequenceClassification"}
+_ENCODERS = {"bert": "Bert", "roberta": "Roberta"}
+_DECODERS = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3", "gemma2": "Gemma2"}
+_DECODERS |= {"gemma3_text": "Gemma3Text", "smollm3": "SmolLM3", "phi3": "Phi3"}
+_OF_ENCODERS = {"none": "Model", "mlm": "ForMaskedLM", "classification": "ForSequenceClassification"}
+_OF_DECODERS = {"causal": "ForCausalLM", "classification": "ForSequenceClassification", "none": "Model"}
 _HEAD, _OUTPUT = "classifier/", "classifier/out/"  # the output layer has as many outputs as there are labels
 _GPT2_CLASSIFIER = "score."
 
@@ -30,10 +33,12 @@ def auto_mapping(config: Any) -> dict[str, str] | None:
         config: of the model.
     """
     kind = config.model_type
-    if kind not in _FAMILIES or config.head not in _CLASSES:
+    families, classes = _classes(kind)
+    if kind not in families or config.head not in classes:
         return None
-    name = _FAMILIES[kind] + _CLASSES[config.head]
-    return {"base_model_class": name, "parent_library": f"transformers.models.{kind}.modeling_{kind}"}
+    folder = kind.removesuffix("_text")
+    library = f"transformers.models.{folder}.modeling_{folder}"
+    return {"base_model_class": families[kind] + classes[config.head], "parent_library": library}
 
 
 def check_head(whole: Mapping[str, np.ndarray], adapted: Set[str], config: Any) -> None:
@@ -51,13 +56,14 @@ def check_head(whole: Mapping[str, np.ndarray], adapted: Set[str], config: Any) 
         raise UserError(
             "the adapter is for GPT2ForSequenceClassification, and this library has no classification head for GPT-2"
         )
-    if config.model_type not in _FAMILIES:
+    families, classes = _classes(config.model_type)
+    if config.model_type not in families:
         return
     prefix = config.tensor_names().prefix
     tensors = {name.removeprefix(prefix): tensor for name, tensor in whole.items()}
     needed = {*tensors, *(f"{module}.weight".removeprefix(prefix) for module in adapted)}
     foreign = needed - _paths(config, config.head).keys()
-    knowing = [head for head in _CLASSES if foreign <= _paths(config, head).keys()]
+    knowing = [head for head in classes if foreign <= _paths(config, head).keys()]
     head = config.head if not foreign else next(iter(knowing), None)
     if head is None:
         return  # a name that no head knows is refused where it is read
@@ -80,13 +86,18 @@ def check_head(whole: Mapping[str, np.ndarray], adapted: Set[str], config: Any) 
 def trained_only(parts: Sequence[Part]) -> list[Part]:
     """The parts without the layers of the classification head that are the base's.
 
-    Of a head the whole is saved, there and by us, whether all of it was trained or not.
+    PEFT and `save_peft` save the whole head, trained or not.
 
     Args:
         parts: deviations from the base.
     """
     changed = {part.path.rpartition("/")[0] for part in parts if part.factors["d"].any()}
     return [part for part in parts if part.path.rpartition("/")[0] in changed or not part.path.startswith(_HEAD)]
+
+
+def _classes(kind: str) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """The beginnings of transformers' class names by `model_type`, and their ends by our head."""
+    return (_DECODERS, _OF_DECODERS) if kind in _DECODERS else (_ENCODERS, _OF_ENCODERS)
 
 
 def _paths(config: Any, head: str) -> dict[str, str]:

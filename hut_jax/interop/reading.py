@@ -18,12 +18,11 @@ from hut_jax.core.trees import flatten, show, split, unflatten
 from hut_jax.interop.adapter_config import Fields
 from hut_jax.interop.heads import check_head, trained_only
 from hut_jax.interop.layers import Layers
-from hut_jax.interop.methods.base import Arrays, Method, Part, exactly
+from hut_jax.interop.methods.base import ROWS, Arrays, Method, Part, exactly
 from hut_jax.interop.methods.registry import METHODS
 from hut_jax.interop.modules_to_save import Rows, named, read_whole, same, saved, token_rows
 from hut_jax.interop.tied import Untied, untied_kernels
 
-_ROWS = "trainable_tokens_delta"
 _NOT_READ = "trainable_tokens_original"  # what the base is
 _WRAPPED = re.compile(r"\.(token_adapter|base_layer)(?=\.)")
 
@@ -122,7 +121,7 @@ def sort_tensors(tensors: Mapping[str, np.ndarray], method: Method, fields: Fiel
         if any(part in name for part in (_NOT_READ, *method.trained_only)):
             continue
         bare = _WRAPPED.sub("", name)
-        ending = next((ending for ending in (*endings, _ROWS) if bare.endswith(f".{ending}")), None)
+        ending = next((ending for ending in (*endings, ROWS) if bare.endswith(f".{ending}")), None)
         module = bare.removesuffix(f".{ending}")
         place, key = (given.whole, bare) if ending is None else (given.rows, module)
         if ending in endings:
@@ -133,7 +132,7 @@ def sort_tensors(tensors: Mapping[str, np.ndarray], method: Method, fields: Fiel
     if method.factors and not given.factors:
         raise UserError(f"{WEIGHTS_FILE} has no tensor of {method.peft_type}, such as ...{next(iter(endings))}")
     if not method.factors and not given.rows:
-        raise UserError(f"{WEIGHTS_FILE} has no tensor of {method.peft_type}, such as ...{_ROWS}")
+        raise UserError(f"{WEIGHTS_FILE} has no tensor of {method.peft_type}, such as ...{ROWS}")
     for module, own in given.factors.items():
         for name in sorted(method.required(own, fields) - own.keys()):
             ending = next(ending for ending, ours in endings.items() if ours == name)

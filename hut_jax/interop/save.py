@@ -21,6 +21,9 @@ from hut_jax.interop.methods.registry import OF_TRANSFORM
 from hut_jax.interop.modules_to_save import CLASSIFIER, inside, write_whole
 from hut_jax.interop.plain_names import PREFIX
 
+_OF_DECODERS = "score"
+"""transformers' name for the classification head of a decoder; an encoder's is `CLASSIFIER`."""
+
 
 def save_peft(
     folder: str | Path,
@@ -33,9 +36,8 @@ def save_peft(
     """Write the adapter so that Hugging Face PEFT can read it, all of it or nothing. An existing adapter is replaced.
 
     PEFT has LoRA, LoRA+ (as LoRA), DoRA, HiRA, LoHa, IA3 and LayerNorm tuning. The parameters that `also_train` names
-    become `modules_to_save`: whole modules, with the base's values where nothing was trained; beside LoRA, biases of
-    targets become PEFT's `bias`. So does a classifier's
-    head, which PEFT expects in the file.
+    become `modules_to_save`: whole modules, with the base's values where nothing was trained. So does a classifier's
+    head, which PEFT expects in the file. Beside LoRA, biases of targets become PEFT's `bias`.
 
     Args:
         folder: of the two files; it is made if it is missing.
@@ -90,12 +92,13 @@ def save_peft(
     config = cast(Any, model).config
     task = TASKS[config.head]
     if task == TASKS["classification"]:
-        task = task if CLASSIFIER in whole else None
+        classifier = _OF_DECODERS if f"{_OF_DECODERS}.weight" in layers.tensors else CLASSIFIER
+        task = task if classifier in whole else None
         # PEFT's loaders for this task expect the whole head in the file; without it, they fail.
-        if not any(inside(module, [CLASSIFIER]) for module in own):
-            head = {name: layers.value(name) for name in layers.tensors if inside(name, [CLASSIFIER])}
+        if not any(inside(module, [classifier]) for module in own):
+            head = {name: layers.value(name) for name in layers.tensors if inside(name, [classifier])}
             tensors = head | tensors
-            whole = sorted({CLASSIFIER, *(module for module in whole if not inside(module, [CLASSIFIER]))})
+            whole = sorted({classifier, *(module for module in whole if not inside(module, [classifier]))})
     description = {
         "peft_type": method.peft_type,
         "task_type": task,

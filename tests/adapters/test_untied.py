@@ -83,7 +83,11 @@ def test_a_head_that_is_there_already_is_the_one_that_is_adapted():
     [
         ({"lm_head/kernel": "embedding"}, PARAMS, "untied= at 'lm_head/kernel': 'embedding' is no matrix of the para"),
         ({"lm_head/kernel": "final_norm/scale"}, PARAMS, "'final_norm/scale' is no matrix of the parameters"),
-        ({"lm_head/kernel": 3}, PARAMS, "untied= at 'lm_head/kernel' is the path of a table, and not 3"),
+        (
+            {"lm_head/kernel": 3},
+            PARAMS,
+            "untied= must map a kernel's path to a table's path, not 'lm_head/kernel' to 3",
+        ),
         (HEAD, nnx.Linear(2, 2, rngs=nnx.Rngs(0)), "params= is of type Linear, and untied= is for trees of dicts"),
     ],
 )

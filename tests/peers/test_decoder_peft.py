@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hut_jax import HUT, IA3, SSF, Adapter, DoRA, HiRA, LayerNorm, LoRA, load_pretrained, save_pretrained
+from hut_jax import HUT, IA3, SSF, Adapter, DoRA, HiRA, LayerNorm, LoRA, UserError, load_pretrained, save_pretrained
 from hut_jax.interop import load_peft, save_peft
 from hut_jax.models.compute import Compute
 
@@ -134,6 +134,37 @@ def test_what_we_saved_runs_there_and_comes_back(bases, tmp_path, kind, name):
     expected = theirs_of(theirs)
     check(ours_of(model, params, adapter, factors), expected, folder)
     check(ours_of(model, params, *load_peft(tmp_path / "ours", model, params)), expected, folder)
+
+
+@pytest.mark.parametrize("trained", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_classifier_goes_there_and_comes_back(bases, tmp_path, kind, trained):
+    """PEFT's loaders expect its head in the file, trained or not."""
+    torch.manual_seed(1)
+    config = transformers.AutoConfig.for_model(kind, **SIZES, num_labels=3)
+    base = tmp_path / "base"
+    shaken(transformers.AutoModelForSequenceClassification.from_config(config)).save_pretrained(base)
+    model, params = load_pretrained(base)
+    adapter = Adapter(LoRA(rank=2), also_train="^classifier$" if trained else ())
+    factors = random_factors(adapter, params)
+    save_peft(tmp_path / "ours", adapter, factors, model, params, base_name=str(base))
+    loaders = (peft.AutoPeftModelForSequenceClassification, *(() if trained else (peft.AutoPeftModel,)))
+    expected = ours_of(model, params, adapter, factors)
+    for loader in loaders:
+        logits = theirs_of(loader.from_pretrained(tmp_path / "ours").eval())
+        np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5 * np.abs(logits).max())
+    there = transformers.AutoModelForSequenceClassification.from_pretrained(base).eval()
+    assert np.abs(theirs_of(there) - expected).max() > 1e-2 * np.abs(expected).max()
+    again, own = load_peft(tmp_path / "ours", model, params)
+    assert bool(again.also_train) == trained
+    np.testing.assert_allclose(ours_of(model, params, again, own), expected, rtol=1e-5, atol=1e-5)
+
+    causal, its = load_pretrained(base, head="causal", report=lambda line: None, draw=False)
+    if trained:
+        with pytest.raises(
+            UserError, match=r"for head 'classification' with 3 labels, and the model has head 'causal'"
+        ):
+            load_peft(tmp_path / "ours", causal, its)
 
 
 @pytest.mark.parametrize("transform", [HUT(rank=2), SSF(), LoRA()], ids=lambda transform: transform.name)

@@ -12,6 +12,9 @@ from hut_jax.transforms import Transform
 
 Arrays = dict[str, np.ndarray]
 
+ROWS = "trainable_tokens_delta"
+"""The end of the name of single tokens' rows in PEFT's files."""
+
 
 class Part(NamedTuple):
     """The factors that were read for one of our layers or parameters.

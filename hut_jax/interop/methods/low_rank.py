@@ -235,14 +235,6 @@ def _only_linear(layer: Layer) -> None:
         raise UserError(f"{layer.name} is a Conv1D, for which PEFT has no LoHa")
 
 
-def _norms(layer: Layer) -> np.ndarray:
-    """The norm of each output's weights, `[k]`."""
-    norms = np.concatenate([np.linalg.norm(np.asarray(kernel, np.float64), axis=0) for kernel in layer.kernels])
-    if not norms.all():
-        raise UserError(f"{layer.name} has outputs whose weights are all zero: PEFT's DoRA divides by their norm")
-    return norms
-
-
 def _rank(part: Part) -> int:
     return next(factor.shape[-1] for name, factor in part.factors.items() if name.startswith("a"))
 

@@ -9,12 +9,10 @@ import numpy as np
 from hut_jax.core.errors import UserError
 from hut_jax.interop.adapter_config import Fields
 from hut_jax.interop.layers import Layer, Layers
-from hut_jax.interop.methods.base import Arrays, Method, Own, Part, Written, fan_in_fan_out
+from hut_jax.interop.methods.base import ROWS, Arrays, Method, Own, Part, Written, fan_in_fan_out
 from hut_jax.interop.modules_to_save import unused_biases
 from hut_jax.interop.tensors import Tensor
 from hut_jax.transforms import IA3, Full, LayerNorm, Transform
-
-_ROWS = "trainable_tokens_delta"
 
 
 class Scales(Method):
@@ -191,16 +189,16 @@ class Tokens(Method):
         (one,) = own.values()
         base = layers.value(f"{module}.weight").astype(np.float32)
         d = one.factors["d"] if layers.find(module).table else one.factors["d"].T
-        return Written({_ROWS: base + d}, indices=tuple(map(int, np.flatnonzero(d.any(axis=1)))))
+        return Written({ROWS: base + d}, indices=tuple(map(int, np.flatnonzero(d.any(axis=1)))))
 
     def even(self, written: Mapping[str, Written], layers: Layers) -> dict[str, Written]:
         """All modules with the same rows."""
         indices = sorted({index for one in written.values() for index in one.indices}) or [0]
         for module, one in written.items():
-            if indices[-1] >= len(one.tensors[_ROWS]):
+            if indices[-1] >= len(one.tensors[ROWS]):
                 raise UserError(f"PEFT trains the same rows in each module, and {module} has no row {indices[-1]}")
         return {
-            module: one._replace(tensors={_ROWS: one.tensors[_ROWS][indices]}, indices=tuple(indices))
+            module: one._replace(tensors={ROWS: one.tensors[ROWS][indices]}, indices=tuple(indices))
             for module, one in written.items()
         }
 

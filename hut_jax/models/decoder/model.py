@@ -89,7 +89,7 @@ class Decoder(Transformer):
             attention_mask: as `GPT2` takes it. For classification it tells the last token of each row, too.
             token_type_ids: which text of a pair each token belongs to. A decoder does not use it.
             position_ids: as `GPT2` takes them. With types of rotary positions that depend on the length, a text's
-                length is its largest position and 1, and the keys in a cache stay as they were written.
+                length is its largest position plus 1, and the keys in a cache stay as they were written.
             segment_ids: as `GPT2` takes them; not for classification.
             deterministic: False turns dropout on. It needs an rng named "dropout".
             cache: as `GPT2` takes it; not for classification.

@@ -17,7 +17,7 @@ class Head:
 
     Attributes:
         name: "causal" for GPT-2; "classification", "mlm" or "none" for RoBERTa and BERT; "causal", "classification" or
-            "none" for other decoders.
+            "none" for the models of `models/decoder`.
         num_labels: the number of outputs of a classification head. If it differs from config.json's, the output layer
             is drawn at random.
         labels: the names of the outputs. If only `num_labels` changes, they are LABEL_0, LABEL_1, ...
@@ -93,7 +93,7 @@ def with_head(family: Family, config: Any, values: Mapping[str, Any], head: Head
     if name is None:
         raise UserError(
             f"{where}: none of its architectures {values['architectures']} is supported; {nearest('', family.heads)}; "
-            f"or take its encoder and ask for a head: {', '.join(map(repr, valid))}"
+            f"or read its body alone, with one of the heads {', '.join(map(repr, valid))}"
         )
     given = [field for field in ("num_labels", "labels", "problem_type") if getattr(head, field) is not None]
     if given and name != "classification":
