@@ -1,5 +1,7 @@
 """The tokenizer of a base: transformers' own, called for many texts at once."""
 
+import hashlib
+import json
 import logging
 import os
 import shutil
@@ -16,6 +18,11 @@ _JSON, _VOCAB, _MERGES, _WORDS = "tokenizer.json", "vocab.json", "merges.txt", "
 _SETTINGS, _NAMES, _CONFIG = "tokenizer_config.json", "special_tokens_map.json", "config.json"
 _FILES = (_JSON, _VOCAB, _MERGES, _WORDS, _SETTINGS, _NAMES, "added_tokens.json", "chat_template.jinja")
 _FOREIGN = ("_file", "_files", "_kwargs", "init_inputs", "vocab", "merges", "auto_map")  # may name any file, or code
+
+_GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
+_PROBE = (
+    " A caf\u00e9's  2nd\tMenu\n\u2603"  # capitals, accents, digits and white space, which tokenizers treat differently
+)
 
 # The usual names of the special tokens, for a tokenizer.json that stands alone and does not say which is which.
 _USUAL = {
@@ -50,6 +57,9 @@ class Tokenizer:
         self._backend.encode_special_tokens = bool(auto.split_special_tokens)
         self._backend.no_truncation()  # a tokenizer.json may hold both
         self._backend.no_padding()
+        # A class of its own says whether it tells the texts of a pair apart, as BERT's does and DistilBERT's does not.
+        generic = type(auto).__name__ in _GENERIC and "model_input_names" not in auto.init_kwargs
+        self._tells_apart = generic or "token_type_ids" in auto.model_input_names
         self._ids = set(self._backend.get_vocab(with_added_tokens=True).values())
         self.vocab_size = max(self._ids, default=-1) + 1
         self.eos_id = self.special("eos" if auto.sep_token_id is None or auto.eos_token_id is not None else "sep")
@@ -63,6 +73,12 @@ class Tokenizer:
         if (found := getattr(self.auto, f"{role}_token_id")) is None:
             raise UserError(f'{self._folder} has no {role} token; name one in {_SETTINGS}: "{role}_token": "..."')
         return int(found)
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of the tokens, and of how a text is cut into them; the same for other files of one tokenizer."""
+        tokens = sorted(self._backend.get_vocab(with_added_tokens=True).items())
+        return hashlib.sha256(json.dumps([tokens, self.encode(_PROBE)]).encode()).hexdigest()
 
     def missing(self, vocab_size: int) -> tuple[int, ...]:
         """The ids below `vocab_size` that are no tokens, such as those that pad a model's vocabulary."""
@@ -99,7 +115,8 @@ class Tokenizer:
         finally:
             self._backend.no_truncation()
         cut = sum(bool(one.overflowing) for one in found)
-        return EncodedTexts([one.ids for one in found], [one.type_ids for one in found], cut)
+        types = [one.type_ids if self._tells_apart else [0] * len(one.ids) for one in found]
+        return EncodedTexts([one.ids for one in found], types, cut)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids. Bytes that are no UTF-8 become U+FFFD, and ids that are no tokens are left out."""

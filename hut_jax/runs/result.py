@@ -50,6 +50,7 @@ def make_result(run: Run, data: TaskData, done: Fit, fingerprint: str, workdir: 
         "adapter_bytes": size_on_disk(workdir / ADAPTER),
         "peak_bytes": peak_bytes(),
         "base": {"name": run.config.model, "fingerprint": fingerprint},
+        "tokenizer": run.tokenizer.fingerprint,
         "command": command,
         "commit": commit(),
         **describe_machine(*_LIBRARIES),

@@ -10,7 +10,7 @@ from jaxtyping import Array, PyTree
 
 from hut_jax.adapters.files import load_adapter, read_description
 from hut_jax.config import RunConfig, flatten_config, with_fields
-from hut_jax.core.cli import Parser
+from hut_jax.core.cli import FIELD, Parser
 from hut_jax.core.errors import UserError, nearest
 from hut_jax.core.locate import NotFound
 from hut_jax.core.sections import defaults, fields_of
@@ -18,6 +18,7 @@ from hut_jax.data.batching import Batch
 from hut_jax.data.loss import Evaluated
 from hut_jax.generation.config import DecodeConfig
 from hut_jax.runs import config_files
+from hut_jax.runs.result import read_kept
 from hut_jax.runs.run import Run, make_run, parts
 from hut_jax.runs.workdir import ADAPTER, read_config
 from hut_jax.tasks import TASKS, Ability, task_named
@@ -75,7 +76,7 @@ def load_run(
         workdir: the run's.
         config: the run's, if `read_trained_config` has read it already.
         scan_layers: whether the layers are one `nn.scan`; default: as in training.
-        force: load the base even if it is not the one that the adapter was trained on.
+        force: load the base and the tokenizer even if they are not those of the training.
 
     Raises:
         UserError: there is no trained run, or a part of it cannot be loaded or does not fit another part.
@@ -88,6 +89,12 @@ def load_run(
     except NotFound as error:
         moved = " or --config.tokenizer=FOLDER" if config.tokenizer else ""
         raise UserError(f"{error}; if it has moved, say where it is: --config.model=FOLDER{moved}") from None
+    known = read_kept(workdir).get("tokenizer")  # runs of earlier versions have none
+    if known not in (None, run.tokenizer.fingerprint) and not force:
+        raise UserError(
+            f"{config.tokenizer or config.model} is not the tokenizer that the run was trained with; name that one "
+            "with --config.tokenizer=FOLDER, or take this one with --force"
+        )
     params = run.load_base()
     adapter, factors = load_adapter(workdir / ADAPTER, params, name=config.model, force=force)
     return TrainedRun(**parts(run) | {"adapter": adapter}, params=params, factors=factors)
@@ -124,7 +131,15 @@ def parse_with_run(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Namesp
     Raises:
         UserError: as `read_trained_config`, or an argument is missing.
     """
-    args, overrides = parser.parse_known_args(argv)
+    try:
+        args, overrides = parser.parse_known_args(argv)
+    except UserError:
+        for field in [
+            argument.partition("=")[0].removeprefix(FIELD) for argument in argv if argument.startswith(FIELD)
+        ]:
+            if not field.startswith(tuple(parser.fields)):  # a misspelt field is named even if an option is missing
+                raise UserError(_fixed(field, parser.fields)) from None
+        raise
     return args, read_trained_config(args.workdir, overrides)
 
 
@@ -143,8 +158,13 @@ def read_trained_config(workdir: Path, overrides: Sequence[str] = ()) -> RunConf
         if name.startswith("--") and field == name:
             raise UserError(f"unknown argument {name}; {nearest(name, [f'--config.{field}' for field in fields])}")
         if name.startswith("--") and field not in fields:
-            raise UserError(f"config.{field} cannot be changed after training; {nearest(field, fields)}")
+            raise UserError(_fixed(field, fields))
     return config_files.overridden(config, overrides)
+
+
+def _fixed(field: str, fields: Sequence[str]) -> str:
+    """The message for a field that there is not, or that is fixed after training."""
+    return f"config.{field} cannot be changed after training; {nearest(field, fields)}"
 
 
 def task_that(ability: type[T], workdir: Path, config: RunConfig) -> T:

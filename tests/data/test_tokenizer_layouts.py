@@ -28,8 +28,13 @@ def as_theirs(folder):
     for text in TEXTS:
         assert ours.encode(text) == theirs(text, add_special_tokens=False)["input_ids"], text
         assert ours.encode_texts([(text,)], 64).ids == [theirs(text)["input_ids"]], text
-    pair = theirs("a b", "c d", return_token_type_ids=True)
-    assert ours.encode_texts([("a b", "c d")], 64)[:2] == ([pair["input_ids"]], [pair["token_type_ids"]])
+    generic = type(theirs).__name__ in (
+        "PreTrainedTokenizerFast",
+        "TokenizersBackend",
+    )  # versions differ in its default
+    pair = theirs("a b", "c d", return_token_type_ids=generic or None)
+    types = pair.get("token_type_ids", [0] * len(pair["input_ids"]))
+    assert ours.encode_texts([("a b", "c d")], 64)[:2] == ([pair["input_ids"]], [types])
     assert ours.vocab_size == len(theirs)
     return ours
 
@@ -235,3 +240,21 @@ def test_a_llama_style_tokenizer_and_its_chat_template(tmp_path):
 
 def test_the_embedded_tokenizer_is_as_transformers_reads_it():
     same(as_theirs(TINY), bare(TINY))
+
+
+@pytest.mark.parametrize(
+    ("settings", "apart"),
+    [
+        ({"tokenizer_class": "BertTokenizer"}, True),
+        ({"tokenizer_class": "DistilBertTokenizer"}, False),
+        ({"tokenizer_class": "BertTokenizer", "model_input_names": ["input_ids", "attention_mask"]}, False),
+    ],
+)
+def test_the_texts_of_a_pair_are_told_apart_where_the_tokenizer_does(made, tmp_path, settings, apart):
+    folder = shutil.copytree(made / "bert", tmp_path / "bert")
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    theirs = AutoTokenizer.from_pretrained(folder)("a b", "c d")
+    assert ("token_type_ids" in theirs) == apart
+    types = theirs.get("token_type_ids", [0] * len(theirs["input_ids"]))
+    assert load_tokenizer(folder).encode_texts([("a b", "c d")], 64).types == [types]
+    assert (1 in types) == apart

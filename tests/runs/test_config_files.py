@@ -90,6 +90,12 @@ def test_help_lists_the_fields_of_the_config_with_values_and_meanings(capsys):
     assert "--config.train.steps=100" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("command", [evaluate, generate])
+def test_a_misspelt_field_of_a_run_is_named_although_the_run_is_missing(command):
+    with pytest.raises(UserError, match=r"config\.decode\.beems cannot be changed .*'decode\.beams'"):
+        command.main(["--config.decode.beems=4"])
+
+
 @pytest.mark.parametrize("command", [evaluate, generate, predict, merge])
 def test_help_of_a_command_on_a_run_lists_the_fields_that_may_be_changed(command, capsys):
     with pytest.raises(SystemExit) as ended:

@@ -25,6 +25,22 @@ def test_a_trained_run_is_checked_before_its_weights_are_read(finished, small_mo
         load_run(finished, read_trained_config(finished, [f"--config.model={small}"]))
 
 
+def test_another_tokenizer_is_refused_unless_forced_and_other_files_of_the_same_are_taken(
+    finished, small_model, tmp_path
+):
+    other, same = (shutil.copytree(small_model, tmp_path / name) for name in ("other", "same"))
+    (same / "tokenizer.json").unlink()  # the same tokens from vocab.json and merges.txt
+    (other / "tokenizer.json").unlink()
+    vocab = json.loads((other / "vocab.json").read_text(encoding="utf-8"))
+    (first, a), (second, b) = [*vocab.items()][300:302]
+    (other / "vocab.json").write_text(json.dumps(vocab | {first: b, second: a}), encoding="utf-8")
+    config = read_trained_config(finished, [f"--config.tokenizer={other}"])
+    with pytest.raises(UserError, match=r"other is not the tokenizer that the run was trained with; .*--force"):
+        load_run(finished, config)
+    load_run(finished, config, force=True)
+    load_run(finished, read_trained_config(finished, [f"--config.tokenizer={same}"]))
+
+
 @pytest.mark.full
 def test_a_token_that_was_added_to_the_tokenizer_alone_is_refused_where_it_comes(
     small_config, glue_config, small_model, small_encoder, small_data, tmp_path
