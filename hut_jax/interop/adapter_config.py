@@ -28,6 +28,18 @@ _MERGED = {"kasa_config"}
 _KEEP_THE_BASE = (True, False, "gaussian", "eva", "orthogonal", "mica")
 _CHANGE_IT_AGAIN = ("pissa", "olora")
 
+# What this library has no head for: PEFT's task, or the end of the base's class -> what it is for.
+_OTHER_TASKS = {
+    "TOKEN_CLS": "labels of tokens",
+    "QUESTION_ANS": "answers in a text",
+    "SEQ_2_SEQ_LM": "an encoder with a decoder",
+}
+_OTHER_CLASSES = {
+    "ForTokenClassification": "labels of tokens",
+    "ForQuestionAnswering": "answers in a text",
+    "ForMultipleChoice": "multiple choice",
+}
+
 # Fields that change nothing once the tensors are known, or that are read for every method.
 _COMMON = {
     "auto_mapping",
@@ -100,6 +112,24 @@ class Fields:
         if value is not None and not any(type(value) is type(one) and value == one for one in valid):
             raise UserError(f"{name!r} is {value!r}: {otherwise}")
         return default if value is None else value
+
+    def check_task(self) -> None:
+        """Check that the adapter is not for a task whose head this library lacks, though its tensors have known names.
+
+        Raises:
+            UserError: it is.
+        """
+        task, mapping = self.text("task_type"), self._values.get("auto_mapping")
+        base = mapping.get("base_model_class") if isinstance(mapping, dict) else None
+        for name, value, others in (
+            ("task_type", task, _OTHER_TASKS),
+            ("base_model_class", base if isinstance(base, str) else None, _OTHER_CLASSES),
+        ):
+            for end, purpose in others.items():
+                if value is not None and value.endswith(end):
+                    raise UserError(
+                        f"the adapter is for {purpose} ({name} {value!r}), and this library has no such head"
+                    )
 
     def check_initialisation(self) -> None:
         """Check that LoRA's initialisation left the base as it is.

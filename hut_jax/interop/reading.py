@@ -45,11 +45,12 @@ def method_of(fields: Fields) -> Method:
     """The method that the fields name, once they are checked.
 
     Raises:
-        UserError: the method or a field is not supported.
+        UserError: the method, the task or a field is not supported.
     """
     kind = str(fields.text("peft_type"))
     if kind not in METHODS:
         raise UserError(f"peft_type {kind!r} is not supported; {nearest('', METHODS)}")
+    fields.check_task()
     METHODS[kind].check(fields)
     return METHODS[kind]
 

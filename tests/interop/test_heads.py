@@ -56,6 +56,25 @@ def test_an_adapter_for_another_head_names_the_head_and_loads_with_it(
     assert len(adapter.targets) == 1
 
 
+@pytest.mark.parametrize(
+    ("fields", "purpose"),
+    [
+        ({"task_type": "TOKEN_CLS"}, "labels of tokens"),
+        ({"task_type": "QUESTION_ANS"}, "answers in a text"),
+        ({"task_type": "SEQ_2_SEQ_LM"}, "an encoder with a decoder"),
+        ({"auto_mapping": {"base_model_class": "BertForTokenClassification"}}, "labels of tokens"),
+        ({"auto_mapping": {"base_model_class": "BertForQuestionAnswering"}}, "answers in a text"),
+        ({"auto_mapping": {"base_model_class": "RobertaForMultipleChoice"}}, "multiple choice"),
+    ],
+)
+def test_an_adapter_for_a_head_that_is_not_here_is_refused(roberta, write, fields, purpose):
+    (value,) = fields.values()
+    field, value = ("task_type", value) if isinstance(value, str) else next(iter(value.items()))
+    message = rf"for {purpose} \({field} '{value}'\), and this library has no such head$"
+    with pytest.raises(UserError, match=message):
+        load_peft(files(write, CLASSIFIER, modules_to_save=["classifier"], **fields), *roberta)
+
+
 def test_gpt2_has_no_classifier(gpt2, write):
     folder = files(write, {"score.weight": (3, 4)}, "transformer.h.0.attn.c_proj")
     with pytest.raises(

@@ -150,6 +150,17 @@ def pooler_of(model):
     return {"kernel": jnp.asarray(dense.weight.detach().numpy().T), "bias": jnp.asarray(dense.bias.detach().numpy())}
 
 
+@pytest.mark.parametrize("task", ["TOKEN_CLS", None])
+def test_a_classifier_of_tokens_is_refused_though_its_tensors_have_known_names(base, tmp_path, task):
+    theirs = transformers.BertForTokenClassification.from_pretrained(base("BertForMaskedLM"), num_labels=3)
+    config = peft.LoraConfig(r=2, target_modules=["query"], modules_to_save=["classifier"], task_type=task)
+    theirs = shaken(peft.get_peft_model(theirs, config))
+    theirs.save_pretrained(tmp_path)
+    of_texts = load_pretrained(base("BertForSequenceClassification"), head=Head("classification", num_labels=3))
+    with pytest.raises(UserError, match=r"for labels of tokens .*, and this library has no such head$"):
+        load_peft(tmp_path, *of_texts)
+
+
 def test_gpt2s_classifier_is_refused(gpt2, tmp_path):
     folder, _ = gpt2
     model = transformers.GPT2ForSequenceClassification.from_pretrained(folder, pad_token_id=0)
