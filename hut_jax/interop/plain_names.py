@@ -11,7 +11,7 @@ PREFIX = "base_model.model."
 
 # What torch.compile, DDP, FSDP, checkpointing and Lightning put into the names of what they wrap.
 _WRAPPERS = frozenset({"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"})
-_FACTOR = r"lora_(?:embedding_)?[AB]|lora_magnitude_vector|hira_(?:embedding_)?[AB]|hada_w[12]_[ab]|ia3_l|"
+_FACTOR = r"lora_(?:embedding_)?[AB]|lora_E|lora_magnitude_vector|hira_(?:embedding_)?[AB]|hada_w[12]_[ab]|ia3_l|"
 _FACTOR += r"ln_tuning_layers|trainable_tokens_delta"
 _OF_FACTOR = re.compile(rf"(.+?\.(?:{_FACTOR}))(?:\.([^.]+?))??((?:\.weight|\.bias)?)")
 _OF_COPY = re.compile(r"(.+?)\.modules_to_save\.([^.]+)\.(.+)")

@@ -44,7 +44,7 @@ def test_the_adapters_name_is_no_part_of_a_tensors_name(adapter):
 
 @pytest.mark.parametrize(
     "factor",
-    ["lora_embedding_A", "hira_B", "hada_w1_a", "ia3_l", "ln_tuning_layers.weight", "lora_B.bias"],
+    ["lora_embedding_A", "lora_E", "hira_B", "hada_w1_a", "ia3_l", "ln_tuning_layers.weight", "lora_B.bias"],
 )
 def test_every_methods_factors_have_names_without_the_adapters(factor):
     container, dot, leaf = factor.partition(".")
