@@ -131,6 +131,24 @@ class Fields:
                         f"the adapter is for {purpose} ({name} {value!r}), and this library has no such head"
                     )
 
+    def check_mergeable(self, tied: Mapping[str, str]) -> None:
+        """Check that an adapter which PEFT would have to merge does not target an end of a tie.
+
+        Args:
+            tied: the tensors that are tied, a head's by name -> the table's.
+
+        Raises:
+            UserError: it does. PEFT's merged model would have changed the other end, too.
+        """
+        for name in _MERGED:
+            ends = [end.removesuffix(".weight") for pair in tied.items() for end in pair]
+            target = next((end for end in ends if self._targets(end)), None)
+            if self._values.get(name) and target is not None:
+                raise UserError(
+                    f"{name!r} is set, which this library does not support, and PEFT cannot merge it on {target}, "
+                    "which is tied: there is no way"
+                )
+
     def check_initialisation(self) -> None:
         """Check that LoRA's initialisation left the base as it is.
 
@@ -138,12 +156,13 @@ class Fields:
             UserError: it changed the base.
         """
         # PEFT changes the base again when it loads such an adapter; others depend on chance, on data or on gradients.
-        name = self._values.get("init_lora_weights")
+        # Merging would not do: where a tied end has factors, PEFT changes the other end, too.
+        again = self._values.get("init_lora_weights") in _CHANGE_IT_AGAIN
+        changed = "PeftModel.from_pretrained(base, FOLDER)" if again else "model"
         advice = (
-            MERGE_THERE
-            if name in _CHANGE_IT_AGAIN
-            else "save the changed base where you train, model.unload().save_pretrained(BASE), and load the adapter on "
-            f'it with "init_lora_weights": true in {CONFIG_FILE}'
+            f"save the changed base {'in PEFT' if again else 'where you train'}, "
+            f"{changed}.unload().save_pretrained(BASE), and load the adapter on it with "
+            f'"init_lora_weights": true in {CONFIG_FILE}'
         )
         self.one_of("init_lora_weights", _KEEP_THE_BASE, True, f"this initialisation changes the base; {advice}")
 
@@ -154,6 +173,16 @@ class Fields:
     def alpha(self, module: str, name: str, default: float) -> float:
         """The numerator of a module's scaling, by `alpha_pattern` or else the field `name`."""
         return float(self._at(module, "alpha_pattern", name, default, _number, "a number"))
+
+    def _targets(self, module: str) -> bool:
+        """Whether `target_modules`, a list of names or a regular expression, has a module."""
+        targets = self._values.get("target_modules")
+        if isinstance(targets, list):
+            return any(f".{module}".endswith(f".{one}") for one in targets)
+        try:
+            return isinstance(targets, str) and re.fullmatch(targets, module) is not None
+        except (re.error, OverflowError, RecursionError):
+            return False
 
     def _at(self, module: str, patterns: str, name: str, default: Any, holds: Any, words: str) -> Any:
         value = self._get(name, default, holds, words)

@@ -44,8 +44,7 @@ def load_peft(
     files = open_folder(folder, subfolder)
     try:
         fields = Fields(files.values)
-        method = method_of(fields)
-        Layers(model, params)  # for its errors
+        method = method_of(fields, Layers(model, params).tied)
     except UserError as error:
         raise UserError(f"{files.path}: {error}") from None
     tensors = files.tensors()

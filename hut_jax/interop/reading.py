@@ -41,8 +41,12 @@ class Given(NamedTuple):
     whole: Arrays
 
 
-def method_of(fields: Fields) -> Method:
+def method_of(fields: Fields, tied: Mapping[str, str]) -> Method:
     """The method that the fields name, once they are checked.
+
+    Args:
+        fields: of `adapter_config.json`.
+        tied: the model's tensors that are tied, a head's by name -> the table's.
 
     Raises:
         UserError: the method, the task or a field is not supported.
@@ -51,6 +55,7 @@ def method_of(fields: Fields) -> Method:
     if kind not in METHODS:
         raise UserError(f"peft_type {kind!r} is not supported; {nearest('', METHODS)}")
     fields.check_task()
+    fields.check_mergeable(tied)
     METHODS[kind].check(fields)
     return METHODS[kind]
 

@@ -24,8 +24,9 @@ def test_an_initialisation_that_changes_the_base_has_its_way_out():
     for name in (None, True, False, "gaussian", "eva", "orthogonal", "mica"):
         Fields({"init_lora_weights": name}).check_initialisation()
     for name, advice in {
-        "pissa": "merge it in PEFT",
-        "pissa_niter_4": "save the changed base",
+        "pissa": r"save the changed base in PEFT, PeftModel.from_pretrained\(base, FOLDER\).unload",
+        "olora": "save the changed base in PEFT",
+        "pissa_niter_4": "save the changed base where you train, model.unload",
         "loftq": "save",
     }.items():
         with pytest.raises(UserError, match=f"'{name}': this initialisation changes the base; {advice}"):
@@ -43,3 +44,15 @@ def test_an_initialisation_that_changes_the_base_has_its_way_out():
 def test_a_field_is_to_be_merged_only_where_peft_can(field, advice):
     with pytest.raises(UserError, match=f"'{field}' is set, which this library does not support; {advice}"):
         Fields({field: [1]}).only(())
+
+
+@pytest.mark.parametrize("targets", [["c_attn", "lm_head"], ["wte"], r".*\.(c_attn|wte)"])
+def test_what_peft_would_merge_into_both_ends_of_a_tie_has_no_way_out(targets):
+    tied = {"lm_head.weight": "transformer.wte.weight"}
+    with pytest.raises(
+        UserError, match=r"cannot merge it on (lm_head|transformer.wte), which is tied: there is no way$"
+    ):
+        Fields({"kasa_config": {"beta": 1}, "target_modules": targets}).check_mergeable(tied)
+    Fields({"kasa_config": {"beta": 1}, "target_modules": targets}).check_mergeable({})
+    Fields({"kasa_config": {"beta": 1}, "target_modules": ["c_attn"]}).check_mergeable(tied)
+    Fields({"target_modules": targets}).check_mergeable(tied)

@@ -234,18 +234,16 @@ def test_a_merged_export_runs_there_as_advised(gpt2, tmp_path):
     close(theirs_of(merged), ours_of(model, params, adapter, factors))
 
 
-def trained(base, **config):
+def trained(base, targets=("query", "value"), **config):
     """A base of their masked LM, and an adapter trained on it."""
     folder = base("RobertaForMaskedLM")
     model = transformers.RobertaForMaskedLM.from_pretrained(folder)
-    config = peft.LoraConfig(r=2, target_modules=["query", "value"], **config)
+    config = peft.LoraConfig(r=2, target_modules=list(targets), **config)
     return folder, shaken(peft.get_peft_model(model, config))
 
 
-@pytest.mark.parametrize("field", ["pissa", "olora", "kasa"])
-def test_what_is_to_be_merged_there_is_merged_there(base, tmp_path, field):
-    config = {"kasa_config": peft.KasaConfig()} if field == "kasa" else {"init_lora_weights": field}
-    folder, theirs = trained(base, **config)
+def test_kasa_is_merged_there(base, tmp_path):
+    folder, theirs = trained(base, kasa_config=peft.KasaConfig())
     theirs.save_pretrained(tmp_path / "theirs")
     with pytest.raises(UserError, match=r"merge it in PEFT, merge_and_unload\(\), and load the merged model"):
         load_peft(tmp_path / "theirs", *load_pretrained(folder))
@@ -253,6 +251,34 @@ def test_what_is_to_be_merged_there_is_merged_there(base, tmp_path, field):
     peft.PeftModel.from_pretrained(again, tmp_path / "theirs").merge_and_unload().save_pretrained(tmp_path / "merged")
     model, params = load_pretrained(tmp_path / "merged")
     close(jax.jit(model.apply)({"params": params}, IDS), theirs_of(theirs))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_kasa_on_a_tied_head_has_no_way_out(base, tmp_path):
+    folder, theirs = trained(base, ["query", "decoder"], kasa_config=peft.KasaConfig())
+    theirs.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"cannot merge it on lm_head.decoder, which is tied: there is no way$"):
+        load_peft(tmp_path, *load_pretrained(folder))
+    expected = theirs_of(theirs)
+    assert np.abs(theirs_of(theirs.merge_and_unload()) - expected).max() > 0.01 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("targets", [["query", "value"], ["query", "decoder"]])
+@pytest.mark.parametrize("name", ["pissa", "olora"])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_base_that_peft_changes_again_is_saved_there(base, tmp_path, name, targets):
+    folder, theirs = trained(base, targets, init_lora_weights=name)
+    theirs.save_pretrained(tmp_path / "theirs")
+    with pytest.raises(
+        UserError, match=r"in PEFT, PeftModel.from_pretrained\(base, FOLDER\).unload\(\).save_pretrained"
+    ):
+        load_peft(tmp_path / "theirs", *load_pretrained(folder))
+    again = transformers.RobertaForMaskedLM.from_pretrained(folder)
+    peft.PeftModel.from_pretrained(again, tmp_path / "theirs").unload().save_pretrained(tmp_path / "base")
+    path = tmp_path / "theirs" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"init_lora_weights": True}))
+    model, params = load_pretrained(tmp_path / "base")
+    close(ours_of(model, params, *load_peft(tmp_path / "theirs", model, params)), theirs_of(theirs))
 
 
 def test_a_base_that_chance_changed_is_saved_where_it_trains(base, tmp_path):
