@@ -145,7 +145,7 @@ def test_a_classifier_goes_there_and_comes_back(bases, tmp_path, kind, trained):
     base = tmp_path / "base"
     shaken(transformers.AutoModelForSequenceClassification.from_config(config)).save_pretrained(base)
     model, params = load_pretrained(base)
-    adapter = Adapter(LoRA(rank=2), also_train="^classifier$" if trained else ())
+    adapter = Adapter(LoRA(rank=2), also_train="^classifier/out$" if trained else ())
     factors = random_factors(adapter, params)
     save_peft(tmp_path / "ours", adapter, factors, model, params, base_name=str(base))
     loaders = (peft.AutoPeftModelForSequenceClassification, *(() if trained else (peft.AutoPeftModel,)))
@@ -159,8 +159,8 @@ def test_a_classifier_goes_there_and_comes_back(bases, tmp_path, kind, trained):
     assert bool(again.also_train) == trained
     np.testing.assert_allclose(ours_of(model, params, again, own), expected, rtol=1e-5, atol=1e-5)
 
-    causal, its = load_pretrained(base, head="causal", report=lambda line: None, draw=False)
     if trained:
+        _, causal, its = bases(kind)
         with pytest.raises(
             UserError, match=r"for head 'classification' with 3 labels, and the model has head 'causal'"
         ):
