@@ -174,6 +174,10 @@ class Fields:
         """The numerator of a module's scaling, by `alpha_pattern` or else the field `name`."""
         return float(self._at(module, "alpha_pattern", name, default, _number, "a number"))
 
+    def of_parameter(self, module: str) -> bool:
+        """Whether a module's factors are those of its parameter `weight`, which `target_parameters` names."""
+        return any(f".{module}.weight".endswith(f".{one}") for one in self.names("target_parameters"))
+
     def _targets(self, module: str) -> bool:
         """Whether `target_modules`, a list of names or a regular expression, has a module."""
         targets = self._values.get("target_modules")
@@ -187,12 +191,13 @@ class Fields:
     def _at(self, module: str, patterns: str, name: str, default: Any, holds: Any, words: str) -> Any:
         value = self._get(name, default, holds, words)
         rules = self._get(patterns, {}, lambda rules: isinstance(rules, dict), "an object")
+        matched = f"{module}.weight" if rules and self.of_parameter(module) else module
         for pattern, special in rules.items():
             if not holds(special):
                 raise UserError(f"{patterns!r}: {pattern!r} must be {words}, not {special!r}")
             try:
                 # As in PEFT: the pattern matches the end of the name, from the start of one of its parts.
-                if re.match(rf"(.*\.)?({pattern})$", module):
+                if re.match(rf"(.*\.)?({pattern})$", matched):
                     return special
             except (re.error, OverflowError, RecursionError) as error:
                 raise UserError(f"{patterns!r}: {pattern!r} is not a regular expression: {error}") from None

@@ -56,3 +56,11 @@ def test_what_peft_would_merge_into_both_ends_of_a_tie_has_no_way_out(targets):
     Fields({"kasa_config": {"beta": 1}, "target_modules": targets}).check_mergeable({})
     Fields({"kasa_config": {"beta": 1}, "target_modules": ["c_attn"]}).check_mergeable(tied)
     Fields({"target_modules": targets}).check_mergeable(tied)
+
+
+def test_patterns_for_a_parameter_match_its_name_not_its_modules():
+    patterns = {"rank_pattern": {"c_attn": 3, "c_attn.weight": 4}, "alpha_pattern": {r"h\.0\..*c_attn.weight": 5}}
+    of_parameter, of_module = Fields(patterns | {"target_parameters": ["c_attn.weight"]}), Fields(patterns)
+    module = "transformer.h.0.attn.c_attn"
+    assert (of_parameter.rank(module, 8), of_parameter.alpha(module, "lora_alpha", 8)) == (4, 5)
+    assert (of_module.rank(module, 8), of_module.alpha(module, "lora_alpha", 8)) == (3, 8)

@@ -17,6 +17,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::peft.utils.warning.PeftWarning"),
+    pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern keys did not match any:RuntimeWarning"),
 ]
 
 TOLERANCE = 1e-5  # of the logits' size
@@ -141,6 +142,13 @@ ONE = {
     ),
     "all-linear": lambda kind: lora(kind, target_modules="all-linear"),
     "parameters": lambda kind: lora(kind, target_modules=[], target_parameters=["query.weight", "key.weight"]),
+    "parameters with patterns": lambda kind: lora(
+        kind,
+        target_modules=[],
+        target_parameters=["query.weight", "key.weight"],
+        rank_pattern={"query": 3, r".*\.1\..*query.weight": 4},
+        alpha_pattern={"query.weight": 7, "key": 9},
+    ),
     "tokens": lambda kind: lora(kind, trainable_token_indices=[3, 5]),
     "embedding": lambda kind: lora(kind, **with_(kind, TABLE[kind])),
 }

@@ -53,7 +53,7 @@ class LORA(LowRank):
     def plain(self, module: str, given: Arrays, layers: Layers, fields: Fields) -> tuple[Layer, Arrays]:
         """With blocks put on a diagonal, and with factors of a parameter turned into those of its layer."""
         given = {name: tensor for name, tensor in given.items() if name != "shift"}
-        if any(f".{module}.weight".endswith(f".{one}") for one in fields.names("target_parameters")):
+        if fields.of_parameter(module):
             layer = layers.find(module)
             # These are factors of the parameter as torch keeps it, `[out, in]` for its Linear alone.
             plain = given if layer.linear else {"a": given["b"].T, "b": given["a"].T}
