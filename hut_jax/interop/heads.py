@@ -54,7 +54,8 @@ def check_head(whole: Mapping[str, np.ndarray], adapted: Set[str], config: Any) 
     """
     if config.model_type == "gpt2" and any(name.startswith(_GPT2_CLASSIFIER) for name in whole):
         raise UserError(
-            "the adapter is for GPT2ForSequenceClassification, and this library has no classification head for GPT-2"
+            "the adapter is for GPT2ForSequenceClassification, and this library has no classification head for GPT-2; "
+            "merge it in PEFT, merge_and_unload(), and run the merged model in transformers"
         )
     families, classes = _classes(config.model_type)
     if config.model_type not in families:

@@ -161,15 +161,17 @@ def test_a_classifier_of_tokens_is_refused_though_its_tensors_have_known_names(b
         load_peft(tmp_path, *of_texts)
 
 
-def test_gpt2s_classifier_is_refused(gpt2, tmp_path):
+def test_gpt2s_classifier_is_merged_and_run_there_as_advised(gpt2, tmp_path):
     folder, _ = gpt2
     model = transformers.GPT2ForSequenceClassification.from_pretrained(folder, pad_token_id=0)
     config = peft.LoraConfig(r=2, target_modules=["c_attn"], task_type="SEQ_CLS")
-    peft.get_peft_model(model, config).save_pretrained(tmp_path)
-    with pytest.raises(
-        UserError, match="for GPT2ForSequenceClassification, and this library has no classification head"
-    ):
+    theirs = shaken(peft.get_peft_model(model, config))
+    theirs.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"no classification head for GPT-2; merge it in PEFT, .* in transformers$"):
         load_peft(tmp_path, *load_pretrained(folder))
+    expected = theirs_of(theirs)
+    theirs.merge_and_unload().save_pretrained(tmp_path / "merged")
+    close(theirs_of(transformers.GPT2ForSequenceClassification.from_pretrained(tmp_path / "merged")), expected)
 
 
 @pytest.mark.parametrize(
