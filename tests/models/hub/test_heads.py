@@ -190,7 +190,7 @@ def test_an_unknown_architecture_must_be_told_its_head(copy):
     folder = copy("bert_bare")
     edit_json(folder, architectures=["BertForTokenClassification"])
     refused(
-        r"none of its .*\['BertForTokenClassification'\] is supported.*ask for a head: 'classification', 'mlm', 'none'",
+        r"\['BertForTokenClassification'\] is supported.*with one of the heads 'classification', 'mlm', 'none'",
         load_pretrained,
         folder,
     )
