@@ -33,6 +33,7 @@ def test_every_link_leads_to_a_file():
             assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+@pytest.mark.full
 def test_the_training_loop_of_the_page_trains_a_model_that_knows_nothing_of_the_library():
     """Every line of Python on the page, in order. The control is the base's loss."""
     page = (ROOT / "docs/method.md").read_text()

@@ -26,7 +26,6 @@ QUICK = {
     "one dense",
     "einsum",
     "tied head",
-    "attention",
     "weight norm",
     "a collection of its own",
     "a kernel stored transposed",

@@ -40,8 +40,8 @@ LENGTHS = np.array([6, 1, 4])
 @pytest.mark.parametrize(
     ("kind", "config", "scan_layers"),
     [
-        pytest.param(GPT2, CONFIG, False, marks=pytest.mark.full),
-        (GPT2, CONFIG, True),
+        (GPT2, CONFIG, False),
+        pytest.param(GPT2, CONFIG, True, marks=pytest.mark.full),
         pytest.param(Decoder, GROUPS, False, marks=pytest.mark.full),
         pytest.param(Decoder, GROUPS, True, marks=pytest.mark.full),
     ],

@@ -178,6 +178,7 @@ def test_remat_keeps_dropout(params, ids):
     assert np.abs(kernels[0] - kernels[1]).max() > 1e-2 * np.abs(kernels[0]).max()
 
 
+@pytest.mark.full
 def test_dropout_obeys_deterministic_and_its_rng(params, ids):
     names = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
 

@@ -274,6 +274,7 @@ def test_positions_number_the_real_tokens_after_the_padding_id(ids, pad):
     np.testing.assert_array_equal(number(BERT, ids), [np.arange(5)])
 
 
+@pytest.mark.full
 def test_token_types_tell_a_pairs_texts_apart(params):
     model = Roberta(CLASSIFIER)
     plain = np.asarray(run(model, params, IDS, MASK))

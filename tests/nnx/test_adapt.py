@@ -84,6 +84,7 @@ def test_only_factors_have_a_gradient_and_the_optimiser_scales_it_as_for_linen(m
     assert {float(m) for m in multipliers.values()} == {1.0, np.float32(0.1)}
 
 
+@pytest.mark.full
 def test_nnx_updates_copies_and_replaces_the_base_and_not_what_is_read(model):
     adapted = adapted_with_noise(model)
     twice = copy.deepcopy(adapted)

@@ -66,6 +66,7 @@ def test_an_adapter_of_a_linen_model_is_loaded_into_the_nnx_model_and_back(pair,
     assert adapter.report(model) == adapter.report(params)
 
 
+@pytest.mark.full
 def test_a_bank_switches_an_nnx_model_and_mixes_adapters_in_a_batch(pair):
     linen, params, model, factors = pair
     bank = Bank(ADAPTER, model)

@@ -196,6 +196,7 @@ def test_texts_that_share_a_row_do_not_see_each_other(params, ids, rope):
         model.apply({"params": params}, ids[:1], segment_ids=row["segment_ids"])
 
 
+@pytest.mark.full
 def test_hidden_and_logits_apart_equal_a_call(params, ids, expected):
     model = Decoder(CONFIG)
     hidden = run(model, params, ids, method="hidden")
