@@ -23,8 +23,9 @@ quickstart: $(VENV)/run.stamp ## train HUT on the embedded base and data, under 
 test: $(VENV)/dev.stamp ## the quick tests: each promise once, in two minutes
 	$(BIN)/python -m pytest -n 2
 
+# Some take minutes: a worker that has ended takes from the other's queue.
 test-full: $(VENV)/dev.stamp ## the other tests that need no peer
-	$(BIN)/python -m pytest -n 2 -m "full and not peers"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "full and not peers" --durations=25
 
 ifeq ($(OLDEST),)
 test-oldest:

@@ -1,7 +1,7 @@
 """Find the folder of the files of a model, a tokenizer or an adapter, given a folder or a Hugging Face hub name."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import huggingface_hub
@@ -43,8 +43,7 @@ def locate(name: str | os.PathLike, patterns: Sequence[str], what: str = "model"
     folder = Path(here(str(name)))
     if folder.is_dir():
         return folder
-    if folder.suffix == ".gguf" and folder.is_file():
-        raise UserError(convert_first(folder))
+    refuse_gguf([folder] if folder.suffix == ".gguf" and folder.is_file() else [])
     if folder.exists():
         raise UserError(f"{name} is a file; give the folder that holds the {what}")
     if _is_path(str(name)):
@@ -79,9 +78,16 @@ def status_of(error: Exception) -> int | None:
     return None if response is None else response.status_code
 
 
-def convert_first(file: Path) -> str:
-    """What to do with a GGUF file."""
-    return f"{file} is a GGUF file; convert it: python -m hut_jax.models.gguf {file} --output=FOLDER, and give FOLDER"
+def refuse_gguf(files: Iterable[Path]) -> None:
+    """Say what to do with the first of these GGUF files, if there is one.
+
+    Raises:
+        UserError: there is one.
+    """
+    for file in sorted(files):
+        raise UserError(
+            f"{file} is a GGUF file; convert it: python -m hut_jax.models.gguf {file} --output=FOLDER, and give FOLDER"
+        )
 
 
 def _is_path(name: str) -> bool:

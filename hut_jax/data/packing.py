@@ -52,7 +52,7 @@ class Packed:
         return Packed(self.sequences, [self.rows[row] for row in rows])
 
     def slots_of_batch(self, used: int, batch_size: int, slot_multiple: int) -> int:
-        """M: as for sequences."""
+        """M, the label slots of a batch; see `Sequences.slots_of_batch`."""
         return self.sequences.slots_of_batch(used, batch_size, slot_multiple)
 
     def assemble(

@@ -78,6 +78,8 @@ def save_peft(
     whole, tensors, bias = write_whole(deviations, layers, list(own))
     if bias != "none" and method.peft_type != "LORA":
         raise UserError(f"in PEFT the bias of a target trains beside LoRA alone; {merged}")
+    if whole and not method.saves_whole:
+        raise UserError(f"PEFT's {method.peft_type} trains nothing else, and here {', '.join(whole)} trains; {merged}")
     written = {}
     for module, given in own.items():
         if inside(module, whole):
@@ -89,13 +91,14 @@ def save_peft(
     written = method.even(written, layers)
     for module, one in written.items():
         tensors |= {f"{module}.{ending}": tensor for ending, tensor in one.tensors.items()}
+    tensors |= method.beside(tensors, layers)
     config = cast(Any, model).config
     task = TASKS[config.head]
     if task == TASKS["classification"]:
         classifier = _OF_DECODERS if f"{_OF_DECODERS}.weight" in layers.tensors else CLASSIFIER
         task = task if classifier in whole else None
         # PEFT's loaders for this task expect the whole head in the file; without it, they fail.
-        if not any(inside(module, [classifier]) for module in own):
+        if method.saves_whole and not any(inside(module, [classifier]) for module in own):
             head = {name: layers.value(name) for name in layers.tensors if inside(name, [classifier])}
             tensors = head | tensors
             whole = sorted({classifier, *(module for module in whole if not inside(module, [classifier]))})
@@ -106,7 +109,7 @@ def save_peft(
         "base_model_name_or_path": base_name,
         "inference_mode": True,
         "target_modules": sorted(written),
-        "modules_to_save": whole or None,
+        **({"modules_to_save": whole or None} if method.saves_whole else {}),
         **method.describe(adapter.transform, written),
         **({"bias": bias} if bias != "none" else {}),
     }

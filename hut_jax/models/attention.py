@@ -112,7 +112,7 @@ def attend_with_cache(
         value: of the new tokens.
         mask: as `attend` takes it; for beams from `BeamCache.mask`.
         scale: the factor of the query-key products.
-        drop: for the attention weights, where no beams are.
+        drop: for the attention weights; beams have no dropout.
         attention: one of `ATTENTION`, for calls without a cache.
         cache: of this layer.
         index: the number of tokens in the cache.

@@ -64,6 +64,16 @@ def empty_cache(layers: int, shape: tuple[int, int, int, int], dtype: Any, *, st
     return Cache(keys=empty(), values=empty(), index=jnp.zeros((), jnp.int32))
 
 
+def check_segments(segment_ids: Any, position_ids: Any, cache: Any) -> None:
+    """Check a call of a causal model whose rows may hold several texts.
+
+    Raises:
+        UserError: there are segments without positions, or with a cache.
+    """
+    if segment_ids is not None and (position_ids is None or cache is not None):
+        raise UserError("segment_ids needs position_ids, and takes no cache")
+
+
 def check_lengths(n_positions: int, length: int, start: Any, keys: int, attention_mask: Any) -> None:
     """Check a call of a causal model.
 

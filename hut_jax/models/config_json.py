@@ -97,7 +97,11 @@ TWO_LABELS = default_labels(2)
 
 
 def read_labels(values: Mapping[str, Any], where: str) -> Names:
-    """The labels' names in the order of their ids. A label without a name has transformers' default."""
+    """The labels' names in the order of their ids. A label without a name has transformers' default.
+
+    Raises:
+        UserError: the names or their number are not of the form that transformers writes.
+    """
     named, count = values.get("id2label"), values.get("num_labels")
     if count is not None and (isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= _MOST_LABELS):
         raise UserError(f"{where}: 'num_labels' must be a whole number of at least 1, not {count!r}")
@@ -111,6 +115,14 @@ def read_labels(values: Mapping[str, Any], where: str) -> Names:
     return tuple(
         default if name is None else str(name) for name, default in zip(names, default_labels(len(names)), strict=True)
     )
+
+
+def label_fields(labels: Names) -> dict[str, Any]:
+    """The fields of config.json that say these names."""
+    return {
+        "id2label": {str(i): label for i, label in enumerate(labels)},
+        "label2id": {label: i for i, label in enumerate(labels)},
+    }
 
 
 def _is_label(name: Any) -> bool:

@@ -20,10 +20,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from hut_jax.core.errors import UserError
 from hut_jax.models.attention import Attention, LayerCache, same_segment
 from hut_jax.models.beam_cache import BeamCache
-from hut_jax.models.cache import Cache, check_lengths, empty_cache
+from hut_jax.models.cache import Cache, check_lengths, check_segments, empty_cache
 from hut_jax.models.dropout import Dropout
 from hut_jax.models.gpt2_config import GPT2Config
 from hut_jax.models.layers import MLP, at_positions, dense, fp32_dot, layer_norm, tied_logits
@@ -137,14 +136,13 @@ class GPT2(Transformer):
         c = self.config
         length = input_ids.shape[1]
         mask: Any
+        check_segments(segment_ids, position_ids, cache)
         if isinstance(cache, BeamCache):
             start, mask = cache.index, cache.mask(jnp.asarray(attention_mask, bool))
         else:
             start, keys = (0, length) if cache is None else (cache.index, cache.length)
             if segment_ids is None:
                 check_lengths(c.n_positions, length, start, keys, attention_mask)
-            elif position_ids is None or cache is not None:
-                raise UserError("segment_ids needs position_ids, and takes no cache")
             queries = start + jnp.arange(length)
             if position_ids is None:
                 position_ids = queries[None]

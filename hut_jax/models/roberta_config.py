@@ -6,7 +6,7 @@ from typing import Any
 
 from hut_jax.core.errors import UserError, nearest
 from hut_jax.interop.tensors import TensorNames
-from hut_jax.models.config_json import Ids, Names, read_config, read_labels
+from hut_jax.models.config_json import Ids, Names, label_fields, read_config, read_labels
 from hut_jax.models.hub.names import encoder_names
 from hut_jax.models.layers import ACTIVATIONS
 
@@ -102,9 +102,7 @@ class RobertaConfig:
         """The fields as config.json has them, without the head, which is in its `architectures`."""
         values = dataclasses.asdict(self)
         del values["head"]
-        labels = values.pop("labels")
-        values["id2label"] = {str(i): label for i, label in enumerate(labels)}
-        values["label2id"] = {label: i for i, label in enumerate(labels)}
+        values |= label_fields(values.pop("labels"))
         return values
 
     def tensor_names(self) -> TensorNames:

@@ -90,7 +90,7 @@ def load_run(
         moved = " or --config.tokenizer=FOLDER" if config.tokenizer else ""
         raise UserError(f"{error}; if it has moved, say where it is: --config.model=FOLDER{moved}") from None
     known = read_kept(workdir).get("tokenizer")  # runs of earlier versions have none
-    if known not in (None, run.tokenizer.fingerprint) and not force:
+    if known is not None and not force and known != run.tokenizer.fingerprint:
         raise UserError(
             f"{config.tokenizer or config.model} is not the tokenizer that the run was trained with; name that one "
             "with --config.tokenizer=FOLDER, or take this one with --force"
@@ -134,10 +134,9 @@ def parse_with_run(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Namesp
     try:
         args, overrides = parser.parse_known_args(argv)
     except UserError:
-        for field in [
-            argument.partition("=")[0].removeprefix(FIELD) for argument in argv if argument.startswith(FIELD)
-        ]:
-            if not field.startswith(tuple(parser.fields)):  # a misspelt field is named even if an option is missing
+        given = [argument.partition("=")[0].removeprefix(FIELD) for argument in argv if argument.startswith(FIELD)]
+        for field in given:
+            if field not in parser.fields:  # a misspelt field is named even if an option is missing
                 raise UserError(_fixed(field, parser.fields)) from None
         raise
     return args, read_trained_config(args.workdir, overrides)

@@ -92,14 +92,18 @@ class Glue(PredictsLabels):
         return list(self.spec.texts.items())
 
     def load_splits(self, data: GlueData, kind: str) -> Mapping[str, Sequence[GlueExample]]:
-        """The test splits that the data has, or the validation splits. MNLI has two of both."""
+        """The test splits that the data has, or the validation splits. MNLI has two of both.
+
+        Raises:
+            UserError: the data is missing or malformed, or has no such split.
+        """
         test = kind == "test"
         records = load_glue(self.spec, here(data.dir), cache_dir=data.cache, tests=test)
         wanted = self.spec.submission if test else self.spec.validation
         splits = {split: records.splits[split] for split in wanted if split in records.splits}
         if not splits:
             files = " or ".join(f"{self.spec.folder}/{self.spec.files[split]}" for split in wanted)
-            raise UserError(f"{data.dir} has no test file of {self.name}: {files}")
+            raise UserError(f"{data.dir} has no {kind} file of {self.name}: {files}")
         return splits
 
     def encode(self, texts: Sequence[tuple[str, ...]], tokenizer: Tokenizer, data: GlueData) -> tuple[Examples, int]:

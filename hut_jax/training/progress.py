@@ -70,8 +70,7 @@ class ProgressBar:
     """One line on the terminal: steps done, time left, loss, and tokens per second without padding.
 
     The time left is that of the steps to come, at the mean pace of this process, and of the evaluations to come, each
-    as long as the last one. Compiling is left out, and so is what comes before
-    the first step.
+    as long as the last one. Compiling is left out, and so is what comes before the first step.
     """
 
     def __init__(self, start: int, steps: int, eval_every: int):

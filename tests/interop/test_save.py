@@ -254,3 +254,24 @@ def test_factors_of_another_adapter_are_refused(gpt2, tmp_path):
     factors = random_factors(Adapter(LoRA(rank=3), QV), params)
     with pytest.raises(UserError, match=r"has shape \[4, 3\]; its kernel wants \[4, 2\]"):
         save_peft(tmp_path, Adapter(LoRA(rank=2), QV), factors, model, params)
+
+
+def test_tokens_alone_are_rows_of_the_table_and_of_the_head_that_is_tied_to_it(gpt2, tmp_path):
+    model, params = gpt2
+    adapter = Adapter(Full(), "^token_embedding$")
+    factors = jax.tree.map(np.zeros_like, random_factors(adapter, params))
+    factors["token_embedding"]["embedding"]["d"][[1, 6]] = 0.5
+    save_peft(tmp_path / "adapter", adapter, factors, model, params)
+    config, tensors = saved(tmp_path / "adapter")
+    assert config["peft_type"] == "TRAINABLE_TOKENS"
+    assert config["token_indices"] == [1, 6]
+    assert "modules_to_save" not in config  # which PEFT does not know here
+    rows = np.asarray(params["token_embedding"]["embedding"])[[1, 6]] + 0.5
+    names = ("transformer.wte", "lm_head")
+    assert tensors.keys() == {f"base_model.model.{name}.trainable_tokens_delta" for name in names}
+    for tensor in tensors.values():
+        np.testing.assert_allclose(tensor, rows, rtol=1e-6)
+
+    beside = Adapter(Full(), "^token_embedding$", also_train="^final_norm$")
+    with pytest.raises(UserError, match=r"TRAINABLE_TOKENS trains nothing else, and here transformer\.ln_f trains;"):
+        save_peft(tmp_path / "beside", beside, random_factors(beside, params), model, params)

@@ -1,7 +1,5 @@
 """Against Hugging Face PEFT on decoders, live: its adapters run here, and ours there, to the same logits."""
 
-import copy
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +8,7 @@ import pytest
 from hut_jax import HUT, IA3, SSF, Adapter, DoRA, HiRA, LayerNorm, LoRA, UserError, load_pretrained, save_pretrained
 from hut_jax.interop import load_peft, save_peft
 from hut_jax.models.compute import Compute
+from tests.peers.torch_models import in_double, shaken
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -29,14 +28,6 @@ SIZES |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embe
 SIZES |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 
 
-def shaken(model, by=0.3):
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(by * torch.randn_like(parameter))
-    return model.eval()
-
-
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory):
     """Each model's folder, and the model and parameters here."""
@@ -54,9 +45,7 @@ def again(folder):
 
 
 def theirs_of(model):
-    """Their logits, in fp64: what is then left is our own rounding."""
-    with torch.no_grad():
-        return copy.deepcopy(model).double()(torch.tensor(IDS)).logits.numpy()
+    return in_double(model, IDS)
 
 
 def ours_of(model, params, adapter, factors):

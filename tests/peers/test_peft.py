@@ -1,6 +1,5 @@
 """Against Hugging Face PEFT, live: its adapters run here, and ours there, to the same logits."""
 
-import copy
 import json
 from functools import lru_cache
 
@@ -29,6 +28,7 @@ from hut_jax import (
 from hut_jax.core.trees import flatten
 from hut_jax.interop import load_peft, save_peft
 from hut_jax.models.compute import Compute
+from tests.peers.torch_models import in_double, shaken
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -66,14 +66,6 @@ def make(kind):
     return shaken(model)
 
 
-def shaken(model, by=0.3):
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(by * torch.randn_like(parameter))
-    return model.eval()
-
-
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory):
     """Each model's folder, and the model and parameters here."""
@@ -96,9 +88,7 @@ def again(folder):
 
 
 def theirs_of(model):
-    """Their logits, in fp64: what is then left is our own rounding, whatever the processor does with theirs."""
-    with torch.no_grad():
-        return copy.deepcopy(model).double()(torch.tensor(IDS)).logits.numpy()
+    return in_double(model, IDS)
 
 
 def ours_of(model, params, adapter=None, factors=None):

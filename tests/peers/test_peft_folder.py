@@ -10,6 +10,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from hut_jax import HUT, Adapter, Head, LoRA, UserError, load_peft, load_pretrained, save_peft, save_pretrained
+from tests.peers.torch_models import in_double, shaken
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -24,14 +25,6 @@ SIZES = {"vocab_size": 30, "hidden_size": 16, "num_hidden_layers": 2, "num_atten
 SIZES |= {"intermediate_size": 24, "max_position_embeddings": 20}
 IDS = np.random.default_rng(0).integers(3, 30, (2, 7))
 QV = "attention/(query|value)$"
-
-
-def shaken(model, by=0.3):
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(by * torch.randn_like(parameter))
-    return model.eval()
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +42,7 @@ def base(tmp_path_factory):
 
 
 def theirs_of(model):
-    with torch.no_grad():
-        out = copy.deepcopy(model).eval().double()(torch.tensor(IDS))
-    return (out.logits if hasattr(out, "logits") else out.last_hidden_state).numpy()
+    return in_double(model, IDS)
 
 
 def ours_of(model, params, adapter, factors):

@@ -8,15 +8,20 @@ import pytest
 
 from hut_jax import UserError, load_pretrained, save_pretrained
 from hut_jax.interop import load_peft, save_peft
+from tests.peers.torch_models import in_double, shaken
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
 pytestmark = [
     pytest.mark.peers,
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::peft.utils.warning.PeftWarning"),
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning"),
+    pytest.mark.filterwarnings("ignore:You have requested `ensure_weight_tying`:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers` to `True`:UserWarning"),
+    # PEFT takes the bias of its own lora_B for a shard of a matrix.
+    pytest.mark.filterwarnings("ignore:Adapter 'default'. . LoRA tensor:peft.utils.warning.PeftWarning"),
     pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern keys did not match any:RuntimeWarning"),
 ]
 
@@ -32,15 +37,6 @@ TABLE = {"llama": "embed_tokens", "gpt2": "wte"} | dict.fromkeys(ENCODERS, "word
 BLOCK = {"gpt2": "lm_head", "roberta-mlm": "lm_head", "bert-mlm": "cls"}
 CLASSES = {"gpt2": "GPT2LMHeadModel", "roberta-mlm": "RobertaForMaskedLM", "bert-mlm": "BertForMaskedLM"}
 CLASSES |= {"roberta": "RobertaModel", "llama": "LlamaForCausalLM"}
-
-
-def shaken(model, by=0.3):
-    """Train in place."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(by * torch.randn_like(parameter))
-    return model.eval()
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +67,7 @@ def again(kind, folder):
 
 
 def theirs_of(model):
-    with torch.no_grad():
-        out = model.double()(torch.tensor(IDS))
-    return (out.logits if hasattr(out, "logits") else out.last_hidden_state).numpy()
+    return in_double(model, IDS, changed=True)
 
 
 def close(ours, theirs):

@@ -1,1 +1,1 @@
-"""Adapters on the Hugging Face Hub: their model card, and the way there. Imports core alone, and the adapter."""
+"""Adapters on the Hugging Face Hub: model card and upload. Imports `adapters/adapter.py` and core."""

@@ -85,6 +85,9 @@ class Method:
     factors: ClassVar[bool] = True
     """Whether the method has tensors of its own, beside whole ones and rows of them."""
 
+    saves_whole: ClassVar[bool] = True
+    """Whether PEFT knows `modules_to_save` with this method."""
+
     def check(self, fields: Fields) -> None:
         """Check that all fields are understood.
 
@@ -134,6 +137,15 @@ class Method:
             fields: of the adapter.
         """
         return False
+
+    def beside(self, tensors: Arrays, layers: Layers) -> Arrays:
+        """The tensors that PEFT expects beside those of the modules, by their whole names.
+
+        Args:
+            tensors: those of the modules.
+            layers: of the model.
+        """
+        return {}
 
     def settle(self, parts: Sequence[Part], fields: Fields) -> list[Part]:
         """The parts, changed so that one transformation fits all of them."""

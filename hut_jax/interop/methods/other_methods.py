@@ -152,6 +152,7 @@ class Tokens(Method):
     peft_type = "TRAINABLE_TOKENS"
     known = frozenset({"token_indices", "init_weights"})
     factors = False
+    saves_whole = False
 
     def endings(self, fields: Fields) -> dict[str, str]:
         """None but the rows."""
@@ -202,9 +203,18 @@ class Tokens(Method):
             for module, one in written.items()
         }
 
+    def beside(self, tensors: Arrays, layers: Layers) -> Arrays:
+        """The rows of heads that are tied to the embedding."""
+        names = {_rows(head): _rows(table) for head, table in layers.tied.items()}
+        return {head: tensors[table] for head, table in names.items() if table in tensors and head not in tensors}
+
     def describe(self, transform: Transform, written: Mapping[str, Written]) -> dict[str, Any]:
         """The rows."""
         return {"token_indices": list(next(iter(written.values())).indices)}
+
+
+def _rows(weight: str) -> str:
+    return f"{weight.removesuffix('.weight')}.{ROWS}"
 
 
 def _bias_elsewhere(layer: Layer, layers: Layers) -> Tensor | None:

@@ -43,6 +43,9 @@ class DecoderConfig:
         with_positions: 0 for each layer without rotary positions, else 1; if empty, all have them.
         rope: the rotary positions.
         local_rope: those of the layers with a sliding window, if they have others.
+
+    Raises:
+        UserError: a field is out of range, or fields contradict each other.
     """
 
     model_type: str

@@ -27,7 +27,7 @@ from jaxtyping import Array, Float
 from hut_jax.core.errors import UserError
 from hut_jax.models.attention import same_segment
 from hut_jax.models.beam_cache import BeamCache
-from hut_jax.models.cache import Cache, check_lengths, empty_cache
+from hut_jax.models.cache import Cache, check_lengths, check_segments, empty_cache
 from hut_jax.models.decoder.config import DecoderConfig
 from hut_jax.models.decoder.layers import Layer, View, norm
 from hut_jax.models.decoder.rope import rotation
@@ -148,8 +148,7 @@ class Decoder(Transformer):
             start, keys = 0, length
         else:
             start, keys = cache.index, 0 if isinstance(cache, BeamCache) else cache.length
-        if segment_ids is not None and (position_ids is None or cache is not None):
-            raise UserError("segment_ids needs position_ids, and takes no cache")
+        check_segments(segment_ids, position_ids, cache)
         if segment_ids is None and not isinstance(cache, BeamCache):
             check_lengths(c.n_positions, length, start, keys, attention_mask)
         if position_ids is None:

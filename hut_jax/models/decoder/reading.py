@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hut_jax.core.errors import UserError
-from hut_jax.models.config_json import Count, Flags, Names, read_config, read_labels
+from hut_jax.models.config_json import Count, Flags, Names, label_fields, read_config, read_labels
 from hut_jax.models.decoder.rope import FIELDS, LONGEST, Rope
 from hut_jax.models.decoder.traits import FULL, SLIDING, TRAITS
 
@@ -145,9 +145,7 @@ def json_fields(config: Any) -> dict[str, Any]:
     rope, local_rope = config.rope, config.local_rope
     for name in ("head", "rope", "local_rope", "with_positions"):
         del values[name]
-    labels = values.pop("labels")
-    values["id2label"] = {str(i): label for i, label in enumerate(labels)}
-    values["label2id"] = {label: i for i, label in enumerate(labels)}
+    values |= label_fields(values.pop("labels"))
     values[traits.activation] = values.pop("hidden_act")
     scalar = config.query_pre_attn_scalar
     if scalar is not None and scalar == int(scalar):

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from hut_jax.core.errors import UserError, one_line
 from hut_jax.core.files import replacing_all, write_tensors
-from hut_jax.core.locate import convert_first, locate
+from hut_jax.core.locate import locate, refuse_gguf
 from hut_jax.models.hub import flax_files
 from hut_jax.models.hub.flax_files import FlaxWeights, torch_name
 from hut_jax.models.hub.shards import check_copies, find_files
@@ -70,9 +70,7 @@ def open_weights(folder: Path, architecture: str = "AutoModel") -> Weights:
     if any(folder.glob("flax_model*.msgpack")):
         return FlaxWeights(folder)
     convert = f"transformers: {architecture}.from_pretrained(NAME).save_pretrained(FOLDER), and give that folder"
-    gguf = next(iter(sorted(folder.glob("*.gguf"))), None)
-    if gguf is not None:
-        raise UserError(convert_first(gguf))
+    refuse_gguf(folder.glob("*.gguf"))
     if any(folder.glob("pytorch_model*.bin")):
         raise UserError(
             f"{folder}: only pytorch_model.bin, a pickle, which is never read here; convert it with {convert}"

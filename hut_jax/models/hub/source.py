@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from hut_jax.core.errors import UserError, nearest
 from hut_jax.core.files import read_json
-from hut_jax.core.locate import convert_first
+from hut_jax.core.locate import refuse_gguf
 from hut_jax.core.trees import Path, flatten, split
 from hut_jax.interop.tensors import Tensor, TensorNames
 from hut_jax.models.hub import model_files
@@ -47,8 +47,8 @@ def read_source(folder: FilePath, head: Head) -> Source:
         UserError: it is not supported, or the model cannot have the head.
     """
     path = folder / model_files.CONFIG
-    for gguf in () if path.is_file() else sorted(folder.glob("*.gguf")):
-        raise UserError(convert_first(gguf))
+    if not path.is_file():
+        refuse_gguf(folder.glob("*.gguf"))
     values = read_json(path)
     kind = values.get("model_type") or _kind(values)
     if kind not in FAMILIES:
