@@ -120,7 +120,8 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[
     Raises:
         SafetensorError: it could not be written.
     """
-    save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, path, metadata)
+    # np.ascontiguousarray would give a scalar an axis.
+    save_file({name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}, path, metadata)
     path.chmod(0o644)  # safetensors makes its files readable for the owner alone
 
 

@@ -113,7 +113,7 @@ def save_peft(
         **method.describe(adapter.transform, written),
         **({"bias": bias} if bias != "none" else {}),
     }
-    arrays = {PREFIX + name: np.ascontiguousarray(tensor, np.float32) for name, tensor in tensors.items()}
+    arrays = {PREFIX + name: np.asarray(tensor, np.float32, order="C") for name, tensor in tensors.items()}
     write_adapter_files(folder, description, arrays, {"format": "pt"})
 
 

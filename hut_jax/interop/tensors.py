@@ -32,6 +32,8 @@ class Tensor(NamedTuple):
 
     def split(self, whole: np.ndarray) -> list[np.ndarray]:
         """Our parameters, in the order of their paths, of the tensor laid out as ours are."""
+        if len(self.paths) == 1:  # which may be a scalar
+            return [whole]
         shares = np.array(self.shares or (1,) * len(self.paths))
         ends = np.cumsum(shares)[:-1] * whole.shape[-1] // shares.sum()
         return np.split(whole, ends, axis=-1)

@@ -20,7 +20,7 @@ class Dropout(nn.Module):
     """Dropout as in `flax.linen.Dropout`: elements are zero with probability `rate`, and the others are scaled up.
 
     Attributes:
-        rate: the probability, at least 0 and below 1.
+        rate: the probability, from 0 to 1.
         deterministic: True drops nothing. It is given either here or in the call.
     """
 
@@ -34,6 +34,8 @@ class Dropout(nn.Module):
         dropped = min(round(self.rate * _LEVELS), _LEVELS - 1)
         if deterministic or dropped == 0:
             return x
+        if self.rate == 1:
+            return jnp.zeros_like(x)
         return jnp.where(kept(self.make_rng("dropout"), dropped, x.shape), x * (_LEVELS / (_LEVELS - dropped)), 0)
 
 

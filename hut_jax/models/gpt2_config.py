@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 from hut_jax.core.errors import UserError, nearest
 from hut_jax.interop.tensors import TensorNames
+from hut_jax.models.activations import ACTIVATIONS
 from hut_jax.models.config_json import Ids, read_config
 from hut_jax.models.hub.names import gpt2_names
-from hut_jax.models.layers import ACTIVATIONS
 
 # The sizes that transformers takes where config.json has none, and its other names for them.
 _SIZES = {"vocab_size": 50257, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12}
@@ -57,8 +57,8 @@ class GPT2Config:
             known = nearest(self.activation_function, ACTIVATIONS)
             raise UserError(f"unsupported activation_function {self.activation_function!r}; {known}")
         for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 0 and below 1, not {getattr(self, name)}")
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name} must be from 0 to 1, not {getattr(self, name)}")
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], where: str = "config.json") -> "GPT2Config":

@@ -1,7 +1,6 @@
 """The layers that the models share: dense, norm, feed-forward network; and how a layer is recomputed."""
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,32 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from hut_jax.core.errors import UserError, nearest
+from hut_jax.models.activations import activation
 from hut_jax.models.shapes import Hidden, Indices
 from hut_jax.parallel.activations import split_batch
-
-_tanh_gelu = functools.partial(nn.gelu, approximate=True)
-_gelu = functools.partial(nn.gelu, approximate=False)
-
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    **dict.fromkeys(("gelu_new", "gelu_pytorch_tanh", "gelu_python_tanh", "gelu_fast", "gelu_accurate"), _tanh_gelu),
-    **dict.fromkeys(("gelu", "gelu_python"), _gelu),
-    "gelu_10": lambda x: jnp.clip(_gelu(x), -10, 10),
-    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
-    "relu": nn.relu,
-    "relu2": lambda x: jnp.square(nn.relu(x)),
-    "relu6": nn.relu6,
-    "leaky_relu": nn.leaky_relu,
-    "silu": nn.silu,
-    "swish": nn.silu,
-    "hardswish": nn.hard_swish,
-    "mish": lambda x: x * nn.tanh(nn.softplus(x)),
-    "sqrtsoftplus": lambda x: jnp.sqrt(nn.softplus(x)),
-    "laplace": lambda x: 0.5 * (1 + jax.lax.erf((x - 0.707107) / (0.282095 * math.sqrt(2)))),
-    "sigmoid": nn.sigmoid,
-    "tanh": nn.tanh,
-    "linear": lambda x: x,
-}
-"""The activations of transformers by its names for them, but for those with parameters: prelu and xielu."""
 
 REMAT: dict[str, Callable | None] = {
     "none": None,
@@ -70,7 +46,7 @@ class MLP(nn.Module):
     def __call__(self, x: Hidden) -> Hidden:
         """Map width -> inner -> width."""
         y = split_batch(dense(self.inner, self.std, self.dtype, "up")(x), None, "tensor")
-        return dense(x.shape[-1], self.out_std, self.dtype, "down")(ACTIVATIONS[self.activation](y))
+        return dense(x.shape[-1], self.out_std, self.dtype, "down")(activation(self.activation)(y))
 
 
 def dense(features: int, std: float, dtype: Any, name: str | None = None, **options: Any) -> nn.Dense:

@@ -24,9 +24,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from hut_jax.core.errors import UserError
+from hut_jax.models.activations import activation
 from hut_jax.models.attention import Attention
 from hut_jax.models.dropout import Dropout
-from hut_jax.models.layers import ACTIVATIONS, MLP, at_positions, dense, fp32_dot, layer_norm, tied_logits
+from hut_jax.models.layers import MLP, at_positions, dense, fp32_dot, layer_norm, tied_logits
 from hut_jax.models.roberta_config import RobertaConfig
 from hut_jax.models.shapes import Hidden, Indices, Mask, PerToken, Tokens
 from hut_jax.models.transformer import Transformer
@@ -85,7 +86,7 @@ class MaskedLM(nn.Module):
         """The logits, in fp32. `table` is the token embedding, used if there is no decoder."""
         c = self.config
         std = c.initializer_range
-        x = ACTIVATIONS[c.mlm_activation](dense(c.hidden_size, std, self.dtype, "dense")(x))
+        x = activation(c.mlm_activation)(dense(c.hidden_size, std, self.dtype, "dense")(x))
         x = layer_norm(c.layer_norm_eps, self.dtype, "norm")(x)
         bias = self.param("bias", nn.initializers.zeros, (c.vocab_size,))
         if c.tie_word_embeddings and not self.has_variable("params", "decoder"):

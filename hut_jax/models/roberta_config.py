@@ -6,9 +6,9 @@ from typing import Any
 
 from hut_jax.core.errors import UserError, nearest
 from hut_jax.interop.tensors import TensorNames
+from hut_jax.models.activations import ACTIVATIONS
 from hut_jax.models.config_json import Ids, Names, label_fields, read_config, read_labels
 from hut_jax.models.hub.names import encoder_names
-from hut_jax.models.layers import ACTIVATIONS
 
 HEADS = ("none", "classification", "mlm")
 
@@ -67,8 +67,8 @@ class RobertaConfig:
             raise UserError(f"unsupported hidden_act {self.hidden_act!r}; {nearest(self.hidden_act, ACTIVATIONS)}")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
             rate = getattr(self, name)
-            if rate is not None and not 0 <= rate < 1:
-                raise UserError(f"{name} must be at least 0 and below 1, not {rate}")
+            if rate is not None and not 0 <= rate <= 1:
+                raise UserError(f"{name} must be from 0 to 1, not {rate}")
         if self.model_type == "roberta" and not (isinstance(self.pad_token_id, int) and self.pad_token_id >= -1):
             raise UserError(
                 f"pad_token_id must be a whole number of at least 0, or -1 for none, not {self.pad_token_id!r}: "

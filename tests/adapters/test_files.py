@@ -232,6 +232,13 @@ def test_the_order_of_an_arrays_bytes_does_not_matter(saved, tmp_path):
         load_adapter(tmp_path / "f", jax.tree.map(lambda leaf: leaf + 1, PARAMS))
 
 
+def test_a_parameter_without_axes_stays_so(tmp_path):
+    params = {**PARAMS, "slope": jnp.array(0.5)}
+    adapter = Adapter(HUT(rank=4), "query", also_train="slope")
+    save_adapter(tmp_path / "f", adapter, adapter.init(jax.random.key(0), params), params)
+    assert load_adapter(tmp_path / "f", params)[1]["slope"]["d"].shape == ()
+
+
 def test_factors_that_do_not_fit_the_base_are_not_saved(saved, tmp_path):
     _, factors = saved
     other = {"layer_0": PARAMS["layer_0"] | {"value": dense(8, 4)}}

@@ -35,6 +35,10 @@ def test_the_rate_and_what_is_left(rate):
     assert y.max() == pytest.approx(1 / (1 - rate), rel=1e-3)
 
 
+def test_a_rate_of_1_drops_everything():
+    np.testing.assert_array_equal(drop(np.ones((3, 4), np.float32), 1.0), np.zeros((3, 4)))
+
+
 def test_draws_are_independent_along_every_axis_and_between_quarters():
     mask = np.asarray(keep(3, (64, 64, 64))) * 2.0 - 1
     bound = 5 / np.sqrt(mask.size / 4)  # five standard deviations of the shortest overlap

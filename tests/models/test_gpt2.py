@@ -355,7 +355,7 @@ def test_config_round_trip_and_what_it_ignores():
         ({"n_embd": "8"}, r"'n_embd' must be a whole number of at least 1, not '8'"),
         ({"n_layer": 0}, r"'n_layer' must be a whole number of at least 1, not 0"),
         ({"n_layer": True}, r"'n_layer' must be"),
-        ({"resid_pdrop": 1.0}, r"resid_pdrop must be at least 0 and below 1, not 1.0"),
+        ({"resid_pdrop": 1.5}, r"resid_pdrop must be from 0 to 1, not 1.5"),
         ({"layer_norm_epsilon": None}, r"'layer_norm_epsilon' must be a number, not None"),
         ({"scale_attn_weights": 1}, r"'scale_attn_weights' must be true or false, not 1"),
         ({"eos_token_id": ["a"]}, r"'eos_token_id' must be a token id, a list of token ids, or null"),

@@ -394,7 +394,7 @@ def test_roberta_and_bert_have_other_special_tokens_where_config_json_is_silent(
         ({"position_embedding_type": "relative_key"}, r"'relative_key' is not supported; valid: 'absolute'"),
         ({"pad_token_id": None}, r"pad_token_id must be a whole number of at least 0, or -1 for none, not None"),
         ({"max_position_embeddings": 2}, r"max_position_embeddings 2 leaves no position"),
-        ({"hidden_dropout_prob": 1.0}, r"hidden_dropout_prob must be at least 0 and below 1, not 1.0"),
+        ({"hidden_dropout_prob": 1.5}, r"hidden_dropout_prob must be from 0 to 1, not 1.5"),
         ({"classifier_dropout": "no"}, r"'classifier_dropout' must be a number, or null, not 'no'"),
         ({"problem_type": 1}, r"'problem_type' must be a string, or null, not 1"),
         ({"hidden_size": 0}, r"'hidden_size' must be a whole number of at least 1, not 0"),

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from hut_jax import UserError, load_pretrained
-from hut_jax.models.layers import ACTIVATIONS
+from hut_jax import UserError, load_pretrained, save_pretrained
+from hut_jax.models.activations import ACTIVATIONS, FIXED
 from tests.parity import change, check_parity
 
 pytestmark = pytest.mark.peers
@@ -27,14 +27,14 @@ ENCODER = {
     "max_position_embeddings": 14,
     "initializer_range": 0.4,
 }
+GPT2 = {"vocab_size": 23, "n_positions": 14, "n_embd": 8, "n_layer": 2, "n_head": 2, "initializer_range": 0.4}
 FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 
 
 def models():
     """By name: a model with every parameter random, and its tied pairs."""
     torch.manual_seed(0)
-    sizes = {"vocab_size": 23, "n_positions": 14, "n_embd": 8, "n_layer": 2, "n_head": 2, "initializer_range": 0.4}
-    gpt2 = transformers.GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)
+    gpt2 = transformers.GPT2Config(**GPT2, bos_token_id=0, eos_token_id=0)
     roberta, bert = transformers.RobertaConfig(**ENCODER), transformers.BertConfig(**ENCODER)
     three = transformers.RobertaConfig(**ENCODER, num_labels=3)
     made = {
@@ -123,7 +123,7 @@ def run(model, params):
 def their_logits(folder):
     (name,) = json.loads((folder / "config.json").read_text())["architectures"]
     with torch.no_grad():
-        return getattr(transformers, name).from_pretrained(folder).eval()(torch.tensor(IDS)).logits.numpy()
+        return getattr(transformers, name).from_pretrained(folder).eval().float()(torch.tensor(IDS)).logits.numpy()
 
 
 def check(folder):
@@ -216,9 +216,39 @@ def test_a_language_model_that_is_no_decoder_is_a_masked_one(name, tmp_path):
 
 
 def test_activations_are_transformers():
-    """All of them but prelu and xielu, which have parameters."""
-    assert set(activations.ACT2CLS) - set(ACTIVATIONS) == {"prelu", "xielu"}
+    assert set(activations.ACT2CLS) == set(ACTIVATIONS)
     x = np.linspace(-14, 14, 201, dtype=np.float32)
-    ours = jax.jit(lambda x: {name: activation(x) for name, activation in ACTIVATIONS.items()})
-    theirs = {name: activations.ACT2FN[name](torch.tensor(x)).numpy() for name in ACTIVATIONS}
+    ours = jax.jit(lambda x: {name: activation(x) for name, activation in FIXED.items()})
+    theirs = {name: activations.ACT2FN[name](torch.tensor(x)).numpy() for name in FIXED}
     check_parity(ours(x), theirs, ours(x * 1.01), 1e-5)
+
+
+LLAMA = {
+    "vocab_size": 97,
+    "hidden_size": 8,
+    "intermediate_size": 12,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 32,
+    "pad_token_id": 0,
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*:UserWarning:transformers")  # xielu's kernel for GPUs is not there
+@pytest.mark.parametrize("name", ["prelu", "xielu"])
+@pytest.mark.parametrize("model", ["GPT2LMHeadModel", "BertForMaskedLM", "LlamaForCausalLM"])
+def test_activations_that_learn_are_read_and_written(model, name, tmp_path):
+    config, sizes, field = {
+        "GPT2LMHeadModel": (transformers.GPT2Config, GPT2, "activation_function"),
+        "BertForMaskedLM": (transformers.BertConfig, ENCODER, "hidden_act"),
+        "LlamaForCausalLM": (transformers.LlamaConfig, LLAMA, "hidden_act"),
+    }[model]
+    theirs = getattr(transformers, model)(config(**sizes, **{field: name}))
+    with torch.no_grad():
+        for path, parameter in theirs.named_parameters():
+            if ".act" in path or "act_fn" in path:
+                parameter += torch.rand_like(parameter)
+    theirs.save_pretrained(tmp_path / "theirs")
+    check(tmp_path / "theirs")
+    save_pretrained(tmp_path / "ours", *load_pretrained(tmp_path / "theirs"))
+    np.testing.assert_allclose(their_logits(tmp_path / "ours"), their_logits(tmp_path / "theirs"), atol=1e-6)

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 from hut_jax.core.errors import UserError, nearest
 from hut_jax.interop.tensors import TensorNames
+from hut_jax.models.activations import ACTIVATIONS
 from hut_jax.models.config_json import TWO_LABELS, Flags, Ids, Names, read_config
 from hut_jax.models.decoder.reading import config_fields, json_fields
 from hut_jax.models.decoder.rope import DEFAULT, LONGEST, Rope
 from hut_jax.models.decoder.traits import FULL, SLIDING, TRAITS, Traits
 from hut_jax.models.hub.decoder_names import decoder_names
-from hut_jax.models.layers import ACTIVATIONS
 
 HEADS = ("none", "classification", "causal")
 
@@ -103,8 +103,8 @@ class DecoderConfig:
             known = nearest(self.hidden_act, ACTIVATIONS)
             raise UserError(f"unsupported {self.traits.activation} {self.hidden_act!r}; {known}")
         for name in ("attention_dropout", "resid_pdrop"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 0 and below 1, not {getattr(self, name)}")
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name} must be from 0 to 1, not {getattr(self, name)}")
         for name in ("query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping"):
             value = getattr(self, name)
             if value is not None and value <= 0:

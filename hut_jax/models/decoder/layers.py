@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from hut_jax.models.activations import activation
 from hut_jax.models.attention import LayerCache, attend_with_cache
 from hut_jax.models.decoder.config import DecoderConfig
 from hut_jax.models.decoder.rope import rotated
 from hut_jax.models.dropout import Dropout
-from hut_jax.models.layers import ACTIVATIONS, dense
+from hut_jax.models.layers import dense
 from hut_jax.models.shapes import Hidden
 from hut_jax.parallel.activations import split_batch
 
@@ -112,7 +113,7 @@ class GatedMLP(nn.Module):
 
         gate = split_batch(layer("gate", c.intermediate_size)(x), None, "tensor")
         up = split_batch(layer("up", c.intermediate_size)(x), None, "tensor")
-        return layer("down", x.shape[-1])(ACTIVATIONS[c.hidden_act](gate) * up)
+        return layer("down", x.shape[-1])(activation(c.hidden_act)(gate) * up)
 
 
 class Layer(nn.Module):

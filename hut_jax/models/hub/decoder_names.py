@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from hut_jax.interop.tensors import Tensor, TensorNames
+from hut_jax.models.hub.names import activation_tensors
 
 if TYPE_CHECKING:  # the config itself imports this module
     from hut_jax.models.decoder.config import DecoderConfig
@@ -68,6 +69,7 @@ def _layer(config: "DecoderConfig", theirs: str, ours: str) -> list[Tensor]:
         norms |= {"post_attention_layernorm": "mlp_norm"}
     if traits.query_key_norm:
         norms |= {"self_attn.q_norm": "attention/query_norm", "self_attn.k_norm": "attention/key_norm"}
+    tensors += activation_tensors(config.hidden_act, f"{mlp}.act_fn", f"{ours}/mlp")
     return [*tensors, *(_norm(f"{theirs}.{name}", f"{ours}/{path}") for name, path in norms.items())]
 
 

@@ -17,6 +17,7 @@ from hut_jax.models.transformer import Transformer
 _WRAPPERS = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
 _OLD_LEAVES = {"gamma": "weight", "beta": "bias"}  # of norms, in BERT's first files
+_ACTIVATIONS = (".act", "act_fn")  # their tensors may be called "beta", too
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,9 @@ class Family:
 
     def today(self, name: str) -> str:
         """Today's form of a tensor's name in a file, without what wrappers put into it."""
-        modules, dot, leaf = _WRAPPERS.sub("", name).rpartition(".")
-        return f"{modules}{dot}{_OLD_LEAVES.get(leaf, leaf)}"
+        bare = _WRAPPERS.sub("", name)
+        modules, dot, leaf = bare.rpartition(".")
+        return bare if modules.endswith(_ACTIVATIONS) else f"{modules}{dot}{_OLD_LEAVES.get(leaf, leaf)}"
 
     def in_body(self, bare: str) -> bool:
         """Whether a tensor's name, without the prefix, is one of the body's."""

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, NamedTuple
 
 from hut_jax.interop.tensors import Tensor, TensorNames
+from hut_jax.models.activations import PARAMETERS
 
 if TYPE_CHECKING:  # the configs themselves import this module
     from hut_jax.models.gpt2_config import GPT2Config
@@ -30,6 +31,7 @@ def gpt2_names(config: "GPT2Config") -> TensorNames:
             *_norm(f"{theirs}.ln_1", f"{ours}/attention_norm"),
             *_norm(f"{theirs}.ln_2", f"{ours}/mlp_norm"),
             *dense,
+            *activation_tensors(config.activation_function, f"{theirs}.mlp.act", f"{ours}/mlp"),
         ]
 
     tensors = [
@@ -92,6 +94,7 @@ def encoder_names(config: "RobertaConfig") -> TensorNames:
             *(tensor for part, path in parts for tensor in _linear(f"{theirs}.{part}", f"{ours}/{path}")),
             *_norm(f"{theirs}.attention.output.LayerNorm", f"{ours}/attention_norm"),
             *_norm(f"{theirs}.output.LayerNorm", f"{ours}/mlp_norm"),
+            *activation_tensors(config.hidden_act, f"{theirs}.intermediate.intermediate_act_fn", f"{ours}/mlp"),
         ]
 
     tied: dict[str, str] = {}
@@ -103,6 +106,7 @@ def encoder_names(config: "RobertaConfig") -> TensorNames:
         head += [tensor for theirs, ours in names.classifier for tensor in _linear(theirs, ours)]
     if config.head == "mlm":
         head += [*_linear(names.mlm_dense, "mlm/dense"), *_norm(names.mlm_norm, "mlm/norm")]
+        head += activation_tensors(config.mlm_activation, "cls.predictions.transform.transform_act_fn", "mlm")
         if config.tie_word_embeddings:
             head += [Tensor(names.mlm_bias, ("mlm/bias",))]
             tied = {**decoder, f"{names.mlm_decoder}.bias": names.mlm_bias}
@@ -123,6 +127,12 @@ def encoder_names(config: "RobertaConfig") -> TensorNames:
     ]
     elsewhere = decoder if config.tie_word_embeddings and config.head != "mlm" else {}
     return TensorNames(tensors, tied, prefix, elsewhere)
+
+
+def activation_tensors(activation: str, theirs: str, ours: str) -> list[Tensor]:
+    """The tensors of an activation; none, unless it learns. `theirs` is its name, `ours` the module that applies it."""
+    leaves = PARAMETERS.get(activation, {})
+    return [Tensor(f"{theirs}.{leaf}", (f"{ours}/activation/{path}",)) for leaf, path in leaves.items()]
 
 
 def _norm(theirs: str, ours: str) -> list[Tensor]:

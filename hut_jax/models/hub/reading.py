@@ -65,7 +65,7 @@ def read_params(
         whole = whole.T if tensor.transpose else whole
         for shown, piece in zip(tensor.paths, tensor.split(whole), strict=True):
             path = split(shown)
-            piece = np.ascontiguousarray(piece, dtype)
+            piece = np.asarray(piece, dtype, order="C")
             stacked, layer = scanned(path)
             if model.scan_layers and layer is not None:
                 stack = stacks.setdefault(stacked, {})

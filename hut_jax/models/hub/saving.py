@@ -42,7 +42,7 @@ def save_pretrained(folder: str | os.PathLike, model: Any, params: Mapping[str, 
         whole = np.concatenate(pieces, axis=-1) if len(pieces) > 1 else pieces[0]
         whole = whole.T if tensor.transpose else whole
         for name in (tensor.name, *([tensor.also] if tensor.also else [])):
-            tensors[name] = np.ascontiguousarray(whole, None if dtype is None else np.dtype(dtype))
+            tensors[name] = np.asarray(whole, None if dtype is None else np.dtype(dtype), order="C")
     written = next(iter(tensors.values())).dtype.name
     architecture = next(name for name, head in family.heads.items() if head == config.head)
     values = {**config.to_json(), "architectures": [architecture], "dtype": written}

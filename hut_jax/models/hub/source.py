@@ -200,5 +200,5 @@ def shapes_of(model: Any) -> dict[Path, tuple[int, ...]]:
 
 def _their_shape(tensor: Tensor, ours: Mapping[Path, tuple[int, ...]]) -> tuple[int, ...]:
     shapes = [ours[split(path)] for path in tensor.paths]
-    shape = (*shapes[0][:-1], sum(each[-1] for each in shapes))
+    shape = (*shapes[0][:-1], sum(each[-1] for each in shapes)) if len(shapes) > 1 else shapes[0]
     return shape[::-1] if tensor.transpose else shape

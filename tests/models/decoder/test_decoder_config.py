@@ -138,7 +138,7 @@ def test_biases_are_the_families():
         ("gemma2", {"use_bidirectional_attention": True}, r"causal decoder"),
         ("gemma2", {"final_logit_softcapping": 0.0}, r"final_logit_softcapping must be above 0"),
         ("smollm3", {"no_rope_layers": [2] * 4}, r"must be a list of 0 and 1"),
-        ("llama", {"attention_dropout": 1.0}, r"attention_dropout must be at least 0 and below 1"),
+        ("llama", {"attention_dropout": 1.5}, r"attention_dropout must be from 0 to 1, not 1.5"),
         ("llama", {"num_hidden_layers": 10**12}, r"num_hidden_layers must be at most 10,000"),
         ("llama", {"max_position_embeddings": 10**400}, r"max_position_embeddings must be at most 2,147,483,647"),
         ("llama", {"head_dim": 10**12}, r"head_dim must be at most 65,536"),
