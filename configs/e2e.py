@@ -1,4 +1,4 @@
-r"""Fine-tune GPT-2 with HUT on the E2E NLG data, after the LoRA paper's recipe (arXiv 2106.09685, appendix D.3).
+r"""Fine-tune GPT-2 or a decoder with HUT on E2E NLG, after the LoRA paper's recipe (arXiv 2106.09685, appendix D.3).
 
     python -m hut_jax.train --config=configs/e2e.py --workdir=runs/e2e
 
@@ -7,20 +7,33 @@ downloads gpt2-medium and the data. Where both are in folders, nothing is downlo
     python -m hut_jax.train --config=configs/e2e.py --config.model=FOLDER --config.tokenizer=FOLDER \
         --config.data.dir=FOLDER --workdir=runs/e2e
 
-What to expect: the run takes 26,290 steps, and 88 % of the positions hold real tokens. The score of gpt2-medium has not
-been measured yet. On a small stand-in that has read old books, 900 steps at this learning rate take the loss on 400
-development rows from 5.255 to 2.354 (docs/method.md, "Learning rates").
+`--config.model` names any GPT-2 or decoder (docs/decoder.md). `--config=configs/e2e.py:smollm2` is a run of 600 steps
+on SmolLM2-135M, with every linear layer as a target. `python -m experiments.bases.smollm2 --output=runs/smollm2` makes
+the base.
+
+What to expect: the run on gpt2-medium takes 26,290 steps, and 88 % of the positions hold real tokens. The score of
+gpt2-medium has not been measured yet. On a small stand-in that has read old books, 900 steps at this learning rate take
+the loss on 400 development rows from 5.255 to 2.354 (docs/method.md, "Learning rates").
 """
 
 from ml_collections import ConfigDict
 
 from hut_jax.config import default_config, set_transform
+from hut_jax.core.errors import UserError, nearest
+
+BASES = ("gpt2-medium", "smollm2")
 
 
-def get_config() -> ConfigDict:
-    """The config; any field can be set on the command line, as in `--config.train.steps=100`."""
+def get_config(base: str = "gpt2-medium") -> ConfigDict:
+    """The config; any field can be set on the command line, as in `--config.train.steps=100`.
+
+    Raises:
+        UserError: there is no such base.
+    """
+    if base not in BASES:
+        raise UserError(f"no recipe for the base {base!r}; {nearest(base, BASES)}; --config.model=FOLDER takes any")
     config = default_config("e2e")  # the task: describe a restaurant, given its attributes
-    config.model = "gpt2-medium"  # a hub name or a folder; any GPT-2
+    config.model = "gpt2-medium"  # a hub name or a folder; any GPT-2 or decoder
     config.tokenizer = ""  # empty: the model's own
     config.dtype = "float32"  # of the base and its computation; "bfloat16" halves the memory. Factors are float32
     config.seed = 0  # the paper reports the mean over three
@@ -56,4 +69,19 @@ def get_config() -> ConfigDict:
     config.eval.batch_size = 32  # examples; no gradients are kept, so it may be larger than the training batch
     config.checkpoint.every = 1000  # steps that a kill may cost
     config.checkpoint.keep = 2  # the newest; if one is damaged, delete its folder to resume from the other
+    if base == "smollm2":
+        on_smollm2(config)
     return config
+
+
+def on_smollm2(config: ConfigDict) -> None:
+    """Change the fields for SmolLM2-135M on two cores."""
+    config.model = "runs/smollm2"
+    config.adapter.targets = ("all-linear",)
+    config.train.steps = 600  # of 8 examples, a ninth of an epoch
+    config.train.warmup = 0.06  # of all steps
+    config.train.scan_layers = True  # 30 layers, of which one is compiled
+    config.log.every = 20
+    config.eval.every = 200
+    config.eval.max_examples = 200  # of 4,672, since a validation takes as long as several steps
+    config.checkpoint.every = 100

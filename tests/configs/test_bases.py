@@ -8,6 +8,7 @@ from hut_jax import UserError
 from hut_jax.config import freeze
 from hut_jax.models.hub.pretrained import build_model
 from hut_jax.runs import config_files
+from hut_jax.training.optimizer import warmup_steps
 
 
 @pytest.mark.parametrize(
@@ -43,3 +44,12 @@ def test_e2e_is_on_the_base_that_the_two_commands_make():
     assert f"--output={config.model}\n" in Path("configs/pretrain.py").read_text()
     with pytest.raises(UserError, match="no base ''; valid: 'gpt2', 'gpt2_50m'"):
         config_files.load_config_file("configs/e2e_books.py")
+
+
+def test_e2e_on_smollm2_is_a_brief_run_on_the_base_that_a_command_makes():
+    config = config_files.load_config_file("configs/e2e.py:smollm2")
+    assert (config.train.steps, config.train.batch_size, config.adapter.targets) == (600, 8, ("all-linear",))
+    assert warmup_steps(freeze(config).train, 600) == 36
+    assert f"--output={config.model}\n" in Path("experiments/bases/smollm2.py").read_text()
+    with pytest.raises(UserError, match="no recipe for the base 'smollm'; did you mean 'smollm2'"):
+        config_files.load_config_file("configs/e2e.py:smollm")
