@@ -138,10 +138,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.repositories[name] = Repository(bool(private))
         return {"url": url}, {}
 
-    def info(self, body: bytes, name: str):
+    def info(self, body: bytes, name: str, revision: str | None):
         found = self._repository(name)
-        files = [{"rfilename": path} for path in found.files]
-        known = {"id": name, "sha": found.sha(-1), "private": found.private, "siblings": files, "xetEnabled": False}
+        there = found.at(revision or "main")
+        if there is None:
+            raise Refusal(404, "Invalid rev id", "RevisionNotFound")
+        files = [{"rfilename": path} for path in there]
+        sha = found.sha(-1) if revision in (None, "main") else revision
+        known = {"id": name, "sha": sha, "private": found.private, "siblings": files, "xetEnabled": False}
         return known, {}
 
     def tree(self, body: bytes, name: str, revision: str):
@@ -212,7 +216,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 _ROUTES = [
     ("POST", "/api/repos/create", _Handler.create),
-    ("GET", f"/api/models/{_ID}(/revision/main)?", _Handler.info),
+    ("GET", f"/api/models/{_ID}(/revision/(?P<revision>[^/]+))?", _Handler.info),
     ("GET", f"/api/models/{_ID}/tree/(?P<revision>[^/]+)", _Handler.tree),
     (("GET", "HEAD"), f"/{_ID}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", _Handler.resolve),
     ("POST", "/api/validate-yaml", _Handler.validate),

@@ -101,7 +101,7 @@ def push_adapter(
         UserError: the folder holds no adapter of this library, the name is not that of a repository, nobody is logged
             in, the hub is out of reach, or it refuses.
     """
-    from hut_jax.adapters.hub.card import write_card
+    from hut_jax.adapters.hub.card import head_of, write_card
     from hut_jax.adapters.hub.upload import upload  # imports what few programs need
 
     folder = Path(folder)
@@ -112,7 +112,7 @@ def push_adapter(
     trainable = sum(leaf.size for leaf in jax.tree.leaves(factors))
 
     def card(metadata: Mapping[str, Any]) -> str:
-        return write_card(name, adapter, trainable, _base(description), scores, metadata)
+        return write_card(name, adapter, trainable, _base(description), head_of(factors), scores, metadata)
 
     card({})  # for its errors, before the hub is asked
     return upload(folder, (CONFIG_FILE, WEIGHTS_FILE), name, card, private)
@@ -124,8 +124,8 @@ def load_adapter(
     """Read an adapter and its factors. Nothing is unpickled or run.
 
     Args:
-        folder: a folder that `save_adapter` wrote, or, as a `str`, the name `user/name` of one on the Hugging Face Hub,
-            whose files are downloaded or taken from the cache.
+        folder: a folder that `save_adapter` wrote, or, as a `str`, the name `user/name` or `user/name@revision` of one
+            on the Hugging Face Hub, whose files are downloaded or taken from the cache.
         params: the base to apply it to. If given, the fingerprint is compared, and the factors are checked against
             the parameters and stacked as the base's layers are.
         name: that base's name, for the error message.
@@ -199,9 +199,10 @@ def _base(description: Mapping[str, Any]) -> dict[str, Any]:
 def _found(name: str | Path) -> Path:
     """The adapter's folder. The files of a hub name are downloaded, or taken from the cache."""
     folder = Path(name)
-    if isinstance(name, Path) or name.count("/") != 1 or folder.is_dir():  # a `Path` is never a name of the hub
-        return folder
-    from hut_jax.core.locate import locate  # imports what few programs need
+    from hut_jax.core.locate import locate, split_revision  # imports what few programs need
+
+    if isinstance(name, Path) or split_revision(name)[0].count("/") != 1 or folder.is_dir():
+        return folder  # a `Path` is never a name of the hub
 
     folder = locate(name, (CONFIG_FILE, WEIGHTS_FILE), "adapter")
     if not (folder / CONFIG_FILE).exists():

@@ -12,6 +12,7 @@ from huggingface_hub.errors import (
     HTTPError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
+    RevisionNotFoundError,
 )
 
 from hut_jax.core.assets import here
@@ -31,7 +32,8 @@ def locate(name: str | os.PathLike, patterns: Sequence[str], what: str = "model"
     A folder of that name takes precedence over the hub's model. `assets/tiny` is found from any directory.
 
     Args:
-        name: a folder, or a hub name such as `gpt2` or `org/name`.
+        name: a folder, or, as a `str`, a hub name such as `gpt2`, `org/name` or `org/name@revision`. The revision is a
+            branch, a tag or a commit.
         patterns: the only files to download from the hub, as `fnmatch` patterns.
         what: what is looked for, for the messages.
 
@@ -46,16 +48,21 @@ def locate(name: str | os.PathLike, patterns: Sequence[str], what: str = "model"
     refuse_gguf([folder] if folder.suffix == ".gguf" and folder.is_file() else [])
     if folder.exists():
         raise UserError(f"{name} is a file; give the folder that holds the {what}")
-    if _is_path(str(name)):
+    if isinstance(name, Path) or _is_path(str(name)):
         siblings = [p.name for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
         hint = f"; {nearest(folder.name, siblings)}" if siblings else ""
         raise NotFound(f"no such folder: {name}{hint}")
+    repository, revision = split_revision(str(name))
     try:
-        return Path(huggingface_hub.snapshot_download(str(name), allow_patterns=list(patterns)))
+        return Path(huggingface_hub.snapshot_download(repository, revision=revision, allow_patterns=list(patterns)))
     except HFValidationError:
         raise NotFound(f"{str(name)!r} is neither a folder nor a hub name (such as 'gpt2' or 'org/name')") from None
     except GatedRepoError:
         raise NotFound(f"the owner of {str(name)!r} wants to be asked first: ask on its page, and {LOGIN}") from None
+    except RevisionNotFoundError:
+        raise NotFound(
+            f"{repository!r} has no revision {revision!r} on the hub; give a branch, a tag or a commit"
+        ) from None
     except RepositoryNotFoundError:
         raise NotFound(
             f"no folder {str(name)!r} here and no such {what} on the hub, or no right to read it; if it is private, "
@@ -70,6 +77,12 @@ def locate(name: str | os.PathLike, patterns: Sequence[str], what: str = "model"
         if status_of(error) == 401:
             raise UserError(f"the hub refuses your token; {LOGIN} to another") from error
         raise UserError(f"downloading {str(name)!r} failed: {one_line(error)}") from error
+
+
+def split_revision(name: str) -> tuple[str, str | None]:
+    """A hub name and its revision, if it has one: `org/name@main` is `org/name` and `main`."""
+    repository, _, revision = name.partition("@")
+    return repository, revision or None
 
 
 def status_of(error: Exception) -> int | None:
@@ -91,5 +104,5 @@ def refuse_gguf(files: Iterable[Path]) -> None:
 
 
 def _is_path(name: str) -> bool:
-    name = name.replace(os.sep, "/")
+    name = split_revision(name)[0].replace(os.sep, "/")
     return name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith("/")

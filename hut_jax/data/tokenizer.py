@@ -1,6 +1,7 @@
 """The tokenizer of a base: transformers' own, called for many texts at once."""
 
 import hashlib
+import importlib.util
 import json
 import logging
 import os
@@ -13,10 +14,16 @@ from typing import Any, NamedTuple
 from hut_jax.core.errors import UserError, one_line
 from hut_jax.core.files import read_json, write_json
 from hut_jax.core.locate import locate
+from hut_jax.data.python_backend import PythonBackend
 
 _JSON, _VOCAB, _MERGES, _WORDS = "tokenizer.json", "vocab.json", "merges.txt", "vocab.txt"
 _SETTINGS, _NAMES, _CONFIG = "tokenizer_config.json", "special_tokens_map.json", "config.json"
-_FILES = (_JSON, _VOCAB, _MERGES, _WORDS, _SETTINGS, _NAMES, "added_tokens.json", "chat_template.jinja")
+_PIECES = ("tokenizer.model", "sentencepiece.bpe.model", "spiece.model")  # SentencePiece's, by transformers' names
+_CODES = "bpe.codes"  # beside a vocab.txt: BERTweet's and PhoBERT's
+_FILES = (
+    *(_JSON, _VOCAB, _MERGES, _WORDS, _CODES, *_PIECES),
+    *(_SETTINGS, _NAMES, "added_tokens.json", "chat_template.jinja"),
+)
 _FOREIGN = ("_file", "_files", "_kwargs", "init_inputs", "vocab", "merges", "auto_map")  # may name any file, or code
 
 _GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
@@ -53,7 +60,7 @@ class Tokenizer:
 
     def __init__(self, auto: Any, folder: Path, settings: dict[str, Any] | None = None):
         self.auto, self._folder, self._settings = auto, folder, settings
-        self._backend = auto.backend_tokenizer
+        self._backend = auto.backend_tokenizer if auto.is_fast else PythonBackend(auto)
         self._backend.encode_special_tokens = bool(auto.split_special_tokens)
         self._backend.no_truncation()  # a tokenizer.json may hold both
         self._backend.no_padding()
@@ -177,15 +184,17 @@ def load_tokenizer(name: str | os.PathLike[str], *roles: str) -> Tokenizer:
 def _copy(folder: Path, copy: Path) -> dict[str, Any] | None:
     """Copy what transformers may read, and settings that name no other file. Returns settings that were lacking."""
     there = {name for name in _FILES if (folder / name).is_file()}
-    if not (there & {_JSON, _WORDS} or {_VOCAB, _MERGES} <= there):
-        raise UserError(f"no {_JSON}, no {_VOCAB} and {_MERGES}, and no {_WORDS} in {folder}")
+    if not (there & {_JSON, _WORDS, *_PIECES} or {_VOCAB, _MERGES} <= there):
+        raise UserError(f"no {_JSON}, no {_VOCAB} and {_MERGES}, no {_WORDS} and no {_PIECES[0]} in {folder}")
+    if there & {*_PIECES} and not there & {_JSON, _WORDS, _VOCAB} and importlib.util.find_spec("sentencepiece") is None:
+        raise UserError(f"{folder} has no {_JSON}, and the file beside it wants: pip install sentencepiece protobuf")
     for name in there:
         shutil.copyfile(folder / name, copy / name)
     files = {name: read_json(folder / name) for name in there if name.endswith(".json")}
     model = read_json(folder / _CONFIG) if (folder / _CONFIG).is_file() else {}
     model = {key: model[key] for key in ("model_type", "tokenizer_class") if isinstance(model.get(key), str)}
     told = files.get(_SETTINGS, {})
-    lacking = None if told.get("tokenizer_class") or model else _implied(files) | told
+    lacking = None if told.get("tokenizer_class") or model else _implied(folder, files) | told
     settings = {k: v for k, v in (lacking or told).items() if not k.endswith(_FOREIGN)}
     if _NAMES in there:
         write_json(copy / _NAMES, {k: v for k, v in files[_NAMES].items() if k.endswith(("_token", "_tokens"))})
@@ -200,7 +209,9 @@ def _copy(folder: Path, copy: Path) -> dict[str, Any] | None:
     return lacking
 
 
-def _implied(files: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _implied(folder: Path, files: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    if _JSON not in files and any((folder / name).is_file() for name in _PIECES):
+        return {"tokenizer_class": "LlamaTokenizer"}
     if _JSON not in files:
         kind = "Roberta" if {"<s>", "<mask>"} <= set(files.get(_VOCAB, ())) else "GPT2" if _VOCAB in files else "Bert"
         return {"tokenizer_class": f"{kind}Tokenizer"}

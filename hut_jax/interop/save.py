@@ -12,6 +12,7 @@ from hut_jax.adapters.adapter import Adapter
 from hut_jax.adapters.files import write_adapter_files
 from hut_jax.adapters.site import Site
 from hut_jax.core.errors import UserError
+from hut_jax.core.locate import split_revision
 from hut_jax.core.scanned_layers import unstack_layers
 from hut_jax.core.trees import flatten, show
 from hut_jax.interop.heads import TASKS, auto_mapping
@@ -45,7 +46,7 @@ def save_peft(
         factors: its factors.
         model: as from `load_pretrained`.
         params: the base's parameters.
-        base_name: the base's name or folder, by which PEFT's own loaders find it.
+        base_name: the base's folder or hub name, by which PEFT's own loaders find it; a `@revision` is its `revision`.
 
     Raises:
         UserError: PEFT does not have the transformation, or not on these layers, or the factors are not this adapter's.
@@ -102,11 +103,13 @@ def save_peft(
             head = {name: layers.value(name) for name in layers.tensors if inside(name, [classifier])}
             tensors = head | tensors
             whole = sorted({classifier, *(module for module in whole if not inside(module, [classifier]))})
+    base, revision = split_revision(base_name) if base_name and not Path(base_name).exists() else (base_name, None)
     description = {
         "peft_type": method.peft_type,
         "task_type": task,
         "auto_mapping": auto_mapping(config) if task is None else None,
-        "base_model_name_or_path": base_name,
+        "base_model_name_or_path": base,
+        **({"revision": revision} if revision else {}),
         "inference_mode": True,
         "target_modules": sorted(written),
         **({"modules_to_save": whole or None} if method.saves_whole else {}),

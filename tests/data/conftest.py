@@ -45,3 +45,12 @@ def roberta(made) -> Tokenizer:
 @pytest.fixture(scope="session")
 def bert(made) -> Tokenizer:
     return load_tokenizer(made / "bert", "cls", "sep", "pad", "mask")
+
+
+def phobert(folder: Path) -> None:
+    """A small tokenizer of a class that transformers writes in Python alone."""
+    words = ["hel@@", "lo", "wor@@", "ld", *(f"{letter}@@" for letter in "helowrd"), "o", "d", "a", "the"]
+    (folder / "vocab.txt").write_text("".join(f"{word} 1\n" for word in words))
+    merges = ["h e", "he l", "l o</w>", "w o", "wo r", "l d</w>", "t h", "th e</w>"]
+    (folder / "bpe.codes").write_text("".join(f"{merge} {9 - rank}\n" for rank, merge in enumerate(merges)))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PhobertTokenizer"}))

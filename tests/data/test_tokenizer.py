@@ -215,7 +215,8 @@ def test_what_is_missing_is_said(made, tmp_path, monkeypatch):
     folder = copied(made, "gpt2", tmp_path)
     (folder / "merges.txt").unlink()
     with pytest.raises(
-        UserError, match=r"no tokenizer\.json, no vocab\.json and merges\.txt, and no vocab\.txt in .*2$"
+        UserError,
+        match=r"no tokenizer\.json, no vocab\.json and merges\.txt, no vocab\.txt and no tokenizer\.model in .*2$",
     ):
         load_tokenizer(folder)
     with pytest.raises(UserError, match=r"'no such/ folder' is neither a folder nor a hub name"):

@@ -12,6 +12,8 @@ from huggingface_hub.utils import validate_repo_id, yaml_dump
 from hut_jax.adapters.adapter import Adapter
 from hut_jax.core.assets import here
 from hut_jax.core.errors import UserError
+from hut_jax.core.locate import split_revision
+from hut_jax.core.trees import flatten
 
 MARK = "<!-- hut_jax wrote this card and replaces it at the next push. Delete this line to keep your changes. -->"
 _HOME = "https://github.com/hut-jax/hut_jax"
@@ -23,6 +25,7 @@ def write_card(
     adapter: Adapter,
     trainable: int,
     base: Mapping[str, Any],
+    head: str | None = None,
     scores: Mapping[str, float] | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> str:
@@ -33,6 +36,7 @@ def write_card(
         adapter: what the card describes.
         trainable: the number of trainable parameters.
         base: the base's `name` and `fingerprint`; either may be None.
+        head: the `head=` that `load_pretrained` wants for the base, as code; None: its own.
         scores: the scores to show, by name.
         metadata: that of an earlier card. What does not come from the adapter, such as a licence, is kept.
 
@@ -40,14 +44,15 @@ def write_card(
         UserError: a score is not a finite number.
     """
     base_name = base.get("name") if isinstance(base.get("name"), str) else None
-    known = base_name is not None and _is_hub_name(base_name)
+    repository = split_revision(base_name)[0] if base_name else None
+    known = base_name is not None and repository is not None and _is_hub_name(base_name, repository)
     fields = {
         "library_name": "hut_jax",
-        **({"base_model": base_name, "base_model_relation": "adapter"} if known else {}),
+        **({"base_model": repository, "base_model_relation": "adapter"} if known else {}),
         "tags": ["hut_jax", "jax", adapter.transform.name],
     }
     called = f"`{base_name if known else Path(base_name).name}`" if base_name else "a base without a name"
-    shown = f"[{base_name}](https://huggingface.co/{base_name})" if known else called
+    shown = f"[{base_name}](https://huggingface.co/{repository})" if known else called
     parts = [
         f"---\n{yaml_dump({**(metadata or {}), **fields}).strip()}\n---",
         f"# {name.rpartition('/')[2]}",
@@ -55,7 +60,7 @@ def write_card(
         "\n".join(_facts(adapter, trainable, called, base.get("fingerprint"))),
         *_table(scores or {}),
         "## How to load it",
-        f"{_FENCE}python\n{_code(name, adapter, base_name if known else None)}\n{_FENCE}",
+        f"{_FENCE}python\n{_code(name, head, base_name if known else None)}\n{_FENCE}",
         MARK,
     ]
     return "\n\n".join(parts) + "\n"
@@ -105,23 +110,36 @@ def _table(scores: Mapping[str, float]) -> list[str]:
     return ["## Scores", "\n".join(["| score | value |", "|---|--:|", *rows])] if rows else []
 
 
-def _code(name: str, adapter: Adapter, base: str | None) -> str:
+def head_of(factors: Mapping[str, Any]) -> str | None:
+    """The head of the base that trained in full, as the code that asks `load_pretrained` for it; None if none did."""
+    trained = {
+        path[:-1]: leaf for path, leaf in flatten(factors).items() if path[-1] == "d"
+    }  # the deviations of `Full`
+    kernel = trained.get(("classifier", "out", "kernel"))
+    if kernel is not None:
+        return f'hut_jax.Head("classification", num_labels={kernel.shape[-1]})'
+    return '"mlm"' if any(path[0] == "mlm" for path in trained) else None
+
+
+def _code(name: str, head: str | None, base: str | None) -> str:
     """The lines that load the adapter."""
-    head = ", head=..., draw=False)  # the head that was trained; its parameters are in the adapter"
     lines = ["import hut_jax", ""]
-    if base is not None:
-        lines.append(f'model, params = hut_jax.load_pretrained("{base}"' + (head if adapter.also_train else ")"))
-    else:
+    if base is None:
         lines.append("params = ...  # the base's")
+    elif head is None:
+        lines.append(f'model, params = hut_jax.load_pretrained("{base}")')
+    else:
+        lines.append(f"head = {head}")
+        lines.append(f'model, params = hut_jax.load_pretrained("{base}", head=head, draw=False)')
     lines.append(f'adapter, factors = hut_jax.load_adapter("{name}", params)')
     lines.append("params = adapter.merge(params, factors)  # or adapter.apply(model, params, factors, tokens)")
     return "\n".join(lines)
 
 
-def _is_hub_name(name: str) -> bool:
+def _is_hub_name(name: str, repository: str) -> bool:
     """Whether a base's name is one of the hub, and no folder."""
     try:
-        validate_repo_id(name)
+        validate_repo_id(repository)
     except HFValidationError:
         return False
     return not Path(here(name)).exists()

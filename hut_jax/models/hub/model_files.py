@@ -5,6 +5,7 @@ The headers are read first. Each tensor is read when it is requested.
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +24,7 @@ CONFIG = "config.json"
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 SHARDS = "model-*-of-*.safetensors"
+_VARIANT = re.compile(r"model\.(\w+)(-\d+-of-\d+)?\.safetensors")
 
 
 class Weights(Protocol):
@@ -51,7 +53,10 @@ def locate_model(name: str | os.PathLike) -> Path:
     folder = locate(name, (CONFIG, SINGLE, INDEX, SHARDS))
     if any(folder.glob("model*.safetensors")):
         return folder
-    return locate(name, (CONFIG, flax_files.SINGLE, flax_files.INDEX, flax_files.SHARDS))
+    folder = locate(name, (CONFIG, flax_files.SINGLE, flax_files.INDEX, flax_files.SHARDS))
+    if any(folder.glob("flax_model*.msgpack")):
+        return folder
+    return locate(name, (CONFIG, "model.*.safetensors", "model.safetensors.index.*.json"))
 
 
 def open_weights(folder: Path, architecture: str = "AutoModel") -> Weights:
@@ -64,7 +69,7 @@ def open_weights(folder: Path, architecture: str = "AutoModel") -> Weights:
     Raises:
         UserError: there are no weights that can be read, or a file is missing or damaged.
     """
-    files = find_files(folder, SINGLE, INDEX, SHARDS)
+    files = find_files(folder, SINGLE, INDEX, SHARDS) or _variant_files(folder)
     if files:
         return _Safetensors(folder, files)
     if any(folder.glob("flax_model*.msgpack")):
@@ -80,6 +85,24 @@ def open_weights(folder: Path, architecture: str = "AutoModel") -> Weights:
         f"{folder}: neither {SINGLE} nor {INDEX} nor {flax_files.SINGLE}; an old model with pytorch_model.bin alone "
         f"is converted with {convert}"
     )
+
+
+def _variant_files(folder: Path) -> list[Path]:
+    """The files of the only variant that a folder has, such as `model.fp16.safetensors`; an empty list if it has none.
+
+    Raises:
+        UserError: there are several.
+    """
+    found = sorted({match[1] for path in folder.iterdir() if (match := _VARIANT.fullmatch(path.name))})
+    if len(found) > 1:
+        raise UserError(f"{folder}: no {SINGLE}, but the variants {', '.join(found)}; keep the files of one of them")
+    return [
+        file
+        for name in found
+        for file in find_files(
+            folder, f"model.{name}.safetensors", f"model.safetensors.index.{name}.json", f"model.{name}-*.safetensors"
+        )
+    ]
 
 
 class _Safetensors:

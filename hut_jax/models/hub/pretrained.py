@@ -41,9 +41,9 @@ def load_pretrained(
     authors drew them.
 
     Args:
-        name: a folder, or a hub name such as `gpt2`, whose files are downloaded or taken from the cache. Safetensors
-            are read, or, where there are none, Flax weights (`flax_model.msgpack`). Pickled files
-            (`pytorch_model.bin`) are never read.
+        name: a folder, or a hub name such as `gpt2` or, with a branch, a tag or a commit, `gpt2@revision`, whose files
+            are downloaded or taken from the cache. Safetensors are read, or, where there are none, Flax weights
+            (`flax_model.msgpack`). Pickled files (`pytorch_model.bin`) are never read.
         head: a `Head`, or its name alone. Default: the head that config.json's `architectures` name.
         compute: the dtype, and how the model computes.
         key: the key of the drawn parameters; default: `jax.random.key(0)`.

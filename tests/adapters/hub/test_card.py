@@ -1,10 +1,12 @@
 import math
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import yaml
 
-from hut_jax import HUT, Adapter, LoRA, UserError
-from hut_jax.adapters.hub.card import MARK, is_ours, metadata_of, write_card
+from hut_jax import HUT, Adapter, Head, LoRA, UserError
+from hut_jax.adapters.hub.card import MARK, head_of, is_ours, metadata_of, write_card
 
 BASE = {"name": "roberta-large", "fingerprint": "0123456789abcdef"}
 
@@ -13,7 +15,7 @@ def test_the_card_says_what_the_adapter_is():
     adapter = Adapter(
         HUT(rank=4), "query|value", exclude="layer_0/", ranks={"value": 2}, also_train="^classifier", layout={}
     )
-    card = write_card("user/cola", adapter, 12345, BASE, {"matthews|dev": 0.6, "examples": 1043})
+    card = write_card("user/cola", adapter, 12345, BASE, None, {"matthews|dev": 0.6, "examples": 1043})
     metadata, text = card.removeprefix("---\n").split("\n---\n", 1)
     assert yaml.safe_load(metadata) == {
         "library_name": "hut_jax",
@@ -36,7 +38,37 @@ def test_the_card_says_what_the_adapter_is():
         MARK,
     ]:
         assert line in text.splitlines()
-    assert 'load_pretrained("roberta-large", head=..., draw=False)' in text
+    assert 'model, params = hut_jax.load_pretrained("roberta-large")' in text
+
+
+HEADS = [
+    ({"classifier": {"out": {"kernel": {"d": np.zeros((4, 3))}}}}, Head("classification", num_labels=3)),
+    ({"mlm": {"bias": {"d": np.zeros(5)}}}, "mlm"),
+    ({"layer_0": {"mlp_norm": {"scale": {"d": np.zeros(5)}}}}, None),
+    ({"classifier": {"out": {"a": np.zeros((4, 2)), "b": np.zeros((2, 3))}}}, None),
+]
+
+
+@pytest.mark.parametrize(("factors", "head"), HEADS, ids=["classifier", "masked LM", "a norm", "factors"])
+def test_the_card_asks_for_the_head_that_trained(factors, head):
+    code = write_card("user/x", Adapter(HUT(rank=4)), 8, BASE, head_of(factors)).split("```")[1].removeprefix("python")
+    asked = {}
+
+    def load_pretrained(name, **options):
+        asked.update(options)
+        raise InterruptedError
+
+    stand_in = SimpleNamespace(Head=Head, load_pretrained=load_pretrained)
+    with pytest.raises(InterruptedError):
+        exec(code.replace("import hut_jax", ""), {"hut_jax": stand_in})
+    assert asked == ({} if head is None else {"head": head, "draw": False})
+
+
+def test_the_revision_of_a_base_is_in_the_code_alone():
+    card = write_card("user/x", Adapter(HUT(rank=4)), 8, {"name": "org/base@v1.0", "fingerprint": None})
+    assert metadata_of(card)["base_model"] == "org/base"
+    assert "[org/base@v1.0](https://huggingface.co/org/base)" in card
+    assert 'load_pretrained("org/base@v1.0")' in card
 
 
 @pytest.mark.parametrize(
@@ -69,7 +101,7 @@ def test_metadata_of_an_earlier_card_is_kept_but_for_ours():
 @pytest.mark.parametrize("value", [math.nan, math.inf, "0.5", None, True], ids=repr)
 def test_a_score_is_a_finite_number(value):
     with pytest.raises(UserError, match=r"scores\['f1'\] is .*; give a finite number"):
-        write_card("user/x", Adapter(LoRA(rank=2)), 8, BASE, {"f1": value})
+        write_card("user/x", Adapter(LoRA(rank=2)), 8, BASE, None, {"f1": value})
 
 
 @pytest.mark.parametrize(

@@ -232,6 +232,18 @@ def test_what_cannot_be_loaded_is_one_line(hub, monkeypatch, before, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_revision_is_read_as_it_was(hub, saved, params, tmp_path):
+    _, adapter, factors = saved
+    save_adapter(tmp_path / "new", adapter, factors, params, push_to="user/small")
+    first = hub.repositories["user/small"].sha(-1)
+    more = jax.tree.map(lambda leaf: leaf + 1, factors)
+    save_adapter(tmp_path / "new", adapter, more, params, push_to="user/small")
+    equal(load_adapter("user/small")[1], more)
+    equal(load_adapter(f"user/small@{first}")[1], factors)
+    with pytest.raises(UserError, match="'user/small' has no revision 'v2' on the hub; give a branch"):
+        load_adapter("user/small@v2")
+
+
 @pytest.mark.parametrize("name", ["adaptr", "a/b/c", "./adaptr", Path("user/x"), "user/x/"], ids=repr)
 def test_what_is_no_name_of_the_hub_is_not_asked_for(hub, name):
     there("user/x", **dict.fromkeys(FILES, "{}"))(hub, None)

@@ -161,7 +161,7 @@ def test_shards_must_be_there_and_inside_the_folder(tmp_path):
 def test_of_a_hub_name_flax_weights_are_downloaded_only_where_there_are_no_safetensors(monkeypatch):
     asked = []
 
-    def download(name, allow_patterns):
+    def download(name, revision, allow_patterns):
         asked.append(list(allow_patterns))
         return str(MODELS / "flax_gpt2")
 

@@ -304,6 +304,32 @@ def test_a_hub_name_comes_from_the_cache(offline):
     assert model.config == build_model("some/gpt2").config
 
 
+def test_a_revision_comes_from_the_cache(offline):
+    snapshot = offline / "models--some--gpt2" / "snapshots" / "0123456789abcdef0123456789abcdef01234567"
+    shutil.copytree(MODELS / "gpt2_sharded", snapshot)
+    (offline / "models--some--gpt2" / "refs" / "refs" / "pr").mkdir(parents=True)
+    (offline / "models--some--gpt2" / "refs" / "refs" / "pr" / "1").write_text(snapshot.name)
+    equal(load_pretrained("some/gpt2@refs/pr/1")[1], load_pretrained(MODELS / "gpt2_sharded")[1])
+    refused("no folder 'some/gpt2' here", load_pretrained, "some/gpt2")
+
+
+@pytest.mark.parametrize("name", ["gpt2_left_padded", "gpt2_sharded"])
+def test_the_only_variant_of_the_weights_is_read(name, tmp_path):
+    variant = {
+        "model.safetensors": "model.fp16.safetensors",
+        "model.safetensors.index.json": "model.safetensors.index.fp16.json",
+        **{f"model-0000{i}-of-00006.safetensors": f"model.fp16-0000{i}-of-00006.safetensors" for i in range(1, 7)},
+    }
+    for path in (MODELS / name).iterdir():
+        shutil.copyfile(path, tmp_path / variant.get(path.name, path.name))
+    index = tmp_path / "model.safetensors.index.fp16.json"
+    if index.exists():
+        index.write_text(index.read_text().replace("model-", "model.fp16-"))
+    equal(load_pretrained(tmp_path)[1], load_pretrained(MODELS / name)[1])
+    (tmp_path / "model.bf16.safetensors").write_bytes(b"")
+    refused("no model.safetensors, but the variants bf16, fp16; keep the files of one", load_pretrained, tmp_path)
+
+
 def test_offline_without_a_cached_copy(offline):
     refused("no folder 'some/gpt3' here, the hub cannot be reached", load_pretrained, "some/gpt3")
     refused("'two words' is neither a folder nor a hub name", load_pretrained, "two words")
@@ -312,7 +338,7 @@ def test_offline_without_a_cached_copy(offline):
 def test_only_config_and_safetensors_are_downloaded(monkeypatch):
     patterns = []
 
-    def download(name, allow_patterns):
+    def download(name, revision, allow_patterns):
         patterns.extend(allow_patterns)
         return str(MODELS / "gpt2_variant")
 
