@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tokenizers
-from tokenizers import models, normalizers, pre_tokenizers, processors
+from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 
 from hut_jax.data.tokenizer import load_tokenizer
 
@@ -58,7 +58,7 @@ def lines_of(source, data):
     return spread([line for line in lines if line and line != "<|endoftext|>"], 3000)
 
 
-def by_hand(kind, folder):
+def by_hand(kind, folder, prefix_space=False):
     """The tokenizers package's own tokenizer of the vocabulary, framed as its model wants it."""
     if kind == "bert":
         made = tokenizers.Tokenizer(models.WordPiece.from_file(str(folder / "vocab.txt"), unk_token="[UNK]"))
@@ -67,12 +67,12 @@ def by_hand(kind, folder):
         made.post_processor = processors.BertProcessing(("[SEP]", 102), ("[CLS]", 101))
         return made
     made = tokenizers.Tokenizer(models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space)
     if kind == "gpt2":
         made.add_special_tokens(["<|endoftext|>"])
     else:
         made.add_special_tokens(["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
-        made.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), True, False)
+        made.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), True, prefix_space)
     return made
 
 
@@ -128,3 +128,77 @@ def test_the_tokens_of_every_layout_are_those_of_earlier_releases(real, real_dat
         few = [line[:200] for line in lines[::10]]
         framed = [one.ids for one in reference.encode_batch(few)]
         assert all(one.encode_texts([(line,) for line in few], 512).ids == framed for one in loaded.values())
+
+
+ADDED = {"additional_special_tokens": ["<resto_1>", "<sep>"]}
+
+
+def all_lines(data):
+    return [line for source in ("e2e", "glue", "books") for line in lines_of(source, data)]
+
+
+def as_by_hand(folder, reference, lines):
+    """Ours and the reference give the same tokens, from the folder's files and from a tokenizer.json alone."""
+    wanted = [one.ids for one in reference.encode_batch(lines, add_special_tokens=False)]
+    ours = load_tokenizer(folder)
+    assert ours.encode_batch(lines) == wanted
+    ours.auto.save_pretrained(folder / "saved")
+    (folder / "alone").mkdir()
+    shutil.copy(folder / "saved/tokenizer.json", folder / "alone")
+    for other in ("saved", "alone"):
+        assert digest(load_tokenizer(folder / other).encode_batch(lines)) == digest(wanted)
+    return ours, wanted
+
+
+@pytest.mark.full
+def test_added_tokens_are_whole_within_every_line(real, real_data, tmp_path):
+    kind, folder = real
+    slow_files(kind, folder, tmp_path)
+    name = {"gpt2": "GPT2Tokenizer", "roberta": "RobertaTokenizer", "bert": "BertTokenizer"}[kind]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": name, **ADDED}))
+    reference = by_hand(kind, folder)
+    reference.add_special_tokens(ADDED["additional_special_tokens"])
+    lines = [f"{line[: i % 40]}<sep>{line[i % 40 :]} <resto_1>" for i, line in enumerate(all_lines(real_data))]
+    _, ids = as_by_hand(tmp_path, reference, lines)
+    assert all(
+        reference.token_to_id("<sep>") in line and line[-1] == reference.token_to_id("<resto_1>") for line in ids
+    )
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("real", ["gpt2", "roberta"], indirect=True)
+def test_a_prefix_space_is_before_every_line(real, real_data, tmp_path):
+    kind, folder = real
+    slow_files(kind, folder, tmp_path)
+    settings = {"tokenizer_class": {"gpt2": "GPT2Tokenizer", "roberta": "RobertaTokenizer"}[kind]}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**settings, "add_prefix_space": True}))
+    _, ids = as_by_hand(tmp_path, by_hand(kind, folder, prefix_space=True), all_lines(real_data))
+    assert ids != load_tokenizer(folder).encode_batch(all_lines(real_data))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("real", ["gpt2"], indirect=True)
+def test_another_end_token_ends_every_line(real, real_data, tmp_path):
+    kind, folder = real
+    slow_files(kind, folder, tmp_path)
+    ends = dict.fromkeys(("eos_token", "bos_token", "unk_token"), "</s>")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "GPT2Tokenizer", **ends}))
+    reference = by_hand(kind, folder)
+    reference.add_special_tokens(["</s>"])
+    ours, ids = as_by_hand(tmp_path, reference, [f"{line}</s>" for line in all_lines(real_data)])
+    assert {line[-1] for line in ids} == {ours.eos_id} == {50257}
+
+
+@pytest.mark.full
+def test_a_llama_style_tokenizer_is_as_by_hand_on_every_line(real_data, tmp_path):
+    lines = all_lines(real_data)
+    own = tokenizers.Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    own.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    trainer = trainers.BpeTrainer(vocab_size=2000, special_tokens=special, limit_alphabet=64, show_progress=False)
+    own.train_from_iterator([word for line in lines[::4] for word in line.split()], trainer)
+    (tmp_path / "tokenizer.json").write_text(own.to_str())
+    roles = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **roles}))
+    _, ids = as_by_hand(tmp_path, own, lines)
+    assert any(3 <= token < 259 for line in ids for token in line)  # bytes of letters that the vocabulary lacks
