@@ -24,6 +24,7 @@ _FILES = (
     *(_JSON, _VOCAB, _MERGES, _WORDS, _CODES, *_PIECES),
     *(_SETTINGS, _NAMES, "added_tokens.json", "chat_template.jinja"),
 )
+_TEMPLATES = "additional_chat_templates"  # a folder beside chat_template.jinja, the default
 _FOREIGN = ("_file", "_files", "_kwargs", "init_inputs", "vocab", "merges", "auto_map")  # may name any file, or code
 
 _GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
@@ -138,10 +139,10 @@ class Tokenizer:
         folder = Path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            for name in () if folder.samefile(self._folder) else _FILES:
-                (folder / name).unlink(missing_ok=True)
-                if (self._folder / name).is_file():
-                    shutil.copyfile(self._folder / name, folder / name)
+            if not folder.samefile(self._folder):
+                for name in _files(folder):
+                    (folder / name).unlink()
+                _copy_files(self._folder, folder)
             if self._settings:
                 write_json(folder / _SETTINGS, self._settings)
         except OSError as error:
@@ -161,7 +162,7 @@ def load_tokenizer(name: str | os.PathLike[str], *roles: str) -> Tokenizer:
     Raises:
         UserError: there is no such folder or name, a file is missing or malformed, or a special token is missing.
     """
-    folder, previous = locate(name, [*_FILES, _CONFIG]), logging.root.manager.disable
+    folder, previous = locate(name, [*_FILES, f"{_TEMPLATES}/*.jinja", _CONFIG]), logging.root.manager.disable
     with tempfile.TemporaryDirectory() as copy:
         logging.disable(logging.WARNING)  # transformers says that there is no PyTorch
         try:
@@ -181,15 +182,26 @@ def load_tokenizer(name: str | os.PathLike[str], *roles: str) -> Tokenizer:
             logging.disable(previous)
 
 
+def _files(folder: Path) -> list[str]:
+    """The names of the tokenizer's files in a folder."""
+    names = [*_FILES, *(f"{_TEMPLATES}/{path.name}" for path in sorted((folder / _TEMPLATES).glob("*.jinja")))]
+    return [name for name in names if (folder / name).is_file()]
+
+
+def _copy_files(source: Path, folder: Path) -> None:
+    for name in _files(source):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(source / name, folder / name)
+
+
 def _copy(folder: Path, copy: Path) -> dict[str, Any] | None:
     """Copy what transformers may read, and settings that name no other file. Returns settings that were lacking."""
-    there = {name for name in _FILES if (folder / name).is_file()}
+    there = {*_files(folder)}
     if not (there & {_JSON, _WORDS, *_PIECES} or {_VOCAB, _MERGES} <= there):
         raise UserError(f"no {_JSON}, no {_VOCAB} and {_MERGES}, no {_WORDS} and no {_PIECES[0]} in {folder}")
     if there & {*_PIECES} and not there & {_JSON, _WORDS, _VOCAB} and importlib.util.find_spec("sentencepiece") is None:
         raise UserError(f"{folder} has no {_JSON}, and the file beside it wants: pip install sentencepiece protobuf")
-    for name in there:
-        shutil.copyfile(folder / name, copy / name)
+    _copy_files(folder, copy)
     files = {name: read_json(folder / name) for name in there if name.endswith(".json")}
     model = read_json(folder / _CONFIG) if (folder / _CONFIG).is_file() else {}
     model = {key: model[key] for key in ("model_type", "tokenizer_class") if isinstance(model.get(key), str)}

@@ -128,6 +128,20 @@ def test_saved_and_loaded_is_the_same(kind, made, tmp_path):
             ]
 
 
+def test_several_chat_templates_are_saved(made, tmp_path):
+    folder = copied(made, "gpt2", tmp_path)
+    (folder / "additional_chat_templates").mkdir()
+    templates = {"default": "{{ messages }}", "tools": "{{ tools }}"}
+    (folder / "chat_template.jinja").write_text(templates["default"])
+    (folder / "additional_chat_templates/tools.jinja").write_text(templates["tools"])
+    load_tokenizer(folder).save(tmp_path / "saved")
+    assert (
+        load_tokenizer(folder).auto.chat_template == load_tokenizer(tmp_path / "saved").auto.chat_template == templates
+    )
+    load_tokenizer(made / "gpt2").save(tmp_path / "saved")
+    assert load_tokenizer(tmp_path / "saved").auto.chat_template is None
+
+
 def test_a_folder_that_cannot_be_written_is_told(made, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write the tokenizer to .*file/merged: Not a directory"):
