@@ -155,16 +155,19 @@ class Fields:
         Raises:
             UserError: it changed the base.
         """
+        value = self._values.get("init_lora_weights")
+        name = value.lower() if isinstance(value, str) else value  # as in PEFT
         # PEFT changes the base again when it loads such an adapter; others depend on chance, on data or on gradients.
         # Merging would not do: where a tied end has factors, PEFT changes the other end, too.
-        again = self._values.get("init_lora_weights") in _CHANGE_IT_AGAIN
+        again = name in _CHANGE_IT_AGAIN
         changed = "PeftModel.from_pretrained(base, FOLDER)" if again else "model"
         advice = (
             f"save the changed base {'in PEFT' if again else 'where you train'}, "
             f"{changed}.unload().save_pretrained(BASE), and load the adapter on it with "
             f'"init_lora_weights": true in {CONFIG_FILE}'
         )
-        self.one_of("init_lora_weights", _KEEP_THE_BASE, True, f"this initialisation changes the base; {advice}")
+        fields = Fields({"init_lora_weights": name})
+        fields.one_of("init_lora_weights", _KEEP_THE_BASE, True, f"this initialisation changes the base; {advice}")
 
     def rank(self, module: str, default: int) -> int:
         """The rank of a PEFT module, by `rank_pattern` or else `r`."""

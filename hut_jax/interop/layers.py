@@ -13,8 +13,6 @@ from hut_jax.core.trees import flatten, show
 from hut_jax.interop.tensors import MODEL_TYPES, NamesTensors, Tensor
 from hut_jax.interop.tied import Untied, untied_config
 
-_OURS_OF_NORM = {"weight": "scale", "bias": "bias"}
-
 
 class Layer(NamedTuple):
     """A dense module of transformers, or an embedding, and our layers that it computes.
@@ -127,24 +125,6 @@ class Layers:
         """The transformers module that computes our dense layer at this path, or has the table."""
         return self._modules[path]
 
-    def norm(self, module: str) -> dict[str, str]:
-        """The parameters of the transformers norm of this name: their names there -> our paths.
-
-        Raises:
-            UserError: there is none.
-        """
-        norms = {self._names.bare(name.removesuffix(".weight")): name for name in self._norm_weights()}
-        name = norms.get(self._names.bare(module))
-        if name is None:
-            raise UserError(f"{module} is not a norm of this model; {nearest(module, norms)}")
-        ours = self.tensors[name].paths[0].removesuffix("/scale")
-        return {theirs: path for theirs, leaf in _OURS_OF_NORM.items() if (path := f"{ours}/{leaf}") in self._flat}
-
-    def norm_at(self, path: str) -> str:
-        """The name of the transformers module for our norm at this path."""
-        names = {self.tensors[name].paths[0]: name for name in self._norm_weights()}
-        return names[f"{path}/scale"].removesuffix(".weight")
-
     def name(self, given: str) -> str | None:
         """A tensor's full name, given with the body's prefix or without; None if there is no such tensor."""
         names = {self._names.bare(name): name for name in (*self.tensors, *self.equal)}
@@ -180,9 +160,6 @@ class Layers:
         if found is None:
             raise UserError(f"{module} is not a {what} of this model; {nearest(module, [one.name for one in layers])}")
         return found
-
-    def _norm_weights(self) -> list[str]:
-        return [name for name, tensor in self.tensors.items() if tensor.paths[0].endswith("/scale")]
 
     def _layer(self, tensor: Tensor) -> Layer:
         paths = tuple(path.removesuffix("/kernel") for path in tensor.paths)

@@ -147,7 +147,8 @@ def write_whole(deviations: Mapping[str, np.ndarray], layers: Layers, targets: S
 
     PEFT reads whole modules, so a module's untrained tensors are written with the base's values. Tensors tied to a
     trained one are written too, since PEFT's copy of a module is no longer tied. If a target's bias trains, all biases
-    that train without their weights are written as biases.
+    that train without their weights are written as biases. A bias with two names is written with the smaller module, if
+    the larger one has a target.
 
     Args:
         deviations: of the trained parameters, by path.
@@ -165,17 +166,34 @@ def write_whole(deviations: Mapping[str, np.ndarray], layers: Layers, targets: S
     beside = [name for name in alone if _module(name) in targets]
     alone = alone if beside else []
     tensors = {
-        f"{_module(name)}.base_layer.bias" if name in beside else name: _whole(name, deviations, layers)
+        f"{_module(name)}.base_layer.bias" if name in beside else name: whole_tensor(name, deviations, layers)
         for name in alone
     }
     changed -= {*alone, *(name for name, other in layers.equal.items() if other in alone)}
-    modules = {_module(name) for name in changed}
+    with_targets = {name for name in changed if any(inside(target, [_module(name)]) for target in targets)}
+    modules = {_inner_module(name, layers) if name in with_targets else _module(name) for name in changed}
     head = {name for name in names if inside(name, [CLASSIFIER])}
     if head and head <= changed:
         modules.add(CLASSIFIER)
     tops = [module for module in sorted(modules) if not any(module.startswith(f"{other}.") for other in modules)]
-    tensors |= {name: _whole(name, deviations, layers) for name in names if inside(name, tops)}
+    tensors |= {name: whole_tensor(name, deviations, layers) for name in names if inside(name, tops)}
     return Whole(tops, tensors, "none" if not beside else "lora_only" if alone == beside else "all")
+
+
+def module_of(path: str, layers: Layers) -> str:
+    """The module in transformers of our parameter at this path."""
+    return _inner_module(next(name for name, tensor in layers.tensors.items() if path in tensor.paths), layers)
+
+
+def whole_tensor(name: str, deviations: Mapping[str, np.ndarray], layers: Layers) -> np.ndarray:
+    """A tensor of the base, laid out as in transformers, with the deviations of our parameters, by path."""
+    tensor = layers.tensors[layers.equal.get(name, name)]
+    pieces = []
+    for path in tensor.paths:
+        piece = layers.parameter(path).astype(np.float32)
+        pieces.append(piece + deviations[path] if path in deviations else piece)
+    whole = np.concatenate(pieces, axis=-1)
+    return whole.T if tensor.transpose else whole
 
 
 def inside(name: str, modules: Sequence[str]) -> bool:
@@ -213,11 +231,8 @@ def _module(name: str) -> str:
     return name.rpartition(".")[0]
 
 
-def _whole(name: str, deviations: Mapping[str, np.ndarray], layers: Layers) -> np.ndarray:
-    tensor = layers.tensors[layers.equal.get(name, name)]
-    pieces = []
-    for path in tensor.paths:
-        piece = layers.parameter(path).astype(np.float32)
-        pieces.append(piece + deviations[path] if path in deviations else piece)
-    whole = np.concatenate(pieces, axis=-1)
-    return whole.T if tensor.transpose else whole
+def _inner_module(name: str, layers: Layers) -> str:
+    """The module of a tensor; of a bias with two names, the inner one of its modules."""
+    first = layers.equal.get(name, name)
+    names = [first, *(other for other, one in layers.equal.items() if one == first)]
+    return next((_module(one) for one in names if one != name and inside(one, [_module(name)])), _module(name))

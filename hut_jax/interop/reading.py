@@ -161,7 +161,8 @@ def _comes_apart(
     """
     entries = fields.names("modules_to_save")
     modules = {layers.bare(module): module for module in factors}
-    for head, table in layers.tied.items():
+    kernels = {head: table for head, table in layers.tied.items() if head.endswith(".weight")}
+    for head, table in kernels.items():
         names = [modules.get(layers.bare(end.removesuffix(".weight"))) for end in (table, head)]
         one, other = names
         if one is not None and other is not None:

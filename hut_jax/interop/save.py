@@ -18,7 +18,7 @@ from hut_jax.core.trees import flatten, show
 from hut_jax.interop.heads import TASKS, auto_mapping
 from hut_jax.interop.layers import Layers
 from hut_jax.interop.methods.base import Own
-from hut_jax.interop.methods.registry import OF_TRANSFORM
+from hut_jax.interop.methods.registry import method_for
 from hut_jax.interop.modules_to_save import CLASSIFIER, inside, write_whole
 from hut_jax.interop.plain_names import PREFIX
 
@@ -36,9 +36,10 @@ def save_peft(
 ) -> None:
     """Write the adapter so that Hugging Face PEFT can read it, all of it or nothing. An existing adapter is replaced.
 
-    PEFT has LoRA, LoRA+ (as LoRA), DoRA, HiRA, LoHa, IA3 and LayerNorm tuning. The parameters that `also_train` names
-    become `modules_to_save`: whole modules, with the base's values where nothing was trained. So does a classifier's
-    head, which PEFT expects in the file. Beside LoRA, biases of targets become PEFT's `bias`.
+    PEFT has LoRA, LoRA+ (as LoRA), DoRA, HiRA, LoHa, IA3 and LayerNorm tuning, which takes any modules and so full
+    fine-tuning, too. The parameters that `also_train` names become `modules_to_save`: whole modules, with the base's
+    values where nothing was trained. So does a classifier's head, which PEFT expects in the file. Beside LoRA, biases
+    of targets become PEFT's `bias`.
 
     Args:
         folder: of the two files; it is made if it is missing.
@@ -55,9 +56,6 @@ def save_peft(
         "export the merged model instead, python -m hut_jax.merge for a run, or save_pretrained(folder, model, "
         "adapter.merge(params, factors))"
     )
-    method = OF_TRANSFORM.get(adapter.transform.name)
-    if method is None:
-        raise UserError(f"PEFT has no {adapter.transform.name}; {merged}")
     layers = Layers(model, params, adapter.untied)
     depth = cast(Any, model).config.n_layer
     flat = {show(path): np.asarray(leaf, np.float32) for path, leaf in flatten(unstack_layers(factors)).items()}
@@ -69,6 +67,9 @@ def save_peft(
                 deviations[path] = flat[f"{path}/d"]
             else:
                 mine[path] = Own(site.transform, {name: flat[f"{path}/{name}"] for name in site.factors})
+    method = method_for(adapter.transform, mine, deviations, layers)
+    if method is None:
+        raise UserError(f"PEFT has no {adapter.transform.name}; {merged}")
     own: dict[str, dict[str, Own]] = {}
     try:
         mine, deviations = method.unshifted(mine, deviations, layers)
@@ -79,8 +80,6 @@ def save_peft(
     whole, tensors, bias = write_whole(deviations, layers, list(own))
     if bias != "none" and method.peft_type != "LORA":
         raise UserError(f"in PEFT the bias of a target trains beside LoRA alone; {merged}")
-    if whole and not method.saves_whole:
-        raise UserError(f"PEFT's {method.peft_type} trains nothing else, and here {', '.join(whole)} trains; {merged}")
     written = {}
     for module, given in own.items():
         if inside(module, whole):

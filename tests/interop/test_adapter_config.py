@@ -21,15 +21,16 @@ def test_a_field_that_asks_for_something_new_is_refused(value):
 
 
 def test_an_initialisation_that_changes_the_base_has_its_way_out():
-    for name in (None, True, False, "gaussian", "eva", "orthogonal", "mica"):
+    for name in (None, True, False, "gaussian", "Gaussian", "eva", "orthogonal", "mica"):
         Fields({"init_lora_weights": name}).check_initialisation()
     for name, advice in {
         "pissa": r"save the changed base in PEFT, PeftModel.from_pretrained\(base, FOLDER\).unload",
         "olora": "save the changed base in PEFT",
+        "OLoRA": "save the changed base in PEFT",
         "pissa_niter_4": "save the changed base where you train, model.unload",
         "loftq": "save",
     }.items():
-        with pytest.raises(UserError, match=f"'{name}': this initialisation changes the base; {advice}"):
+        with pytest.raises(UserError, match=f"'{name.lower()}': this initialisation changes the base; {advice}"):
             Fields({"init_lora_weights": name}).check_initialisation()
 
 

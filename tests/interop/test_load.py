@@ -333,12 +333,12 @@ def test_what_the_description_asks_and_we_cannot(gpt2, write, config, message):
         (
             {"peft_type": "LN_TUNING"},
             {"transformer.ln_f.ln_tuning_layers.weight": normal(3)},
-            r"ln_tuning_layers.weight is \[3\], not \[4\]",
+            r"'transformer.ln_f.weight' is \[3\], and the model's is \[4\]",
         ),
         (
             {"peft_type": "LN_TUNING"},
-            {"transformer.h.0.mlp.c_fc.ln_tuning_layers.weight": normal(4)},
-            "transformer.h.0.mlp.c_fc is not a norm of this model",
+            {"transformer.h.0.mlp.act.ln_tuning_layers.weight": normal(4)},
+            "'transformer.h.0.mlp.act.weight' is not a tensor of this model or adapter",
         ),
         (
             {"peft_type": "LOHA", "r": 2},

@@ -11,6 +11,8 @@ from hut_jax import HUT, IA3, SSF, Adapter, BitFit, DoRA, Full, HiRA, LayerNorm,
 from hut_jax.core.scanned_layers import stack_layers
 from hut_jax.core.trees import flatten, unflatten
 from hut_jax.interop import load_peft, save_peft
+from hut_jax.models.roberta import Roberta
+from hut_jax.models.roberta_config import RobertaConfig
 
 QV = "attention/(query|value)$"
 C_ATTN = "base_model.model.transformer.h.0.attn.c_attn"
@@ -193,7 +195,28 @@ def test_half_a_norm_is_written_whole(gpt2, tmp_path):
     assert len(tensors) == 2
 
 
-@pytest.mark.parametrize("transform", [HUT(rank=2), SSF(), BitFit(), Full()], ids=lambda transform: transform.name)
+@pytest.mark.parametrize("also_train", [["^mlm/bias$"], ["^mlm/bias$", "^token_embedding$"]])
+def test_the_bias_of_a_masked_lm_head_leaves_the_heads_other_layers_alone(with_params, tmp_path, also_train):
+    sizes = {"vocab_size": 7, "hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = RobertaConfig("roberta", **sizes, intermediate_size=6, max_position_embeddings=8, head="mlm")
+    model, params = with_params(Roberta(config))
+    adapter = Adapter(LoRA(rank=2), "^mlm/dense$", also_train=also_train)
+    factors = random_factors(adapter, params)
+    save_peft(tmp_path, adapter, factors, model, params)
+    config, tensors = saved(tmp_path)
+    assert config["target_modules"] == ["lm_head.dense"]
+    assert config["modules_to_save"] == ["lm_head.decoder", "roberta.embeddings.word_embeddings"][: len(also_train)]
+    np.testing.assert_array_equal(
+        tensors["base_model.model.lm_head.decoder.bias"], params["mlm"]["bias"] + factors["mlm"]["bias"]["d"]
+    )
+    back, loaded = load_peft(tmp_path, model, params)
+    assert back.untied == ()
+    merged = (adapter.merge(params, factors), back.merge(params, loaded))
+    for one, other in zip(*map(jax.tree.leaves, merged), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("transform", [HUT(rank=2), SSF(), BitFit()], ids=lambda transform: transform.name)
 def test_what_peft_does_not_have_is_exported_merged(gpt2, tmp_path, transform):
     model, params = gpt2
     adapter = Adapter(transform)
@@ -272,6 +295,35 @@ def test_tokens_alone_are_rows_of_the_table_and_of_the_head_that_is_tied_to_it(g
     for tensor in tensors.values():
         np.testing.assert_allclose(tensor, rows, rtol=1e-6)
 
-    beside = Adapter(Full(), "^token_embedding$", also_train="^final_norm$")
-    with pytest.raises(UserError, match=r"TRAINABLE_TOKENS trains nothing else, and here transformer\.ln_f trains;"):
-        save_peft(tmp_path / "beside", beside, random_factors(beside, params), model, params)
+
+@pytest.mark.parametrize(
+    ("adapter", "modules"),
+    [
+        (Adapter(Full()), None),
+        (Adapter(Full(), "^layer_0/attention/query/kernel$"), {"transformer.h.0.attn.c_attn"}),
+        (Adapter(Full(), "^layer_1/mlp/up/"), {"transformer.h.1.mlp.c_fc"}),
+        (Adapter(Full(), ["^token_embedding$", "^final_norm$"]), {"transformer.wte", "lm_head", "transformer.ln_f"}),
+        (Adapter(Full(), "^token_embedding$", also_train="^final_norm$"), {"transformer.wte", "lm_head"}),
+        (Adapter(Full(), ["token_", "position_"]), {"transformer.wte", "lm_head", "transformer.wpe"}),  # 7 and 5 rows
+        (Adapter(Full(), "layer_1/mlp/up/kernel", also_train="layer_1/mlp/up/bias"), {"transformer.h.1.mlp.c_fc"}),
+    ],
+)
+def test_modules_that_train_in_full_are_those_of_ln_tuning(gpt2, tmp_path, adapter, modules):
+    model, params = gpt2
+    factors = random_factors(adapter, params)
+    save_peft(tmp_path, adapter, factors, model, params)
+    config, tensors = saved(tmp_path)
+    assert config["peft_type"] == "LN_TUNING"
+    if modules is not None:
+        assert {*config["target_modules"]} == modules
+    assert config["modules_to_save"] == (["transformer.ln_f"] if "final_norm" in str(adapter.also_train) else None)
+    weight = tensors.get(f"{C_ATTN}.ln_tuning_layers.weight")
+    if modules == {"transformer.h.0.attn.c_attn"}:
+        base = [params["layer_0"]["attention"][name]["kernel"] for name in ("query", "key", "value")]
+        base[0] += factors["layer_0"]["attention"]["query"]["kernel"]["d"]
+        np.testing.assert_array_equal(weight, np.concatenate(base, axis=1))
+    back, loaded = load_peft(tmp_path, model, params)
+    assert back.transform == Full()
+    merged = (adapter.merge(params, factors), back.merge(params, loaded))
+    for one, other in zip(*map(jax.tree.leaves, merged), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)

@@ -194,6 +194,7 @@ OURS = {
     "ia3 of outputs": Adapter(IA3(feedforward=""), "value$|mlp/"),
     "norms": Adapter(LayerNorm(), "layer_1/.*norm"),
     "norms' scales": Adapter(LayerNorm(), "norm/scale"),
+    "everything in full": Adapter(Full()),
     "whole modules": Adapter(LoRA(rank=2), QV, also_train=["mlp/up", "attention_norm"]),
     "embedding": Adapter(LoRA(rank=2), QV, also_train="token_embedding"),
 }
@@ -343,7 +344,6 @@ def test_an_untied_head_is_a_target(tmp_path):
             lambda: peft.VeraConfig(target_modules=["query"]),
             "peft_type 'VERA' is not supported; valid: 'ADALORA', 'HIRA', 'IA3', 'LN_TUNING', 'LOHA'",
         ),
-        (lambda: peft.LNTuningConfig(target_modules=["query"]), "self.query is not a norm of this model"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers` to `True`:UserWarning")

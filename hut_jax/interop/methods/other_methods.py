@@ -1,7 +1,7 @@
 """IA3, LayerNorm tuning and trainable tokens in PEFT's files."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,11 @@ from hut_jax.core.errors import UserError
 from hut_jax.interop.adapter_config import Fields
 from hut_jax.interop.layers import Layer, Layers
 from hut_jax.interop.methods.base import ROWS, Arrays, Method, Own, Part, Written, fan_in_fan_out
-from hut_jax.interop.modules_to_save import unused_biases
+from hut_jax.interop.modules_to_save import module_of, named, unused_biases, whole_tensor
 from hut_jax.interop.tensors import Tensor
 from hut_jax.transforms import IA3, Full, LayerNorm, Transform
+
+_WHOLE = {f"ln_tuning_layers.{leaf}": leaf for leaf in ("weight", "bias")}
 
 
 class Scales(Method):
@@ -103,43 +105,63 @@ class Scales(Method):
         }
 
 
-class Norms(Method):
-    """LayerNorm tuning. PEFT's are whole norms; ours are deviations from the base's."""
+class WholeModules(Method):
+    """LayerNorm tuning, which in PEFT trains any modules whole. Ours are deviations from the base's."""
 
     peft_type = "LN_TUNING"
     optional = frozenset({"bias"})
 
     def endings(self, fields: Fields) -> dict[str, str]:
         """As `Method.endings`."""
-        return {f"ln_tuning_layers.{leaf}": leaf for leaf in ("weight", "bias")}
+        return dict(_WHOLE)
 
     def read(self, module: str, given: Arrays, layers: Layers, fields: Fields) -> list[Part]:
         """As `Method.read`."""
-        paths = layers.norm(module)
+        tensors = named({f"{module}.{leaf}": tensor for leaf, tensor in given.items()}, layers)
         parts = []
-        for leaf, tensor in given.items():
-            base = layers.parameter(paths[leaf])
-            if tensor.shape != base.shape:
-                raise UserError(f"{module}.ln_tuning_layers.{leaf} is {list(tensor.shape)}, not {list(base.shape)}")
-            parts.append(Part(paths[leaf], {"d": tensor - base.astype(np.float32)}))
+        for name, tensor in tensors.items():
+            d = tensor - layers.value(name).astype(np.float32)
+            parts += [Part(path, {"d": own}) for path, own in layers.split(layers.equal.get(name, name), d).items()]
         return parts
 
     def transform(self, parts: Sequence[Part], fields: Fields) -> tuple[Transform, dict[str, int]]:
-        """LayerNorm, which has no ranks."""
-        return LayerNorm(), {}
+        """LayerNorm if all modules are norms, and otherwise full fine-tuning; neither has ranks."""
+        return Full() if any(part.path.endswith(("/kernel", "/embedding")) for part in parts) else LayerNorm(), {}
+
+    def unshifted(self, own: Mapping[str, Own], deviations: Arrays, layers: Layers) -> tuple[dict[str, Own], Arrays]:
+        """With all parameters of the modules, which PEFT trains whole."""
+        modules = {module_of(path, layers): one.transform for path, one in own.items()}
+        of_them = {path: module for path in deviations if (module := module_of(path, layers)) in modules}
+        more = {path: Own(modules[module], {"d": deviations[path]}) for path, module in of_them.items()}
+        return {**own, **more}, {path: d for path, d in deviations.items() if path not in more}
 
     def target(self, path: str, layers: Layers) -> str:
-        """The norm's module."""
-        return layers.norm_at(path.rpartition("/")[0])
+        """The module of the parameter."""
+        return module_of(path, layers)
 
     def write(self, module: str, own: Mapping[str, Own], layers: Layers) -> Written:
-        """Both tensors of the norm. One that was not trained is the base's."""
-        tensors = {}
-        for leaf, path in layers.norm(module).items():
-            tensors[f"ln_tuning_layers.{leaf}"] = layers.parameter(path).astype(np.float32)
-            if path in own:
-                tensors[f"ln_tuning_layers.{leaf}"] += own[path].factors["d"]
+        """All tensors of the module. One that was not trained is the base's."""
+        deviations = {path: one.factors["d"] for path, one in own.items()}
+        tensors = {
+            ending: whole_tensor(f"{module}.{leaf}", deviations, layers)
+            for ending, leaf in _WHOLE.items()
+            if f"{module}.{leaf}" in layers.tensors.keys() | layers.equal.keys()
+        }
         return Written(tensors)
+
+    def mirrored(self, table: str, own: Arrays, head: str, others: Arrays, fields: Fields) -> bool:
+        """Whether the head's kernel is the table, and the head has nothing else."""
+        return others.keys() == {"weight"} and np.array_equal(own["weight"], others["weight"])
+
+    def even(self, written: Mapping[str, Written], layers: Layers) -> dict[str, Written]:
+        """With a tied head's module beside that of its table, since PEFT's two modules have their own tensors."""
+        evened = dict(written)
+        for head, table in layers.tied.items():
+            name, module = (tensor.removesuffix(".weight") for tensor in (head, table))
+            if module in written:
+                tensors = written[name].tensors if name in written else self.write(name, {}, layers).tensors
+                evened[name] = Written(tensors | written[module].tensors)
+        return evened
 
     def describe(self, transform: Transform, written: Mapping[str, Written]) -> dict[str, Any]:
         """No fields."""
@@ -162,28 +184,30 @@ class Tokens(Method):
         """Full fine-tuning, of the tables."""
         return Full(), {}
 
+    def fits(self, own: Mapping[str, Own], layers: Layers) -> bool:
+        """Whether these are tables and heads that PEFT trains the rows of, with the biases that it leaves out."""
+        heads, tables = ({pair[i] for pair in layers.untied} for i in (0, 1))
+        rows = {path for path in own if path.endswith("/embedding") or path in heads}
+        gone = self._gone(rows, layers)
+        if not rows or not own.keys() <= rows | gone or not rows.isdisjoint(tables):  # PEFT ties heads to tables' rows
+            return False
+        written = [self.write(module_of(path, layers), {path: own[path]}, layers) for path in rows]
+        last = max((index for one in written for index in one.indices), default=0)
+        in_all = last < min(len(one.tensors[ROWS]) for one in written)  # PEFT trains the same rows in each module
+        return in_all and not any((layers.parameter(path) + own[path].factors["d"]).any() for path in gone & own.keys())
+
     def unshifted(self, own: Mapping[str, Own], deviations: Arrays, layers: Layers) -> tuple[dict[str, Own], Arrays]:
         """Without the biases of heads, which PEFT leaves out where rows train."""
-        heads = unused_biases([f"{self.target(path, layers)}.weight" for path in own if not _is_bias(path)], layers)
-        gone = {path for name in heads for path in layers.tensors[name].paths}
-        for path in gone & own.keys():
-            if (layers.parameter(path) + own[path].factors["d"]).any():
-                raise UserError(f"PEFT leaves out the bias {path} where rows of its head train")
+        gone = self._gone({path for path in own if not path.endswith("/bias")}, layers)
         return {path: one for path, one in own.items() if path not in gone}, dict(deviations)
 
     def target(self, path: str, layers: Layers) -> str:
-        """The embedding, or the head.
+        """The embedding, or the head."""
+        return module_of(path, layers)
 
-        Raises:
-            UserError: it is another parameter.
-        """
-        name = next((name for name, tensor in layers.tensors.items() if path in tensor.paths), "")
-        heads = [kernel for kernel, _ in layers.untied]
-        if not path.endswith("/embedding") and path not in heads:
-            raise UserError("PEFT has no full")
-        if path in [table for _, table in layers.untied]:
-            raise UserError(f"PEFT ties the head to the rows of {name}, and here they are apart")
-        return name.removesuffix(".weight")
+    def _gone(self, rows: Collection[str], layers: Layers) -> set[str]:
+        heads = unused_biases([f"{module_of(path, layers)}.weight" for path in rows], layers)
+        return {path for name in heads for path in layers.tensors[name].paths}
 
     def write(self, module: str, own: Mapping[str, Own], layers: Layers) -> Written:
         """The whole tensor and the rows that changed, of which `even` keeps those that changed anywhere."""
@@ -195,9 +219,6 @@ class Tokens(Method):
     def even(self, written: Mapping[str, Written], layers: Layers) -> dict[str, Written]:
         """All modules with the same rows."""
         indices = sorted({index for one in written.values() for index in one.indices}) or [0]
-        for module, one in written.items():
-            if indices[-1] >= len(one.tensors[ROWS]):
-                raise UserError(f"PEFT trains the same rows in each module, and {module} has no row {indices[-1]}")
         return {
             module: one._replace(tensors={ROWS: one.tensors[ROWS][indices]}, indices=tuple(indices))
             for module, one in written.items()
@@ -221,7 +242,3 @@ def _bias_elsewhere(layer: Layer, layers: Layers) -> Tensor | None:
     """The bias of a layer of PEFT's that is no part of ours, as that of a masked-LM head; None if there is none."""
     bias = layers.bias(layer)
     return None if bias is None or bias.paths == tuple(f"{path}/bias" for path in layer.paths) else bias
-
-
-def _is_bias(path: str) -> bool:
-    return path.rpartition("/")[2] == "bias"
