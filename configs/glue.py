@@ -1,11 +1,13 @@
-"""Fine-tune RoBERTa or BERT with HUT on a task of GLUE, after the LoRA paper's recipes (arXiv 2106.09685, D.1).
+"""Fine-tune RoBERTa, BERT or a decoder with HUT on a task of GLUE, after the LoRA paper's recipes (2106.09685, D.1).
 
     python -m hut_jax.train --config=configs/glue.py:mrpc --config.data.dir=GLUE --workdir=runs/mrpc
     python -m hut_jax.train --config=configs/glue.py:mrpc,large --config.data.dir=GLUE --workdir=runs/mrpc-large
+    python -m hut_jax.train --config=configs/glue.py:cola,smollm2 --config.data.dir=GLUE --workdir=runs/cola-smollm2
 
 The task stands after the file's name and is not set by `--config.task`, because each task has its own batch size,
 epochs and length. `GLUE` is the folder that holds the official `CoLA/`, `SST-2/` and so on; without it, TFDS downloads
-`glue/<task>`. `--config.model` names any RoBERTa or BERT.
+`glue/<task>`. `--config.model` names any RoBERTa, BERT or decoder. The third command's base is SmolLM2-135M, which
+`python -m experiments.bases.smollm2 --output=runs/smollm2` makes.
 
 MRPC, RTE and STS-B gain from training on MNLI first. The paper starts them from MNLI's adapter. Here
 `--config.adapter.start=runs/mnli/adapter` does that. The head is always new.
@@ -51,11 +53,12 @@ LARGE = {
     "stsb": Recipe(8, 30, 512),
     "wnli": Recipe(4, 20, 512),
 }
-SIZES = {"base": BASE, "large": LARGE}
+SIZES = {"base": BASE, "large": LARGE, "smollm2": BASE}
+MODELS = {"base": "roberta-base", "large": "roberta-large", "smollm2": "runs/smollm2"}
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    """The config of a task, "mrpc", or of a task and a size, "mrpc,large".
+    """The config of a task, "mrpc", or of a task and a size, "mrpc,large" or "mrpc,smollm2".
 
     Raises:
         UserError: there is no such task or size.
@@ -71,7 +74,7 @@ def get_config(argument: str = "") -> ConfigDict:
     recipe = SIZES[size][task]
 
     config = default_config(task)
-    config.model = f"roberta-{size}"  # a hub name or a folder; any RoBERTa or BERT
+    config.model = MODELS[size]  # a hub name or a folder; any RoBERTa, BERT or decoder
     config.seed = 0  # the paper reports the median of five
 
     config.data.max_length = recipe.max_length  # tokens of an example; in longer ones the longer text is cut
@@ -90,6 +93,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.train.weight_decay = 0.01
     config.train.clip = 1.0
     config.train.dropout = True  # the model's own
+    config.train.scan_layers = size == "smollm2"  # 30 layers, of which one is compiled
 
     config.log.every = 50
     config.eval.every = 500  # steps between two validations; the task's score chooses the best factors

@@ -20,14 +20,14 @@ NEVER = 10**9
 
 
 def get_config(task: str = "") -> ConfigDict:
-    """The config of a task, such as "cola".
+    """The config of a task, such as "cola", or of a task and a size, such as "cola,smollm2".
 
     Raises:
         UserError: there is no such task.
     """
     config = config_files.load_config_file(f"{Path(__file__).with_name('glue.py')}:{task}")
     config.data.max_length = 128
-    config.data.max_examples = EXAMPLES.get(task, 0)
+    config.data.max_examples = EXAMPLES.get(config.task, 0)
     config.train.epochs = 2.0
     config.train.batch_size = 16
     config.eval.every = NEVER

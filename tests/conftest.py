@@ -115,6 +115,34 @@ def small_model(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def small_decoder(tmp_path_factory) -> Path:
+    """A random Llama of two layers with the embedded tokenizer, in Hugging Face's layout."""
+    from hut_jax.data.tokenizer import load_tokenizer
+    from hut_jax.models.decoder.config import DecoderConfig
+    from hut_jax.models.decoder.model import Decoder
+    from hut_jax.models.hub.saving import save_pretrained
+
+    folder = tmp_path_factory.mktemp("models") / "llama"
+    config = DecoderConfig(
+        model_type="llama",
+        vocab_size=2048,
+        hidden_size=16,
+        intermediate_size=12,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=4,
+        max_position_embeddings=192,
+        tie_word_embeddings=True,
+        bos_token_id=0,
+        eos_token_id=(0, 5),
+    )
+    save_pretrained(folder, Decoder(config), drawn(Decoder(config), seed=3))
+    load_tokenizer(ROOT / "assets/tiny").save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def small_data(tmp_path_factory) -> Path:
     """A few made-up restaurants in E2E's files, with TFDS' cache beside them."""
     from hut_jax.data.e2e.restaurants import write_restaurants

@@ -28,9 +28,7 @@ _TEMPLATES = "additional_chat_templates"  # a folder beside chat_template.jinja,
 _FOREIGN = ("_file", "_files", "_kwargs", "init_inputs", "vocab", "merges", "auto_map")  # may name any file, or code
 
 _GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
-_PROBE = (
-    " A caf\u00e9's  2nd\tMenu\n\u2603"  # capitals, accents, digits and white space, which tokenizers treat differently
-)
+_PROBE = " A caf\u00e9's  2nd\tMenu\n\u2603"  # what tokenizers treat differently: accents, digits, white space
 
 # The usual names of the special tokens, for a tokenizer.json that stands alone and does not say which is which.
 _USUAL = {
@@ -81,6 +79,14 @@ class Tokenizer:
         if (found := getattr(self.auto, f"{role}_token_id")) is None:
             raise UserError(f'{self._folder} has no {role} token; name one in {_SETTINGS}: "{role}_token": "..."')
         return int(found)
+
+    def pad_with_end(self) -> None:
+        """Take the end token for padding if the tokenizer has no token for it; saved files say so, too."""
+        if self.auto.pad_token_id is None:
+            self.auto.pad_token = self.auto.convert_ids_to_tokens(self.eos_id)
+            file = self._folder / _SETTINGS
+            told = self._settings or (read_json(file) if file.is_file() else {})
+            self._settings = told | {"pad_token": self.auto.pad_token}
 
     @property
     def fingerprint(self) -> str:

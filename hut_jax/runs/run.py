@@ -15,6 +15,7 @@ from hut_jax.core.trees import Path, show
 from hut_jax.data.sequences import Sequences
 from hut_jax.data.tokenizer import Tokenizer
 from hut_jax.models.compute import Compute
+from hut_jax.models.decoder.config import DecoderConfig
 from hut_jax.models.hub.pretrained import build_model, init_params, load_params, missing_params
 from hut_jax.parallel.processes import put_tree
 from hut_jax.tasks import Task, TaskData, task_named
@@ -125,11 +126,20 @@ def make_run(config: RunConfig) -> Run:
     base = make_base(config)
     adapter = config.adapter.make_adapter()
     adapter.sites(base.shapes)  # for its errors: a pattern or a rank that does not fit
-    tokenizer = base.task.load_tokenizer(config.tokenizer or config.model)
+    tokenizer = base.task.load_tokenizer(config.tokenizer or config.model, base.model.config)
     _check_vocabulary(base, tokenizer)
+    base = replace(base, model=_with_padding(base.model, tokenizer))
     if config.decode is not None:
         config.decode.check(base.model.config)
     return Run(**parts(base), tokenizer=tokenizer, adapter=adapter)
+
+
+def _with_padding(model: Any, tokenizer: Tokenizer) -> Any:
+    """The model with the tokenizer's padding in its config: transformers finds a decoder's last token by it."""
+    config = model.config
+    if not isinstance(config, DecoderConfig) or config.head != "classification":
+        return model
+    return model.clone(config=replace(config, pad_token_id=tokenizer.special("pad")))
 
 
 def _check_vocabulary(base: Base, tokenizer: Tokenizer) -> None:

@@ -116,8 +116,12 @@ class Task(ABC):
         """The head that the model needs."""
 
     @abstractmethod
-    def load_tokenizer(self, source: str) -> Tokenizer:
+    def load_tokenizer(self, source: str, model: Any) -> Tokenizer:
         """Load the tokenizer of a folder or hub name. It has the special tokens that the task needs.
+
+        Args:
+            source: the folder or hub name.
+            model: the config of the model that reads the tokens.
 
         Raises:
             UserError: there is no tokenizer, or it lacks a special token.

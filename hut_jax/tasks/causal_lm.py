@@ -24,7 +24,7 @@ class CausalLM(GeneratesText):
         """Logits over the vocabulary."""
         return Head("causal")
 
-    def load_tokenizer(self, source: str) -> Tokenizer:
+    def load_tokenizer(self, source: str, model: Any) -> Tokenizer:
         """The base's, which has an end token."""
         return load_tokenizer(source)
 

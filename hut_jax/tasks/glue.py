@@ -21,6 +21,7 @@ from hut_jax.data.glue.tsv import GlueExample
 from hut_jax.data.loss import Evaluated, Loss
 from hut_jax.data.tokenizer import Tokenizer, load_tokenizer
 from hut_jax.metrics.glue import glue_scores
+from hut_jax.models.decoder.config import DecoderConfig
 from hut_jax.models.hub.heads import Head
 from hut_jax.tasks.base import Example, PredictsLabels, TaskData
 from hut_jax.tasks.config import GlueData
@@ -47,9 +48,16 @@ class Glue(PredictsLabels):
         problem = "regression" if self.spec.regression else "single_label_classification"
         return Head("classification", labels=self.spec.labels or ("score",), problem_type=problem)
 
-    def load_tokenizer(self, source: str) -> Tokenizer:
-        """An encoder's, with the special tokens that frame a text or a pair."""
-        return load_tokenizer(source, "cls", "sep", "pad")
+    def load_tokenizer(self, source: str, model: Any) -> Tokenizer:
+        """An encoder's, with the special tokens that frame a text or a pair; a decoder's, which needs none of these.
+
+        A decoder's tokenizer that has no token for padding pads with its end token.
+        """
+        if not isinstance(model, DecoderConfig):
+            return load_tokenizer(source, "cls", "sep", "pad")
+        tokenizer = load_tokenizer(source)
+        tokenizer.pad_with_end()
+        return tokenizer
 
     def load_data(self, data: GlueData, tokenizer: Tokenizer) -> TaskData:
         """The training split and the validation splits. MNLI has two validation splits."""
@@ -60,9 +68,9 @@ class Glue(PredictsLabels):
             split: encode_glue(self.spec, records.splits[split], tokenizer, data.max_length)
             for split in ("train", *self.spec.validation)
         }
-        cut = sum(split.truncated for split in encoded.values())
-        validation = {split: encoded[split].examples for split in self.spec.validation}
-        return TaskData(encoded["train"].examples, validation, records.notes + data.cut_notes(cut))
+        cut = sum(count for _, count in encoded.values())
+        validation = {split: encoded[split][0] for split in self.spec.validation}
+        return TaskData(encoded["train"][0], validation, records.notes + data.cut_notes(cut))
 
     def loss(self, tokenizer: Tokenizer, label_smoothing: float = 0.0) -> Loss:
         """The cross-entropy in nats, or the squared error of a regression, summed over the examples."""
@@ -107,7 +115,7 @@ class Glue(PredictsLabels):
         return splits
 
     def encode(self, texts: Sequence[tuple[str, ...]], tokenizer: Tokenizer, data: GlueData) -> tuple[Examples, int]:
-        """The texts as tokens for an encoder, cut to `data.max_length`, and the number of those that were cut."""
+        """The texts as tokens for the model, cut to `data.max_length`, and the number of those that were cut."""
         records = [GlueExample(each, None, row) for row, each in enumerate(texts)]
         return encode_glue(self.spec, records, tokenizer, data.max_length)
 

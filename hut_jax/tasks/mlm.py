@@ -35,7 +35,7 @@ class MaskedLM(Task):
         """Logits over the vocabulary."""
         return Head("mlm")
 
-    def load_tokenizer(self, source: str) -> Tokenizer:
+    def load_tokenizer(self, source: str, model: Any) -> Tokenizer:
         """An encoder's, with a mask token."""
         return load_tokenizer(source, "cls", "sep", "mask")
 

@@ -9,41 +9,13 @@ import pytest
 from hut_jax import cost, load_pretrained
 from hut_jax.config import freeze
 from hut_jax.core.errors import UserError
-from hut_jax.data.tokenizer import load_tokenizer
 from hut_jax.merge import main as merge
-from hut_jax.models.decoder.config import DecoderConfig
-from hut_jax.models.decoder.model import Decoder
-from hut_jax.models.hub.saving import save_pretrained
 from hut_jax.runs.costs import adapter_cost, make_work
 from hut_jax.runs.decoding import Decoder as TextDecoder
 from hut_jax.runs.placement import mesh_for, place
 from hut_jax.runs.run import make_run
 from hut_jax.runs.trained import load_run
 from hut_jax.train import train
-from tests.conftest import ROOT, drawn
-
-
-@pytest.fixture(scope="module")
-def small_decoder(tmp_path_factory):
-    """A random Llama of two layers with the embedded tokenizer, in Hugging Face's layout."""
-    folder = tmp_path_factory.mktemp("models") / "llama"
-    config = DecoderConfig(
-        model_type="llama",
-        vocab_size=2048,
-        hidden_size=16,
-        intermediate_size=12,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=4,
-        max_position_embeddings=192,
-        tie_word_embeddings=True,
-        bos_token_id=0,
-        eos_token_id=(0, 5),
-    )
-    save_pretrained(folder, Decoder(config), drawn(Decoder(config), seed=3))
-    load_tokenizer(ROOT / "assets/tiny").save(folder)
-    return folder
 
 
 @pytest.mark.full

@@ -206,7 +206,7 @@ def test_the_config_takes_a_task_and_a_size():
         config_files.load_config_file("configs/glue.py")
     with pytest.raises(UserError, match="no task 'mrcp' in GLUE; did you mean 'mrpc'"):
         config_files.load_config_file("configs/glue.py:mrcp")
-    with pytest.raises(UserError, match="no recipe for the size 'huge'; valid: 'base', 'large'"):
+    with pytest.raises(UserError, match="no recipe for the size 'huge'; valid: 'base', 'large', 'smollm2'"):
         config_files.load_config_file("configs/glue.py:mrpc,huge")
 
 

@@ -13,8 +13,7 @@ from hut_jax.data.glue.tsv import GlueExample, find_files, read_split
 from hut_jax.data.labelled_texts import LabelledTexts
 from hut_jax.data.tokenizer import Tokenizer
 
-# The label of an example without one, as in TFDS.
-NO_LABEL = -1
+NO_LABEL = -1  # of an example without one, as in TFDS
 
 
 class GlueSplits(NamedTuple):
@@ -22,13 +21,6 @@ class GlueSplits(NamedTuple):
 
     splits: dict[str, list[GlueExample]]
     notes: tuple[str, ...]
-
-
-class EncodedGlue(NamedTuple):
-    """Examples as tokens, and the number of them that were cut to `max_length`."""
-
-    examples: LabelledTexts
-    truncated: int
 
 
 def load_glue(
@@ -62,8 +54,10 @@ def load_glue(
     return GlueSplits(splits, tuple(notes))
 
 
-def encode_glue(task: GlueTask, examples: Sequence[GlueExample], tokenizer: Tokenizer, max_length: int) -> EncodedGlue:
-    """The examples as an encoder reads them.
+def encode_glue(
+    task: GlueTask, examples: Sequence[GlueExample], tokenizer: Tokenizer, max_length: int
+) -> tuple[LabelledTexts, int]:
+    """The examples as the model reads them, and the number of those that were cut.
 
     An example of more than `max_length` tokens is cut, its longer text first. The examples of a test split have
     `NO_LABEL`.
@@ -76,4 +70,4 @@ def encode_glue(task: GlueTask, examples: Sequence[GlueExample], tokenizer: Toke
     encoded = tokenizer.encode_texts([example.texts for example in examples], max_length)
     labels = [NO_LABEL if example.label is None else example.label for example in examples]
     array = np.array(labels, np.float32 if task.regression else np.int32)
-    return EncodedGlue(LabelledTexts(encoded.ids, encoded.types, array, tokenizer.special("pad")), encoded.truncated)
+    return LabelledTexts(encoded.ids, encoded.types, array, tokenizer.special("pad")), encoded.truncated

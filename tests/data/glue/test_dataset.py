@@ -55,24 +55,24 @@ def test_without_a_folder_it_is_tfds(monkeypatch):
 def test_examples_are_tokens_types_and_a_label(tokenizer):
     task = GLUE_TASKS["rte"]
     rows = [GlueExample(("a", "b c"), 1, 0), GlueExample(("a b", "c"), 0, 1), GlueExample(("a b c", "c"), 1, 2)]
-    encoded = encode_glue(task, rows, tokenizer, 6)
-    assert [encoded.examples[i].tolist() for i in range(3)] == [
+    encoded, truncated = encode_glue(task, rows, tokenizer, 6)
+    assert [encoded[i].tolist() for i in range(3)] == [
         [2, 5, 3, 6, 7, 3],
         [2, 5, 6, 3, 7, 3],
         [2, 5, 6, 3, 7, 3],
     ]
-    assert encoded.truncated == 1
-    assert encoded.examples.labels.tolist() == [1, 0, 1]
-    assert encoded.examples.labels.dtype == np.int32
-    assert encoded.examples.pad_id == 0
-    batch = encoded.examples.assemble(np.array([0, 1]), 2, 6, 2)
+    assert truncated == 1
+    assert encoded.labels.tolist() == [1, 0, 1]
+    assert encoded.labels.dtype == np.int32
+    assert encoded.pad_id == 0
+    batch = encoded.assemble(np.array([0, 1]), 2, 6, 2)
     np.testing.assert_array_equal(batch["token_type_ids"], [[0, 0, 0, 1, 1, 1], [0, 0, 0, 0, 1, 1]])
 
 
 def test_a_regressions_labels_are_floats_and_a_test_splits_are_none(tokenizer):
-    values = encode_glue(GLUE_TASKS["stsb"], [GlueExample(("a", "b"), 2.5, 0)], tokenizer, 9).examples.labels
+    values = encode_glue(GLUE_TASKS["stsb"], [GlueExample(("a", "b"), 2.5, 0)], tokenizer, 9)[0].labels
     assert (values.tolist(), values.dtype) == ([2.5], np.float32)
-    unknown = encode_glue(GLUE_TASKS["cola"], [GlueExample(("a",), None, 0)], tokenizer, 9).examples.labels
+    unknown = encode_glue(GLUE_TASKS["cola"], [GlueExample(("a",), None, 0)], tokenizer, 9)[0].labels
     assert (unknown.tolist(), unknown.dtype) == ([NO_LABEL], np.int32)
     with pytest.raises(UserError, match="no examples of cola"):
         encode_glue(GLUE_TASKS["cola"], [], tokenizer, 9)
