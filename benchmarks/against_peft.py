@@ -2,10 +2,11 @@
 
     python -m benchmarks.against_peft --data=FOLDER_WITH_E2E --tokenizer=GPT2_FOLDER
     python -m benchmarks.against_peft --data=FOLDER_WITH_E2E --tokenizer=GPT2_FOLDER --dtype=bfloat16 --compile
+    python -m benchmarks.against_peft --data=FOLDER_WITH_E2E --tokenizer=SMOLLM2_FOLDER --size=smollm2
 
-Both train a model with GPT-2 small's shape and the same random weights on the same E2E examples, with the optimiser's
-settings of `configs/e2e.py`, a constant learning rate and no label smoothing. Each turn starts with new factors. Before
-anything is timed, both must give the same mean loss for one batch.
+Both train a model with the shape of GPT-2 small, or of another --size, and the same random weights on the same E2E
+examples, with the optimiser's settings of `configs/e2e.py`, a constant learning rate and no label smoothing. Each turn
+starts with new factors. Before anything is timed, both must give the same mean loss for one batch.
 
 There are two comparisons. "same batches": both get the same padded batches in the same order, already on the device.
 The batches are ours and hold examples of similar lengths. PEFT runs in a plain PyTorch loop. "as used": PEFT runs in
@@ -13,11 +14,11 @@ The batches are ours and hold examples of similar lengths. PEFT runs in a plain 
 of `hut_jax.train`, without its evaluations and checkpoints. Padding does not count in tokens per second. Ours computes
 logits only where there is a label, and PEFT at every position, as each library does by itself.
 
-Transformers keeps query, key and value in one kernel, c_attn. So PEFT has one pair of factors of rank 8 where ours has
-three pairs. PEFT trains fewer parameters; both counts are printed. On a GPU JAX multiplies float32 in TF32 by default,
-and PyTorch is told to do the same. Two things are not timed: a pass over all shapes of batch, which compiles ours, and
-a few steps of the Trainer. Below the table, the report says how much longer the first pass took than a second one.
-Other work on the machine disturbs the two unequally. So the report has the load, and the ratio of processor times
+In GPT-2 transformers keeps query, key and value in one kernel, c_attn. So PEFT has one pair of factors of rank 8 where
+ours has three pairs. PEFT trains fewer parameters; both counts are printed. On a GPU JAX multiplies float32 in TF32 by
+default, and PyTorch is told to do the same. Two things are not timed: a pass over all shapes of batch, which compiles
+ours, and a few steps of the Trainer. Below the table, the report says how much longer the first pass took than a second
+one. Other work on the machine disturbs the two unequally. So the report has the load, and the ratio of processor times
 beside that of elapsed times.
 """
 
@@ -41,7 +42,7 @@ from peft.tuners.lora import LoraLayer
 from torch.nn.utils.rnn import pad_sequence
 
 from benchmarks.machine import machine
-from benchmarks.torch_gpt2 import DEVICE, SIZES, random_gpt2, use_the_device_of_jax
+from benchmarks.torch_models import DEVICE, SIZES, random_model, use_the_device_of_jax
 from hut_jax.config import freeze
 from hut_jax.data.batching import batch_dataset
 from hut_jax.data.e2e.csv_files import FILES, read_records
@@ -56,8 +57,14 @@ from hut_jax.training.evaluation import Evaluation
 
 RANK, ALPHA = 8, 16
 TARGETS = {
-    "attention": ("attention/(query|key|value)$", ["c_attn"]),
-    "all": ("(attention/(query|key|value|out)|mlp/(up|down))$", ["c_attn", "c_proj", "c_fc"]),
+    "attention": ("attention/(query|key|value)$", {"gpt2": ["c_attn"], "llama": ["q_proj", "k_proj", "v_proj"]}),
+    "all": (
+        "(attention/(query|key|value|out)|mlp/(gate|up|down))$",
+        {
+            "gpt2": ["c_attn", "c_proj", "c_fc"],
+            "llama": "all-linear",
+        },
+    ),
 }
 NO_LABEL = -100
 
@@ -66,13 +73,14 @@ def main():
     """The benchmark; prints a table and at the end a JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="the folder of E2E")
-    parser.add_argument("--tokenizer", required=True, help="the folder of GPT-2's tokenizer")
+    parser.add_argument("--tokenizer", required=True, help="the folder of the model's tokenizer")
     parser.add_argument("--size", choices=SIZES, default="small", help="of the model")
     parser.add_argument("--targets", choices=TARGETS, default="attention", help="which kernels have factors, for both")
     parser.add_argument("--batch-size", type=int, default=8, help="examples in a step, for both")
     parser.add_argument("--steps", type=int, default=64, help="in a turn; our pipeline sorts 64 batches at a time")
     parser.add_argument("--repeats", type=int, default=3, help="turns of each")
-    parser.add_argument("--no-dropout", action="store_true", help="without the model's dropout of 0.1")
+    parser.add_argument("--no-dropout", action="store_true", help="without GPT-2's dropout of 0.1")
+    parser.add_argument("--scan-layers", action="store_true", help="ours: one compiled layer for all")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the base")
     parser.add_argument("--compile", action="store_true", help="run PEFT under torch.compile")
     args = parser.parse_args()
@@ -82,7 +90,8 @@ def main():
 
     with tempfile.TemporaryDirectory() as folder:
         dropout = dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0 if args.no_dropout else 0.1)
-        random_gpt2(args.size, use_cache=False, **dropout).save_pretrained(folder)
+        dropout = {} if "smollm2" in args.size else dropout
+        random_model(args.size, use_cache=False, **dropout).save_pretrained(folder)
         config = config_of(args, folder)
         ours, theirs = Ours(config), Theirs(config, args, folder)
         examples = examples_of(args, config)
@@ -131,7 +140,7 @@ def config_of(args, folder):
     config.model, config.dtype = folder, args.dtype
     config.adapter.targets = (TARGETS[args.targets][0],)
     config.train.batch_size, config.train.dropout = args.batch_size, not args.no_dropout
-    config.train.label_smoothing = 0.0
+    config.train.label_smoothing, config.train.scan_layers = 0.0, args.scan_layers
     return with_adapter(freeze(config), f"lora:rank={RANK}:alpha={ALPHA}")
 
 
@@ -176,8 +185,9 @@ class Theirs:
 
     def __init__(self, config, args, folder):
         options = {"dtype": getattr(torch, args.dtype), "attn_implementation": "sdpa"}
-        base = transformers.GPT2LMHeadModel.from_pretrained(folder, **options)
-        targets = {"target_modules": TARGETS[args.targets][1], "fan_in_fan_out": True}
+        base = transformers.AutoModelForCausalLM.from_pretrained(folder, **options)
+        family = base.config.model_type
+        targets = {"target_modules": TARGETS[args.targets][1][family], "fan_in_fan_out": family == "gpt2"}
         lora = peft.LoraConfig(task_type="CAUSAL_LM", r=RANK, lora_alpha=ALPHA, **targets)
         self.model = peft.get_peft_model(base, lora).to(DEVICE)
         self._learned = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -326,7 +336,8 @@ def table(report):
         lines.append("| " + " | ".join(cells) + " |")
     trained, first, loss = report["trained"], report["compilation"], report["losses"]
     lines.append(
-        f"\nGPT-2 {report['size']}, {report['dtype']}, {report['steps']} steps of {report['batch_size']} in a turn, "
+        f"\n{SIZES[report['size']]['model_type']} {report['size']}, {report['dtype']}, "
+        f"{report['steps']} steps of {report['batch_size']} in a turn, "
         f"{report['device']}, {report['cores']} cores, {report['torch_threads']} threads of PyTorch; trainable "
         f"parameters: ours {trained['ours']:,}, PEFT {trained['theirs']:,}; the first pass over {report['shapes']} "
         f"shapes of batch took {first['ours']:.1f} s more than the second, PEFT's {first['theirs']:.1f} s; before "

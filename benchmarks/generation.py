@@ -2,12 +2,13 @@
 
     python -m benchmarks.generation
     python -m benchmarks.generation --data=FOLDER_WITH_E2E --tokenizer=GPT2_FOLDER --batch-sizes=8,16 --repeats=5
+    python -m benchmarks.generation --size=smollm2 --batch-sizes=8
 
-Both run a model with GPT-2 small's shape and the same random weights. Beams, length penalty and n-grams are those of
-E2E. There is no end token, so both write every token. The report also has the floor: the speed of the products with the
-weights alone, measured in the same turns, with their FLOPs and bytes. Other work on the machine disturbs the two
-unequally. So the report has the load, and the ratio of processor times beside that of elapsed times. On a GPU JAX
-multiplies float32 in TF32 by default, and PyTorch is told to do the same.
+Both run a model with the shape of GPT-2 small, or of another --size, and the same random weights. Beams, length penalty
+and n-grams are those of E2E. There is no end token, so both write every token. The report also has the floor: the speed
+of the products with the weights alone, measured in the same turns, with their FLOPs and bytes. Other work on the
+machine disturbs the two unequally. So the report has the load, and the ratio of processor times beside that of elapsed
+times. On a GPU JAX multiplies float32 in TF32 by default, and PyTorch is told to do the same.
 """
 
 import argparse
@@ -25,7 +26,7 @@ import torch
 import transformers
 
 from benchmarks.machine import machine
-from benchmarks.torch_gpt2 import DEVICE, SIZES, random_gpt2, use_the_device_of_jax
+from benchmarks.torch_models import DEVICE, SIZES, random_model, use_the_device_of_jax
 from hut_jax.data.e2e.csv_files import read_records
 from hut_jax.data.e2e.dataset import encode_prompts
 from hut_jax.data.tokenizer import load_tokenizer
@@ -44,11 +45,11 @@ def main():
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3, help="turns of each, after one that does not count")
     parser.add_argument("--data", help="the folder of E2E; without it prompts are random tokens of E2E's usual lengths")
-    parser.add_argument("--tokenizer", help="the folder of GPT-2's tokenizer; needed with --data")
+    parser.add_argument("--tokenizer", help="the folder of the model's tokenizer; needed with --data")
     args = parser.parse_args()
     use_the_device_of_jax()
 
-    theirs = random_gpt2(args.size).eval()
+    theirs = random_model(args.size).eval()
     theirs.generation_config.eos_token_id = theirs.generation_config.bos_token_id = None
     with tempfile.TemporaryDirectory() as folder:
         theirs.save_pretrained(folder)

@@ -54,7 +54,7 @@ def main():
 def make_turns(args, model, base):
     """The functions of a turn, by name, and for each the name of the function that it is compared with."""
     ids = jnp.asarray(np.random.default_rng(0).integers(0, 400, (args.batch, args.length)), jnp.int32)
-    options = {"method": "hidden"} if "gpt2" in args.model else {}
+    options = {} if "roberta" in args.model else {"method": "hidden"}
     plain = jax.jit(lambda params: model.apply({"params": params}, ids, **options))
 
     def adapted(adapter, factors, **more):

@@ -1,15 +1,16 @@
 """The time, memory and FLOPs of a training step of each method, measured in one run and in turns.
 
     python -m benchmarks.training --ranks=1,8
+    python -m benchmarks.training --model=smollm2 --ranks=1,8 --scan-layers --targets=all
     python -m benchmarks.training --model=roberta-large --dtype=bfloat16 --batch=128 --length=128 --plot=steps.svg
 
 Models have the named shape and random weights. A step includes dropout, clipping and AdamW, and every position of its
-batch holds a token. `frozen` trains only one bias of the lowest layer, or of all layers if they are scanned. It shows
-the forward and backward pass that every method needs. A ratio is taken within a turn: a method's time over that of LoRA
-of the same rank. The order within a turn is random. FLOPs are counted from shapes (`hut_jax.costs.flops`). The column
-"% of matrix speed" compares FLOPs per second with those of products of large matrices in the same turns. Memory is
-XLA's figure for the arguments and temporaries of the compiled step. On a GPU the table also has the allocator's peak,
-measured for each method in a process of its own.
+batch holds a token. `frozen` trains only one bias of the lowest layer, or of all layers if they are scanned; SmolLM2
+has no biases, and a norm's scale trains. It shows the forward and backward pass that every method needs. A ratio is
+taken within a turn: a method's time over that of LoRA of the same rank. The order within a turn is random. FLOPs are
+counted from shapes (`hut_jax.costs.flops`). The column "% of matrix speed" compares FLOPs per second with those of
+products of large matrices in the same turns. Memory is XLA's figure for the arguments and temporaries of the compiled
+step. On a GPU the table also has the allocator's peak, measured for each method in a process of its own.
 """
 
 import argparse
@@ -48,10 +49,20 @@ ROBERTA = {
     "model_type": "roberta", "architectures": ["RobertaForSequenceClassification"], "vocab_size": 50265,
     "max_position_embeddings": 514, "type_vocab_size": 1, "pad_token_id": 1, "layer_norm_eps": 1e-5,
 }  # fmt: skip
+SMOLLM2 = {
+    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 49152, "max_position_embeddings": 8192,
+    "rope_theta": 100000.0, "rms_norm_eps": 1e-5, "tie_word_embeddings": True, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
 MODELS = {
     "gpt2-tiny": GPT2 | {"n_embd": 64, "n_layer": 2, "n_head": 2, "vocab_size": 500},
     "gpt2-small": GPT2 | {"n_embd": 768, "n_layer": 12, "n_head": 12},
     "gpt2-medium": GPT2 | {"n_embd": 1024, "n_layer": 24, "n_head": 16},
+    "smollm2-tiny": SMOLLM2
+    | {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    | {"intermediate_size": 96, "vocab_size": 500},
+    "smollm2": SMOLLM2
+    | {"hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3}
+    | {"intermediate_size": 1536},
     "roberta-base": ROBERTA
     | {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
     "roberta-large": ROBERTA
@@ -59,7 +70,7 @@ MODELS = {
 }
 TARGETS = {
     "query+value": "attention/(query|value)$",
-    "all": "(attention/(query|key|value|out)|mlp/(up|down))$",
+    "all": "(attention/(query|key|value|out)|mlp/(gate|up|down))$",
 }
 RANKED = ("hut", "lora", "hira")
 FROZEN = "frozen"
@@ -139,13 +150,16 @@ def build(args):
 
 def config_of(args, name):
     """The config of a run with this method."""
-    config = config_files.load_config_file("configs/e2e.py" if "gpt2" in args.model else "configs/glue.py:mrpc")
+    config = config_files.load_config_file("configs/glue.py:mrpc" if "roberta" in args.model else "configs/e2e.py")
     config.model, config.dtype, config.train.batch_size = folder_of(args.model), args.dtype, args.batch
     config.train.remat, config.train.attention, config.train.scan_layers = args.remat, args.attention, args.scan_layers
     config.adapter.also_train = ()
-    own = with_adapter(freeze(config), "bitfit" if name == FROZEN else name)
     if name == FROZEN:
-        return with_fields(own, {"adapter.targets": ("^layer(s|_0)/attention/value/bias$",)})
+        kind, leaf = (
+            ("layernorm", "attention_norm/scale") if "smollm2" in args.model else ("bitfit", "attention/value/bias")
+        )
+        return with_fields(with_adapter(freeze(config), kind), {"adapter.targets": (f"^layer(s|_0)/{leaf}$",)})
+    own = with_adapter(freeze(config), name)
     return with_fields(own, {"adapter.targets": (TARGETS[args.targets],)}) if name.split(":")[0] in RANKED else own
 
 

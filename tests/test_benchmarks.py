@@ -29,6 +29,17 @@ def test_training_counts_what_each_method_trains_and_costs():
 
 
 @pytest.mark.full
+def test_training_knows_a_decoder():
+    options = ("--ranks=8", "--methods=hut,lora", "--targets=all", "--scan-layers", "--repeats=1")
+    rows = report_of("training", "--model=smollm2-tiny", *options)["rows"]
+    inputs = 4 * 64 + 2 * 64 + 96  # of query, key, value and out, of gate and up, and of down
+    outputs = (64 + 32 + 32 + 64) + 2 * 96 + 64
+    assert rows["lora:rank=8"]["trained"] == 2 * 8 * (inputs + outputs)
+    assert rows["hut:rank=8"]["trained"] == 2 * (8 * (inputs + outputs) + outputs)  # no biases, so no shifts
+    assert rows["frozen"]["trained"] == 2 * 64
+
+
+@pytest.mark.full
 def test_the_table_of_the_methods_has_a_row_for_each(tmp_path):
     """In processes of their own: a measurement has a compilation cache of its own, which ends with it."""
 
@@ -80,3 +91,15 @@ def test_generation_writes_what_transformers_writes():
     pytest.importorskip("torch", reason="`make peers` installs PyTorch and transformers")
     report = report_of("generation", "--size=tiny", "--batch-sizes=2", "--new-tokens=8", "--repeats=1")
     assert [(row["batch"], row["same"]) for row in report["rows"]] == [(2, 1)]
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("size", ["tiny", "smollm2-tiny"])
+def test_peft_trains_the_same_model_on_the_same_batches(size, real_data):
+    """The benchmark ends if the two losses before training are not the same."""
+    pytest.importorskip("torch", reason="`make peers` installs PyTorch and transformers")
+    files = (f"--data={real_data / 'e2e'}", f"--tokenizer={real_data / 'tokenizers/gpt2'}")
+    short = ("--batch-size=2", "--steps=2", "--repeats=1", "--targets=all")
+    report = report_of("against_peft", f"--size={size}", *files, *short)
+    trained = report["trained"]
+    assert (trained["ours"] == trained["theirs"]) == (size == "smollm2-tiny")
