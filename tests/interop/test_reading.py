@@ -271,6 +271,39 @@ def test_factors_of_a_parameter_are_those_of_its_layer_turned_as_the_parameter_i
     assert_close(query, 3 * (b @ a)[:, :4])
 
 
+OF_THE_FIRST_VERSIONS = {"enable_lora": None, "merge_weights": False, "fan_in_fan_out": True, "inference_mode": True}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        OF_THE_FIRST_VERSIONS,
+        {"target_modules": r".*\.c_attn"},
+        {"target_modules": "all-linear", "exclude_modules": ["h.1.attn.c_attn"]},
+        {"layers_to_transform": [0], "layers_pattern": "h"},
+        {"init_lora_weights": "eva", "eva_config": {"rho": 2.0}},
+        {"lora_alpha": 6.0},
+    ],
+    ids=["of the first versions", "a pattern", "all but one", "layers", "an initialisation", "a float"],
+)
+def test_whatever_the_targets_are_called_the_tensors_tell_them(read, gpt2, fields):
+    tensors = lora()
+    a, b = tensors.values()
+    adapter, merged = read(LORA | {"target_modules": ["c_attn"], "lora_dropout": 0.1} | fields, tensors)
+    assert adapter.transform == LoRA(2, 6.0, dropout=0.1)
+    base = gpt2[1]["layer_0"]["attention"]["query"]["kernel"]
+    assert_close(merged["layer_0"]["attention"]["query"]["kernel"], base + 3 * (b @ a)[:4].T)
+    jax.tree.map(np.testing.assert_array_equal, merged["layer_1"], gpt2[1]["layer_1"])
+
+
+def test_without_lora_alpha_it_is_pefts_default(read, gpt2):
+    tensors = lora()
+    a, b = tensors.values()
+    _, merged = read({"peft_type": "LORA", "r": 2}, tensors)
+    base = gpt2[1]["layer_0"]["attention"]["query"]["kernel"]
+    assert_close(merged["layer_0"]["attention"]["query"]["kernel"], base + 4 * (b @ a)[:4].T)
+
+
 def test_what_only_training_uses_is_left_out(read):
     more = {f"{C_ATTN}.lora_velora_embed": normal(4), f"{C_ATTN}.lora_monteclora_sampler.std_prior": normal(2)}
     config = LORA | {"velora_config": {"scale": 1.0}, "monteclora_config": {"num_samples": 8}}

@@ -33,7 +33,10 @@ def find_files(folder: str | os.PathLike[str]) -> dict[str, Path]:
     missing = [path.name for path in paths.values() if not path.is_file()]
     if missing:
         found = sorted(path.name for path in folder.glob("*.csv"))
-        raise UserError(f"{folder} lacks {', '.join(missing)}; CSV files to rename: {', '.join(found) or 'none'}")
+        advice = (
+            f"CSV files to rename: {', '.join(found)}" if found else "to download them, leave config.data.dir empty"
+        )
+        raise UserError(f"{folder} lacks {', '.join(missing)}; {advice}")
     return paths
 
 

@@ -1,5 +1,6 @@
 """A model's folder as a source of parameters: its config with the requested head, and the tensors to read."""
 
+import dataclasses
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path as FilePath
@@ -136,7 +137,7 @@ def match_tensors(files: Weights, source: Source) -> Match:
     if told:
         raise UserError(
             f"{files.folder}: its tensors are not those of its config.json: {'; '.join(told)}"
-            f"{_labels_advice(files, tensors, stored, shapes)}"
+            f"{_labels_advice(files, tensors, stored, shapes)}{_tie_advice(config, missing)}"
         )
     return Match({name: tensor for name, tensor in tensors.items() if name in stored}, stored, tied, drawn, left_out)
 
@@ -189,6 +190,15 @@ def _labels_advice(
                     f"'num_labels': {count} for 'id2label' in config.json"
                 )
     return ""
+
+
+def _tie_advice(config: Any, missing: Sequence[str]) -> str:
+    """What to do if only a head is missing that could be the embedding."""
+    if not missing or config.tie_word_embeddings:
+        return ""
+    tied = dataclasses.replace(config, tie_word_embeddings=True).tensor_names().tied
+    alone = tied.keys() >= set(missing)
+    return "; if the head is the embedding, set 'tie_word_embeddings' to true in config.json" if alone else ""
 
 
 @functools.lru_cache(maxsize=4)  # a run asks several times, and each is a trace of the whole model

@@ -121,7 +121,7 @@ def test_missing_folder_and_files(folder, tmp_path):
         load_e2e(folder)
     for path in folder.iterdir():
         path.rename(folder / f"{path.stem}.txt")
-    with pytest.raises(UserError, match=r"lacks trainset.csv, .*, testset_w_refs.csv; CSV files to rename: none"):
+    with pytest.raises(UserError, match=r"lacks trainset.csv, .*_refs.csv; to download them, leave config.data.dir e"):
         load_e2e(folder)
 
 

@@ -97,6 +97,17 @@ def test_heads_of_other_tasks_are_left_out_and_reported(copy, names):
     jax.tree.map(np.testing.assert_array_equal, params, expected)
 
 
+def test_buffers_of_old_files_are_no_parameters(copy):
+    dtypes = {0: np.bool_, 1: np.uint8}
+    masks = {f"transformer.h.{i}.attn.bias": np.ones((1, 1, 9, 9), dtype) for i, dtype in dtypes.items()}
+    masks |= {f"transformer.h.{i}.attn.masked_bias": np.array(-1e4, np.float32) for i in dtypes}
+    positions = {"roberta.embeddings.position_ids": np.arange(9)[None]}
+    for name, buffers in (("gpt2_left_padded", masks), ("roberta_mlm", positions)):
+        folder, expected = copy(name), load(MODELS / name)[0]
+        edit(folder, lambda t, buffers=buffers: t.update(buffers))
+        check_equal(folder, expected)
+
+
 def test_a_tensor_within_the_body_that_we_do_not_know_is_not_left_out(copy):
     for name, tensor in (
         ("gpt2_left_padded", "transformer.h.0.crossattention.c_attn.weight"),
@@ -138,6 +149,19 @@ def test_of_a_tied_pair_the_file_may_hold_either_name_or_both(copy, name, ties):
     other = next(iter(ties))
     edit(folder, lambda t: t.pop(other) is None)
     refused(f"1 missing: '{ties[other]}'", folder)
+
+
+def test_a_head_that_only_the_config_unties_is_missing_and_the_advice_ties_it(copy):
+    for name, head in (("gpt2_left_padded", "lm_head.weight"), ("bert_mlm", "cls.predictions.decoder.weight")):
+        folder, expected = copy(name), load(MODELS / name)[0]
+        edit_json(folder / "config.json", tie_word_embeddings=False)
+        refused(f"1 missing: '{head}'; if the head is the embedding, set 'tie_word_embeddings' to true", folder)
+        edit_json(folder / "config.json", tie_word_embeddings=True)
+        check_equal(folder, expected)
+        edit_json(folder / "config.json", tie_word_embeddings=False)
+        edit(folder, lambda t: t.pop(next(key for key in t if "norm" in key.lower() or "ln_" in key)) is None)
+        with pytest.raises(UserError, match=r"2 missing: [^;]*$"):
+            load(folder)
 
 
 def test_an_encoder_is_read_from_the_tied_decoder_of_its_masked_lm(copy):
