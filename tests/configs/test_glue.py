@@ -1,4 +1,4 @@
-"""GLUE on small models: MiniLM, and a RoBERTa made here."""
+"""GLUE on small models: MiniLM, a RoBERTa made here, and SmolLM2."""
 
 import pytest
 
@@ -23,6 +23,15 @@ def test_the_roberta_made_here_has_the_same_task():
     freeze(config)
     assert config.model == "runs/bases/roberta/merged"
     config.model = other.model
+    assert config == other
+
+
+def test_a_decoder_has_the_same_task_on_scanned_layers():
+    config = config_files.load_config_file("configs/glue_brief.py:sst2,smollm2")
+    other = config_files.load_config_file("configs/glue_brief.py:sst2")
+    freeze(config)
+    assert (config.model, config.train.scan_layers, config.data.max_examples) == ("runs/smollm2", True, 5000)
+    config.model, config.train.scan_layers = other.model, other.train.scan_layers
     assert config == other
 
 
