@@ -54,10 +54,9 @@ def open_folder(name: str | Path, subfolder: str | None = None) -> PeftFolder:
         raise UserError(f"no adapter in {path}: it has no {CONFIG_FILE}{_advice(root, inside)}")
     values = read_description(path)
     if "peft_type" not in values:
-        raise UserError(
-            f"{path / CONFIG_FILE} is not PEFT's: it has no 'peft_type'; read an adapter of this library with "
-            "load_adapter"
-        )
+        ours = "transform" in values
+        advice = "read an adapter of this library with load_adapter" if ours else 'for LoRA, add "peft_type": "LORA"'
+        raise UserError(f"{path / CONFIG_FILE} is not PEFT's: it has no 'peft_type'; {advice}")
     return PeftFolder(path, values)
 
 

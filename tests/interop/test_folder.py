@@ -58,6 +58,16 @@ def test_the_description_is_read_before_the_tensors(gpt2, put, tmp_path):
         load_peft(tmp_path, *gpt2)
 
 
+def test_a_description_without_a_method_is_completed_as_advised(gpt2, put, tmp_path):
+    put(tmp_path)
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps({"r": 1}))
+    with pytest.raises(UserError, match=r"it has no 'peft_type'; for LoRA, add .peft_type.: .LORA.$"):
+        load_peft(tmp_path, *gpt2)
+    path.write_text(json.dumps({"r": 1, "peft_type": "LORA"}))
+    assert load_peft(tmp_path, *gpt2)[0].targets == (TARGET,)
+
+
 def test_a_pickle_is_not_read(gpt2, put, tmp_path):
     put(tmp_path)
     (tmp_path / "adapter_model.safetensors").unlink()
