@@ -151,7 +151,8 @@ def test_a_model_of_one_kind_may_have_a_tokenizer_of_another(made, tmp_path):
     )
 
 
-ODD = [*BERT_SPECIAL, "\u3000", "the", "cat", "##s", "\U0001f60e", "##\U0001f60e", "\u6211", "\u54e6"]
+BREAKS = "\u2028\u0085\u3000"  # which splitlines() and strip() take for more than letters
+ODD = [*BERT_SPECIAL, *BREAKS, "the", "cat", "##s", "\U0001f60e", "##\U0001f60e", "\u6211", "\u54e6"]
 LINES = "".join(f"{token}\n" for token in ODD)
 
 
@@ -162,6 +163,7 @@ LINES = "".join(f"{token}\n" for token in ODD)
         "CRLF": LINES.replace("\n", "\r\n"),
         "no final newline": LINES[:-1],
         "a blank line": LINES.replace("\u3000\n", "\n"),
+        "two blank lines": LINES.replace("\u2028\n\u0085\n", "\n\n"),
         "blank lines at the end": LINES + "\n\n",
         "a token twice": LINES + "the\n",
         "a byte order mark": "\ufeff" + LINES,
