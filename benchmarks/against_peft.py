@@ -89,8 +89,8 @@ def main():
     transformers.utils.logging.disable_progress_bar()
 
     with tempfile.TemporaryDirectory() as folder:
-        dropout = dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0 if args.no_dropout else 0.1)
-        dropout = {} if "smollm2" in args.size else dropout
+        names = () if "smollm2" in args.size else ("attn_pdrop", "embd_pdrop", "resid_pdrop")
+        dropout = dict.fromkeys(names, 0.0 if args.no_dropout else 0.1)
         random_model(args.size, use_cache=False, **dropout).save_pretrained(folder)
         config = config_of(args, folder)
         ours, theirs = Ours(config), Theirs(config, args, folder)

@@ -149,7 +149,7 @@ def main(argv: Sequence[str]) -> None:
     pairs = [(mr, text) for mr, texts in test.items() for text in texts]
     rows = {"human references": facts.score(*zip(*pairs, strict=True))}
     for path in args.outputs:
-        rows[str(path)] = facts.score(list(test), read_text(path).rstrip("\n").split("\n"))
+        rows[str(path)] = facts.score(list(test), read_text(path).removesuffix("\n").split("\n"))
     slots = list(rows["human references"].by_slot)
     print("| | slots right | texts all right | " + " | ".join(slots) + " |\n" + "|---" * (len(slots) + 3) + "|")
     for name, row in rows.items():

@@ -48,11 +48,13 @@ def locate(name: str | os.PathLike, patterns: Sequence[str], what: str = "model"
     refuse_gguf([folder] if folder.suffix == ".gguf" and folder.is_file() else [])
     if folder.exists():
         raise UserError(f"{name} is a file; give the folder that holds the {what}")
-    if isinstance(name, Path) or _is_path(str(name)):
+    repository, revision = split_revision(str(name))
+    if isinstance(name, Path) or _is_path(repository):
         siblings = [p.name for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
         hint = f"; {nearest(folder.name, siblings)}" if siblings else ""
+        if not _is_path(repository):
+            hint += f"; if that is a hub name, give it as a string, {str(name)!r}"
         raise NotFound(f"no such folder: {name}{hint}")
-    repository, revision = split_revision(str(name))
     try:
         return Path(huggingface_hub.snapshot_download(repository, revision=revision, allow_patterns=list(patterns)))
     except HFValidationError:
@@ -80,8 +82,16 @@ def locate(name: str | os.PathLike, patterns: Sequence[str], what: str = "model"
 
 
 def split_revision(name: str) -> tuple[str, str | None]:
-    """A hub name and its revision, if it has one: `org/name@main` is `org/name` and `main`."""
-    repository, _, revision = name.partition("@")
+    """A hub name and its revision, if it has one: `org/name@main` is `org/name` and `main`. A path has none.
+
+    Raises:
+        UserError: nothing follows the '@'.
+    """
+    repository, at, revision = name.partition("@")
+    if _is_path(repository):
+        return name, None
+    if at and not revision:
+        raise UserError(f"{name!r}: no revision after the '@'; give a branch, a tag or a commit, or leave the '@' out")
     return repository, revision or None
 
 
@@ -104,5 +114,5 @@ def refuse_gguf(files: Iterable[Path]) -> None:
 
 
 def _is_path(name: str) -> bool:
-    name = split_revision(name)[0].replace(os.sep, "/")
+    name = name.replace(os.sep, "/")
     return name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith("/")

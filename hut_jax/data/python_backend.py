@@ -22,6 +22,7 @@ class PythonBackend:
     def __init__(self, auto: Any):
         self.encode_special_tokens = False
         self._auto = auto
+        self._known = {*auto.get_vocab().values()}
         self._most: int | None = None
 
     def no_padding(self) -> None:
@@ -56,8 +57,7 @@ class PythonBackend:
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
         """The text of the ids, without those that are no tokens."""
-        known = {*self._auto.get_vocab().values()}
-        return self._auto.decode([i for i in ids if i in known], skip_special_tokens=skip_special_tokens)
+        return self._auto.decode([i for i in ids if i in self._known], skip_special_tokens=skip_special_tokens)
 
     def _ids(self, text: str) -> list[int]:
         tokens = self._auto.tokenize(text, split_special_tokens=self.encode_special_tokens)

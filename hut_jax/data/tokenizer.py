@@ -70,6 +70,18 @@ class Tokenizer:
         self.vocab_size = max(self._ids, default=-1) + 1
         self.eos_id = self.special("eos" if auto.sep_token_id is None or auto.eos_token_id is not None else "sep")
 
+    def check(self) -> None:
+        """Check that there are tokens of text.
+
+        Raises:
+            UserError: there are none, since transformers' class reads other files than the folder has.
+        """
+        if self._ids <= {*self.auto.all_special_ids, *self.auto.added_tokens_decoder}:
+            raise UserError(
+                f"{type(self.auto).__name__} finds no tokens but special ones in {self._folder}; name the class that "
+                f'reads its files in {_SETTINGS}: "tokenizer_class": "..."'
+            )
+
     def special(self, role: str) -> int:
         """The id of the special token "eos", "cls" (in front), "sep" (after a text), "pad" or "mask".
 
@@ -159,7 +171,8 @@ def load_tokenizer(name: str | os.PathLike[str], *roles: str) -> Tokenizer:
     """The tokenizer that transformers' `AutoTokenizer` finds in a folder or under a hub name.
 
     Where neither `tokenizer_config.json` nor `config.json` says which it is, a `tokenizer.json` is taken as it is, a
-    `vocab.json` for RoBERTa's if it has its special tokens and else for GPT-2's, and a `vocab.txt` for BERT's.
+    `tokenizer.model` for Llama's, a `vocab.json` for RoBERTa's if it has its special tokens and else for GPT-2's, and a
+    `vocab.txt` for BERT's.
 
     Args:
         name: a folder, or a name on the Hugging Face hub such as `gpt2`.
@@ -177,6 +190,7 @@ def load_tokenizer(name: str | os.PathLike[str], *roles: str) -> Tokenizer:
 
             auto = AutoTokenizer.from_pretrained(copy, trust_remote_code=False, local_files_only=True)
             tokenizer = Tokenizer(auto, folder, settings)
+            tokenizer.check()
             _ = tokenizer.encode("\u2603"), [tokenizer.special(role) for role in roles]  # for their errors
             return tokenizer
         except UserError:
@@ -228,7 +242,7 @@ def _copy(folder: Path, copy: Path) -> dict[str, Any] | None:
 
 
 def _implied(folder: Path, files: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    if _JSON not in files and any((folder / name).is_file() for name in _PIECES):
+    if _JSON not in files and (folder / _PIECES[0]).is_file():
         return {"tokenizer_class": "LlamaTokenizer"}
     if _JSON not in files:
         kind = "Roberta" if {"<s>", "<mask>"} <= set(files.get(_VOCAB, ())) else "GPT2" if _VOCAB in files else "Bert"

@@ -192,7 +192,7 @@ def whole_tensor(name: str, deviations: Mapping[str, np.ndarray], layers: Layers
     for path in tensor.paths:
         piece = layers.parameter(path).astype(np.float32)
         pieces.append(piece + deviations[path] if path in deviations else piece)
-    whole = np.concatenate(pieces, axis=-1)
+    whole = np.concatenate(pieces, axis=-1) if len(pieces) > 1 else pieces[0]
     return whole.T if tensor.transpose else whole
 
 

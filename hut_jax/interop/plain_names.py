@@ -12,8 +12,9 @@ PREFIX = "base_model.model."
 # What torch.compile, DDP, FSDP, checkpointing and Lightning put into the names of what they wrap.
 _WRAPPERS = frozenset({"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"})
 _FACTOR = r"lora_(?:embedding_)?[AB]|lora_E|lora_magnitude_vector|hira_(?:embedding_)?[AB]|hada_w[12]_[ab]|ia3_l|"
-_FACTOR += r"ln_tuning_layers|trainable_tokens_delta"
+_FACTOR += r"trainable_tokens_delta"
 _OF_FACTOR = re.compile(rf"(.+?\.(?:{_FACTOR}))(?:\.([^.]+?))??((?:\.weight|\.bias)?)")
+_OF_MODULE = re.compile(r"(.+?\.ln_tuning_layers)(?:\.([^.]+?))??((?:\.(?:weight|bias|alpha_[pn]|beta|eps))?)")
 _OF_COPY = re.compile(r"(.+?)\.modules_to_save\.([^.]+)\.(.+)")
 _UNUSED = re.compile(r".+?\.(original_module|token_adapter\.trainable_tokens_original)\..+")
 
@@ -57,7 +58,7 @@ def _without_adapter(name: str) -> tuple[str, str | None]:
     if match := _OF_COPY.fullmatch(name):
         module, adapter, leaf = match.groups()
         return f"{module}.{leaf}", adapter
-    if match := _OF_FACTOR.fullmatch(name):
+    if match := _OF_MODULE.fullmatch(name) or _OF_FACTOR.fullmatch(name):
         factor, adapter, leaf = match.groups()
         # PEFT's saved magnitudes are parameters by themselves; in a model they are the weight of a module.
         return factor + ("" if factor.endswith("lora_magnitude_vector") else leaf), adapter

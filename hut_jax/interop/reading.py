@@ -77,7 +77,9 @@ def read_adapter(
     """
     layers = Layers(model, params)
     given = sort_tensors(tensors, method, fields)
-    check_head(given.whole, given.factors.keys(), model.config)
+    modules = given.factors.items() if method.whole else ()
+    of_modules = {f"{module}.{leaf}": tensor for module, own in modules for leaf, tensor in own.items()}
+    check_head(given.whole | of_modules, given.factors.keys(), model.config)
     whole, rows = named(given.whole, layers), token_rows(given.rows, fields, layers)
     entries = fields.names("modules_to_save")
     untied: Untied = ()

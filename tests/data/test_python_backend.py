@@ -45,6 +45,15 @@ def test_a_file_of_sentencepiece_asks_for_its_package(tmp_path, monkeypatch):
         load_tokenizer(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["spiece.model", "sentencepiece.bpe.model"])
+def test_files_that_the_class_does_not_read_are_told(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: importlib.util)
+    (tmp_path / name).write_bytes(b"")
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(UserError, match=r'no tokens but special ones in .*"tokenizer_class"|cannot read the tok'):
+        load_tokenizer(tmp_path)
+
+
 def test_saved_and_loaded_is_the_same(tokenizer, tmp_path):
     tokenizer.save(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"vocab.txt", "bpe.codes", "tokenizer_config.json"}

@@ -1,4 +1,5 @@
 import json
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -11,6 +12,8 @@ from hut_jax import HUT, IA3, SSF, Adapter, BitFit, DoRA, Full, HiRA, LayerNorm,
 from hut_jax.core.scanned_layers import stack_layers
 from hut_jax.core.trees import flatten, unflatten
 from hut_jax.interop import load_peft, save_peft
+from hut_jax.models.gpt2 import GPT2
+from hut_jax.models.gpt2_config import GPT2Config
 from hut_jax.models.roberta import Roberta
 from hut_jax.models.roberta_config import RobertaConfig
 
@@ -327,3 +330,37 @@ def test_modules_that_train_in_full_are_those_of_ln_tuning(gpt2, tmp_path, adapt
     merged = (adapter.merge(params, factors), back.merge(params, loaded))
     for one, other in zip(*map(jax.tree.leaves, merged), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["prelu", "xielu"])
+@pytest.mark.parametrize(
+    "adapter",
+    [Adapter(Full(), "mlp/activation"), Adapter(Full()), Adapter(LoRA(rank=2), QV, also_train="mlp/activation")],
+    ids=["alone", "with all others", "beside LoRA"],
+)
+def test_an_activation_that_learns_goes_there_and_comes_back(with_params, tmp_path, adapter, name):
+    config = GPT2Config(vocab_size=7, n_positions=5, n_embd=4, n_layer=2, n_head=2, activation_function=name)
+    model, params = with_params(GPT2(config))
+    factors = random_factors(adapter, params)
+    save_peft(tmp_path, adapter, factors, model, params)
+    again, own = load_peft(tmp_path, model, params)
+    merged, wanted = again.merge(params, own), adapter.merge(params, factors)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), merged, wanted)
+    moved = (merged["layer_0"]["mlp"]["activation"], params["layer_0"]["mlp"]["activation"])
+    assert all(np.abs(a - b).max() > 1e-3 for a, b in zip(*map(jax.tree.leaves, moved), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("org/base@v1", ("org/base", "v1")),
+        ("/models/llama@v2/base", ("/models/llama@v2/base", None)),
+        (None, (None, None)),
+    ],
+)
+def test_the_revision_of_a_hub_name_stands_apart(gpt2, tmp_path, name, written):
+    model, params = gpt2
+    adapter = Adapter(LoRA(rank=2), QV)
+    save_peft(tmp_path, adapter, random_factors(adapter, params), model, params, base_name=name)
+    config, _ = saved(tmp_path)
+    assert (config["base_model_name_or_path"], config.get("revision")) == written

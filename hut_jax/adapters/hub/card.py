@@ -112,9 +112,8 @@ def _table(scores: Mapping[str, float]) -> list[str]:
 
 def head_of(factors: Mapping[str, Any]) -> str | None:
     """The head of the base that trained in full, as the code that asks `load_pretrained` for it; None if none did."""
-    trained = {
-        path[:-1]: leaf for path, leaf in flatten(factors).items() if path[-1] == "d"
-    }  # the deviations of `Full`
+    deviations = {path: leaf for path, leaf in flatten(factors).items() if path[-1] == "d"}
+    trained = {path[:-1]: leaf for path, leaf in deviations.items()}
     kernel = trained.get(("classifier", "out", "kernel"))
     if kernel is not None:
         return f'hut_jax.Head("classification", num_labels={kernel.shape[-1]})'

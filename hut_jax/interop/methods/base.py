@@ -85,6 +85,9 @@ class Method:
     factors: ClassVar[bool] = True
     """Whether the method has tensors of its own, beside whole ones and rows of them."""
 
+    whole: ClassVar[bool] = False
+    """Whether its tensors are those of whole modules, by their names in transformers."""
+
     saves_whole: ClassVar[bool] = True
     """Whether PEFT knows `modules_to_save` with this method."""
 

@@ -14,7 +14,8 @@ from hut_jax.interop.modules_to_save import module_of, named, unused_biases, who
 from hut_jax.interop.tensors import Tensor
 from hut_jax.transforms import IA3, Full, LayerNorm, Transform
 
-_WHOLE = {f"ln_tuning_layers.{leaf}": leaf for leaf in ("weight", "bias")}
+_LEAVES = ("weight", "bias", "alpha_p", "alpha_n", "beta", "eps")  # the last four of activations that learn
+_WHOLE = {f"ln_tuning_layers.{leaf}": leaf for leaf in _LEAVES}
 
 
 class Scales(Method):
@@ -109,11 +110,15 @@ class WholeModules(Method):
     """LayerNorm tuning, which in PEFT trains any modules whole. Ours are deviations from the base's."""
 
     peft_type = "LN_TUNING"
-    optional = frozenset({"bias"})
+    whole = True
 
     def endings(self, fields: Fields) -> dict[str, str]:
         """As `Method.endings`."""
         return dict(_WHOLE)
+
+    def required(self, given: Arrays, fields: Fields) -> set[str]:
+        """The weight, or both curvatures of an activation."""
+        return {"alpha_p", "alpha_n"} if "alpha_p" in given else {"weight"}
 
     def read(self, module: str, given: Arrays, layers: Layers, fields: Fields) -> list[Part]:
         """As `Method.read`."""
@@ -126,7 +131,8 @@ class WholeModules(Method):
 
     def transform(self, parts: Sequence[Part], fields: Fields) -> tuple[Transform, dict[str, int]]:
         """LayerNorm if all modules are norms, and otherwise full fine-tuning; neither has ranks."""
-        return Full() if any(part.path.endswith(("/kernel", "/embedding")) for part in parts) else LayerNorm(), {}
+        norms = all(re.search(r"norm/(scale|bias)$", part.path) for part in parts)
+        return LayerNorm() if norms else Full(), {}
 
     def unshifted(self, own: Mapping[str, Own], deviations: Arrays, layers: Layers) -> tuple[dict[str, Own], Arrays]:
         """With all parameters of the modules, which PEFT trains whole."""

@@ -53,10 +53,7 @@ def locate_model(name: str | os.PathLike) -> Path:
     folder = locate(name, (CONFIG, SINGLE, INDEX, SHARDS))
     if any(folder.glob("model*.safetensors")):
         return folder
-    folder = locate(name, (CONFIG, flax_files.SINGLE, flax_files.INDEX, flax_files.SHARDS))
-    if any(folder.glob("flax_model*.msgpack")):
-        return folder
-    return locate(name, (CONFIG, "model.*.safetensors", "model.safetensors.index.*.json"))
+    return locate(name, (CONFIG, flax_files.SINGLE, flax_files.INDEX, flax_files.SHARDS))
 
 
 def open_weights(folder: Path, architecture: str = "AutoModel") -> Weights:
@@ -69,11 +66,12 @@ def open_weights(folder: Path, architecture: str = "AutoModel") -> Weights:
     Raises:
         UserError: there are no weights that can be read, or a file is missing or damaged.
     """
-    files = find_files(folder, SINGLE, INDEX, SHARDS) or _variant_files(folder)
-    if files:
+    if files := find_files(folder, SINGLE, INDEX, SHARDS):
         return _Safetensors(folder, files)
     if any(folder.glob("flax_model*.msgpack")):
         return FlaxWeights(folder)
+    if files := _variant_files(folder):
+        return _Safetensors(folder, files)
     convert = f"transformers: {architecture}.from_pretrained(NAME).save_pretrained(FOLDER), and give that folder"
     refuse_gguf(folder.glob("*.gguf"))
     if any(folder.glob("pytorch_model*.bin")):

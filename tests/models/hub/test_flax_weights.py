@@ -158,6 +158,16 @@ def test_shards_must_be_there_and_inside_the_folder(tmp_path):
         load_pretrained(folder)
 
 
+def test_a_variant_comes_after_them(tmp_path):
+    both = shutil.copytree(MODELS / "flax_gpt2", tmp_path / "both")
+    (both / "model.fp16.safetensors").write_bytes(b"not even looked at")
+    _, params = load_pretrained(both)
+    jax.tree.map(np.testing.assert_array_equal, params, load_pretrained(MODELS / "flax_gpt2")[1])
+    (both / FILE).unlink()
+    with pytest.raises(UserError, match="not a whole safetensors file"):
+        load_pretrained(both)
+
+
 def test_of_a_hub_name_flax_weights_are_downloaded_only_where_there_are_no_safetensors(monkeypatch):
     asked = []
 

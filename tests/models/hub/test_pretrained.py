@@ -281,6 +281,17 @@ def test_what_looks_like_a_path_is_not_asked_of_the_hub(name, monkeypatch):
     assert name in refused("no such folder", load_pretrained, name)
 
 
+@pytest.mark.parametrize("name", ["gpt2@", "some/gpt2@"])
+def test_a_revision_without_a_name_is_refused(name):
+    refused("no revision after the '@'; give a branch, a tag or a commit, or leave the '@' out", load_pretrained, name)
+
+
+def test_a_path_object_is_never_a_name_of_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused("no such folder: some/gpt2; if that is a hub name, give it as a string", load_pretrained, Path("some/gpt2"))
+    refused("no such folder: /a@b/c/d$", load_pretrained, "/a@b/c/d")
+
+
 def test_a_wrong_path_names_the_nearest(folder):
     refused("no such folder: .*modle; did you mean 'model'", load_pretrained, folder.with_name("modle"))
     refused("is a file; give the folder", load_pretrained, folder / "config.json")
