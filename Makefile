@@ -11,7 +11,7 @@ OLDEST := $(OLDEST)
 NEWEST := $(NEWEST)
 GEMMA := $(GEMMA)
 
-.PHONY: help quickstart test test-full test-oldest test-newest lint format peers test-peers test-gemma bench-gpu clean
+.PHONY: help quickstart test test-full test-oldest test-newest lint format peers test-peers test-gemma bench-gpu bench-gpu-decoders clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -76,6 +76,15 @@ bench-gpu: peers ## the benchmarks on one GPU: make bench-gpu E2E=FOLDER GPT2=FO
 	$(BIN)/python -m benchmarks.inference --model=roberta-large --dtype=bfloat16 --batch=64 --length=128
 	$(BIN)/python -m benchmarks.generation --data=$(E2E) --tokenizer=$(GPT2) --batch-sizes=8,32,128
 	$(BIN)/python -m benchmarks.against_peft --data=$(E2E) --tokenizer=$(GPT2) --dtype=bfloat16 --compile
+
+# The same for decoders, in a few minutes; SMOLLM2 names the folder of its tokenizer (experiments.bases.smollm2).
+DECODERS := --dtype=bfloat16 --scan-layers
+bench-gpu-decoders: peers ## the benchmarks of decoders on one GPU: make bench-gpu-decoders E2E=FOLDER SMOLLM2=FOLDER
+	$(BIN)/python -m benchmarks.training --model=smollm2 $(DECODERS) --batch=64 --length=128 --steps=10 --repeats=4 --ranks=1,8 --methods=hut,hira,lora
+	$(BIN)/python -m benchmarks.training --model=smollm2 $(DECODERS) --batch=64 --length=128 --steps=10 --repeats=4 --ranks=8 --methods=hut,hira,lora --targets=all
+	$(BIN)/python -m benchmarks.training --model=llama-1b $(DECODERS) --batch=16 --length=256 --steps=5 --repeats=4 --ranks=8 --methods=hut,hira,lora --targets=all
+	$(BIN)/python -m benchmarks.against_peft --data=$(E2E) --tokenizer=$(SMOLLM2) --size=smollm2 $(DECODERS) --batch-size=32 --steps=32
+	$(BIN)/python -m benchmarks.against_peft --data=$(E2E) --tokenizer=$(SMOLLM2) --size=llama-1b $(DECODERS) --batch-size=32 --steps=16 --repeats=2
 
 clean: ## remove the environments and caches, not the runs
 	rm -rf $(VENV) .venv-oldest .venv-newest .venv-gemma

@@ -89,7 +89,7 @@ def main():
     transformers.utils.logging.disable_progress_bar()
 
     with tempfile.TemporaryDirectory() as folder:
-        names = () if "smollm2" in args.size else ("attn_pdrop", "embd_pdrop", "resid_pdrop")
+        names = () if SIZES[args.size]["model_type"] == "llama" else ("attn_pdrop", "embd_pdrop", "resid_pdrop")
         dropout = dict.fromkeys(names, 0.0 if args.no_dropout else 0.1)
         random_model(args.size, use_cache=False, **dropout).save_pretrained(folder)
         config = config_of(args, folder)

@@ -17,8 +17,9 @@ SIZES = {
     "tiny": MODELS["gpt2-tiny"] | {"vocab_size": 50257},
     "smollm2": MODELS["smollm2"],
     "smollm2-tiny": MODELS["smollm2-tiny"] | {"vocab_size": 50257},
+    "llama-1b": MODELS["llama-1b"],
 }
-"""GPT-2's, and SmolLM2's."""
+"""GPT-2's, SmolLM2's and Llama 3.2's."""
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 

@@ -63,6 +63,9 @@ MODELS = {
     "smollm2": SMOLLM2
     | {"hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3}
     | {"intermediate_size": 1536},
+    "llama-1b": SMOLLM2  # Llama 3.2's smallest
+    | {"hidden_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8}
+    | {"intermediate_size": 8192, "vocab_size": 128256, "head_dim": 64, "rope_theta": 500000.0},
     "roberta-base": ROBERTA
     | {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
     "roberta-large": ROBERTA
@@ -156,7 +159,9 @@ def config_of(args, name):
     config.adapter.also_train = ()
     if name == FROZEN:
         kind, leaf = (
-            ("layernorm", "attention_norm/scale") if "smollm2" in args.model else ("bitfit", "attention/value/bias")
+            ("layernorm", "attention_norm/scale")
+            if MODELS[args.model]["model_type"] == "llama"
+            else ("bitfit", "attention/value/bias")
         )
         return with_fields(with_adapter(freeze(config), kind), {"adapter.targets": (f"^layer(s|_0)/{leaf}$",)})
     own = with_adapter(freeze(config), name)
