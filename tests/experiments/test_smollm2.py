@@ -1,9 +1,11 @@
 """SmolLM2 from its package: the folder is the one that was made before, and its tokens are the published ones."""
 
+from pathlib import Path
+
 import pytest
 
 from experiments.bases import smollm2
-from hut_jax import UserError
+from hut_jax import UserError, fingerprint, load_pretrained
 from hut_jax.data.tokenizer import load_tokenizer
 
 # The tokens of the published tokenizer.
@@ -31,6 +33,8 @@ def test_the_package_and_its_file_are_asked_for(tmp_path, monkeypatch):
 @pytest.mark.full
 def test_the_real_file_gives_the_weights_of_before_and_the_published_tokens(smollm2):
     _, folder = smollm2  # `make` compares the weights
+    page = (Path(__file__).parents[2] / "docs/checkpoints.md").read_text()
+    assert f"\n    {fingerprint(load_pretrained(folder)[1])}\n" in page
     tokenizer = load_tokenizer(folder, "eos", "pad")
     assert dict(zip(TOKENS, tokenizer.encode_batch(TOKENS), strict=True)) == TOKENS
     assert [tokenizer.decode(ids) for ids in TOKENS.values()] == [*TOKENS]
