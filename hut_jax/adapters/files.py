@@ -199,10 +199,12 @@ def _base(description: Mapping[str, Any]) -> dict[str, Any]:
 def _found(name: str | Path) -> Path:
     """The adapter's folder. The files of a hub name are downloaded, or taken from the cache."""
     folder = Path(name)
+    if isinstance(name, Path) or folder.is_dir():  # a `Path` is never a name of the hub
+        return folder
     from hut_jax.core.locate import locate, split_revision  # imports what few programs need
 
-    if isinstance(name, Path) or split_revision(name)[0].count("/") != 1 or folder.is_dir():
-        return folder  # a `Path` is never a name of the hub
+    if split_revision(name)[0].count("/") != 1:
+        return folder
 
     folder = locate(name, (CONFIG_FILE, WEIGHTS_FILE), "adapter")
     if not (folder / CONFIG_FILE).exists():

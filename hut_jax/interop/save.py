@@ -36,8 +36,8 @@ def save_peft(
 ) -> None:
     """Write the adapter so that Hugging Face PEFT can read it, all of it or nothing. An existing adapter is replaced.
 
-    PEFT has LoRA, LoRA+ (as LoRA), DoRA, HiRA, LoHa, IA3 and LayerNorm tuning, which takes any modules and so full
-    fine-tuning, too. The parameters that `also_train` names become `modules_to_save`: whole modules, with the base's
+    PEFT has LoRA, LoRA+ (as LoRA), DoRA, HiRA, LoHa, IA3 and LayerNorm tuning, as which full fine-tuning is written,
+    too. The parameters that `also_train` names become `modules_to_save`: whole modules, with the base's
     values where nothing was trained. So does a classifier's head, which PEFT expects in the file. Beside LoRA, biases
     of targets become PEFT's `bias`.
 

@@ -44,15 +44,14 @@ def write_card(
         UserError: a score is not a finite number.
     """
     base_name = base.get("name") if isinstance(base.get("name"), str) else None
-    repository = split_revision(base_name)[0] if base_name else None
-    known = base_name is not None and repository is not None and _is_hub_name(base_name, repository)
+    repository = _repository(base_name) if base_name else None
     fields = {
         "library_name": "hut_jax",
-        **({"base_model": repository, "base_model_relation": "adapter"} if known else {}),
+        **({"base_model": repository, "base_model_relation": "adapter"} if repository else {}),
         "tags": ["hut_jax", "jax", adapter.transform.name],
     }
-    called = f"`{base_name if known else Path(base_name).name}`" if base_name else "a base without a name"
-    shown = f"[{base_name}](https://huggingface.co/{repository})" if known else called
+    called = f"`{base_name if repository else Path(base_name).name}`" if base_name else "a base without a name"
+    shown = f"[{base_name}](https://huggingface.co/{repository})" if repository else called
     parts = [
         f"---\n{yaml_dump({**(metadata or {}), **fields}).strip()}\n---",
         f"# {name.rpartition('/')[2]}",
@@ -60,7 +59,7 @@ def write_card(
         "\n".join(_facts(adapter, trainable, called, base.get("fingerprint"))),
         *_table(scores or {}),
         "## How to load it",
-        f"{_FENCE}python\n{_code(name, head, base_name if known else None)}\n{_FENCE}",
+        f"{_FENCE}python\n{_code(name, head, base_name if repository else None)}\n{_FENCE}",
         MARK,
     ]
     return "\n\n".join(parts) + "\n"
@@ -135,10 +134,13 @@ def _code(name: str, head: str | None, base: str | None) -> str:
     return "\n".join(lines)
 
 
-def _is_hub_name(name: str, repository: str) -> bool:
-    """Whether a base's name is one of the hub, and no folder."""
+def _repository(name: str) -> str | None:
+    """The repository on the hub that a base's name means; None if it means a folder."""
+    if Path(here(name)).exists():
+        return None
     try:
+        repository, _ = split_revision(name)
         validate_repo_id(repository)
-    except HFValidationError:
-        return False
-    return not Path(here(name)).exists()
+    except (HFValidationError, UserError):
+        return None
+    return repository

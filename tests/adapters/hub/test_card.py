@@ -91,6 +91,13 @@ def test_a_folder_is_no_name_of_the_hub(tmp_path, monkeypatch):
     assert "base_model" not in metadata_of(write_card("user/x", Adapter(LoRA(rank=2)), 8, base))
 
 
+def test_a_folder_whose_name_ends_in_an_at_sign_is_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("lm@", "lm@v1"):
+        (tmp_path / name).mkdir()
+        assert "base_model" not in metadata_of(write_card("user/x", Adapter(LoRA(rank=2)), 8, {"name": name}))
+
+
 def test_metadata_of_an_earlier_card_is_kept_but_for_ours():
     earlier = {"license": "mit", "language": ["en"], "base_model": "gpt2"}
     card = write_card("user/x", Adapter(LoRA(rank=2)), 8, BASE, metadata=earlier)

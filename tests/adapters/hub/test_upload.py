@@ -251,6 +251,13 @@ def test_what_is_no_name_of_the_hub_is_not_asked_for(hub, name):
     assert hub.requests == []
 
 
+def test_a_folder_may_have_an_at_sign(hub, saved, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(saved[0], tmp_path / "user/x@")
+    assert load_adapter("user/x@")[0] == saved[1]
+    assert hub.requests == []
+
+
 def test_a_folder_of_the_name_comes_first(hub, saved, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(saved[0], tmp_path / "user/x")
