@@ -20,8 +20,8 @@ from hut_jax.adapters.fingerprint import fingerprint
 from hut_jax.config import RunConfig, to_json
 from hut_jax.core import cli, trees
 from hut_jax.core.files import write_json, write_text
-from hut_jax.data.batching import Batches, batch_dataset
-from hut_jax.data.packing import Packed
+from hut_jax.data.batching import batch_dataset
+from hut_jax.data.stream import describe_training, training_batches
 from hut_jax.models.hub.model_files import listing
 from hut_jax.parallel import processes
 from hut_jax.runs import config_files
@@ -113,7 +113,7 @@ def train(
         place=placement.batch,
         shardings=state_shardings(optimizer, factors, placement.factors),
     )
-    batches = batch_dataset(data.train, training_batching(config), placement.share)
+    batches = training_batches(data.train, training_batching(config), placement.share)
 
     def save_best(factors: PyTree[Array]) -> None:
         whole = processes.fetch(factors)
@@ -128,7 +128,7 @@ def train(
         trainer = Trainer(
             steps,
             params,
-            iter(batches.to_iter_dataset()),
+            iter(batches),
             plan,
             evaluate=make_evaluate(run, data, placement, forward, params),
             signed_score=run.task.signed_score,
@@ -182,16 +182,12 @@ def make_evaluate(
 
 def print_description(run: Run, data: TaskData, plan: Plan, placement: Placement) -> None:
     """Print the trainable parameters, the data, the padding, the devices, and notes for the user."""
-    padding = Batches(data.train, training_batching(run.config)).report()
+    examples, unit, padding = describe_training(data.train, training_batching(run.config))
     validating = sum(map(len, data.validation.values()))
-    examples, unit = f"{len(data.train):,} training examples", "examples"
-    if isinstance(data.train, Packed):
-        examples, unit = f"{len(data.train.sequences):,} training examples in {len(data.train):,} rows", "rows"
     print(run.adapter.report(run.shapes))
     print(
-        f"{examples}, {validating:,} validation examples; {plan.steps:,} steps of "
-        f"{run.config.train.batch_size} {unit}; {100 * padding.real_tokens:.0f} % of the positions hold real "
-        f"tokens, in {len(padding.shapes)} batch shapes"
+        f"{examples}, {validating:,} validation examples; {plan.steps:,} steps of {run.config.train.batch_size} "
+        f"{unit}{padding}"
     )
     if run.new_parameters:
         names = listing(map(trees.show, run.new_parameters))

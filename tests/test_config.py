@@ -38,6 +38,7 @@ CONFIGS = {
     "e2e_books": "configs/e2e_books.py:gpt2",
     "glue": "configs/glue.py:cola",
     "glue_brief": None,  # what other configs share
+    "chat": "configs/chat.py",
     "lm": "configs/lm.py",
     "minilm": "configs/minilm.py:cola",
     "pretrain": "configs/pretrain.py:roberta",

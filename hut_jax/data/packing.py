@@ -59,7 +59,6 @@ class Packed:
         self, rows: Int64[np.ndarray, " rows"], batch_size: int, length: int, slots: int, share: Share = ALL
     ) -> Batch:
         """The batch of these rows, or a share of it."""
-        inputs = self.sequences.inputs
         first, last = share.span(batch_size)
         position_ids = np.zeros((last - first, length), np.int32)
         segment_ids = np.zeros_like(position_ids)
@@ -68,7 +67,7 @@ class Packed:
             at = 0
             for segment, sequence in enumerate(self.rows[number], start=1):
                 places.append((row, at, int(sequence)))
-                end = at + int(inputs[sequence])
+                end = at + len(self.sequences[sequence]) - 1
                 if first <= row < last:
                     position_ids[row - first, at:end] = np.arange(end - at)
                     segment_ids[row - first, at:end] = segment

@@ -83,6 +83,10 @@ class Sequences:
     def __getitem__(self, index: int) -> Int32[np.ndarray, " length"]:
         return self.tokens[self.starts[index] : self.ends[index]]
 
+    def predicted(self, index: int) -> Int64[np.ndarray, " predicted"]:
+        """The indices of the predicted tokens within a sequence."""
+        return np.arange(self.loss_start[index], len(self[index]), dtype=np.int64)
+
     def take(self, rows: Int64[np.ndarray, " rows"]) -> "Sequences":
         """Some of the sequences, in the order of `rows`."""
         return Sequences(self.tokens, self.starts[rows], self.ends[rows], self.loss_start[rows])
@@ -100,7 +104,7 @@ class Sequences:
         attention_mask = np.zeros((last - first, length), np.bool_)
         attention_mask[:, 0] = True
         for row, example in enumerate(rows[first:last]):
-            attention_mask[row, : self.inputs[example]] = True
+            attention_mask[row, : len(self[example]) - 1] = True
         return {"input_ids": batch.pop("input_ids"), "attention_mask": attention_mask, **batch}
 
     def lay(
@@ -122,17 +126,15 @@ class Sequences:
         weights = np.zeros(logits_at.shape, np.float32)
         used = 0
         for row, at, example in places:
-            tokens = self[example]
-            first = self.loss_start[example]
+            tokens, predicted = self[example], self.predicted(example)
             if first_row <= row < last_row:
                 input_ids[row - first_row, at : at + len(tokens) - 1] = tokens[:-1]
             # The labels of the example take the slots from `used` on. The share may hold some of them without the row.
             begin = max(used, first_slot)
-            end = max(begin, min(used + len(tokens) - first, last_slot))
-            own = slice(begin - first_slot, end - first_slot)
-            predicted = first + np.arange(begin - used, end - used)
-            logits_at[own] = row * length + at + predicted - 1  # the position of token p predicts token p + 1
-            labels[own] = tokens[predicted]
+            end = max(begin, min(used + len(predicted), last_slot))
+            own, part = slice(begin - first_slot, end - first_slot), predicted[begin - used : end - used]
+            logits_at[own] = row * length + at + part - 1  # the position of token p predicts token p + 1
+            labels[own] = tokens[part]
             weights[own] = 1
-            used += len(tokens) - first
+            used += len(predicted)
         return {"input_ids": input_ids, "logits_at": logits_at, "labels": labels, "weights": weights}

@@ -11,6 +11,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from jaxtyping import Int32, Int64
+
 from hut_jax.core.errors import UserError, one_line
 from hut_jax.core.files import read_json, write_json
 from hut_jax.core.locate import locate
@@ -20,9 +23,10 @@ _JSON, _VOCAB, _MERGES, _WORDS = "tokenizer.json", "vocab.json", "merges.txt", "
 _SETTINGS, _NAMES, _CONFIG = "tokenizer_config.json", "special_tokens_map.json", "config.json"
 _PIECES = ("tokenizer.model", "sentencepiece.bpe.model", "spiece.model")  # SentencePiece's, by transformers' names
 _CODES = "bpe.codes"  # beside a vocab.txt: BERTweet's and PhoBERT's
+_TEMPLATE = "chat_template.jinja"
 _FILES = (
     *(_JSON, _VOCAB, _MERGES, _WORDS, _CODES, *_PIECES),
-    *(_SETTINGS, _NAMES, "added_tokens.json", "chat_template.jinja"),
+    *(_SETTINGS, _NAMES, "added_tokens.json", _TEMPLATE),
 )
 _TEMPLATES = "additional_chat_templates"  # a folder beside chat_template.jinja, the default
 _FOREIGN = ("_file", "_files", "_kwargs", "init_inputs", "vocab", "merges", "auto_map")  # may name any file, or code
@@ -59,6 +63,7 @@ class Tokenizer:
 
     def __init__(self, auto: Any, folder: Path, settings: dict[str, Any] | None = None):
         self.auto, self._folder, self._settings = auto, folder, settings
+        self._template = ""
         self._backend = auto.backend_tokenizer if auto.is_fast else PythonBackend(auto)
         self._backend.encode_special_tokens = bool(auto.split_special_tokens)
         self._backend.no_truncation()  # a tokenizer.json may hold both
@@ -69,6 +74,16 @@ class Tokenizer:
         self._ids = set(self._backend.get_vocab(with_added_tokens=True).values())
         self.vocab_size = max(self._ids, default=-1) + 1
         self.eos_id = self.special("eos" if auto.sep_token_id is None or auto.eos_token_id is not None else "sep")
+
+    @property
+    def chat_template(self) -> str:
+        """The chat template, in Jinja; empty if there is none. Another one is saved with the tokenizer."""
+        template = self.auto.chat_template
+        return template if isinstance(template, str) else (template or {}).get("default", "")
+
+    @chat_template.setter
+    def chat_template(self, template: str) -> None:
+        self.auto.chat_template = self._template = template
 
     def check(self) -> None:
         """Check that there are tokens of text.
@@ -118,6 +133,11 @@ class Tokenizer:
         """The ids of many texts, any Unicode, encoded in parallel. Nothing is added before or after."""
         return [encoding.ids for encoding in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
+    def encode_places(self, text: str) -> tuple[Int32[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+        """The ids of one text, and the character of the text at which each token begins."""
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        return np.array(encoding.ids, np.int32), np.array([first for first, _ in encoding.offsets], np.int64)
+
     def encode_texts(self, texts: Sequence[tuple[str, ...]], max_length: int) -> EncodedTexts:
         """Examples of one text or of two, with the special tokens of their frame.
 
@@ -163,6 +183,8 @@ class Tokenizer:
                 _copy_files(self._folder, folder)
             if self._settings:
                 write_json(folder / _SETTINGS, self._settings)
+            if self._template:
+                (folder / _TEMPLATE).write_text(self._template, encoding="utf-8")
         except OSError as error:
             raise UserError(f"cannot write the tokenizer to {folder}: {error.strerror}") from error
 

@@ -6,6 +6,7 @@ from typing import Any
 from hut_jax.adapters.files import size_on_disk
 from hut_jax.core.errors import UserError
 from hut_jax.core.files import read_json
+from hut_jax.data.stream import mean_length
 from hut_jax.runs.machine import commit, describe_machine, peak_bytes
 from hut_jax.runs.run import Run
 from hut_jax.runs.workdir import ADAPTER
@@ -42,7 +43,7 @@ def make_result(run: Run, data: TaskData, done: Fit, fingerprint: str, workdir: 
         "best": done.best,
         "score_name": run.task.score_name,
         "maximize": run.task.maximize,
-        "mean_length": float(data.train.inputs.mean()),
+        "mean_length": mean_length(data.train),
         "seconds": round(done.seconds, 3),
         "trainable": count.trainable,
         "total": count.total,

@@ -13,6 +13,7 @@ from hut_jax.config import RunConfig
 from hut_jax.core.errors import UserError
 from hut_jax.core.trees import Path, show
 from hut_jax.data.sequences import Sequences
+from hut_jax.data.stream import Stream
 from hut_jax.data.tokenizer import Tokenizer
 from hut_jax.models.compute import Compute
 from hut_jax.models.decoder.config import DecoderConfig
@@ -95,6 +96,9 @@ class Run(Base):
                 f"the data has the token {self.tokenizer.decode([largest])!r}, which was added to the tokenizer, and "
                 f"the model has a vocabulary of {size:,}; set config.tokenizer to one without it"
             )
+        if isinstance(data.train, Stream):
+            data.train.limit_tokens(size)
+            return data
         return replace(data, train=self.config.data.rows(data.train, self.config.seed))
 
     @cached_property
@@ -127,6 +131,7 @@ def make_run(config: RunConfig) -> Run:
     adapter = config.adapter.make_adapter()
     adapter.sites(base.shapes)  # for its errors: a pattern or a rank that does not fit
     tokenizer = base.task.load_tokenizer(config.tokenizer or config.model, base.model.config)
+    base.task.fit_tokenizer(tokenizer, config.data)
     _check_vocabulary(base, tokenizer)
     base = replace(base, model=_with_padding(base.model, tokenizer))
     if config.decode is not None:

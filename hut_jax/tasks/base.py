@@ -16,6 +16,7 @@ from jaxtyping import Array, Int64
 from hut_jax.core.errors import UserError
 from hut_jax.data.batching import Examples, evenly_spread
 from hut_jax.data.loss import Evaluated, Loss
+from hut_jax.data.stream import Stream
 from hut_jax.data.tokenizer import Tokenizer
 from hut_jax.metrics.e2e.score import TextScores
 from hut_jax.models.hub.heads import Head
@@ -27,14 +28,14 @@ class TaskData:
     """The examples of a task as tokens.
 
     Attributes:
-        train: the training examples.
+        train: the training examples, in memory or read as they are needed.
         validation: the validation splits, one or several. They decide which factors are the best.
         notes: messages for the user about the data, such as the number of examples that were cut.
         groups: a number for each training example. Examples of one number, such as the texts of one meaning
             representation, are held out together. None: each example is a group.
     """
 
-    train: Examples
+    train: Examples | Stream
     validation: Mapping[str, Examples]
     notes: tuple[str, ...] = ()
     groups: Int64[np.ndarray, " n"] | None = None
@@ -42,7 +43,8 @@ class TaskData:
     @property
     def longest(self) -> int:
         """The number of positions of the longest example."""
-        return max(int(split.inputs.max()) for split in (self.train, *self.validation.values()))
+        streams = [self.train.longest] if isinstance(self.train, Stream) else [int(self.train.inputs.max())]
+        return max([*streams, *(int(split.inputs.max()) for split in self.validation.values())])
 
     def limit_validation(self, most: int) -> "TaskData":
         """The same data with at most `most` examples of each validation split, evenly spread over it; 0: all."""
@@ -66,6 +68,8 @@ class TaskData:
         """
         if not share:
             return self
+        if isinstance(self.train, Stream):
+            raise UserError("config.eval.holdout is for data in memory; this task has config.data.holdout")
         groups = np.arange(len(self.train)) if self.groups is None else self.groups
         others = np.array(list(dict.fromkeys(groups[groups != groups[self.train.inputs.argmax()]].tolist())), np.int64)
         most = max(len(self.validation), round(share * (len(others) + 1)))
@@ -126,6 +130,14 @@ class Task(ABC):
         Raises:
             UserError: there is no tokenizer, or it lacks a special token.
         """
+
+    def fit_tokenizer(self, tokenizer: Tokenizer, data: Any) -> None:
+        """Set what the section `data` of a config says about the tokenizer: of most tasks, nothing.
+
+        Raises:
+            UserError: a file that it names cannot be read.
+        """
+        return
 
     @abstractmethod
     def load_data(self, data: Any, tokenizer: Tokenizer) -> TaskData:

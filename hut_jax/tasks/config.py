@@ -133,6 +133,33 @@ class GlueData(DataConfig):
 
 
 @section
+class ChatData(SequencesConfig):
+    """Instructions or conversations."""
+
+    length_field = "max_length"
+
+    file: str = Field(
+        default="",
+        description="a JSONL file; each line has 'messages', 'prompt' and 'completion', or 'text'",
+    )
+    validation: str = Field(default="", description="another such file for validation; empty: the end of file")
+    holdout: int = Field(default=200, ge=1, description="the most examples for validation")
+    template: str = Field(default="", description="a file with a chat template; empty: the tokenizer's own")
+    max_length: int = Field(default=1024, ge=2, description="the most tokens of an example; longer examples are cut")
+    row: int = Field(
+        default=0,
+        ge=0,
+        description="tokens of a row, which holds several whole examples that do not see each other; "
+        "config.train.batch_size counts rows. 0: max_length",
+    )
+
+    @property
+    def row_length(self) -> int:
+        """Positions of a row."""
+        return self.row or self.max_length
+
+
+@section
 class TextData(SequencesConfig):
     """The text to model."""
 

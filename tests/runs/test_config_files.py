@@ -176,7 +176,7 @@ def test_a_misspelt_field_is_named_although_a_required_option_is_missing():
         ),
         (
             ["--config=configs/glue.py:mrpc", "--config.decode.beams=4"],
-            "config.decode.beams is a field of the tasks 'e2e', 'lm'; config.task is 'mrpc'",
+            "config.decode.beams is a field of the tasks 'e2e', 'chat', 'lm'; config.task is 'mrpc'",
         ),
         ([QUICKSTART, "--config.adapter.rank=2.5"], "config.adapter.rank=2.5"),
         ([QUICKSTART, "--config.adapter.name=hot"], "unknown transformation 'hot'; did you mean 'hut'"),

@@ -113,7 +113,7 @@ def test_the_abilities_of_each_task():
     def able(ability):
         return {name for name, task in TASKS.items() if isinstance(task, ability)}
 
-    assert able(GeneratesText) == {"e2e", "lm"}
+    assert able(GeneratesText) == {"e2e", "chat", "lm"}
     assert able(ScoresTexts) == {"e2e"}
     assert able(PredictsLabels) == {"cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"}
     assert TASKS.keys() == able(GeneratesText) | able(PredictsLabels) | {"mlm"}

@@ -1,0 +1,30 @@
+import json
+
+import pytest
+
+from hut_jax.data.tokenizer import load_tokenizer
+
+TEMPLATE = (
+    "{% for message in messages %}<{{ message.role }}>{{ message.content }}<|endoftext|>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def write(tmp_path_factory):
+    """A function that writes examples as a JSONL file."""
+
+    def write_examples(examples):
+        path = tmp_path_factory.mktemp("chat") / "chat.jsonl"
+        path.write_text("".join(f"{json.dumps(example)}\n" for example in examples), encoding="utf-8")
+        return path
+
+    return write_examples
+
+
+@pytest.fixture
+def talking():
+    """The tiny tokenizer with a chat template."""
+    tokenizer = load_tokenizer("assets/tiny")
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer

@@ -1,0 +1,85 @@
+"""The task "chat": a run from a JSONL file to answers."""
+
+import json
+
+import numpy as np
+import pytest
+
+from hut_jax import UserError
+from hut_jax.config import default_config, freeze
+from hut_jax.data.tokenizer import load_tokenizer
+from hut_jax.runs.decoding import Decoder
+from hut_jax.runs.run import make_run
+from hut_jax.runs.trained import load_run, task_that
+from hut_jax.tasks import GeneratesText
+from hut_jax.train import train
+from tests.data.chat.conftest import TEMPLATE
+
+
+@pytest.fixture
+def config(small_model, tmp_path):
+    (tmp_path / "template.jinja").write_text(TEMPLATE)
+    talk = [[{"role": "user", "content": f"Say {word}"}, {"role": "assistant", "content": word}] for word in "abcde"]
+    lines = [{"messages": talk[i % 5]} for i in range(40)]
+    (tmp_path / "chat.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    config = default_config("chat")
+    config.model = str(small_model)
+    config.data.update(
+        {"file": str(tmp_path / "chat.jsonl"), "template": str(tmp_path / "template.jinja"), "holdout": 4}
+    )
+    config.data.max_length = config.data.row = 64
+    config.train.update({"steps": 3, "batch_size": 2, "warmup": 0.0, "scan_layers": True})
+    config.eval.every = config.checkpoint.every = 3
+    config.mesh.data = config.eval.batch_size = 2
+    config.decode.update({"max_new_tokens": 4, "beams": 1})
+    return config
+
+
+@pytest.mark.full
+def test_a_run_trains_on_conversations_and_answers(config, tmp_path):
+    run = tmp_path / "run"
+    result = train(freeze(config), run)
+    losses = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert result["best"]["loss"] < next(line["loss"] for line in losses if line["split"] == "validation")
+    trained = load_run(run)
+    task = task_that(GeneratesText, run, trained.config)
+    (answer,) = Decoder(trained, task).generate(["Say a"])
+    assert 0 < len(answer) <= 4
+    trained.tokenizer.save(tmp_path / "saved")
+    assert load_tokenizer(tmp_path / "saved").chat_template == TEMPLATE
+
+
+def test_a_prompt_is_the_message_of_a_user(config):
+    run = make_run(freeze(config))
+    (prompt,) = run.task.prompts(["Say a"], run.tokenizer)
+    assert run.tokenizer.decode(prompt) == "<user>Say a<|endoftext|><assistant>"
+    config.data.template = ""
+    run = make_run(freeze(config))
+    assert run.task.prompts(["Say a"], run.tokenizer) == [run.tokenizer.encode("Say a")]
+
+
+def test_the_data_is_rows_to_train_on_and_examples_to_validate_on(config):
+    data = make_run(freeze(config)).load_data()
+    assert data.train.describe().startswith("36 training examples in about ")
+    assert len(data.validation["validation"]) == 4
+    config.data.validation, config.data.holdout = config.data.file, 7
+    data = make_run(freeze(config)).load_data()
+    assert data.train.describe().startswith("40 training examples in about ")
+    assert len(data.validation["validation"]) == 7
+    assert np.isclose(data.train.mean_length, data.validation["validation"].inputs.mean(), rtol=0.2)
+
+
+def test_bad_data_is_one_line_before_anything_is_trained(config, tmp_path):
+    config.data.file = ""
+    with pytest.raises(UserError, match=r"config\.data\.file is empty"):
+        make_run(freeze(config)).load_data()
+    config.data.file = str(tmp_path / "bad.jsonl")
+    (tmp_path / "bad.jsonl").write_text('{"text": "a b"}\n' * 30 + '{"txt": 3}\n')
+    with pytest.raises(UserError, match=r"bad.jsonl, line 31: it has 'txt', and none of"):
+        make_run(freeze(config)).load_data()
+    (tmp_path / "bad.jsonl").write_text("\n")
+    with pytest.raises(UserError, match=r"bad.jsonl has 0 examples, and there should be at least 2"):
+        make_run(freeze(config)).load_data()
+    config.data.template = str(tmp_path / "missing.jinja")
+    with pytest.raises(UserError, match=r"missing\.jinja"):
+        make_run(freeze(config))
