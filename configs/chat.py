@@ -26,6 +26,7 @@ def get_config() -> ConfigDict:
     config.data.template = ""  # a file with a chat template, in Jinja; empty: the tokenizer's
     config.data.max_length = 1024  # tokens; longer examples are cut
     config.data.row = 0  # tokens of a row of several examples, which do not see each other; 0: max_length
+    config.data.length_multiple = 256  # few shapes of validation batches to compile
 
     set_transform(config, "hut", rank=8)
     config.adapter.targets = ()  # the transformation's own
@@ -40,6 +41,7 @@ def get_config() -> ConfigDict:
     config.eval.batch_size = 4
     config.checkpoint.every = 200
 
+    config.decode.method = "greedy"
     config.decode.max_new_tokens = 256
-    config.decode.beams = 1
+    config.decode.no_repeat_ngram = 0
     return config

@@ -25,7 +25,7 @@ from hut_jax.tasks import TASKS, Ability, task_named
 from hut_jax.training.evaluation import Evaluation
 
 CHANGEABLE = (
-    *("model", "tokenizer", "data.dir", "data.cache", "data.text"),  # where the files are now
+    *("model", "tokenizer", "data.dir", "data.cache", "data.text", "data.template"),  # where the files are now
     *("eval.batch_size", "data.length_multiple"),  # the batches of predictions
     *("dtype", "seed", "decode."),
 )

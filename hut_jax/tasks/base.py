@@ -202,6 +202,10 @@ class GeneratesText(Ability):
     def prompts(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
         """The tokens that the model continues, for each text."""
 
+    def end_tokens(self, tokenizer: Tokenizer) -> tuple[int, ...]:
+        """The tokens that end what the model writes: the tokenizer's end token, if the task knows no other."""
+        return (tokenizer.eos_id,)
+
 
 class ScoresTexts(GeneratesText):
     """A task with a test set for generated texts, and metrics for them."""

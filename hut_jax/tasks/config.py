@@ -145,7 +145,7 @@ class ChatData(SequencesConfig):
     validation: str = Field(default="", description="another such file for validation; empty: the end of file")
     holdout: int = Field(default=200, ge=1, description="the most examples for validation")
     template: str = Field(default="", description="a file with a chat template; empty: the tokenizer's own")
-    max_length: int = Field(default=1024, ge=2, description="the most tokens of an example; longer examples are cut")
+    max_length: int = Field(default=1024, ge=1, description="the most tokens of an example; longer examples are cut")
     row: int = Field(
         default=0,
         ge=0,

@@ -102,7 +102,8 @@ def test_help_of_a_command_on_a_run_lists_the_fields_that_may_be_changed(command
         command.main(["--help"])
     assert ended.value.code == 0
     output = " ".join(capsys.readouterr().out.split())
-    assert "changes model, tokenizer, data.dir, data.cache, data.text, eval.batch_size, data.length_multiple," in output
+    fields = "model, tokenizer, data.dir, data.cache, data.text, data.template, eval.batch_size, data.length_multiple,"
+    assert f"changes {fields}" in output
     for name, info in fields_of(DecodeConfig).items():
         listed = f"--config.decode.{name}={info.default} {info.description}" in output
         assert listed == (command in (evaluate, generate))

@@ -1,14 +1,15 @@
 """Instructions and conversations as tokens, each with whether it is learned."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int32, Int64
 
-from hut_jax.core.errors import UserError, one_line
+from hut_jax.core.errors import UserError
 from hut_jax.data.chat.lines import Lines
-from hut_jax.data.chat.turns import Conversation, Learned, Render, parse
+from hut_jax.data.chat.template import template_of
+from hut_jax.data.chat.turns import Conversation, Learned, parse
 from hut_jax.data.sequences import Sequences
 from hut_jax.data.tokenizer import Tokenizer
 
@@ -29,11 +30,12 @@ class Encoder:
         max_length: the most tokens of an example.
 
     Attributes:
+        max_length: the most tokens of an example.
         vocab_size: the model's, if it is known: a larger token is refused.
     """
 
     def __init__(self, lines: Lines, tokenizer: Tokenizer, max_length: int):
-        self._lines, self._tokenizer, self._max_length = lines, tokenizer, max_length
+        self._lines, self._tokenizer, self.max_length = lines, tokenizer, max_length
         self._render = template_of(tokenizer)
         self.vocab_size: int | None = None
 
@@ -74,7 +76,7 @@ class Encoder:
                 )
         except UserError as error:
             raise UserError(f"{self._lines.path}, line {number}: {error}") from None
-        example = Example(*(part[: self._max_length] for part in example))
+        example = Example(*(part[: self.max_length] for part in example))
         return example if example.learned[1:].any() else None
 
 
@@ -93,24 +95,6 @@ def encode(said: Learned, tokenizer: Tokenizer) -> Example:
     if not learned[1:].any():
         raise UserError("its tokens leave nothing to learn")
     return Example(ids, learned)
-
-
-def template_of(tokenizer: Tokenizer) -> Render | None:
-    """The tokenizer's chat template as a function; None if it has none."""
-    if not (template := tokenizer.chat_template):
-        return None
-
-    def render(messages: Sequence[Mapping[str, Any]], begin: bool) -> str:
-        if not messages:
-            return ""
-        try:
-            return tokenizer.auto.apply_chat_template(
-                list(messages), chat_template=template, tokenize=False, add_generation_prompt=begin
-            )
-        except Exception as error:  # whatever the template raises
-            raise UserError(f"the chat template refuses it: {one_line(error)}") from error
-
-    return render
 
 
 class Turns(Sequences):

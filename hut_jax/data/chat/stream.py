@@ -15,6 +15,9 @@ from hut_jax.parallel.processes import Share
 _SAMPLE = 500
 """Examples from which the rows of an epoch are estimated."""
 
+_SLOTS = 4
+"""The most numbers of label slots that batches have, each of which is compiled."""
+
 _OPEN = 16
 """Rows for each of a batch's that are filled at the same time. More leave fewer gaps and read further ahead."""
 
@@ -51,7 +54,7 @@ class Packing(Stream):
     @property
     def longest(self) -> int:
         """The most positions of an example."""
-        return self._length
+        return self._encode.max_length - 1
 
     @property
     def mean_length(self) -> float:
@@ -114,7 +117,7 @@ class _Assemble(grain.transforms.Map):
         at = np.flatnonzero(filled["learned"])
         slots = rows * length
         if not self._several:
-            slots = min(slots, round_up(max(len(at), 1), rows * max(self._batching.slot_multiple, length // 16)))
+            slots = min(slots, round_up(max(len(at), 1), rows * max(self._batching.slot_multiple, length // _SLOTS)))
         logits_at, labels = np.zeros(slots, np.int32), np.zeros(slots, np.int32)
         weights = np.zeros(slots, np.float32)
         logits_at[: len(at)] = first * length + at

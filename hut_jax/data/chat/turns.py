@@ -63,7 +63,8 @@ class Conversation(NamedTuple):
         """
         text, spans = render(self.messages, False), []
         for turn in self.turns:
-            before, after = render(self.messages[:turn], True), render(self.messages[: turn + 1], False)
+            before = render(self.messages[:turn], True) if turn else _until_begun(text, render)
+            after = render(self.messages[: turn + 1], False)
             after = after if text.startswith(after) else after.rstrip()  # white space may end a text alone
             if not (after.startswith(before) and text.startswith(after)):
                 raise UserError(
@@ -74,6 +75,13 @@ class Conversation(NamedTuple):
         return Learned(text, tuple(spans), False)
 
 
+def _until_begun(text: str, render: Render) -> str:
+    """The beginning of a conversation that the assistant opens, as far as its turn's mark."""
+    asked = [{"role": "user", "content": "?"}]
+    mark = render(asked, True).removeprefix(render(asked, False))
+    return text[: text.find(mark) + len(mark)] if mark in text else ""
+
+
 def parse(line: str) -> Learned | Conversation:
     """What a line says, and what of it is learned.
 
@@ -82,8 +90,12 @@ def parse(line: str) -> Learned | Conversation:
     """
     try:
         example = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"no JSON: {one_line(error)}") from error
+        if "\\ud" in line.lower():
+            json.dumps(example, ensure_ascii=False).encode()  # for its error
+    except UnicodeEncodeError:
+        raise UserError("half of a surrogate pair, such as \\ud83d alone, is no text") from None
+    except (RecursionError, ValueError) as error:
+        raise UserError(f"no JSON: {one_line(error)}") from None
     if not isinstance(example, dict):
         raise UserError(f"{_kind(example)} in place of a JSON object")
     if "messages" in example:

@@ -26,7 +26,17 @@ def test_of_a_conversation_the_assistants_turns_are_learned_with_their_ends():
     talk = [message("system", "s"), message("user", "a"), message("assistant", "B"), message("user", "c")]
     talk.append(message("assistant", "D"))
     assert spans({"messages": talk}) == ["B</>\n", "D</>\n"]
-    assert spans({"messages": [message("assistant", "A"), message("user", "b")]}) == ["A</>\n"]
+
+
+def test_of_a_conversation_that_the_assistant_opens_its_first_turn_is_learned_without_what_begins_it():
+    talk = {"messages": [message("assistant", "A"), message("user", "b")]}
+    assert spans(talk) == ["A</>\n"]
+    assert spans(talk, lambda messages, begin: f"<system>s</>\n{render(messages, begin)}") == ["A</>\n"]
+    assert spans(talk, lambda messages, begin: render(messages, False)) == ["<assistant>A</>\n"]  # nothing begins it
+
+
+def test_both_halves_of_a_surrogate_pair_are_one_character():
+    assert parse(r'{"text": "\ud83d\uDE00"}').text == "\U0001f600"
 
 
 def test_of_a_prompt_the_completion_is_learned():
@@ -62,6 +72,8 @@ def test_a_template_that_rewrites_earlier_turns_is_refused_with_the_way_out():
     ("line", "message"),
     [
         ("{", "no JSON: "),
+        ("[" * 200_000, "no JSON: "),
+        (r'{"text": "\uD83D"}', r"half of a surrogate pair, such as \ud83d alone, is no text"),
         ("[1]", "a list in place of a JSON object"),
         ("3", "a number in place of a JSON object"),
         ("{}", "it has no field, and none of 'messages', 'prompt' and 'completion', or 'text'"),
