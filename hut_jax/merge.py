@@ -1,7 +1,7 @@
 """Merge a run's best factors into its base: python -m hut_jax.merge --workdir=runs/e2e --output=merged
 
-The output is a Hugging Face checkpoint (`config.json`, `model.safetensors`, the tokenizer's files) without
-an adapter. Any tool that reads such checkpoints can load it. The base stays as it is.
+The output is a Hugging Face checkpoint (`config.json`, `model.safetensors`, the base's `generation_config.json`, the
+tokenizer's files) without an adapter. Any tool that reads such checkpoints can load it. The base stays as it is.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ import jax
 from hut_jax.core import cli
 from hut_jax.core.assets import here
 from hut_jax.core.errors import UserError
+from hut_jax.models.hub.generation_config import copy_generation_config
 from hut_jax.models.hub.saving import save_pretrained
 from hut_jax.runs.trained import load_run, parse_with_run, run_parser
 from hut_jax.runs.workdir import check_writable
@@ -36,6 +37,7 @@ def main(argv: Sequence[str]) -> int:
         merged = jax.tree.map(lambda leaf: leaf.astype(args.dtype), merged)
         run.adapter.check_finite(merged)
     save_pretrained(args.output, run.model, merged)
+    copy_generation_config(config.model, args.output)
     run.tokenizer.save(args.output)
 
     trainable = run.adapter.count(run.params).trainable

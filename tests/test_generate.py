@@ -1,5 +1,6 @@
 """The generate command: a line in, a line out, and whatever is wrong told in one line with nothing written."""
 
+import io
 import json
 import os
 import shutil
@@ -15,10 +16,12 @@ from hut_jax.config import freeze, from_json, set_task, thaw, to_json
 from hut_jax.data.e2e.dataset import encode_prompts
 from hut_jax.data.tokenizer import load_tokenizer
 from hut_jax.generate import main
-from hut_jax.generation import Beam, Constraints, generate
+from hut_jax.generation import Beam, Constraints, Continuation, generate
 from hut_jax.parallel.activations import BATCH
 from hut_jax.parallel.mesh import make_mesh
+from hut_jax.runs import decoding
 from hut_jax.runs.text_files import read_lines
+from tests.data.chat.conftest import TEMPLATE
 
 RANDOM = np.random.default_rng(0)
 MRS = ["name[Alba], food[Welsh]", "name[Alba]", "name[The Mill], eatType[pub], area[riverside]"]
@@ -92,6 +95,65 @@ def test_another_method_may_be_named(finished, mrs, tmp_path):
     assert (tmp_path / "texts.txt").read_text().splitlines() != lines
 
 
+@pytest.fixture
+def talking(small_model, tmp_path):
+    """The option that names the run's tokenizer with a chat template."""
+    folder = shutil.copytree(small_model, tmp_path / "talking")
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    return f"--config.tokenizer={folder}"
+
+
+@pytest.fixture
+def asked(monkeypatch, finished):
+    """The prompts that the model was given, as texts. It answers with the number of the prompt."""
+    found, tokenizer = [], load_tokenizer("assets/tiny")
+
+    def generate(model, params, prompts, method, constraints, **options):
+        first = len(found)
+        found.extend(map(tokenizer.decode, prompts))
+        return [Continuation(tokenizer.encode(f" Answer\n{first + i}. ")) for i in range(len(prompts))]
+
+    monkeypatch.setattr(decoding, "generate", generate)
+    return found
+
+
+def test_a_chat_keeps_the_conversation_until_the_input_ends(finished, talking, asked, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("Where is the hill?\n \nAnd the river?\n"))
+    assert main([f"--workdir={finished}", talking, "--chat"]) == 0
+    assert capsys.readouterr().out == "Answer\n0.\nAnswer\n1.\n"
+    begun = "<user>Where is the hill?<|endoftext|><assistant>"
+    assert asked == [begun, f"{begun}Answer\n0.<|endoftext|><user>And the river?<|endoftext|><assistant>"]
+
+
+def test_prompts_are_continued_as_they_are_or_as_messages_of_a_chat(finished, talking, asked, capsys, mrs, tmp_path):
+    arguments = [f"--workdir={finished}", talking, "--prompt=One", "--prompt=Two"]
+    assert main(arguments) == 0
+    assert main([*arguments, "--chat"]) == 0
+    assert capsys.readouterr().out == "".join(f"Answer\n{i}.\n" for i in range(4))
+    assert asked[:2] == ["One<|endoftext|>", "Two<|endoftext|>"]  # E2E's own prompts
+    assert asked[2:] == [f"<user>{text}<|endoftext|><assistant>" for text in ("One", "Two")]
+    assert main([f"--workdir={finished}", talking, "--chat", f"--input={mrs}", f"--output={tmp_path / 'out'}"]) == 0
+    assert asked[4:] == [f"<user>{mr}<|endoftext|><assistant>" for mr in MRS]
+    assert (tmp_path / "out").read_text() == "Answer 4.\nAnswer 5.\nAnswer 6.\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--chat"], "the tokenizer has no chat template, which a chat needs; --config.tokenizer=FOLDER names one"),
+        ([], "give --input and --output, or --prompt, or --chat alone to write the messages here"),
+        (["--input=mrs.txt"], "give --input and --output, or --prompt"),
+        (["--chat", "--output=texts.txt"], "give --input and --output, or --prompt"),
+        (["--prompt=a", "--input=mrs.txt", "--output=texts.txt"], "give --input and --output, or --prompt, not both"),
+        (["--chat", "--prompt=\udcff"], r"--prompt='\\udcff' is not UTF-8"),
+    ],
+)
+def test_what_is_missing_for_a_chat_or_a_prompt_is_one_line(finished, arguments, message):
+    with pytest.raises(UserError, match=message) as error:
+        main([f"--workdir={finished}", *arguments])
+    assert "\n" not in str(error.value)
+
+
 def test_a_line_ends_where_an_editor_ends_it(tmp_path):
     (tmp_path / "mrs.txt").write_bytes("\ufeffname[A\u2028B]\r\nname[C\x0cD]\n".encode())
     assert read_lines(tmp_path / "mrs.txt") == ["name[A\u2028B]", "name[C\x0cD]"]
@@ -139,5 +201,5 @@ def test_a_run_of_a_task_that_generates_no_text_is_refused(run, mrs, tmp_path):
     config = thaw(from_json((run / "config.json").read_text()))
     set_task(config, "sst2")
     (run / "config.json").write_text(to_json(freeze(config)))
-    with pytest.raises(UserError, match=r"of the task 'sst2', which generates no text; those that do: 'e2e', 'lm'"):
+    with pytest.raises(UserError, match="'sst2', which generates no text; those that do: 'e2e', 'chat', 'lm'"):
         main([f"--workdir={run}", f"--input={mrs}", f"--output={tmp_path / 'texts.txt'}"])

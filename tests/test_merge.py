@@ -40,9 +40,12 @@ def check_merged(run, base, merged):
 
 
 def test_the_merged_checkpoint_computes_what_the_adapter_does(finished, small_config, tmp_path, capsys):
+    (tmp_path / "merged").mkdir()
+    (tmp_path / "merged/generation_config.json").write_text("{}")  # another model's
     assert merge.main([f"--workdir={finished}", f"--output={tmp_path / 'merged'}"]) == 0
     assert f"the model is in {tmp_path / 'merged'}" in capsys.readouterr().out
     check_merged(finished, small_config.model, tmp_path / "merged")
+    assert not (tmp_path / "merged/generation_config.json").exists()
 
 
 @pytest.mark.full

@@ -26,6 +26,7 @@ def generate(
     *,
     apply: Callable | None = None,
     batch_size: int = 16,
+    length_multiple: int = 16,
     sharding: jax.sharding.NamedSharding | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[Continuation]:
@@ -43,6 +44,7 @@ def generate(
         apply: called as `apply(params, input_ids, attention_mask, position_ids=, cache=, logits_at=)`, for an
             adapted model. Default: `model.apply({"params": params}, ...)`.
         batch_size: the number of prompts decoded together.
+        length_multiple: prompts are padded to a multiple of this many tokens; larger values compile fewer lengths.
         sharding: the sharding of a batch's first axis over devices, such as
             `NamedSharding(mesh, PartitionSpec("data"))`.
         progress: called after each batch with the number of prompts in it.
@@ -61,6 +63,7 @@ def generate(
         functools.partial(_decode, model, apply, seedless, constraints, sharding, params, np.uint32(seed)),
         prompts,
         batch_size=batch_size,
+        length_multiple=length_multiple,
         longest=model.config.n_positions - constraints.max_new_tokens,
         sharding=sharding,
         progress=progress,

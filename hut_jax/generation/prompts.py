@@ -9,8 +9,6 @@ import numpy as np
 from hut_jax.core.errors import UserError
 from hut_jax.generation.model_steps import Prompts
 
-_LENGTH_MULTIPLE = 16  # prompts are padded to a multiple of this, so that few lengths are compiled
-
 
 def check_prompts(config: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
     """Check that the model can read and continue every prompt.
@@ -49,6 +47,7 @@ def in_batches(
     prompts: Sequence[Sequence[int]],
     *,
     batch_size: int,
+    length_multiple: int,
     longest: int,
     sharding: jax.sharding.NamedSharding | None = None,
     progress: Callable[[int], None] | None = None,
@@ -61,15 +60,17 @@ def in_batches(
         decode: from a batch to a tree of arrays, each with the batch as its first axis.
         prompts: token ids.
         batch_size: rows of a batch; fewer if there are fewer prompts.
+        length_multiple: prompts are padded to a multiple of this, so that few lengths are compiled.
         longest: prompts are padded to this length at most.
         sharding: the sharding of the batch's first axis over devices.
         progress: called after each batch with the number of prompts in it.
 
     Raises:
-        UserError: the batch size is below 1, or not a multiple of the number of devices.
+        UserError: a number is below 1, or the batch size is not a multiple of the number of devices.
     """
-    if batch_size < 1:
-        raise UserError(f"batch_size must be at least 1, not {batch_size}")
+    for name, value in (("batch_size", batch_size), ("length_multiple", length_multiple)):
+        if value < 1:
+            raise UserError(f"{name} must be at least 1, not {value}")
     devices = sharding.num_devices if sharding else 1
     if batch_size % devices:
         raise UserError(f"batch_size {batch_size} is not a multiple of the {devices} devices it is spread over")
@@ -78,7 +79,9 @@ def in_batches(
     results: dict[int, Any] = {}
     for start in range(0, len(order), rows):
         indices = order[start : start + rows]
-        batch = _batch([prompts[index] for index in indices], indices, rows, longest)
+        together = [prompts[index] for index in indices]
+        length = min(-(-max(map(len, together)) // length_multiple) * length_multiple, longest)
+        batch = _batch(together, indices, rows, length)
         out = jax.device_get(decode(jax.device_put(batch, sharding) if sharding else batch))
         for row, index in enumerate(indices):
             results[index] = jax.tree.map(lambda leaf, row=row: leaf[row], out)
@@ -87,8 +90,7 @@ def in_batches(
     return [results[index] for index in range(len(prompts))]
 
 
-def _batch(prompts: Sequence[Sequence[int]], indices: Sequence[int], rows: int, longest: int) -> Prompts:
-    length = min(-(-max(map(len, prompts)) // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE, longest)
+def _batch(prompts: Sequence[Sequence[int]], indices: Sequence[int], rows: int, length: int) -> Prompts:
     batch = Prompts(np.zeros((rows, length), np.int32), np.ones(rows, np.int32), np.full(rows, -1, np.int32))
     for row, (prompt, index) in enumerate(zip(prompts, indices, strict=True)):
         batch.tokens[row, : len(prompt)] = prompt

@@ -1,15 +1,22 @@
 """Text generation with a trained run, as its config says."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from hut_jax.core.errors import UserError
 from hut_jax.generation import generate
+from hut_jax.models.hub.generation_config import end_tokens
 from hut_jax.parallel.activations import BATCH
 from hut_jax.parallel.mesh import make_mesh
 from hut_jax.runs.trained import TrainedRun
 from hut_jax.tasks import GeneratesText
+from hut_jax.tasks.chat import Chat
+
+_TURN = 256
+"""A conversation is padded to a multiple of this many tokens, since each length is compiled."""
 
 
 class Decoder:
@@ -20,7 +27,7 @@ class Decoder:
     Args:
         run: a run of a task that generates text. Its layers are not scanned: a scan copies every layer's cache at
             every token.
-        task: the run's task.
+        task: the run's task; or `Chat`, by which any run with a chat template answers.
 
     Attributes:
         notes: messages for the user.
@@ -31,9 +38,9 @@ class Decoder:
 
     def __init__(self, run: TrainedRun, task: GeneratesText):
         self._run, self._task = run, task
-        own, ends = run.tokenizer.eos_id, run.model.config.eos_token_id
-        self._ends = ends if isinstance(ends, tuple) and own in ends else own  # a model may have several
-        self._never = run.tokenizer.missing(run.model.config.vocab_size)
+        size = run.model.config.vocab_size
+        self._never = run.tokenizer.missing(size)
+        self._ends = _end_tokens(run, task) & (frozenset(range(size)) - {*self._never})
         self.notes = []
         if self._never:
             self.notes = [
@@ -56,20 +63,51 @@ class Decoder:
         Raises:
             UserError: a text is empty or too long, or `config.decode` does not fit the model.
         """
+        return self._continue(self._task.prompts(texts, self._run.tokenizer), progress=progress)
+
+    def answer(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """What the assistant says next in a conversation.
+
+        Args:
+            messages: each with a `role` and a `content`, the last one a user's.
+
+        Raises:
+            UserError: there is no chat template, it refuses the conversation, or the conversation is too long.
+        """
+        run, new = self._run, self._run.config.decode.max_new_tokens
+        prompt, most = Chat().conversation(messages, run.tokenizer), run.model.config.n_positions
+        if len(prompt) + new > most:
+            raise UserError(
+                f"the conversation has {len(prompt):,} tokens, an answer may have {new:,}, and the model takes "
+                f"{most:,} in all; begin another, or give answers fewer with --config.decode.max_new_tokens"
+            )
+        (tokens,) = self._continue([prompt], length_multiple=_TURN)
+        return self.text(tokens, one_line=False)
+
+    def _continue(self, prompts: Sequence[Sequence[int]], **options: Any) -> list[list[int]]:
         run, decode = self._run, self._run.config.decode
-        prompts = self._task.prompts(texts, run.tokenizer)
         found = generate(
             run.model,
             self._params,
             prompts,
             decode.make_method(run.config.seed),
-            decode.make_constraints(self._ends, self._never),
+            decode.make_constraints(sorted(self._ends), self._never),
             batch_size=decode.batch_size,
             sharding=self._prompts,
-            progress=progress,
+            **options,
         )
         return [continuation.tokens for continuation in found]
 
-    def text(self, tokens: Sequence[int]) -> str:
-        """The tokens as one line of text."""
-        return " ".join(self._run.tokenizer.decode(tokens).split())
+    def text(self, tokens: Sequence[int], *, one_line: bool = True) -> str:
+        """The tokens as text, with or without its line ends."""
+        text = self._run.tokenizer.decode(tokens)
+        return " ".join(text.split()) if one_line else text.strip()
+
+
+def _end_tokens(run: TrainedRun, task: GeneratesText) -> frozenset[int]:
+    """The task's end tokens, and those that the model's files name if the tokenizer's is one of them.
+
+    If it is none of them, they may be the ids of another tokenizer.
+    """
+    ends, named = task.end_tokens(run.tokenizer), end_tokens(run.config.model, run.model.config)
+    return named.union(ends) if run.tokenizer.eos_id in named else frozenset(ends)

@@ -22,12 +22,12 @@ from hut_jax.models.gpt2_config import GPT2Config
 from hut_jax.models.hub.pretrained import init_params
 from hut_jax.transforms import HUT
 
-END, OTHERS, STEPS, BEAMS = 0, (1, 2), 4, 12
+ENDS, OTHERS, STEPS, BEAMS = (0, 3), (1, 2), 4, 12
 TOY = GPT2(GPT2Config(vocab_size=12, n_positions=24, n_embd=8, n_layer=1, n_head=2, initializer_range=0.8))
-ONLY = jnp.where(jnp.arange(12) < 3, 0, -jnp.inf)
+ONLY = jnp.where(jnp.arange(12) < 4, 0, -jnp.inf)
 
 
-def only_three_tokens(params, *args, **kwargs):
+def only_four_tokens(params, *args, **kwargs):
     """So few can come that 12 beams hold every continuation until the last step."""
     logits, cache = TOY.apply({"params": params}, *args, **kwargs)
     return logits + ONLY, cache
@@ -48,10 +48,9 @@ def log_probabilities(params, tokens):
 
 
 def exhaustive(params, prompt, penalty):
-    """Every continuation and its score, the best first."""
-    continuations = [
-        [*start, END] for length in range(STEPS) for start in itertools.product(OTHERS, repeat=length)
-    ] + list(itertools.product(OTHERS, repeat=STEPS))
+    """Every continuation and its score, the best first. Two of them may differ in the end token alone."""
+    starts = [start for length in range(STEPS) for start in itertools.product(OTHERS, repeat=length)]
+    continuations = [[*start, end] for start in starts for end in ENDS] + [*itertools.product(OTHERS, repeat=STEPS)]
     tokens = np.zeros((len(continuations), 20), np.int32)
     for row, continuation in enumerate(continuations):
         tokens[row, : len(prompt) + len(continuation)] = [*prompt, *continuation]
@@ -60,7 +59,7 @@ def exhaustive(params, prompt, penalty):
     for row, continuation in enumerate(continuations):
         places = range(len(prompt) - 1, len(prompt) + len(continuation) - 1)
         total = sum(logs[row, place, tokens[row, place + 1]] for place in places)
-        scored.append((total / len(continuation) ** penalty, [token for token in continuation if token != END]))
+        scored.append((total / len(continuation) ** penalty, [token for token in continuation if token not in ENDS]))
     return sorted(scored, key=lambda pair: -pair[0])
 
 
@@ -69,10 +68,10 @@ def exhaustive(params, prompt, penalty):
 )
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**31 - 1), prompt=st.lists(st.integers(0, 11), min_size=1, max_size=9))
-def test_beams_for_all_find_what_exhaustive_search_does(early_stopping, penalty, seed, prompt):
+def test_beams_for_all_find_what_exhaustive_search_does_with_two_end_tokens(early_stopping, penalty, seed, prompt):
     params = random_params(seed)
     method = Beam(BEAMS, penalty, early_stopping)
-    [best] = generate(TOY, params, [prompt], method, Constraints(STEPS, END), apply=only_three_tokens)
+    [best] = generate(TOY, params, [prompt], method, Constraints(STEPS, ENDS), apply=only_four_tokens)
     found, expected = [best, *best.others], exhaustive(params, prompt, penalty)[:BEAMS]
     np.testing.assert_allclose([one.score for one in found], [score for score, _ in expected], atol=1e-4)
     for one, (score, tokens) in zip(found, expected, strict=True):

@@ -54,12 +54,14 @@ def test_scanned_layers_write_what_separate_ones_do(model, prompts):
     assert greedy(GPT2(config, scan_layers=True), stack_layers(params), prompts) == expected
 
 
-def test_each_row_stops_at_its_own_end(model, params, prompts, expected):
-    ends = {expected[0][3], expected[1][0]}
-    cut = [list(itertools.takewhile(lambda token: token not in ends, row)) for row in expected]
+@pytest.mark.parametrize("method", [Greedy(), Sampling(seed=1)])
+def test_each_row_stops_at_its_own_end_token_of_several(model, params, prompts, method):
+    endless = sample(model, params, prompts, method)
+    ends = {endless[0][3], endless[1][0]}
+    cut = [list(itertools.takewhile(lambda token: token not in ends, row)) for row in endless]
     assert [] in cut
     assert len({len(row) for row in cut}) > 1
-    assert greedy(model, params, prompts, Constraints(12, sorted(ends))) == cut
+    assert sample(model, params, prompts, method, Constraints(12, sorted(ends))) == cut
 
 
 @pytest.mark.full
@@ -126,6 +128,10 @@ def test_a_length_of_prompt_is_compiled_once(model, params):
     assert decoding._decode._cache_size() == 1
     search(17, 1)
     assert decoding._decode._cache_size() == 2
+    greedy(model, params, [[1] * 9, [1] * 3], batch_size=2, length_multiple=32)  # the same 32 positions
+    assert decoding._decode._cache_size() == 2
+    with pytest.raises(UserError, match="length_multiple must be at least 1, not 0"):
+        greedy(model, params, [[1]], length_multiple=0)
 
 
 @pytest.mark.full

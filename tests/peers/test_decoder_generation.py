@@ -1,10 +1,18 @@
 """Greedy and beam search of decoders, token for token against transformers' generate, on prompts of mixed length."""
 
+import json
+
+import jax
 import numpy as np
 import pytest
 
+from hut_jax.config import default_config, freeze
+from hut_jax.data.tokenizer import load_tokenizer
 from hut_jax.generation import Beam, Constraints, Greedy, generate
 from hut_jax.models.hub.pretrained import load_pretrained
+from hut_jax.runs.decoding import Decoder
+from hut_jax.runs.run import make_run, parts
+from hut_jax.runs.trained import TrainedRun
 from tests.peers.test_generation_torch import END, OTHER_END, their_tokens
 
 torch = pytest.importorskip("torch")
@@ -39,3 +47,37 @@ def test_the_tokens_are_transformers(tmp_path, family, beams):
     found = generate(model, params, prompts, method, Constraints(20, [END, OTHER_END]), batch_size=25)
     assert [one.tokens for one in found] == expected
     assert len({len(tokens) for tokens in expected}) > 3
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+def test_a_run_ends_its_texts_where_generation_config_says(tmp_path, beams):
+    torch.manual_seed(0)
+    tokenizer = load_tokenizer("assets/tiny")
+    own = tokenizer.eos_id
+    sizes = SIZES | {"vocab_size": 2048, "eos_token_id": own, "pad_token_id": own, "initializer_range": 0.3}
+    config = transformers.AutoConfig.for_model("llama", **sizes, **MODELS["llama"])
+    transformers.AutoModelForCausalLM.from_config(config).eval().save_pretrained(tmp_path)
+    tokenizer.save(tmp_path)
+    texts = [f"The {one} is near the {other}" for one in ("hill", "river", "old gate") for other in ("sea", "town")]
+    settings = default_config("lm")
+    settings.model = str(tmp_path)
+    settings.decode.update({"beams": beams, "max_new_tokens": 20, "no_repeat_ngram": 0, "length_penalty": 1.0})
+    settings.decode.batch_size = 1  # on one device, which compiles sooner
+
+    def ours():
+        run = make_run(freeze(settings))
+        params = run.load_base()
+        trained = TrainedRun(**parts(run), params=params, factors=run.adapter.init(jax.random.key(0), params))
+        return Decoder(trained, run.task).generate(texts)
+
+    def theirs():
+        model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager").eval()
+        ends = model.generation_config.eos_token_id
+        options = {"num_beams": beams, "max_new_tokens": 20, "eos_token_id": ends}
+        prompts = tokenizer.encode_batch(texts)
+        return their_tokens((torch, transformers), model, prompts, options, see_prompt=False)[0]
+
+    endless = ours()
+    ends = [own, endless[0][3], endless[1][0]]
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": ends, "pad_token_id": own}))
+    assert ours() == theirs() != endless

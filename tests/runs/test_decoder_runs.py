@@ -40,7 +40,7 @@ def test_a_run_from_base_to_merged_checkpoint(small_decoder, small_config, tmp_p
     assert np.isfinite(result["metrics"]["loss"])
     run = load_run(workdir, scan_layers=False)
     decoder = TextDecoder(run, run.task)
-    assert decoder._ends == (0, 5)
+    assert decoder._ends == {0, 5}
     (tokens,) = decoder.generate(["name[The Mill], food[English]"])
     assert not {0, 5} & {*tokens}
     merge([f"--workdir={workdir}", f"--output={tmp_path / 'merged'}"])

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from hut_jax import UserError
 from hut_jax.config import default_config, freeze
@@ -13,6 +14,7 @@ from hut_jax.runs.run import make_run
 from hut_jax.runs.trained import load_run, task_that
 from hut_jax.tasks import GeneratesText
 from hut_jax.train import train
+from hut_jax.training.steps import Steps
 from tests.data.chat.conftest import TEMPLATE
 
 
@@ -36,15 +38,36 @@ def config(small_model, tmp_path):
 
 
 @pytest.mark.full
-def test_a_run_trains_on_conversations_and_answers(config, tmp_path):
-    run = tmp_path / "run"
+def test_a_run_that_is_killed_ends_with_the_same_bits_and_answers(config, tmp_path, monkeypatch):
+    """Killed before step 5 and started again, it continues from step 3 with the rows that come next."""
+    config.train.steps = 6
+    run, steps, step = tmp_path / "run", [], Steps.train
+
+    class Killed(Exception):
+        pass
+
+    def killed(self, state, *args):
+        steps.append(int(state.step))
+        if steps == [0, 1, 2, 3, 4]:
+            raise Killed
+        return step(self, state, *args)
+
     result = train(freeze(config), run)
+    monkeypatch.setattr(Steps, "train", killed)
+    with pytest.raises(Killed):
+        train(freeze(config), tmp_path / "again")
+    train(freeze(config), tmp_path / "again")
+    assert steps == [*range(5), *range(3, 6)]
+    whole, resumed = (load_file(folder / "adapter/adapter_model.safetensors") for folder in (run, tmp_path / "again"))
+    assert all(np.array_equal(whole[name], resumed[name]) for name in whole)
     losses = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert result["best"]["loss"] < next(line["loss"] for line in losses if line["split"] == "validation")
     trained = load_run(run)
     task = task_that(GeneratesText, run, trained.config)
-    (answer,) = Decoder(trained, task).generate(["Say a"])
+    decoder = Decoder(trained, task)
+    (answer,) = decoder.generate(["Say a"])
     assert 0 < len(answer) <= 4
+    assert decoder.answer([{"role": "user", "content": "Say a"}]) == decoder.text(answer, one_line=False)
     trained.tokenizer.save(tmp_path / "saved")
     assert load_tokenizer(tmp_path / "saved").chat_template == TEMPLATE
 
@@ -67,6 +90,7 @@ def test_the_data_is_rows_to_train_on_and_examples_to_validate_on(config):
     assert data.train.describe().startswith("40 training examples in about ")
     assert len(data.validation["validation"]) == 7
     assert np.isclose(data.train.mean_length, data.validation["validation"].inputs.mean(), rtol=0.2)
+    assert data.longest == 63  # of an example, not of a row
 
 
 def test_bad_data_is_one_line_before_anything_is_trained(config, tmp_path):
@@ -79,6 +103,9 @@ def test_bad_data_is_one_line_before_anything_is_trained(config, tmp_path):
         make_run(freeze(config)).load_data()
     (tmp_path / "bad.jsonl").write_text("\n")
     with pytest.raises(UserError, match=r"bad.jsonl has 0 examples, and there should be at least 2"):
+        make_run(freeze(config)).load_data()
+    config.data.row = 40
+    with pytest.raises(UserError, match=r"config\.data\.row is 40, and an example may take 63 tokens of a row; "):
         make_run(freeze(config)).load_data()
     config.data.template = str(tmp_path / "missing.jinja")
     with pytest.raises(UserError, match=r"missing\.jinja"):
