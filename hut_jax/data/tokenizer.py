@@ -134,7 +134,16 @@ class Tokenizer:
         return [encoding.ids for encoding in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def encode_places(self, text: str) -> tuple[Int32[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
-        """The ids of one text, and the character of the text at which each token begins."""
+        """The ids of one text, and the character of the text at which each token begins.
+
+        Raises:
+            UserError: the tokenizer does not know where its tokens begin.
+        """
+        if isinstance(self._backend, PythonBackend):
+            raise UserError(
+                f"the tokenizer in {self._folder} has no fast version in transformers, so it does not know where in a "
+                f"text its tokens begin; name one with a {_JSON} in config.tokenizer"
+            )
         encoding = self._backend.encode(text, add_special_tokens=False)
         return np.array(encoding.ids, np.int32), np.array([first for first, _ in encoding.offsets], np.int64)
 

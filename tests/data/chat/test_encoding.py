@@ -6,6 +6,7 @@ from hut_jax.data.batching import Batches, Batching
 from hut_jax.data.chat.encoding import Encoder, Turns, encode
 from hut_jax.data.chat.lines import Lines
 from hut_jax.data.chat.turns import Learned
+from hut_jax.data.python_backend import PythonBackend
 
 TALK = [
     {"role": "user", "content": "Where is the river?"},
@@ -58,6 +59,12 @@ def test_a_template_that_fails_is_named(talking, write):
     encode_line = Encoder(Lines(write([{"messages": TALK}])), talking, 100)
     with pytest.raises(UserError, match="line 1: the chat template refuses it: no system"):
         encode_line(0)
+
+
+def test_a_tokenizer_of_python_alone_is_refused(talking, write):
+    talking._backend = PythonBackend(talking.auto)
+    with pytest.raises(UserError, match=r"line 1: the tokenizer in assets/tiny has no fast version in transformers"):
+        Encoder(Lines(write([{"text": "a b"}])), talking, 100)(0)
 
 
 def test_a_token_that_the_model_lacks_is_refused_where_it_comes(tiny_tokenizer, write):
