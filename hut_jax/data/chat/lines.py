@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from typing import IO
 
 import numpy as np
+from jaxtyping import Int64
 
 from hut_jax.core.errors import UserError
 
 _BLOCK = 1 << 16  # bytes
+_ENTRY = np.dtype((np.int64, 3))  # of a line: its number, its first byte and its end
 
 
 class Lines:
@@ -28,15 +30,18 @@ class Lines:
     def __init__(self, path: str | os.PathLike[str]):
         self.path = os.fspath(path)
         try:
-            with open(self.path, "rb") as file:
-                self._index = _index(file)
-                self._file = os.dup(file.fileno())
+            with open(self.path, "rb") as file, tempfile.TemporaryFile() as index:
+                for part in _parts(file):
+                    part.tofile(index)
+                self._count = index.tell() // _ENTRY.itemsize
+                self._file, self._index = os.dup(file.fileno()), os.dup(index.fileno())
         except OSError as error:
             raise UserError(f"cannot read {self.path}: {error.strerror}") from error
-        weakref.finalize(self, os.close, self._file)
+        for handle in (self._file, self._index):
+            weakref.finalize(self, os.close, handle)
 
     def __len__(self) -> int:
-        return len(self._index)
+        return self._count
 
     def __getitem__(self, index: int) -> tuple[int, str]:
         """A line's number in the file, from 1, and its text.
@@ -44,7 +49,8 @@ class Lines:
         Raises:
             UserError: the line is not UTF-8.
         """
-        number, start, end = (int(value) for value in self._index[index])
+        entry = os.pread(self._index, _ENTRY.itemsize, range(self._count)[index] * _ENTRY.itemsize)
+        number, start, end = np.frombuffer(entry, np.int64).tolist()
         line = os.pread(self._file, end - start, start)  # no seek: several threads read
         try:
             return number, line.decode("utf-8-sig" if start == 0 else "utf-8")
@@ -52,19 +58,8 @@ class Lines:
             raise UserError(f"{self.path}, line {number}: not UTF-8 ({error.reason})") from error
 
 
-def _index(file: IO[bytes]) -> np.ndarray:
-    """`[lines, 3]`: the number, the first byte and the end of each line that is not blank, on disk."""
-    count = 0
-    with tempfile.TemporaryFile() as index:
-        for part in _parts(file):
-            part.tofile(index)
-            count += len(part)
-        if not count:
-            return np.zeros((0, 3), np.int64)
-        return np.memmap(index, np.int64, "r", shape=(count, 3))
-
-
-def _parts(file: IO[bytes]) -> Iterator[np.ndarray]:
+def _parts(file: IO[bytes]) -> Iterator[Int64[np.ndarray, "lines 3"]]:
+    """The entries of the index, some at a time: the lines that are not blank."""
     number, begun, at, filled = 1, 0, 0, False  # of the line that a block ends in: its number, start, whether not blank
     while data := file.read(_BLOCK):
         block = np.frombuffer(data, np.uint8)

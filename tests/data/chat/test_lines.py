@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -45,6 +47,14 @@ def test_a_file_that_is_not_there_is_one_line(tmp_path):
         Lines(tmp_path / "missing")
 
 
-def test_the_index_is_on_disk(tmp_path):
+def test_the_index_is_on_disk_and_its_files_are_closed_with_it(tmp_path):
     (tmp_path / "file").write_text("a\nb\n")
-    assert isinstance(Lines(tmp_path / "file")._index, np.memmap)
+    before = len(os.listdir("/proc/self/fd"))
+    lines = Lines(tmp_path / "file")
+    assert os.fstat(lines._index).st_size == 2 * 3 * 8
+    assert not any(isinstance(value, np.ndarray) for value in vars(lines).values())
+    assert len(os.listdir("/proc/self/fd")) == before + 2
+    with pytest.raises(IndexError):
+        lines[2]
+    del lines
+    assert len(os.listdir("/proc/self/fd")) == before
