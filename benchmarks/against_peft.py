@@ -16,10 +16,14 @@ logits only where there is a label, and PEFT at every position, as each library 
 
 In GPT-2 transformers keeps query, key and value in one kernel, c_attn. So PEFT has one pair of factors of rank 8 where
 ours has three pairs. PEFT trains fewer parameters; both counts are printed. On a GPU JAX multiplies float32 in TF32 by
-default, and PyTorch is told to do the same. Two things are not timed: a pass over all shapes of batch, which compiles
-ours, and a few steps of the Trainer. Below the table, the report says how much longer the first pass took than a second
-one. Other work on the machine disturbs the two unequally. So the report has the load, and the ratio of processor times
-beside that of elapsed times.
+default, and PyTorch is told to do the same. With --pack ours is used with several examples in a row, as with
+`config.data.pack`, and a step has as many rows as hold the examples of a batch.
+
+What is not timed: passes over all shapes of batch, which compile ours, and a few steps of the Trainer. Below the table,
+the report says how much longer a first pass took than a third one, and a second pass, which reads the compiled code
+from disk. How fast each library multiplies large matrices is measured in the same turns: it differs between processors,
+and limits both. Other work on the machine disturbs the two unequally. So the report has the load, and the ratio of
+processor times beside that of elapsed times.
 """
 
 import argparse
@@ -34,6 +38,7 @@ from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import peft
 import torch
@@ -81,14 +86,16 @@ def main():
     parser.add_argument("--repeats", type=int, default=3, help="turns of each")
     parser.add_argument("--no-dropout", action="store_true", help="without GPT-2's dropout of 0.1")
     parser.add_argument("--scan-layers", action="store_true", help="ours: one compiled layer for all")
+    parser.add_argument("--pack", type=int, default=0, help="ours, as used: tokens of a row of several examples")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the base")
     parser.add_argument("--compile", action="store_true", help="run PEFT under torch.compile")
     args = parser.parse_args()
     use_the_device_of_jax()
-    jax.config.update("jax_enable_compilation_cache", False)  # the report has the compilation time
     transformers.utils.logging.disable_progress_bar()
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as compiled:
+        jax.config.update("jax_compilation_cache_dir", compiled)  # empty: the report has the compilation time
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         names = () if SIZES[args.size]["model_type"] == "llama" else ("attn_pdrop", "embd_pdrop", "resid_pdrop")
         dropout = dict.fromkeys(names, 0.0 if args.no_dropout else 0.1)
         random_model(args.size, use_cache=False, **dropout).save_pretrained(folder)
@@ -108,27 +115,31 @@ def main():
         placed, tensors = jax.device_put(batches), [as_tensors(batch) for batch in batches]
         whole, collator = [as_example(examples, i) for i in range(len(examples))], Collator()
         first = {(batch["input_ids"].shape, len(batch["labels"])): i for i, batch in enumerate(batches)}.values()
-        passes = {
-            "ours": partial(ours.train, [batches[i] for i in first]),
-            "theirs": partial(theirs.loop, [tensors[i] for i in first]),
-        }
-        compilation = {side: run()["seconds"] - run()["seconds"] for side, run in passes.items()}
+        compilation = compile_all(ours, [batches[i] for i in first])
+        theirs.loop([tensors[i] for i in first])
         theirs.trainer(whole[: 4 * args.batch_size], Collator())
-        pipeline = dataset.to_iter_dataset()
+        used = pack(args, config, examples) if args.pack else dataset
+        ours.train([used[0]])  # another shape to compile
+        pipeline = used.to_iter_dataset()
         measured = measure(
             {
                 "same batches": {"ours": partial(ours.train, placed), "theirs": partial(theirs.loop, tensors)},
                 "as used": {"ours": partial(ours.train, pipeline), "theirs": partial(theirs.trainer, whole, collator)},
+                "matrices": multiply(args.dtype),
             },
             args.repeats,
         )
 
-    mask = np.concatenate([batch["attention_mask"].ravel() for batch in batches])
-    filled = {"same batches": [mask.mean()] * 2, "as used": [mask.mean(), collator.tokens / collator.positions]}
+    matrices = measured.pop("matrices")
+    mask, used_mask = (np.concatenate([batch["attention_mask"].ravel() for batch in one]) for one in (batches, used))
+    filled = {"same batches": [mask.mean()] * 2, "as used": [used_mask.mean(), collator.tokens / collator.positions]}
     report = machine(torch, transformers, peft) | vars(args)
     report |= {"torch_threads": torch.get_num_threads(), "shapes": len(first)}
     report |= {"trained": {"ours": ours.trained, "theirs": theirs.trained}, "losses": losses}
     report["compilation"] = compilation
+    report["matrix_rates"] = {
+        side: PRODUCTS / statistics.median(turn["seconds"] for turn in turns) for side, turns in matrices.items()
+    }
     report["rows"] = {name: row_of(sides, int(mask.sum()), filled[name]) for name, sides in measured.items()}
     print(table(report))
     print(json.dumps(report))
@@ -149,6 +160,46 @@ def examples_of(args, config):
     records = read_records(Path(args.data) / FILES["train"])
     chosen = np.random.default_rng(0).choice(len(records), args.steps * args.batch_size, replace=False)
     return encode_e2e([records[i] for i in chosen], load_tokenizer(args.tokenizer), config.data.max_length).sequences
+
+
+def pack(args, config, examples):
+    """The batches of a turn with several examples in each row: as many rows as hold the examples of a batch."""
+    section = replace(config.data, pack=args.pack)
+    rows = section.rows(examples, config.seed)
+    size = max(1, round(args.batch_size * len(rows) / len(examples)))
+    return batch_dataset(rows, replace(section.training(section.batching(size, config.seed)), epochs=1))
+
+
+def compile_all(ours, batches):
+    """Seconds that a pass over batches of all shapes takes for compiling, and for reading what was compiled."""
+    first = ours.train(batches)["seconds"]
+    jax.clear_caches()
+    second, third = (ours.train(batches)["seconds"] for _ in range(2))
+    return {"first": first - third, "from disk": second - third}
+
+
+PRODUCTS = 4 * 2 * 2048**3
+"""The FLOPs of a turn of `multiply`."""
+
+
+def multiply(dtype):
+    """For each side, a function that multiplies large matrices and returns the record of the turn."""
+    a = jnp.ones((2048, 2048), dtype)
+    b = torch.ones((2048, 2048), dtype=getattr(torch, dtype), device=DEVICE)
+    product = jax.jit(jnp.matmul)
+
+    def run(once):
+        once()
+        clock = Clock()
+        with clock:
+            for _ in range(4):
+                once()
+        return clock.record(0.0)
+
+    return {
+        "ours": partial(run, lambda: jax.block_until_ready(product(a, a))),
+        "theirs": partial(run, lambda: b @ b),
+    }
 
 
 class Ours:
@@ -334,14 +385,17 @@ def table(report):
         cells += [f"{100 * share:.0f} %" for share in row["filled"].values()]
         cells += [*(f"{loss:.3f}" for loss in row["losses"].values()), f"{row['load']:.1f}"]
         lines.append("| " + " | ".join(cells) + " |")
-    trained, first, loss = report["trained"], report["compilation"], report["losses"]
+    trained, compiling, loss = report["trained"], report["compilation"], report["losses"]
+    rates = {side: 1e-9 * rate for side, rate in report["matrix_rates"].items()}
     lines.append(
         f"\n{SIZES[report['size']]['model_type']} {report['size']}, {report['dtype']}, "
         f"{report['steps']} steps of {report['batch_size']} in a turn, "
-        f"{report['device']}, {report['cores']} cores, {report['torch_threads']} threads of PyTorch; trainable "
-        f"parameters: ours {trained['ours']:,}, PEFT {trained['theirs']:,}; the first pass over {report['shapes']} "
-        f"shapes of batch took {first['ours']:.1f} s more than the second, PEFT's {first['theirs']:.1f} s; before "
-        f"training the loss of one batch is {loss['ours']:.6f}, PEFT's {loss['theirs']:.6f}"
+        f"{report['device']} ({report['processor']}), {report['cores']} cores, {report['torch_threads']} threads of "
+        f"PyTorch; trainable parameters: ours {trained['ours']:,}, PEFT {trained['theirs']:,}; the first pass over "
+        f"{report['shapes']} shapes of batch took {compiling['first']:.1f} s more than the third, the second, from "
+        f"disk, {compiling['from disk']:.1f} s; products of large matrices: JAX {rates['ours']:.0f} GFLOP/s, PyTorch "
+        f"{rates['theirs']:.0f}; before training the loss of one batch is {loss['ours']:.6f}, PEFT's "
+        f"{loss['theirs']:.6f}"
     )
     return "\n".join(lines)
 
