@@ -23,7 +23,7 @@ from hut_jax.training.config import CheckpointConfig, EvalConfig, LogConfig, Tra
 
 FORMAT = 2
 """The version of the format of config.json. In version 1 every task had the fields of all tasks."""
-ADDED: dict[str, dict[str, Any]] = {"eval": {"holdout": 0.0}, "data": {"pack": 0}}
+ADDED: dict[str, dict[str, Any]] = {"eval": {"holdout": 0.0, "on_start": True}, "data": {"pack": 0}}
 """Fields that the format has had since a later release, and what the runs of earlier releases had."""
 
 

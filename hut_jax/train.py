@@ -158,6 +158,7 @@ def make_plan(config: RunConfig, examples: int) -> Plan:
         log_every=config.log.every,
         eval_every=config.eval.every,
         checkpoint_every=config.checkpoint.every,
+        eval_on_start=config.eval.on_start,
     )
 
 

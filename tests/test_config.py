@@ -133,6 +133,7 @@ def test_a_config_of_version_0_1_loads_without_other_tasks_fields(name):
     kept = flatten_config(json.loads(to_json(run)))
     assert kept.pop("version") == 2
     assert kept.pop("eval.holdout") == 0.0  # fields of later versions
+    assert kept.pop("eval.on_start") is True
     assert kept.pop("data.pack", 0) == 0
     assert kept.items() == {field: old[field] for field in kept}.items()
     assert {field.partition(".")[0] for field in old.keys() - kept} == {
@@ -535,6 +536,7 @@ def test_what_a_run_does_where_its_config_says_nothing():
         "decode.top_p": 1.0,
         "dtype": "float32",
         "eval.holdout": 0.0,
+        "eval.on_start": True,
         "eval.batch_size": 32,
         "eval.every": 1000,
         "eval.max_examples": 0,

@@ -128,6 +128,16 @@ def test_another_seed_gives_other_bits(finished, small_config, tmp_path):
     assert not same(factors_of(tmp_path / "run"), factors_of(finished))
 
 
+def test_a_run_may_begin_with_its_first_step(small_config, tmp_path):
+    small_config.eval.on_start = False
+    small_config.train.steps = 1
+    train(freeze(small_config), tmp_path / "run")
+    assert [(line["split"], line["step"]) for line in read_metrics(tmp_path / "run")] == [
+        ("train", 1), ("validation", 1),
+    ]  # fmt: skip
+    assert json.loads((tmp_path / "run/result.json").read_text())["best"]["step"] == 1
+
+
 @pytest.mark.full
 def test_accumulation_takes_its_parts_from_the_data(small_config, tmp_path):
     """Twice as many batches of half the size: 48 examples are two epochs in 12 steps either way."""

@@ -79,7 +79,11 @@ class EvalConfig:
     """How the factors are validated."""
 
     every: int = Field(
-        default=1000, ge=1, description="steps between two validations; the run also validates at its start and end"
+        default=1000, ge=1, description="steps between two validations; the run also validates at its end"
+    )
+    on_start: bool = Field(
+        default=True,
+        description="validate before the first step, too: the base as it is, as the first candidate for the best",
     )
     batch_size: int = Field(default=32, ge=1, description="examples in a validation batch")
     max_examples: int = Field(

@@ -35,6 +35,7 @@ class Plan:
         log_every: steps between two lines of the log.
         eval_every: steps between two evaluations.
         checkpoint_every: steps between two checkpoints.
+        eval_on_start: whether to evaluate before the first step, too.
     """
 
     steps: int
@@ -42,6 +43,7 @@ class Plan:
     log_every: int
     eval_every: int
     checkpoint_every: int
+    eval_on_start: bool = True
 
     def due(self, step: int, every: int) -> bool:
         """Whether an action is due after this step: it is done every `every` steps, and at the end."""
@@ -143,7 +145,7 @@ class Trainer:
         """Restore the newest checkpoint; False if there is no checkpoint."""
         restored = self._checkpoints.restore_newest(state)
         if restored is None:
-            self._step, self._state, self._progress = 0, state, Progress.at_the_start()
+            self._step, self._state, self._progress = 0, state, Progress.at_the_start(owed=self._plan.eval_on_start)
         else:
             self._step, self._state, values = restored
             self._progress = Progress.from_json(values)

@@ -37,9 +37,9 @@ class Progress:
     owed: bool
 
     @classmethod
-    def at_the_start(cls) -> "Progress":
+    def at_the_start(cls, *, owed: bool) -> "Progress":
         """The progress of a run without a checkpoint."""
-        return cls(data=None, window=[], lines=0, last={}, best={}, seconds=0.0, owed=True)
+        return cls(data=None, window=[], lines=0, last={}, best={}, seconds=0.0, owed=owed)
 
     def to_json(self) -> dict[str, Any]:
         """The values for a checkpoint."""

@@ -5,6 +5,7 @@ import json
 import math
 import signal
 from contextlib import contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -169,6 +170,15 @@ def test_a_run_does_what_its_plan_says(unbroken):
         step: after(step) for step in (0, 5, 7)
     }
     assert (run.checkpoints.waited, run.closed) == (1, 1)
+
+
+def test_a_run_may_take_its_first_step_before_it_validates(tmp_path):
+    run = Run(tmp_path / "run", replace(PLAN, eval_on_start=False), {4: 6.0, 7: 7.0})
+    fit = run.start()
+    assert run.evaluated == [after(4), after(7)]
+    assert run.best == [after(4)]
+    assert (fit.last, fit.best) == ({"loss": 7.0}, {"step": 4, "loss": 6.0})
+    assert min(run.checkpoints.saved) == 0
 
 
 def test_the_log_has_the_means_of_the_steps_since_the_last_line(unbroken):

@@ -16,8 +16,9 @@ def clock(monkeypatch):
 
 
 def test_a_run_without_a_checkpoint_owes_its_first_evaluation():
-    start = Progress.at_the_start()
+    start = Progress.at_the_start(owed=True)
     assert start.owed
+    assert not Progress.at_the_start(owed=False).owed
     assert (start.data, start.window, start.lines, start.last, start.best, start.seconds) == (None, [], 0, {}, {}, 0.0)
 
 
