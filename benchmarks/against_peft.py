@@ -65,10 +65,7 @@ TARGETS = {
     "attention": ("attention/(query|key|value)$", {"gpt2": ["c_attn"], "llama": ["q_proj", "k_proj", "v_proj"]}),
     "all": (
         "(attention/(query|key|value|out)|mlp/(gate|up|down))$",
-        {
-            "gpt2": ["c_attn", "c_proj", "c_fc"],
-            "llama": "all-linear",
-        },
+        {"gpt2": ["c_attn", "c_proj", "c_fc"], "llama": "all-linear"},
     ),
 }
 NO_LABEL = -100
@@ -196,10 +193,7 @@ def multiply(dtype):
                 once()
         return clock.record(0.0)
 
-    return {
-        "ours": partial(run, lambda: jax.block_until_ready(product(a, a))),
-        "theirs": partial(run, lambda: b @ b),
-    }
+    return {"ours": partial(run, lambda: jax.block_until_ready(product(a, a))), "theirs": partial(run, lambda: b @ b)}
 
 
 class Ours:

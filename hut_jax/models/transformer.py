@@ -73,4 +73,5 @@ class Transformer(nn.Module):
             split_rngs={"params": True, "dropout": True},
             in_axes=in_axes,
             length=c.n_layer,
+            check_constancy_invariants=False,  # of no use here, and a second trace of the layer
         )(*fields)

@@ -63,14 +63,13 @@ def prediction_loss(
         **kwargs: the model's other arguments, such as `deterministic`.
     """
     own: dict[str, Any] = {} if rngs is None else {"rngs": rngs}
-    whole = partial(apply, input_ids, attention_mask, logits_at=positions, **arrays, **own, **kwargs)
+    given = partial(apply, input_ids, attention_mask, **arrays, **own, **kwargs)
     parts = batch_parts()
     chunks = -(-len(positions) // (parts * chunk))
     if chunks <= 1:
-        return jnp.sum(cross_entropy(whole(), labels, label_smoothing) * weights)
-    jax.eval_shape(whole)  # for its errors: only a call of the whole model shows which sites are never used
+        return jnp.sum(cross_entropy(given(logits_at=positions), labels, label_smoothing) * weights)
 
-    hidden = apply(input_ids, attention_mask, method="hidden", **arrays, **own, **kwargs)
+    hidden = given(method="hidden")
     hidden = hidden.reshape(-1, hidden.shape[-1])[positions]
 
     def logits(part: Array, index: Array) -> Array:
