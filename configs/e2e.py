@@ -63,6 +63,7 @@ def get_config(base: str = "gpt2-medium") -> ConfigDict:
     config.train.label_smoothing = 0.1  # as the paper's
     config.train.eps = 1e-6  # as the paper's
     config.train.dropout = True  # the model's own, 0.1 in GPT-2; as the paper's
+    config.train.scan_layers = True  # compiles one layer for all
 
     config.log.every = 100  # steps between two lines of metrics.jsonl
     config.eval.every = 1000  # steps between two validations
@@ -80,7 +81,6 @@ def on_smollm2(config: ConfigDict) -> None:
     config.adapter.targets = ("all-linear",)
     config.train.steps = 600  # of 8 examples, a ninth of an epoch
     config.train.warmup = 0.06  # of all steps
-    config.train.scan_layers = True  # 30 layers, of which one is compiled
     config.log.every = 20
     config.eval.every = 200
     config.eval.max_examples = 200  # of 4,672, since a validation takes as long as several steps
