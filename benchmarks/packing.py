@@ -19,7 +19,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="the folder of E2E's files")
     parser.add_argument("--tokenizer", required=True, help="a folder or hub name")
-    parser.add_argument("--pack", default="0,256,512", help="values of config.data.pack")
+    parser.add_argument("--pack", default="0,144,256,512", help="values of config.data.pack")
     parser.add_argument("--batch", type=int, default=8, help="rows of a batch")
     args = parser.parse_args()
     records = read_records(find_files(args.data)["train"])

@@ -43,7 +43,7 @@ def get_config(base: str = "gpt2-medium") -> ConfigDict:
     config.data.max_length = 512  # as in the paper; E2E's longest example has 142 GPT-2 tokens, so nothing is cut
     config.data.length_multiple = 16  # 88 % of the positions hold real tokens, in 14 shapes of batch to compile
     config.data.slot_multiple = 8  # a multiple for the positions whose logits are computed
-    config.data.pack = 0  # 256: rows of 256 tokens, 4 examples in each, 98 % real tokens; a batch then has fewer rows
+    config.data.pack = 0  # 144: rows of 144 tokens, 2 or 3 examples in each, 97 % real tokens; set fewer rows, too
 
     set_transform(config, "hut", rank=8)  # the paper's LoRA has rank 4; HUT's forward cost hardly depends on the rank
     config.adapter.targets = ()  # the transformation's own: query and value, as for the paper's LoRA
