@@ -84,11 +84,14 @@ class Run(Base):
         """
         data = self.task.load_data(self.config.data, self.tokenizer).hold_out(self.config.eval.holdout)
         data = data.limit_validation(self.config.eval.max_examples)
-        if data.longest > self.model.config.n_positions:
-            raise UserError(
-                f"the longest example has {data.longest} tokens, and the model takes at most "
-                f"{self.model.config.n_positions}; lower config.data.{self.config.data.length_field}"
-            )
+        most, field = self.model.config.n_positions, self.config.data.length_field
+        if data.longest > most:
+            told = f"the longest example has {data.longest} tokens, and the model takes at most {most}; lower "
+            told += f"config.data.{field}"
+            if isinstance(data.train, Stream):  # not every example was looked at
+                told = f"config.data.{field} is {self.config.data.longest}, and the model takes at most {most} tokens; "
+                told += f"set it to {most + 1} or less"
+            raise UserError(told)
         size, splits = self.model.config.vocab_size, (data.train, *data.validation.values())
         largest = max((int(split.tokens.max()) for split in splits if isinstance(split, Sequences)), default=0)
         if largest >= size:
