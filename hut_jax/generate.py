@@ -3,8 +3,8 @@
 The input has one meaning representation on each line; for language modelling, one beginning of a text. The output has
 one text on each line. The run's config.decode says how to decode. It can be changed: --config.decode.beams=4
 
---prompt=TEXT prints a text. With --chat each text is the message of a user, by the tokenizer's chat template. --chat
-alone is a conversation: one message a line, until the input ends.
+--prompt=TEXT prints a text. Texts are continued as they are. With --chat each is the message of a user, by the
+tokenizer's chat template. --chat alone is a conversation: one message a line, until the input ends.
 """
 
 import io
@@ -21,7 +21,7 @@ from hut_jax.runs.decoding import Decoder
 from hut_jax.runs.text_files import check_output, read_lines
 from hut_jax.runs.trained import load_run, parse_with_run, run_parser, task_that
 from hut_jax.tasks import GeneratesText
-from hut_jax.tasks.chat import Chat
+from hut_jax.tasks.chat import Chat, Messages
 
 
 def main(argv: Sequence[str]) -> int:
@@ -34,14 +34,20 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--prompt", action="append", metavar="TEXT", help="in place of the files; the text is printed. May be repeated"
     )
-    parser.add_argument("--chat", action="store_true", help="answer the messages of a user")
+    parser.add_argument(
+        "--chat",
+        action="store_true",
+        help="take each text as the message of a user, by the chat template, whatever the run's task",
+    )
     args, config = parse_with_run(parser, argv)
 
     task = task_that(GeneratesText, args.workdir, config)
     if args.chat:
-        task = Chat()
+        task = Messages()
     if (args.input is None) != (args.output is None) or not (args.input or args.prompt or args.chat):
         raise UserError("give --input and --output, or --prompt, or --chat alone to write the messages here")
+    if sys.stdin is None and not (args.input or args.prompt):
+        raise UserError("standard input is closed, from which --chat alone reads messages; give --prompt or --input")
     if args.input and args.prompt:
         raise UserError("give --input and --output, or --prompt, not both")
     for text in args.prompt or ():
@@ -52,10 +58,12 @@ def main(argv: Sequence[str]) -> int:
         check_output(args.output)
     run = load_run(args.workdir, config, scan_layers=False, force=args.force)
     if args.chat:
-        Chat().conversation([{"role": "user", "content": "Hello"}], run.tokenizer)  # for its error
-    decoder = Decoder(run, task)
-    for note in decoder.notes:
-        print(f"note: {note}")
+        Messages().prompts(["Hello"], run.tokenizer)  # for its error
+    decoder, notes = Decoder(run, task), []
+    if type(task) is Chat and run.tokenizer.chat_template:
+        notes = ["each text is continued as it is; --chat makes it the message of a user, by the chat template"]
+    for note in [*decoder.notes, *notes]:
+        print(f"note: {note}", file=sys.stderr)
     if lines is None:
         converse(decoder)
     elif args.input:

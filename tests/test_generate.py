@@ -79,7 +79,7 @@ def test_ids_that_are_no_tokens_are_never_written(finished, small_model, mrs, tm
     arguments = [f"--workdir={finished}", f"--input={mrs}", "--config.decode.method=greedy", "--force"]
     assert main([*arguments, f"--output={tmp_path / 'texts.txt'}", f"--config.model={padded}"]) == 0
     note = "note: the model has 124 token ids that its tokenizer lacks; none is ever written\n"
-    assert note in capsys.readouterr().out
+    assert note in capsys.readouterr().err
     lines = (tmp_path / "texts.txt").read_text().splitlines()
     assert len(lines) == 3
     assert all(lines)  # the padding would have been decoded to nothing
@@ -135,6 +135,25 @@ def test_prompts_are_continued_as_they_are_or_as_messages_of_a_chat(finished, ta
     assert main([f"--workdir={finished}", talking, "--chat", f"--input={mrs}", f"--output={tmp_path / 'out'}"]) == 0
     assert asked[4:] == [f"<user>{mr}<|endoftext|><assistant>" for mr in MRS]
     assert (tmp_path / "out").read_text() == "Answer 4.\nAnswer 5.\nAnswer 6.\n"
+
+
+def test_a_run_of_chat_continues_a_text_as_it_is_and_notes_where_a_template_is_used(run, talking, asked, capsys):
+    config = thaw(from_json((run / "config.json").read_text()))
+    set_task(config, "chat")
+    (run / "config.json").write_text(to_json(freeze(config)))
+    assert main([f"--workdir={run}", talking, "--prompt=One"]) == 0
+    out = capsys.readouterr()
+    assert (asked, out.out) == (["One"], "Answer\n0.\n")  # nothing but the text
+    assert "note: each text is continued as it is; --chat makes it the message of a user" in out.err
+    assert main([f"--workdir={run}", talking, "--prompt=One", "--chat"]) == 0
+    assert asked[1:] == ["<user>One<|endoftext|><assistant>"]
+    assert "note: each text" not in capsys.readouterr().err
+
+
+def test_a_chat_without_standard_input_is_one_line(finished, monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(UserError, match=r"^standard input is closed, from which --chat alone reads messages; give"):
+        main([f"--workdir={finished}", "--chat"])
 
 
 @pytest.mark.parametrize(

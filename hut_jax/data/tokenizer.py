@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -133,8 +134,14 @@ class Tokenizer:
         """The ids of many texts, any Unicode, encoded in parallel. Nothing is added before or after."""
         return [encoding.ids for encoding in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
-    def encode_places(self, text: str) -> tuple[Int32[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
-        """The ids of one text, and the character of the text at which each token begins.
+    @cached_property
+    def begin_ids(self) -> list[int]:
+        """The tokens that the tokenizer adds in front of a text, such as Llama 3's; GPT-2's adds none."""
+        bare, framed = self.encode("a"), self._backend.encode_batch(["a"])[0].ids
+        return framed[: next(i for i in range(len(framed)) if framed[i : i + len(bare)] == bare)]
+
+    def encode_places(self, text: str) -> tuple[Int32[np.ndarray, " n"], Int64[np.ndarray, "n 2"]]:
+        """The ids of one text, and the characters of it at which each token begins and ends (exclusive).
 
         Raises:
             UserError: the tokenizer does not know where its tokens begin.
@@ -145,7 +152,7 @@ class Tokenizer:
                 f"text its tokens begin; name one with a {_JSON} in config.tokenizer"
             )
         encoding = self._backend.encode(text, add_special_tokens=False)
-        return np.array(encoding.ids, np.int32), np.array([first for first, _ in encoding.offsets], np.int64)
+        return np.array(encoding.ids, np.int32), np.array(encoding.offsets, np.int64).reshape(-1, 2)
 
     def encode_texts(self, texts: Sequence[tuple[str, ...]], max_length: int) -> EncodedTexts:
         """Examples of one text or of two, with the special tokens of their frame.

@@ -7,13 +7,14 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from hut_jax.core.errors import UserError
+from hut_jax.data.chat.template import end_of_turn
 from hut_jax.generation import generate
 from hut_jax.models.hub.generation_config import end_tokens
 from hut_jax.parallel.activations import BATCH
 from hut_jax.parallel.mesh import make_mesh
 from hut_jax.runs.trained import TrainedRun
 from hut_jax.tasks import GeneratesText
-from hut_jax.tasks.chat import Chat
+from hut_jax.tasks.chat import Messages
 
 _TURN = 256
 """A conversation is padded to a multiple of this many tokens, since each length is compiled."""
@@ -27,7 +28,7 @@ class Decoder:
     Args:
         run: a run of a task that generates text. Its layers are not scanned: a scan copies every layer's cache at
             every token.
-        task: the run's task; or `Chat`, by which any run with a chat template answers.
+        task: the run's task; or `Messages`, by which any run with a chat template answers.
 
     Attributes:
         notes: messages for the user.
@@ -38,6 +39,8 @@ class Decoder:
 
     def __init__(self, run: TrainedRun, task: GeneratesText):
         self._run, self._task = run, task
+        # A chat template may end a turn with mere text.
+        self._mark = end_of_turn(run.tokenizer).text if isinstance(task, Messages) else ""
         size = run.model.config.vocab_size
         self._never = run.tokenizer.missing(size)
         self._ends = _end_tokens(run, task) & (frozenset(range(size)) - {*self._never})
@@ -75,11 +78,11 @@ class Decoder:
             UserError: there is no chat template, it refuses the conversation, or the conversation is too long.
         """
         run, new = self._run, self._run.config.decode.max_new_tokens
-        prompt, most = Chat().conversation(messages, run.tokenizer), run.model.config.n_positions
+        prompt, most = Messages().conversation(messages, run.tokenizer), run.model.config.n_positions
         if len(prompt) + new > most:
             raise UserError(
                 f"the conversation has {len(prompt):,} tokens, an answer may have {new:,}, and the model takes "
-                f"{most:,} in all; begin another, or give answers fewer with --config.decode.max_new_tokens"
+                f"{most:,} in all; start a new one, or lower --config.decode.max_new_tokens"
             )
         (tokens,) = self._continue([prompt], length_multiple=_TURN)
         return self.text(tokens, one_line=False)
@@ -101,6 +104,8 @@ class Decoder:
     def text(self, tokens: Sequence[int], *, one_line: bool = True) -> str:
         """The tokens as text, with or without its line ends."""
         text = self._run.tokenizer.decode(tokens)
+        if self._mark:
+            text = text.partition(self._mark)[0]
         return " ".join(text.split()) if one_line else text.strip()
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from hut_jax.core.errors import UserError
 from hut_jax.core.files import read_text
 from hut_jax.data.chat.dataset import load_chat
+from hut_jax.data.chat.encoding import with_begin
 from hut_jax.data.chat.template import end_of_turn, template_of
 from hut_jax.data.tokenizer import Tokenizer
 from hut_jax.tasks.base import TaskData
@@ -20,15 +21,19 @@ class Chat(CausalLM):
     data_section = ChatData
 
     def fit_tokenizer(self, tokenizer: Tokenizer, data: Any) -> None:
-        """Give the tokenizer the chat template of `config.data.template`."""
+        """Give the tokenizer the chat template of `config.data.template`.
+
+        Raises:
+            UserError: the file cannot be read, or is empty.
+        """
         if data.template:
-            tokenizer.chat_template = read_text(data.template)
+            if not (template := read_text(data.template)).strip():
+                raise UserError(f"{data.template}, the file in config.data.template, is empty")
+            tokenizer.chat_template = template
 
     def prompts(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
-        """Each text as the message of a user; without a chat template, as it is."""
-        if not tokenizer.chat_template:
-            return tokenizer.encode_batch(texts)
-        return [self.conversation([{"role": "user", "content": text}], tokenizer) for text in texts]
+        """Each text as it is, after the token that the tokenizer adds in front of a text."""
+        return [with_begin(ids, tokenizer) for ids in tokenizer.encode_batch(texts)]
 
     def conversation(self, messages: Sequence[Mapping[str, str]], tokenizer: Tokenizer) -> list[int]:
         """The tokens of a conversation, up to where the assistant says something.
@@ -45,7 +50,7 @@ class Chat(CausalLM):
 
     def end_tokens(self, tokenizer: Tokenizer) -> tuple[int, ...]:
         """The tokenizer's end token, and the one that ends a turn in the chat template."""
-        turn = end_of_turn(tokenizer)
+        turn = end_of_turn(tokenizer).token
         return (*super().end_tokens(tokenizer), *([] if turn is None else [turn]))
 
     def load_data(self, data: Any, tokenizer: Tokenizer) -> TaskData:
@@ -69,4 +74,12 @@ class Chat(CausalLM):
             holdout=data.holdout,
             validation=data.validation,
         )
-        return TaskData(splits.train, {"validation": splits.validation})
+        return TaskData(splits.train, {"validation": splits.validation}, splits.notes)
+
+
+class Messages(Chat):
+    """Conversations with any run: each text is the message of a user."""
+
+    def prompts(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
+        """Each text as the message of a user, by the chat template."""
+        return [self.conversation([{"role": "user", "content": text}], tokenizer) for text in texts]

@@ -234,6 +234,7 @@ def test_a_llama_style_tokenizer_and_its_chat_template(tmp_path):
     for ours in (alone, load_tokenizer(tmp_path)):
         same(ours, own)
         assert ours.eos_id == 2
+        assert ours.begin_ids == [1]
         assert ours.encode_texts([("the cat é",)], 20).ids == [own.encode("the cat é").ids]
         assert ours.decode(ours.encode("the cat é")) == "the cat é"
     ours.save(tmp_path / "merged")
@@ -242,6 +243,7 @@ def test_a_llama_style_tokenizer_and_its_chat_template(tmp_path):
 
 def test_the_embedded_tokenizer_is_as_transformers_reads_it():
     same(as_theirs(TINY), bare(TINY))
+    assert load_tokenizer(TINY).begin_ids == []
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hut_jax.runs import decoding
 from hut_jax.runs.decoding import Decoder
 from hut_jax.runs.trained import load_run, read_trained_config
 from hut_jax.tasks import task_named
-from hut_jax.tasks.chat import Chat
+from hut_jax.tasks.chat import Chat, Messages
 from tests.data.chat.conftest import TEMPLATE
 
 SAYS = "The hill.\n\nIt is far"
@@ -69,15 +69,22 @@ def test_ids_of_another_tokenizer_are_no_end_tokens(trained, calls, base, monkey
 
 def test_an_answer_continues_the_conversation_by_the_chat_template(trained, calls):
     talk = [("user", "Where?"), ("assistant", "Here."), ("user", "And the hill?")]
-    answer = Decoder(trained, Chat()).answer([{"role": role, "content": content} for role, content in talk])
+    answer = Decoder(trained, Messages()).answer([{"role": role, "content": content} for role, content in talk])
     assert answer == SAYS
     (((prompt,), _, options),) = calls
     assert trained.tokenizer.decode(prompt) == "<user>Where?!<assistant>Here.!<user>And the hill?!<assistant>"
     assert options["length_multiple"] == 256
 
 
+def test_text_that_ends_a_turn_of_the_template_ends_the_answer(trained, calls, monkeypatch):
+    monkeypatch.setattr(trained.tokenizer.auto, "chat_template", TEMPLATE.replace("<|endoftext|>", "It is\n"))
+    assert Decoder(trained, Messages()).answer([{"role": "user", "content": "Where?"}]) == "The hill."
+    plain, special = Decoder(trained, Chat()), trained.tokenizer.encode(f" {SAYS}\n")
+    assert plain.text(special, one_line=False) == SAYS  # no chat, no turn
+
+
 def test_a_conversation_that_no_longer_fits_is_one_line(trained, calls):
-    decoder = Decoder(trained, Chat())
+    decoder = Decoder(trained, Messages())
 
     def ask(content):
         return decoder.answer([{"role": "user", "content": content}])
@@ -85,7 +92,7 @@ def test_a_conversation_that_no_longer_fits_is_one_line(trained, calls):
     one, new = len(trained.tokenizer.encode("<user>!<assistant>")), trained.config.decode.max_new_tokens
     most = 192 - one - new
     ask("a" + " a" * (most - 1))
-    message = rf"^the conversation has {193 - new} tokens, an answer may have 6, and the model takes 192 in all; begin "
+    message = rf"^the conversation has {193 - new} tokens, an answer may have 6, and the model takes 192 in all; start "
     with pytest.raises(UserError, match=message) as error:
         ask("a" + " a" * most)
     assert "\n" not in str(error.value)

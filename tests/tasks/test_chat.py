@@ -1,5 +1,6 @@
 """The task "chat": a run from a JSONL file to answers."""
 
+import gzip
 import json
 
 import numpy as np
@@ -11,11 +12,11 @@ from hut_jax.config import default_config, freeze
 from hut_jax.data.tokenizer import load_tokenizer
 from hut_jax.runs.decoding import Decoder
 from hut_jax.runs.run import make_run
-from hut_jax.runs.trained import load_run, task_that
-from hut_jax.tasks import GeneratesText
+from hut_jax.runs.trained import load_run
+from hut_jax.tasks.chat import Chat, Messages
 from hut_jax.train import train
 from hut_jax.training.steps import Steps
-from tests.data.chat.conftest import TEMPLATE
+from tests.data.chat.conftest import TEMPLATE, adds_a
 
 
 @pytest.fixture
@@ -63,8 +64,7 @@ def test_a_run_that_is_killed_ends_with_the_same_bits_and_answers(config, tmp_pa
     losses = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert result["best"]["loss"] < next(line["loss"] for line in losses if line["split"] == "validation")
     trained = load_run(run)
-    task = task_that(GeneratesText, run, trained.config)
-    decoder = Decoder(trained, task)
+    decoder = Decoder(trained, Messages())
     (answer,) = decoder.generate(["Say a"])
     assert 0 < len(answer) <= 4
     assert decoder.answer([{"role": "user", "content": "Say a"}]) == decoder.text(answer, one_line=False)
@@ -72,13 +72,65 @@ def test_a_run_that_is_killed_ends_with_the_same_bits_and_answers(config, tmp_pa
     assert load_tokenizer(tmp_path / "saved").chat_template == TEMPLATE
 
 
-def test_a_prompt_is_the_message_of_a_user(config):
-    run = make_run(freeze(config))
-    (prompt,) = run.task.prompts(["Say a"], run.tokenizer)
-    assert run.tokenizer.decode(prompt) == "<user>Say a<|endoftext|><assistant>"
-    config.data.template = ""
+def test_a_prompt_is_continued_as_it_is_or_as_the_message_of_a_user(config):
     run = make_run(freeze(config))
     assert run.task.prompts(["Say a"], run.tokenizer) == [run.tokenizer.encode("Say a")]
+    (prompt,) = Messages().prompts(["Say a"], run.tokenizer)
+    assert run.tokenizer.decode(prompt) == "<user>Say a<|endoftext|><assistant>"
+
+
+def test_a_prompt_begins_as_a_plain_text_in_training():
+    beginning = adds_a()
+    assert [beginning.decode(ids) for ids in Chat().prompts(["the", "A the"], beginning)] == ["Athe", "A the"]
+    beginning.chat_template = TEMPLATE
+    (prompt,) = Messages().prompts(["the"], beginning)
+    assert beginning.decode(prompt) == "<user>the<|endoftext|><assistant>"  # a template writes its own
+
+
+def test_what_is_cut_is_told(config, tmp_path):
+    lines = [{"prompt": "a", "completion": " b" * n} for n in (5, 100, 5, 100)]
+    lines += [{"prompt": "a " * 100, "completion": "b"}] * 3
+    (tmp_path / "long.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert make_run(freeze(config)).load_data().notes == ()
+    config.data.file, config.data.holdout = str(tmp_path / "long.jsonl"), 2
+    config.data.validation = config.data.file
+    assert make_run(freeze(config)).load_data().notes == (
+        "config.data.max_length, 64 tokens, cuts 2 of 7 training examples, and leaves out 3, of which nothing to learn "
+        "is left",
+        "config.data.max_length, 64 tokens, cuts 0 of 2 validation examples, and leaves out 1, of which nothing to "
+        "learn is left",
+    )
+    config.data.validation, config.data.holdout = "", 1
+    with pytest.raises(
+        UserError, match=r"none of 1 examples for validation .*first 64; raise config\.data\.max_length"
+    ):
+        make_run(freeze(config)).load_data()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"text": "a b"}\n'.encode("utf-16"), "line 1: not UTF-8 "),
+        (gzip.compress(b'{"text": "a b"}\n'), "line 1: not UTF-8 "),
+        (b'{"text": "a b"}\r{"text": "c d"}\r', "line 1: not JSON: .*; a line should end with a line feed"),
+        (b'[{"text": "a b"}, {"text": "c d"}]', "line 1: a list in place of a JSON object; each example should be"),
+        (b'{"text": "a b"}\n', "has 1 examples, and there should be at least 2"),
+    ],
+)
+def test_a_file_of_another_kind_is_named_as_what_it_is(config, tmp_path, content, message):
+    (tmp_path / "other").write_bytes(content)
+    config.data.file = str(tmp_path / "other")
+    with pytest.raises(UserError, match=message):
+        make_run(freeze(config)).load_data()
+
+
+def test_an_example_that_may_be_longer_than_the_model_takes_is_told_by_its_field(config):
+    config.data.max_length = config.data.row = 1024
+    message = r"^config\.data\.max_length is 1024, and the model takes at most 192 tokens; set it to 193 or less$"
+    with pytest.raises(UserError, match=message):
+        make_run(freeze(config)).load_data()
+    config.data.max_length = config.data.row = 193
+    make_run(freeze(config)).load_data()
 
 
 def test_the_data_is_rows_to_train_on_and_examples_to_validate_on(config):
@@ -109,4 +161,7 @@ def test_bad_data_is_one_line_before_anything_is_trained(config, tmp_path):
         make_run(freeze(config)).load_data()
     config.data.template = str(tmp_path / "missing.jinja")
     with pytest.raises(UserError, match=r"missing\.jinja"):
+        make_run(freeze(config))
+    (tmp_path / "missing.jinja").write_text("\n")
+    with pytest.raises(UserError, match=r"missing\.jinja, the file in config\.data\.template, is empty$"):
         make_run(freeze(config))

@@ -7,7 +7,7 @@ import numpy as np
 
 from hut_jax.core.errors import UserError
 from hut_jax.data.batching import evenly_spread
-from hut_jax.data.chat.encoding import Encoder, Turns
+from hut_jax.data.chat.encoding import Encoder, Sample, Turns
 from hut_jax.data.chat.lines import Lines
 from hut_jax.data.chat.stream import Packing
 from hut_jax.data.tokenizer import Tokenizer
@@ -16,11 +16,16 @@ _CHECKED = 200_000
 """Lines of a file that are checked before training. Of a longer file as many, evenly spread."""
 
 
+_FIRST = 5
+"""Lines that are checked before any are counted: a file of another kind may seem to have one line."""
+
+
 class ChatSplits(NamedTuple):
-    """Training rows, and validation examples."""
+    """Training rows, validation examples, and notes for the user."""
 
     train: Packing
     validation: Turns
+    notes: tuple[str, ...]
 
 
 def load_chat(
@@ -47,6 +52,7 @@ def load_chat(
     """
     lines = Lines(path)
     encode = Encoder(lines, tokenizer, max_length)
+    encode.check(range(min(len(lines), _FIRST)))
     if len(lines) < (1 if validation else 2):
         raise UserError(f"{path} has {len(lines)} examples, and there should be at least {1 if validation else 2}")
     encode.check(map(int, evenly_spread(len(lines), _CHECKED)))
@@ -57,7 +63,24 @@ def load_chat(
     else:
         last -= min(holdout, last // 2)
         score, rows = encode, np.arange(last, len(lines))
-    held = [example for index in rows if (example := score(int(index))) is not None]
-    if not held:
-        raise UserError(f"{validation or path}: none of {len(rows)} examples for validation has a token to learn")
-    return ChatSplits(Packing(encode, 0, last, row), Turns.of(held))
+    held = score.sample(map(int, rows))
+    if not held.examples:
+        raise UserError(
+            f"{validation or path}: none of {len(rows)} examples for validation has a token to learn among its first "
+            f"{max_length}; raise config.data.max_length"
+        )
+    train = Packing(encode, 0, last, row)
+    looked_at = "training examples that were looked at" if train.sampled < last else "training examples"
+    notes = _notes(train.sample, looked_at, max_length) + _notes(held, "validation examples", max_length)
+    return ChatSplits(train, Turns.of(held.examples), (*notes,))
+
+
+def _notes(sample: Sample, what: str, max_length: int) -> list[str]:
+    """What to tell the user if examples were cut."""
+    if not sample.cut + sample.dropped:
+        return []
+    left_out = f", and leaves out {sample.dropped:,}, of which nothing to learn is left" if sample.dropped else ""
+    return [
+        f"config.data.max_length, {max_length} tokens, cuts {sample.cut:,} of "
+        f"{len(sample.examples) + sample.dropped:,} {what}{left_out}"
+    ]

@@ -55,7 +55,9 @@ class Lines:
         try:
             return number, line.decode("utf-8-sig" if start == 0 else "utf-8")
         except UnicodeDecodeError as error:
-            raise UserError(f"{self.path}, line {number}: not UTF-8 ({error.reason})") from error
+            raise UserError(
+                f"{self.path}, line {number}: not UTF-8 ({error.reason}); it should be plain text"
+            ) from error
 
 
 def _parts(file: IO[bytes]) -> Iterator[Int64[np.ndarray, "lines 3"]]:

@@ -1,12 +1,13 @@
 """A tokenizer's chat template: from messages to text, and the token that ends a turn."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from hut_jax.core.errors import UserError, one_line
 from hut_jax.data.chat.turns import ROLE, Render
 from hut_jax.data.tokenizer import Tokenizer
 
+_ASKED = [{"role": "user", "content": "Is it?"}]
 _SAID = "Yes"
 
 
@@ -26,14 +27,22 @@ def template_of(tokenizer: Tokenizer) -> Render | None:
     return render
 
 
-def end_of_turn(tokenizer: Tokenizer) -> int | None:
-    """The special token that the chat template writes after what the assistant said; None if there is none.
+class TurnEnd(NamedTuple):
+    """What the chat template writes after what the assistant said: a special token, or else text, or nothing."""
+
+    token: int | None
+    text: str
+
+
+def end_of_turn(tokenizer: Tokenizer) -> TurnEnd:
+    """What ends a turn of the assistant.
 
     Raises:
         UserError: the template refuses a conversation of one question and its answer.
     """
     if (render := template_of(tokenizer)) is None:
-        return None
-    text = render([{"role": "user", "content": "Is it?"}, {"role": ROLE, "content": _SAID}], False)
-    after = tokenizer.encode(text.rpartition(_SAID)[2].lstrip())
-    return after[0] if after and after[0] in tokenizer.auto.get_added_vocab().values() else None
+        return TurnEnd(None, "")
+    text = render([*_ASKED, {"role": ROLE, "content": _SAID}], False).rpartition(_SAID)[2].strip()
+    after = tokenizer.encode(text)
+    special = after and after[0] in tokenizer.auto.get_added_vocab().values()
+    return TurnEnd(after[0], "") if special else TurnEnd(None, text)

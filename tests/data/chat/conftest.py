@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from tokenizers import processors
 
 from hut_jax.data.tokenizer import load_tokenizer
 
@@ -20,6 +21,14 @@ def write(tmp_path_factory):
         return path
 
     return write_examples
+
+
+def adds_a():
+    """The tiny tokenizer, which adds the token 'A' in front of a text, as Llama 3's adds one."""
+    tokenizer = load_tokenizer("assets/tiny")
+    (begin,) = tokenizer.encode("A")
+    tokenizer.auto.backend_tokenizer.post_processor = processors.TemplateProcessing("A $A", "A $A $B", [("A", begin)])
+    return tokenizer
 
 
 @pytest.fixture

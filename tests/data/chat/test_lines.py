@@ -38,7 +38,7 @@ def test_a_line_that_is_no_utf_8_is_named_when_it_is_read(tmp_path):
     path.write_bytes(b"{}\n\n\xff\n")
     lines = Lines(path)
     assert lines[0] == (1, "{}")
-    with pytest.raises(UserError, match="file, line 3: not UTF-8"):
+    with pytest.raises(UserError, match=r"file, line 3: not UTF-8 .*; it should be plain text"):
         lines[1]
 
 

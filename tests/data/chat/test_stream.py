@@ -1,3 +1,4 @@
+import json
 import tracemalloc
 from collections import Counter
 
@@ -6,6 +7,7 @@ import pytest
 
 from hut_jax.core.errors import UserError
 from hut_jax.data.batching import Batching
+from hut_jax.data.chat import stream
 from hut_jax.data.chat.encoding import Encoder
 from hut_jax.data.chat.lines import Lines
 from hut_jax.data.chat.stream import Packing
@@ -51,7 +53,7 @@ def texts(batches):
 def expected(encode, indices):
     found = Counter()
     for index in indices:
-        tokens, learned = encode(index)
+        ((tokens, learned),) = encode(index)
         found[tuple(tokens[:-1]), tuple(np.where(learned[1:], tokens[1:], -1))] += 1
     return found
 
@@ -77,17 +79,34 @@ def test_the_order_is_of_the_seed_and_each_epoch_has_its_own(encode):
     assert not np.array_equal(two[len(first)]["input_ids"], first[0]["input_ids"])
 
 
+def test_of_endless_batches_as_training_reads_them_each_epoch_has_every_example_once(encode, monkeypatch):
+    monkeypatch.setattr(stream, "_POOL", 4)  # several pools
+    packing = Packing(encode, 0, 60, ROW)
+    epoch = sum(len(batch["attention_mask"][batch["attention_mask"].any(1)]) for batch in read(packing))
+    batches = iter(packing.batches(Batching(1), ALL))
+    rows = [texts([next(batches)]) for _ in range(3 * epoch)]
+    wanted, seen, done = expected(encode, range(60)), Counter(), 0
+    for row in rows:
+        seen += row
+        done += seen == wanted
+        seen = Counter() if seen == wanted else seen
+        assert seen <= wanted  # none again before all were there
+    assert done >= 2
+    assert abs(len(packing) - epoch) <= 0.1 * epoch
+
+
 def test_a_saved_position_continues_with_the_same_batches(encode):
     packing = Packing(encode, 0, 60, ROW)
     batches = iter(packing.batches(Batching(4), ALL))
-    for _ in range(3):
-        next(batches)
-    state = batches.get_state()
-    wanted = [next(batches)["input_ids"] for _ in range(4)]
-    again = iter(packing.batches(Batching(4), ALL))
-    again.set_state(state)
-    for ids in wanted:
-        np.testing.assert_array_equal(next(again)["input_ids"], ids)
+    for steps in (3, 1, packing._rows // 4 + 2):  # within a pool, and past the end of an epoch
+        for _ in range(steps):
+            next(batches)
+        state = batches.get_state()
+        wanted = [next(batches)["input_ids"] for _ in range(4)]
+        again = iter(packing.batches(Batching(4), ALL))
+        again.set_state(json.loads(json.dumps(state)))
+        for ids in wanted:
+            np.testing.assert_array_equal(next(again)["input_ids"], ids)
 
 
 def test_each_process_reads_its_own_examples(encode):
@@ -104,7 +123,7 @@ def test_each_process_reads_its_own_examples(encode):
 def test_examples_of_which_nothing_is_left_are_left_out(tiny_tokenizer, write):
     encode = Encoder(Lines(write([{"prompt": "a " * 30, "completion": "b"}, {"text": "c d"}])), tiny_tokenizer, ROW)
     assert sum(texts(read(Packing(encode, 0, 2, ROW))).values()) == 1
-    with pytest.raises(UserError, match="none of 1 examples has a token to learn"):
+    with pytest.raises(UserError, match=r"none of 1 examples has a token to learn .*raise config\.data\.max_length"):
         Packing(encode, 0, 1, ROW)
 
 

@@ -20,7 +20,13 @@ THINKS = "{% if m.role == 'assistant' %}<think>Yes or no</think>\n{% endif %}"
 )
 def test_the_special_token_after_what_the_assistant_said_ends_a_turn(talking, template, ends):
     talking.chat_template = template
-    assert end_of_turn(talking) == (talking.eos_id if ends else None)
+    assert end_of_turn(talking).token == (talking.eos_id if ends else None)
+
+
+@pytest.mark.parametrize(("after", "text"), [("</>\n", "</>"), ("\n", ""), ("<|endoftext|></>", "")])
+def test_text_that_ends_a_turn_in_place_of_a_special_token_is_told(talking, after, text):
+    talking.chat_template = TURN + "{{ m.content }}" + after + "{% endfor %}"
+    assert end_of_turn(talking).text == text
 
 
 def test_a_template_makes_text_and_begins_the_assistants_turn_if_asked(talking):

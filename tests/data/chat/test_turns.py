@@ -18,8 +18,8 @@ def message(role, content):
 
 def spans(line, render=render):
     said = parse(line if isinstance(line, str) else json.dumps(line))
-    said = said.learned(render) if isinstance(said, Conversation) else said
-    return [said.text[first:last] for first, last in said.spans]
+    texts = said.learned(render) if isinstance(said, Conversation) else [said]
+    return [one.text[first:last] for one in texts for first, last in one.spans]
 
 
 def test_of_a_conversation_the_assistants_turns_are_learned_with_their_ends():
@@ -40,13 +40,13 @@ def test_both_halves_of_a_surrogate_pair_are_one_character():
 
 
 def test_of_a_prompt_the_completion_is_learned():
-    assert parse('{"prompt": "a ", "completion": "b"}') == Learned("a b", ((2, 3),), True)
+    assert parse('{"prompt": "a ", "completion": "b"}') == Learned("a b", ((2, 3),), True, True)
     asked = [message("user", "a"), message("assistant", "not me"), message("user", "b")]
     assert spans({"prompt": asked, "completion": [message("assistant", "C")]}) == ["C</>\n"]
 
 
 def test_of_a_text_all_is_learned():
-    assert parse('{"text": "abc", "source": 3}') == Learned("abc", ((0, 3),), True)
+    assert parse('{"text": "abc", "source": 3}') == Learned("abc", ((0, 3),), True, True)
 
 
 def test_a_template_that_drops_the_white_space_after_the_last_turn_is_followed():
@@ -57,22 +57,42 @@ def test_a_template_that_drops_the_white_space_after_the_last_turn_is_followed()
     assert spans({"messages": talk}, stripped) == ["B</>", "D</>"]
 
 
-def test_a_template_that_rewrites_earlier_turns_is_refused_with_the_way_out():
-    def forgetful(messages, begin):
-        shown = [one if one is messages[-1] else one | {"content": one["content"].lower()} for one in messages]
-        return render(shown, begin)
+def test_where_a_template_writes_the_last_turn_in_another_way_each_turn_is_an_example_of_its_own():
+    """As Qwen 3's, which adds an empty thought to the last turn."""
+
+    def thinks(messages, begin):
+        text = render(messages[:-1], False)
+        last, thought = messages[-1], "<think></think>" if messages[-1]["role"] == "assistant" else ""
+        return f"{text}<{last['role']}>{thought}{last['content']}</>\n" + ("<assistant>" if begin else "")
 
     talk = [message("user", "a"), message("assistant", "B"), message("user", "c"), message("assistant", "D")]
-    with pytest.raises(UserError, match="writes message 2 in another way where messages follow it; split"):
-        spans({"messages": talk}, forgetful)
-    assert spans({"prompt": talk[:3], "completion": talk[3:]}, forgetful) == ["D</>\n"]
+    first, second = Conversation(talk, 0).learned(thinks)
+    assert first.text == "<user>a</>\n<assistant><think></think>B</>\n"
+    assert second.text == "<user>a</>\n<assistant>B</>\n<user>c</>\n<assistant><think></think>D</>\n"
+    assert spans({"messages": talk}, thinks) == ["<think></think>B</>\n", "<think></think>D</>\n"]
+    assert spans({"prompt": talk[:3], "completion": talk[3:]}, thinks) == ["<think></think>D</>\n"]
+
+
+def test_a_template_that_begins_a_turn_in_another_way_than_it_writes_it_is_refused():
+    def thinking(messages, begin):
+        return render(messages, begin) + ("<think>" if begin else "")
+
+    talk = [message("user", "a"), message("assistant", "B")]
+    with pytest.raises(UserError, match=r"begin in another way than it writes message 2, so .* config.data.template$"):
+        spans({"messages": talk}, thinking)
+
+
+def test_the_parts_of_a_content_are_one_text():
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": " b"}]
+    said = parse(json.dumps({"messages": [message("user", parts), message("assistant", parts)], "tools": []}))
+    assert said.messages == [message("user", "a b"), message("assistant", "a b")]
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "no JSON: "),
-        ("[" * 200_000, "no JSON: "),
+        ("{", "not JSON: "),
+        ("[" * 200_000, "not JSON: "),
         (r'{"text": "\uD83D"}', r"half of a surrogate pair, such as \ud83d alone, is no text"),
         ("[1]", "a list in place of a JSON object"),
         ("3", "a number in place of a JSON object"),
@@ -81,11 +101,37 @@ def test_a_template_that_rewrites_earlier_turns_is_refused_with_the_way_out():
         ('{"messages": []}', "'messages' is an empty list; it should be a list of messages"),
         ('{"messages": "a"}', "'messages' is a text; it should be a list of messages"),
         ('{"messages": ["a"]}', "message 1 of 'messages' is a text in place of a JSON object"),
-        ('{"messages": [{"rol": "user", "content": "a"}]}', "message 1 of 'messages' has no text 'role'; "),
-        ('{"messages": [{"role": "user", "content": null}]}', "message 1 of 'messages' has no text 'content'; "),
-        ('{"messages": [{"role": "user", "content": "a"}]}', "no message to learn has the role 'assistant'"),
-        ('{"prompt": "a"}', "it has no 'completion'; "),
-        ('{"completion": "a"}', "it has no 'prompt'; "),
+        (
+            '{"text": "a"}\r{"text": "b"}',
+            "not JSON: Extra data: line 1 column 15 (char 14); a line should end with a line",
+        ),
+        ('{"messages": [{"rol": "user"}]}', "message 1 of 'messages' has no 'role'; it has 'rol'"),
+        ('{"messages": [{"role": "user"}]}', "message 1 of 'messages' has no 'content'; it has 'role'"),
+        ('{"messages": [{"role": 1, "content": "a"}]}', "the 'role' of message 1 of 'messages' is a number"),
+        ('{"messages": [{"role": "user", "content": null}]}', "the 'content' of message 1 of 'messages' is null; it"),
+        (
+            '{"messages": [{"role": "user", "content": []}]}',
+            "the 'content' of message 1 of 'messages' is an empty list",
+        ),
+        (
+            '{"messages": [{"role": "assistant", "content": null, "tool_calls": [{"type": "function"}]}]}',
+            "message 1 of 'messages' has 'tool_calls', and tools are not supported",
+        ),
+        (
+            '{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "a"}}]}]}',
+            "the 'content' of message 1 of 'messages' has a part of the type 'image_url'; each should be {\"type\": ",
+        ),
+        (
+            '{"messages": [{"role": "user", "content": ["a"]}]}',
+            "the 'content' of message 1 of 'messages' has a part wi",
+        ),
+        (
+            '{"messages": [{"role": "user", "content": "a"}, {"role": "Assistant", "content": "b"}]}',
+            "no message to learn has the role 'assistant', only 'user', 'Assistant': there is nothing to learn",
+        ),
+        ('{"text": "a", "tools": [{"type": "function"}]}', "it has 'tools', which are not supported"),
+        ('{"prompt": "a", "response": "b"}', "it has no 'completion'; it has 'prompt', 'response'"),
+        ('{"completion": "a"}', "it has no 'prompt'; it has 'completion'"),
         ('{"prompt": "a", "completion": ""}', "'completion' is empty: there is nothing to learn"),
         ('{"prompt": "a", "completion": []}', "'prompt' is a text; it should be a list of messages"),
         ('{"text": ""}', "'text' is an empty text; it should be a text that is not empty"),
