@@ -32,7 +32,7 @@ SLIDING = {
 # The shapes: heads, groups, width of a head (None: the hidden size's share), layers, whether the head is tied.
 SHAPES = [(4, 2, None, 3, False), (3, 1, 6, 2, True), (2, 2, None, 4, True)]
 ROPES = {
-    "default": {},
+    "default": {"rope_type": "default"},
     "linear": {"rope_type": "linear", "factor": 2.5},
     "dynamic": {"rope_type": "dynamic", "factor": 3.0},
     "llama3": {
@@ -59,11 +59,20 @@ ROPES = {
         "original_max_position_embeddings": 16,
         "attention_factor": 1.3,
     },
+    "longrope": {
+        "rope_type": "longrope",
+        "original_max_position_embeddings": 8,
+        "short_factor": [1.0, 1.5, 2.0, 2.5],
+        "long_factor": [2.0, 3.0, 4.0, 5.0],
+    },
 }
 
 
 def random_case(family, shape, *, seed=0, head="ForCausalLM", layers_slide=True, **fields):
-    """A model with every parameter random, token ids past twice the window, and a mask of padding on either side."""
+    """A model with every parameter random, and a batch of padded and unpadded texts: ids and mask.
+
+    The longest text is more than twice the window. The others are padded on the right, and on the left.
+    """
     random = np.random.default_rng(seed)
     heads, groups, width, layers, tied = SHAPES[shape]
     fields = {
@@ -96,10 +105,10 @@ def random_case(family, shape, *, seed=0, head="ForCausalLM", layers_slide=True,
         for name, parameter in model.named_parameters():
             norm = name.endswith("norm.weight") or "layernorm" in name
             parameter.copy_(float(norm and "gemma" not in family) + 0.3 * torch.randn_like(parameter))
-    batch, length = 3, 2 * WINDOW + 4
-    ids = random.integers(1, fields["vocab_size"], (batch, length))
-    counts, places = np.array([[length], [4], [WINDOW + 3]]), np.arange(length)[None]
-    mask = places < counts if (seed + shape) % 2 else places >= length - counts
+    length = 2 * WINDOW + 4
+    counts, places = np.array([[4], [WINDOW + 3], [length]]), np.arange(length)
+    mask = np.concatenate([places < counts, places >= length - counts[:2]])
+    ids = random.integers(1, fields["vocab_size"], mask.shape)
     return model, np.where(mask, ids, 0), mask
 
 
@@ -124,15 +133,33 @@ def test_logits(tmp_path, family, shape):
     check(tmp_path, *random_case(family, shape), scan_layers=shape == 0)
 
 
-@pytest.mark.parametrize("name", ROPES)
-def test_rotary_positions(tmp_path, name):
-    """The text is longer than the positions that a dynamic type was trained on."""
-    longest = {"max_position_embeddings": 9 if name == "dynamic" else 64}
-    theirs, ids, _ = random_case("llama", 0, rope_parameters={"rope_theta": 500.0, **ROPES[name]}, **longest)
-    check(tmp_path, theirs, ids, np.ones_like(ids, bool))
+def rope_fields(family, name):
+    """The fields of config.json for a type of rotary positions; the text is longer than what it is stretched from."""
+    rope = {"rope_theta": 500.0, **ROPES[name]}
+    if family == "gemma3_text":
+        rope = {"full_attention": rope, "sliding_attention": {"rope_type": "default", "rope_theta": 50.0}}
+    original = {"original_max_position_embeddings": 8} if family == "phi3" else {}
+    return {"rope_parameters": rope, "max_position_embeddings": 9 if name == "dynamic" else 64, **original}
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        (family, name)
+        for family in FAMILIES
+        for name in ROPES
+        if (family != "phi3" or name in ("default", "longrope")) and (family == "llama" or "," not in name)
+    ],
+)
+def test_rotary_positions(tmp_path, family, name):
+    """Phi-3's are default or longrope."""
+    theirs, ids, mask = random_case(family, 0, num_hidden_layers=2, **rope_fields(family, name))
+    check(tmp_path, theirs, ids, mask)
+    assert load_pretrained(tmp_path)[0].config.rope.rope_type == name.partition(",")[0]
     if name != "default":
-        plain = load_pretrained(tmp_path)[0]
-        assert plain.config.rope.rope_type == name.partition(",")[0]
+        plain, *_ = random_case(family, 0, num_hidden_layers=2, **rope_fields(family, "default"))
+        apart = (their_logits(plain, ids, mask) - their_logits(theirs, ids, mask)).numpy()[mask]
+        assert np.abs(apart).max() > 1e-2
 
 
 @pytest.mark.parametrize("length", [8, 9])
@@ -147,15 +174,14 @@ def test_longrope(tmp_path, length, share):
         "long_factor": [2.0 + i for i in range(half)],
         "partial_rotary_factor": share,
     }
-    theirs, ids, _ = random_case("phi3", 0, rope_parameters=rope, original_max_position_embeddings=8)
-    ids = ids[:, :length]
-    check(tmp_path, theirs, ids, np.ones_like(ids, bool))
+    theirs, ids, mask = random_case("phi3", 0, rope_parameters=rope, original_max_position_embeddings=8)
+    check(tmp_path, theirs, ids[:, -length:], mask[:, -length:])
 
 
 def test_two_bases_by_layer(tmp_path):
     ropes = {
         "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 700.0},
-        "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
+        "sliding_attention": {"rope_theta": 50.0, **ROPES["llama3"]},
     }
     theirs, ids, mask = random_case("gemma3_text", 0, rope_parameters=ropes)
     check(tmp_path, theirs, ids, mask)
@@ -213,9 +239,10 @@ def test_transformers_reads_our_rotary_positions(tmp_path, name):
     assert again.rope_parameters == theirs.config.rope_parameters
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma3_text", "phi3"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_classification_reads_the_last_token(tmp_path, family):
-    theirs, ids, mask = random_case(family, 2, head="ForSequenceClassification", num_labels=3)
+    """Of rows that are padded on the right, and on the left."""
+    theirs, ids, mask = random_case(family, 1, head="ForSequenceClassification", num_labels=3)
     theirs.save_pretrained(tmp_path)
     model, params = load_pretrained(tmp_path)
     run = jax.jit(model.apply)
