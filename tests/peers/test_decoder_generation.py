@@ -13,6 +13,7 @@ from hut_jax.models.hub.pretrained import load_pretrained
 from hut_jax.runs.decoding import Decoder
 from hut_jax.runs.run import make_run, parts
 from hut_jax.runs.trained import TrainedRun
+from tests.parity import change
 from tests.peers.test_generation_torch import END, OTHER_END, their_tokens
 
 torch = pytest.importorskip("torch")
@@ -28,24 +29,42 @@ MODELS = {
     "mistral": {"sliding_window": 6},
     "gemma2": {"sliding_window": 6, "head_dim": 4, "query_pre_attn_scalar": 4, "tie_word_embeddings": False},
     "smollm3": {"no_rope_layer_interval": 2},
+    "qwen2": {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1},
+    "qwen3": {"head_dim": 6, "tie_word_embeddings": True},
+    "gemma3_text": {"sliding_window": 6, "sliding_window_pattern": 2, "head_dim": 4, "tie_word_embeddings": False},
+    "phi3": {"sliding_window": 6, "partial_rotary_factor": 0.5},
+    "phi3, longrope": {
+        "original_max_position_embeddings": 4,
+        "rope_parameters": {"rope_type": "longrope", "short_factor": [1.0, 1.0], "long_factor": [2.0, 5.0]},
+    },
+    "llama, dynamic": {
+        "max_position_embeddings": 24,
+        "rope_parameters": {"rope_type": "dynamic", "factor": 3.0, "rope_theta": 50.0},
+    },
 }
+# Of the prompts. transformers looks at the longest row of a batch, where rotary positions depend on the length.
+LENGTHS = {"phi3, longrope": (5, 33), "llama, dynamic": (20, 21)}
 
 
 @pytest.mark.parametrize("beams", [1, 4])
-@pytest.mark.parametrize("family", MODELS)
-def test_the_tokens_are_transformers(tmp_path, family, beams):
+@pytest.mark.parametrize("name", MODELS)
+def test_the_tokens_are_transformers(tmp_path, name, beams):
     torch.manual_seed(0)
-    config = transformers.AutoConfig.for_model(family, **SIZES, **MODELS[family])
+    config = transformers.AutoConfig.for_model(name.partition(",")[0], **SIZES | MODELS[name])
     theirs = transformers.AutoModelForCausalLM.from_config(config).eval()
     theirs.save_pretrained(tmp_path)
     model, params = load_pretrained(tmp_path)
     random = np.random.default_rng(0)
-    prompts = [random.integers(6, 14, size).tolist() for size in random.integers(1, 33, PROMPTS)]
+    prompts = [random.integers(6, 14, size).tolist() for size in random.integers(*LENGTHS.get(name, (1, 33)), PROMPTS)]
     options = {"num_beams": beams, "max_new_tokens": 20, "eos_token_id": [END, OTHER_END]}
     expected, _ = their_tokens((torch, transformers), theirs, prompts, options, see_prompt=False)
     method = Greedy() if beams == 1 else Beam(beams)
-    found = generate(model, params, prompts, method, Constraints(20, [END, OTHER_END]), batch_size=25)
-    assert [one.tokens for one in found] == expected
+    constraints = Constraints(20, [END, OTHER_END])
+    found, others = (
+        [one.tokens for one in generate(model, given, prompts, method, constraints, batch_size=PROMPTS)]
+        for given in (params, change(params))
+    )
+    assert found == expected != others
     assert len({len(tokens) for tokens in expected}) > 3
 
 

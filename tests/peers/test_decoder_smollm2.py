@@ -35,7 +35,7 @@ SENTENCES = [
     "Bonjour, je m'appelle Marie et j'habite près de Lyon.",
     "1, 1, 2, 3, 5, 8, 13, 21, 34, 55",
 ]
-END = 2
+END, NEW = 2, 8
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +61,17 @@ def test_logits_of_20_sentences(loaded):
 
 @pytest.mark.parametrize("beams", [1, 4])
 def test_what_it_writes(loaded, beams):
+    """After 50 beginnings of the sentences."""
     theirs, model, params, tokens = loaded
-    prompts = [row[: 3 + i % 4] for i, row in enumerate(tokens)]
-    options = {"num_beams": beams, "max_new_tokens": 12, "eos_token_id": END}
+    prompts = [row[: 2 + i % 12] for i, row in enumerate((3 * tokens)[:50])]
+    options = {"num_beams": beams, "max_new_tokens": NEW, "eos_token_id": END}
     expected, _ = their_tokens((torch, transformers), theirs, prompts, options, see_prompt=False)
     method = Greedy() if beams == 1 else Beam(beams)
-    found = generate(model, params, prompts, method, Constraints(12, END), batch_size=20)
-    assert [one.tokens for one in found] == expected
+
+    def ours(params, prompts):
+        return [one.tokens for one in generate(model, params, prompts, method, Constraints(NEW, END), batch_size=50)]
+
+    assert ours(params, prompts) == expected
+    assert len(expected) == 50
+    if beams == 1:
+        assert ours(change(params), prompts) != expected
