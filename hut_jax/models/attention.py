@@ -157,7 +157,7 @@ def attend(
     return plain_attention(query, key, value, mask, scale, drop, cap)
 
 
-def _fused_attention(query: Heads, key: Heads, value: Heads, mask: Any, scale: Any) -> Heads:
+def _fused_attention(query: Heads, key: Keys, value: Keys, mask: Any, scale: Any) -> Heads:
     """cuDNN's attention. It needs a mask for each query, a static scale, and in training an even number of queries."""
     if not isinstance(scale, float):  # within a scan each layer's scale is traced
         query, scale = (query * scale).astype(query.dtype), 1.0

@@ -13,6 +13,10 @@ from jax._src.cudnn import fused_attention_stablehlo
 from hut_jax.core.errors import UserError
 from hut_jax.costs.flops import count_flops
 from hut_jax.models.attention import check_attention
+from hut_jax.models.decoder.config import DecoderConfig
+from hut_jax.models.decoder.model import Decoder
+from hut_jax.models.decoder.traits import FULL as ALL
+from hut_jax.models.decoder.traits import SLIDING
 from hut_jax.models.gpt2 import GPT2
 from hut_jax.models.gpt2_config import GPT2Config
 from hut_jax.models.hub.pretrained import init_params
@@ -34,6 +38,23 @@ MODELS = {
             num_attention_heads=2,
             intermediate_size=32,
             max_position_embeddings=16,
+        ),
+    ),
+    # Groups of heads, together wider than the model, and two kinds of layers, one with a window.
+    "decoder": (
+        Decoder,
+        DecoderConfig(
+            model_type="qwen3",
+            vocab_size=23,
+            hidden_size=16,
+            intermediate_size=12,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=8,
+            max_position_embeddings=16,
+            sliding_window=3,
+            layer_types=(SLIDING, ALL),
         ),
     ),
 }
