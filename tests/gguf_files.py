@@ -43,6 +43,17 @@ def write_file(path, architecture, fields, tensors, kinds=None):
     return path
 
 
+def random_blocks(kind, rows, width, scale):
+    """Rows of a type that the package cannot quantise: random blocks, whose scales are this small."""
+    gguf = import_gguf()
+    items, size = gguf.GGML_QUANT_SIZES[kind]
+    raw = np.random.default_rng(1).integers(0, 256, (rows, width // items, size), np.uint8)
+    halves = {"Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "Q2_K": (80, 82), "Q3_K": (108,)}[kind.name]
+    for at in halves:
+        raw[..., at : at + 2] = np.float16([scale]).view(np.uint8)
+    return raw.reshape(rows, -1)
+
+
 def converted(architecture, tensors, layers, heads, kv_heads):
     """Hugging Face's tensors as llama.cpp has them: other names, rotary rows paired, Gemma's norms plus one."""
     gguf = import_gguf()

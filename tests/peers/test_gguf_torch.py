@@ -7,7 +7,7 @@ import pytest
 
 from hut_jax import convert_gguf
 from hut_jax.models.gguf.blocks import unpack
-from tests.gguf_files import converted, tiny_tokenizer, write_file
+from tests.gguf_files import converted, random_blocks, tiny_tokenizer, write_file
 from tests.parity import check_parity
 
 pytestmark = pytest.mark.peers
@@ -161,7 +161,10 @@ def write(folder, architecture, model, kinds=None):
     fields = {**tiny_tokenizer(), **metadata(architecture, config)}
     if config.pad_token_id is not None:
         fields[".tokenizer.ggml.padding_token_id"] = config.pad_token_id
-    wide = {name: kinds for name, tensor in theirs.items() if tensor.ndim == 2} if kinds else None
+    wide = {name: kinds for name, tensor in theirs.items() if tensor.ndim == 2} if kinds else {}
+    for name in wide if kinds in SCALES else ():
+        kind = gguf.GGMLQuantizationType[kinds]
+        theirs[name] = random_blocks(kind, *theirs[name].shape, scale=SCALES[kinds])
     folder.mkdir(exist_ok=True)
     return write_file(folder / "model.gguf", architecture, fields, theirs, wide)
 
@@ -193,20 +196,29 @@ def test_a_model_that_went_through_gguf_computes_the_same(tmp_path, name):
 # transformers' loader reads neither GPT-2's positions, the factors of Phi-3 nor YaRN.
 LOADED = {
     "llama": CASES["llama"],
+    "llama, wide": ("llama", transformers.LlamaConfig(**SIZES | {"hidden_size": 256, "intermediate_size": 512})),
     "qwen2": ("qwen2", transformers.Qwen2Config(**SIZES)),
     "phi3": ("phi3", transformers.Phi3Config(**{**SIZES, "pad_token_id": 0})),
     "gpt2": ("gpt2", transformers.GPT2Config(n_embd=64, n_layer=2, n_head=4, vocab_size=2048)),
 }
-KINDS = [("llama", kind) for kind in ("Q8_0", "Q4_0", "Q4_1", "F16", "BF16")]
+# Of the types to which the package cannot quantise: their blocks, of 256 weights, are drawn at random.
+SCALES = {"Q4_K": 2e-4, "Q6_K": 5e-5}
+KINDS = [("llama", kind) for kind in ("F32", "Q8_0", "Q4_0", "Q4_1", "F16", "BF16")]
+KINDS += [("llama, wide", kind) for kind in SCALES]
 
 
 @pytest.mark.parametrize(("name", "kind"), [*KINDS, ("qwen2", "Q8_0"), ("phi3", "Q8_0"), ("gpt2", "Q8_0")])
-def test_a_quantised_file_computes_what_transformers_own_load_computes(tmp_path, name, kind):
+def test_a_file_computes_what_transformers_own_load_computes(tmp_path, name, kind):
     architecture, config = LOADED[name]
     model = random_model(config)
     convert_gguf(write(tmp_path, architecture, model, kind), tmp_path / "out")
     ours, theirs = load(tmp_path / "out"), load(tmp_path, gguf_file="model.gguf")
-    check_parity(logits(ours), logits(theirs), logits(model), 2e-5)
+    expected = logits(theirs)
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.mul_(1.01)
+    check_parity(logits(ours), expected, logits(theirs), 2e-5)
+    assert (np.abs(expected - logits(model)).max() < 1e-4) == (kind == "F32")
 
 
 def test_the_real_smollm2_has_the_parameters_of_transformers_own_load(smollm2):

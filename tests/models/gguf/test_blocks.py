@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hut_jax.models.gguf import blocks
-from tests.gguf_files import import_gguf
+from tests.gguf_files import import_gguf, random_blocks
 
 ROWS, WIDTH = 5, 512
 FLOATS = np.random.default_rng(0).normal(size=(ROWS, WIDTH)).astype(np.float32)
@@ -15,12 +15,7 @@ def bytes_of(gguf, kind):
     try:
         return gguf.quantize(FLOATS, kind).view(np.uint8)
     except NotImplementedError:
-        items, size = gguf.GGML_QUANT_SIZES[kind]
-        raw = np.random.default_rng(1).integers(0, 256, (ROWS, WIDTH // items, size), np.uint8)
-        halves = {"Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "Q2_K": (80, 82), "Q3_K": (108,)}[kind.name]
-        for at in halves:
-            raw[..., at : at + 2] = np.float16([0.03]).view(np.uint8)
-        return raw.reshape(ROWS, -1)
+        return random_blocks(kind, ROWS, WIDTH, scale=0.03)
 
 
 @pytest.mark.parametrize(
