@@ -10,6 +10,7 @@ from safetensors.numpy import load_file
 from hut_jax import UserError
 from hut_jax.config import default_config, freeze
 from hut_jax.data.tokenizer import load_tokenizer
+from hut_jax.runs.config_files import load_config_file
 from hut_jax.runs.decoding import Decoder
 from hut_jax.runs.run import make_run
 from hut_jax.runs.trained import load_run
@@ -70,6 +71,29 @@ def test_a_run_that_is_killed_ends_with_the_same_bits_and_answers(config, tmp_pa
     assert decoder.answer([{"role": "user", "content": "Say a"}]) == decoder.text(answer, one_line=False)
     trained.tokenizer.save(tmp_path / "saved")
     assert load_tokenizer(tmp_path / "saved").chat_template == TEMPLATE
+
+
+@pytest.mark.full
+def test_the_config_file_trains_a_decoder_on_rows_of_several_examples(config, small_decoder, tmp_path, monkeypatch):
+    """On scanned layers."""
+    file, steps, step = load_config_file("chat"), [], Steps.train
+    file.model = str(small_decoder)
+    file.data.update({name: config.data[name] for name in ("file", "template", "holdout", "max_length", "row")})
+    file.train.update({"steps": 6, "batch_size": 2, "warmup": 0.0, "learning_rate": 0.05})
+    file.eval.every = file.checkpoint.every = 6
+    file.mesh.data = file.eval.batch_size = 2
+
+    def watched(self, state, base, batches):
+        assert base["layers"]["attention"]["query"]["kernel"].shape == (2, 16, 16)
+        steps.extend(int(batch["segment_ids"].max()) for batch in batches)
+        return step(self, state, base, batches)
+
+    monkeypatch.setattr(Steps, "train", watched)
+    result = train(freeze(file), tmp_path / "run")
+    assert len(steps) == 6
+    assert min(steps) > 1
+    losses = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert result["best"]["loss"] < next(line["loss"] for line in losses if line["split"] == "validation")
 
 
 def test_a_prompt_is_continued_as_it_is_or_as_the_message_of_a_user(config):
