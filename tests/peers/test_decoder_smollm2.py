@@ -35,7 +35,7 @@ SENTENCES = [
     "Bonjour, je m'appelle Marie et j'habite près de Lyon.",
     "1, 1, 2, 3, 5, 8, 13, 21, 34, 55",
 ]
-END, NEW = 2, 8
+END, NEW = 2, 6
 
 
 @pytest.fixture(scope="module")
