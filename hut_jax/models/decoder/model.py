@@ -17,6 +17,8 @@ classes given the same arguments. The parameters are
 and with `scan_layers` one `layers/...`, whose leaves have a leading layer axis.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -160,9 +162,10 @@ class Decoder(Transformer):
             masks = {window: mask & same_segment(segment_ids) for window, mask in masks.items()}
         views = []
         for kind in kinds:
-            turns = rotation(
-                kind.rope, position_ids, text_lengths, c.head_dim, c.max_position_embeddings, c.rotary_width
+            turn = functools.partial(
+                rotation, kind.rope, position_ids, text_lengths, c.head_dim, c.max_position_embeddings, c.rotary_width
             )
+            turns = turn() if cache is None else _once(turn, start)
             views.append(View(masks[kind.window], *turns))
 
         x = self.token_embedding(input_ids)
@@ -243,3 +246,13 @@ def _last(hidden: Hidden, attention_mask: Mask | None) -> Float[Array, "batch wi
         return hidden[:, -1]
     places = jnp.arange(hidden.shape[1]) * jnp.asarray(attention_mask, bool)
     return jnp.take_along_axis(hidden, places.argmax(axis=-1)[:, None, None], axis=1)[:, 0]
+
+
+def _once(compute: Callable[[], Any], index: Any) -> Any:
+    """What a function returns, computed once in each call of the model.
+
+    XLA would compute the cosines and sines again in each layer, for each head. It does not look into a branch, and does
+    not know that an index is never negative.
+    """
+    nothing = jax.tree.map(lambda one: jnp.zeros(one.shape, one.dtype), jax.eval_shape(compute))
+    return jax.lax.cond(jnp.asarray(index) >= 0, compute, lambda: nothing)

@@ -361,3 +361,15 @@ def test_a_mesh_computes_what_one_device_does(params, ids):
     placed = jax.device_put(params, shardings(mesh, param_specs(params, TRANSFORMER, mesh)))
     forward = jax.jit(run_on(mesh, lambda params, tokens: model.apply({"params": params}, tokens)))
     close(forward(placed, place_batch(mesh, tokens)), run(model, params, tokens))
+
+
+def test_a_step_with_a_cache_computes_each_angle_once_and_not_in_every_layer():
+    def cosines(layers):
+        fields = {"num_hidden_layers": layers, "layer_types": (SLIDING,) * layers, "with_positions": ()}
+        model = Decoder(DecoderConfig(**vars(CONFIG) | fields))
+        params = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 1), np.int32))
+        cache = jax.eval_shape(lambda: model.init_cache(2, LENGTH))
+        step = jax.jit(lambda params, tokens, cache: model.apply(params, tokens, cache=cache))
+        return step.lower(params, np.zeros((2, 1), np.int32), cache).compile().as_text().count(" cosine(")
+
+    assert cosines(1) == cosines(3) > 0
