@@ -47,7 +47,13 @@ class Transformer(nn.Module):
 
     @nn.nowrap
     def add_layers(
-        self, layer: type[nn.Module], head_width: int, *, deterministic: int, in_axes: tuple[Any, ...]
+        self,
+        layer: type[nn.Module],
+        head_width: int,
+        *,
+        deterministic: int,
+        in_axes: tuple[Any, ...],
+        trace_twice: bool = True,
     ) -> None:
         """Set `self.layer`, a list of modules; with `scan_layers` set `self.layers`, one scanned module.
 
@@ -56,6 +62,8 @@ class Transformer(nn.Module):
             head_width: the width of an attention head.
             deterministic: which argument of the layer's call is `deterministic`, counting self.
             in_axes: of `nn.scan`, for the arguments of the layer's call after the first.
+            trace_twice: of `nn.scan`, which checks something that is of no use here. Without it a scanned layer has
+                other random numbers, and a stopped run would not end as it did.
 
         Raises:
             UserError: this machine or model does not support the attention, or there is no such `remat`.
@@ -73,5 +81,5 @@ class Transformer(nn.Module):
             split_rngs={"params": True, "dropout": True},
             in_axes=in_axes,
             length=c.n_layer,
-            check_constancy_invariants=False,  # of no use here, and a second trace of the layer
+            check_constancy_invariants=trace_twice,
         )(*fields)

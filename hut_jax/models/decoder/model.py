@@ -65,7 +65,7 @@ class Decoder(Transformer):
             raise UserError("attention 'cudnn' cannot cap attention's logits, as this model does; 'xla' can")
         self.token_embedding = self.embedding(c.vocab_size, c.hidden_size)
         in_axes = (0, 0, nn.broadcast, nn.broadcast, nn.broadcast)
-        self.add_layers(Layer, c.head_dim, deterministic=6, in_axes=in_axes)
+        self.add_layers(Layer, c.head_dim, deterministic=6, in_axes=in_axes, trace_twice=False)
         self.final_norm = norm(c, self.dtype)
         if c.head == "classification":
             self.classifier = Classifier(c, self.dtype)
