@@ -15,7 +15,6 @@ from hut_jax.data.tokenizer import Tokenizer
 _CHECKED = 200_000
 """Lines of a file that are checked before training. Of a longer file as many, evenly spread."""
 
-
 _FIRST = 5
 """Lines that are checked before any are counted: a file of another kind may seem to have one line."""
 
