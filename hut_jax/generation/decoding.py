@@ -99,8 +99,12 @@ def _continue(model, apply, method: Method, constraints: Constraints, params, se
         state, parents = method.choose(constraints, logits, state, step)
         return step + 1, state, cache if parents is None else cache.reorder(parents)
 
+    def fill_block(carry):
+        step, state, cache = jax.lax.while_loop(lambda now: unfinished(now) & ~now[2].full, advance, carry)
+        return step, state, cache.close()
+
     logits, cache = read_prompts(model, apply, params, prompts, method.beams, constraints.max_new_tokens)
     state = method.start(constraints, prompts, seed)
     state, _ = method.choose(constraints, logits[:, None], state, jnp.int32(0))
-    _, state, _ = jax.lax.while_loop(unfinished, advance, (jnp.int32(1), state, cache))
+    _, state, _ = jax.lax.while_loop(unfinished, fill_block, (jnp.int32(1), state, cache))
     return method.result(constraints, state)

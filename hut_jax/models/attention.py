@@ -119,7 +119,7 @@ def attend_with_cache(
         cap: as `attend` takes it.
     """
     if isinstance(cache, LayerBeams):
-        return cache.attend(query, key, value, mask, scale, index, cap)
+        return cache.attend(query, key, value, mask, scale, cap)
     if cache is not None:
         key = jax.lax.dynamic_update_slice_in_dim(cache[0], key, index, axis=1)
         value = jax.lax.dynamic_update_slice_in_dim(cache[1], value, index, axis=1)

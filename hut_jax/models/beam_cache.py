@@ -1,7 +1,10 @@
 """The key-value cache of several beams for each prompt. All beams of a prompt share the prompt's keys and values.
 
-A beam search drops some beams and copies others. The keys and values of a token then stay where they were written. For
-each beam and step, `origin` records which beam wrote the token.
+A beam search drops some beams and copies others. The keys and values of a token then stay where they were written: in
+the open block, which has the newest steps. `origin` records which beam wrote the token of each beam and step. When the
+block is full, it is closed. Tokens that no beam continues any more are dropped, and the others become closed tokens.
+`owned` records which closed tokens each beam continues. Beams mostly share their older tokens. So there are few closed
+tokens: little more than one for each step, however many beams there are.
 
 One matrix product multiplies the queries of all beams of a prompt by the keys of all its beams. A mask then leaves each
 beam only its own keys. Some of the products are not needed. The alternative would be to gather each beam's keys. That
@@ -9,6 +12,7 @@ would read and write all keys at every step.
 """
 
 import functools
+import itertools
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -18,28 +22,40 @@ from jaxtyping import Array, Bool, Float, Int
 
 from hut_jax.models.shapes import Heads
 
-BLOCK = 16  # steps whose keys are held together; a block that no beam has reached yet is skipped
+BLOCK = 8  # steps of the open block
+CHUNK = 128  # closed tokens of the first chunk. Each further one has twice as many, and an unused one is skipped.
 
 # Products sum over the last axis but one: on a CPU other orders took up to eight times as long.
 BeamKeys = Float[Array, "*layers batch heads head_width tokens"]
 BeamValues = Float[Array, "*layers batch heads tokens head_width"]
 
 
+class BeamMask(NamedTuple):
+    """Which keys each beam's next token may attend to."""
+
+    prompt: Bool[Array, "batch 1 1 prompt"]
+    open: Bool[Array, "batch 1 beams tokens"]
+    closed: tuple[Bool[Array, "batch 1 beams tokens"], ...]  # one for each chunk
+    used: tuple[Bool[Array, ""], ...]  # whether any beam attends to the chunk
+    step: Int[Array, ""]  # of the open block, in which the next token is written
+
+
 class LayerBeams(flax.struct.PyTreeNode):
     """One layer's keys and values; with `scan_layers` those of all layers, on a leading axis.
-
-    The tokens of the beams are in blocks of `BLOCK` steps. The last block may be shorter. Within a block a
-    token's index is `step * beams + beam`.
 
     Attributes:
         prompt_keys: of the prompt, shared by all beams.
         prompt_values: of the prompt.
-        keys: of the beams' tokens, one array for each block.
-        values: of the beams' tokens, likewise.
+        open_keys: of the open block; a token's index is `step * beams + beam`, with the step counted in the block.
+        open_values: of the open block, likewise.
+        keys: of the closed tokens, one array for each chunk.
+        values: of the closed tokens, likewise.
     """
 
     prompt_keys: BeamKeys
     prompt_values: BeamValues
+    open_keys: BeamKeys
+    open_values: BeamValues
     keys: tuple[BeamKeys, ...]
     values: tuple[BeamValues, ...]
 
@@ -48,9 +64,8 @@ class LayerBeams(flax.struct.PyTreeNode):
         query: Heads,
         key: Heads,
         value: Heads,
-        mask: tuple[Array, list[Array]],
+        mask: BeamMask,
         scale: Any,
-        index: Any,
         cap: float | None = None,
     ) -> tuple[Heads, "LayerBeams"]:
         """Attention of each beam's new token to the prompt, to the beam's earlier tokens and to itself.
@@ -61,7 +76,6 @@ class LayerBeams(flax.struct.PyTreeNode):
             value: of the new tokens.
             mask: from `BeamCache.mask`.
             scale: the factor of the query-key products.
-            index: the number of tokens that each beam has written before.
             cap: as in `attention.attend`.
 
         Returns:
@@ -72,27 +86,36 @@ class LayerBeams(flax.struct.PyTreeNode):
         # The queries of a group of heads meet the same keys, as those of several beams do.
         query = query.reshape(batch, beams, groups, group, width).transpose(0, 2, 3, 1, 4)
         query = query.reshape(batch, groups, group * beams, width)
-        own = [jnp.tile(block, (1, 1, group, 1)) if group > 1 else block for block in mask[1]]
+        tiled = functools.partial(jnp.tile, reps=(1, 1, group, 1))
         add = functools.partial(_add_keys, cap=cap)
-        key, value = key.transpose(0, 2, 3, 1), value.transpose(0, 2, 1, 3)
+        start = mask.step * beams
+        open_keys = jax.lax.dynamic_update_slice_in_dim(self.open_keys, key.transpose(0, 2, 3, 1), start, 3)
+        open_values = jax.lax.dynamic_update_slice_in_dim(self.open_values, value.transpose(0, 2, 1, 3), start, 2)
         nothing = jnp.zeros((*query.shape[:3], 1))
         sums = _Sums(nothing + jnp.finfo(jnp.float32).min, nothing, jnp.zeros(query.shape))
-        sums = add(sums, query, self.prompt_keys, self.prompt_values, mask[0], scale)
-        blocks = []
-        for number, (block_keys, block_values) in enumerate(zip(self.keys, self.values, strict=True)):
-            steps = block_keys.shape[-1] // beams
-            step = index - number * BLOCK
-            start = jnp.clip(step, 0, steps - 1) * beams
-            here = (step >= 0) & (step < steps)
-            block_keys = _write(block_keys, key, start, 3, here)
-            block_values = _write(block_values, value, start, 2, here)
-            blocks.append((block_keys, block_values))
-            arguments = sums, query, block_keys, block_values, own[number], scale
-            sums = add(*arguments) if number == 0 else jax.lax.cond(step >= 0, add, _unchanged, *arguments)
-        keys, values = zip(*blocks, strict=True)
+        sums = add(sums, query, self.prompt_keys, self.prompt_values, mask.prompt, scale)
+        sums = add(sums, query, open_keys, open_values, tiled(mask.open), scale)
+        for chunk in zip(self.keys, self.values, map(tiled, mask.closed), mask.used, strict=True):
+            keys, values, own, used = chunk
+            sums = jax.lax.cond(used, add, _unchanged, sums, query, keys, values, own, scale)
         y = (sums.values / sums.total).astype(value.dtype)
         y = y.reshape(batch, groups, group, beams, width).transpose(0, 3, 1, 2, 4).reshape(batch, beams, heads, width)
-        return y, self.replace(keys=keys, values=values)
+        return y, self.replace(open_keys=open_keys, open_values=open_values)
+
+    def close(self, order: Int[Array, "batch tokens"], chunks: int) -> "LayerBeams":
+        """The cache whose first chunks hold the tokens of the open block, too.
+
+        Args:
+            order: the indices of the tokens to keep, among those of these chunks and then those of the open block.
+            chunks: the number of chunks; the others stay as they are.
+        """
+        ends = _ends(order.shape[-1])
+        keys = _take(jnp.concatenate([*self.keys[:chunks], self.open_keys], -1), order, -1)
+        values = _take(jnp.concatenate([*self.values[:chunks], self.open_values], -2), order, -2)
+        return self.replace(
+            keys=(*jnp.split(keys, ends, -1), *self.keys[chunks:]),
+            values=(*jnp.split(values, ends, -2), *self.values[chunks:]),
+        )
 
 
 class _Sums(NamedTuple):
@@ -119,10 +142,10 @@ def _unchanged(sums: _Sums, *_: Array) -> _Sums:
     return sums
 
 
-def _write(old: Array, new: Array, start: Any, axis: int, here: Any) -> Array:
-    """The block with the new keys or values from `start` on, or unchanged where `here` is False."""
-    kept = jax.lax.dynamic_slice_in_dim(old, start, new.shape[axis], axis)
-    return jax.lax.dynamic_update_slice_in_dim(old, jnp.where(here, new, kept), start, axis)
+def _take(tokens: Array, order: Int[Array, "batch chosen"], axis: int) -> Array:
+    """The chosen tokens of each row of the batch. Their axis is -1 or -2, and the batch's -4."""
+    batch = tokens.ndim - 4
+    return jax.vmap(lambda row, chosen: jnp.take(row, chosen, axis), (batch, 0), batch)(tokens, order)
 
 
 class BeamCache(flax.struct.PyTreeNode):
@@ -130,13 +153,19 @@ class BeamCache(flax.struct.PyTreeNode):
 
     Attributes:
         layers: a tuple with a `LayerBeams` for each layer; with `scan_layers` a single one.
-        origin: for each beam and step, the beam that wrote the token.
+        origin: for each beam and step of the open block, the beam that wrote the token.
+        owned: for each beam, the closed tokens that it continues.
+        steps: the step in which each closed token was written.
         index: how many tokens each beam has written.
+        closed: how many of these are no longer in the open block.
     """
 
     layers: Any
-    origin: Int[Array, "batch beams steps"]
+    origin: Int[Array, "batch beams block"]
+    owned: Bool[Array, "batch beams tokens"]
+    steps: Int[Array, "batch tokens"]
     index: Any
+    closed: Any
 
     @classmethod
     def after_prompts(cls, cache: Any, beams: int, steps: int) -> "BeamCache":
@@ -147,48 +176,72 @@ class BeamCache(flax.struct.PyTreeNode):
             beams: the number of beams for each prompt.
             steps: the most tokens that a beam may write.
         """
+        block = min(BLOCK, steps)
+        sizes = _chunks((steps - 1) // block * block * beams)
 
         def layer(keys, values):
             prompt_keys, prompt_values = jnp.moveaxis(keys, -3, -1), jnp.moveaxis(values, -3, -2)
             *batch, width, _ = prompt_keys.shape
-            sizes = [min(BLOCK, steps - start) for start in range(0, steps, BLOCK)]
+
+            def empty(size):
+                return jnp.zeros((*batch, width, size), keys.dtype), jnp.zeros((*batch, size, width), keys.dtype)
+
+            open_keys, open_values = empty(block * beams)
+            closed = [empty(size) for size in sizes]
             return LayerBeams(
                 prompt_keys=prompt_keys,
                 prompt_values=prompt_values,
-                keys=tuple(jnp.zeros((*batch, width, size * beams), keys.dtype) for size in sizes),
-                values=tuple(jnp.zeros((*batch, size * beams, width), keys.dtype) for size in sizes),
+                open_keys=open_keys,
+                open_values=open_values,
+                keys=tuple(keys for keys, _ in closed),
+                values=tuple(values for _, values in closed),
             )
 
         separate = isinstance(cache.keys, tuple)
         layers = tuple(map(layer, cache.keys, cache.values)) if separate else layer(cache.keys, cache.values)
         batch = jax.tree.leaves(cache.keys)[0].shape[-4]
-        origin = jnp.broadcast_to(jnp.arange(beams)[None, :, None], (batch, beams, steps))
-        return cls(layers=layers, origin=origin, index=jnp.zeros((), jnp.int32))
+        origin = jnp.broadcast_to(jnp.arange(beams)[None, :, None], (batch, beams, block))
+        return cls(
+            layers=layers,
+            origin=origin,
+            owned=jnp.zeros((batch, beams, sum(sizes)), bool),
+            steps=jnp.zeros((batch, sum(sizes)), jnp.int32),
+            index=jnp.zeros((), jnp.int32),
+            closed=jnp.zeros((), jnp.int32),
+        )
 
-    def mask(self, prompt_mask: Bool[Array, "batch prompt"], window: int | None = None) -> tuple[Array, list[Array]]:
-        """The masks of each beam's next token: over the prompt, and over each block of the beams' tokens.
+    @property
+    def full(self) -> Bool[Array, ""]:
+        """Whether the open block is full. `close` must be called before the next token is written."""
+        return self.index - self.closed >= self.origin.shape[2]
+
+    def mask(self, prompt_mask: Bool[Array, "batch prompt"], window: int | None = None) -> BeamMask:
+        """The masks of each beam's next token.
 
         Args:
             prompt_mask: True for the tokens of the prompts, after which padding may follow.
             window: the number of tokens, up to its own, that a token may attend to; None: all.
         """
-        batch, beams, steps = self.origin.shape
-        own = self.origin[..., None] == jnp.arange(beams)
-        written = jnp.arange(steps) <= self.index
+        batch, beams, block = self.origin.shape
+        steps = self.closed + jnp.arange(block)
+        written, closed = steps <= self.index, self.owned
         if window is not None:
             first = self.index - window + 1  # of the tokens attended to, counted from the end of the prompt
-            written = written & (jnp.arange(steps) >= first)
+            written = written & (steps >= first)
+            closed = closed & (self.steps >= first)[:, None]
             places = jnp.arange(prompt_mask.shape[1]) - prompt_mask.sum(axis=1)[:, None]
             prompt_mask = prompt_mask & (places >= first)
-        own = (own & written[:, None]).reshape(batch, 1, beams, steps * beams)
-        ends = range(BLOCK * beams, steps * beams, BLOCK * beams)
-        return prompt_mask[:, None, None, :], jnp.split(own, list(ends), axis=-1)
+        own = (self._own_open() & written[:, None]).reshape(batch, 1, beams, block * beams)
+        chunks = jnp.split(closed[:, None], _ends(closed.shape[-1]), -1) if closed.shape[-1] else []
+        used = tuple(map(jnp.any, chunks))
+        return BeamMask(prompt_mask[:, None, None, :], own, tuple(chunks), used, self.index - self.closed)
 
     def reorder(self, parents: Int[Array, "batch beams"]) -> "BeamCache":
         """The cache in which each beam continues its parent. Several beams may share a parent."""
-        written = jnp.arange(self.origin.shape[2]) < self.index
+        written = jnp.arange(self.origin.shape[2]) < self.index - self.closed
         gathered = jnp.take_along_axis(self.origin, parents[..., None], axis=1)
-        return self.replace(origin=jnp.where(written, gathered, self.origin))
+        owned = jnp.take_along_axis(self.owned, parents[..., None], axis=1)
+        return self.replace(origin=jnp.where(written, gathered, self.origin), owned=owned)
 
     def updated(self, layers: Any, tokens: int) -> "BeamCache":
         """The cache after each beam has written a token.
@@ -198,3 +251,55 @@ class BeamCache(flax.struct.PyTreeNode):
             tokens: the tokens of a row, which is the number of beams.
         """
         return self.replace(layers=layers, index=self.index + 1)
+
+    def close(self) -> "BeamCache":
+        """The cache after its open block, which is full, was closed; the next block is open and empty."""
+        sizes = _chunks(self.owned.shape[-1])
+        if not sizes:  # the block has room for all steps
+            return self
+        live = self.owned.any(axis=1).sum(-1) + self._own_open().any(axis=1).sum((-2, -1))
+        held = jnp.where(self.owned, jnp.arange(1, self.owned.shape[-1] + 1), 0)
+        tokens = jnp.maximum(live.max(), held.max())
+        # Only the chunks that hold tokens before or after are written.
+        chunks = jnp.searchsorted(jnp.cumsum(jnp.array(sizes)), tokens)
+        closed: BeamCache = jax.lax.switch(
+            chunks, [functools.partial(BeamCache._close, chunks=n + 1) for n in range(len(sizes))], self
+        )
+        return closed
+
+    def _close(self, chunks: int) -> "BeamCache":
+        batch, beams, block = self.origin.shape
+        size = sum(_chunks(self.owned.shape[-1])[:chunks])
+        own = self._own_open().reshape(batch, beams, block * beams)
+        owned = jnp.concatenate([self.owned[..., :size], own], -1)
+        new = jnp.repeat(self.closed + jnp.arange(block), beams)
+        steps = jnp.concatenate([self.steps[:, :size], jnp.broadcast_to(new, (batch, new.size))], -1)
+        order = jnp.argsort(~owned.any(axis=1), axis=-1, stable=True)[:, :size]  # tokens without a beam come last
+        layers = jax.tree.map(
+            lambda layer: layer.close(order, chunks), self.layers, is_leaf=lambda one: isinstance(one, LayerBeams)
+        )
+        return self.replace(
+            layers=layers,
+            origin=jnp.broadcast_to(jnp.arange(beams)[None, :, None], self.origin.shape),
+            owned=self.owned.at[..., :size].set(jnp.take_along_axis(owned, order[:, None], axis=-1)),
+            steps=self.steps.at[:, :size].set(jnp.take_along_axis(steps, order, axis=-1)),
+            closed=self.index,
+        )
+
+    def _own_open(self) -> Bool[Array, "batch beams block beams"]:
+        """For each beam and step of the open block, the beam that wrote its token. It holds for a full block."""
+        return self.origin[..., None] == jnp.arange(self.origin.shape[1])
+
+
+def _chunks(tokens: int) -> list[int]:
+    """The sizes of the chunks that hold this many closed tokens."""
+    sizes: list[int] = []
+    while tokens > 0:
+        sizes.append(min(tokens, CHUNK * 2 ** len(sizes)))
+        tokens -= sizes[-1]
+    return sizes
+
+
+def _ends(tokens: int) -> list[int]:
+    """Where each chunk but the last one ends."""
+    return list(itertools.accumulate(_chunks(tokens)))[:-1]

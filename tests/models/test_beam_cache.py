@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hut_jax.core.scanned_layers import stack_layers
+from hut_jax.models import beam_cache
 from hut_jax.models.beam_cache import BLOCK, BeamCache, LayerBeams
 from hut_jax.models.decoder.config import DecoderConfig
 from hut_jax.models.decoder.model import Decoder
@@ -15,7 +16,7 @@ from hut_jax.models.gpt2_config import GPT2Config
 from hut_jax.models.hub.pretrained import init_params
 
 CONFIG = GPT2Config(
-    23, 32, 8, 2, 2, initializer_range=0.4, scale_attn_by_inverse_layer_idx=True, scale_attn_weights=False
+    23, 64, 8, 2, 2, initializer_range=0.4, scale_attn_by_inverse_layer_idx=True, scale_attn_weights=False
 )
 # Groups of heads, a window that leaves the prompt and a block behind, and a cap.
 GROUPS = DecoderConfig(
@@ -27,26 +28,29 @@ GROUPS = DecoderConfig(
     num_attention_heads=4,
     num_key_value_heads=2,
     head_dim=4,
-    max_position_embeddings=32,
+    max_position_embeddings=64,
     initializer_range=0.4,
     attn_logit_softcapping=1.0,
     sliding_window=5,
     layer_types=(SLIDING, FULL),
 )
-BATCH, LENGTH, BEAMS, STEPS = 3, 6, 4, BLOCK + 3
+BATCH, LENGTH, BEAMS, STEPS = 3, 6, 4, 3 * BLOCK + 2
 LENGTHS = np.array([6, 1, 4])
 
 
 @pytest.mark.parametrize(
-    ("kind", "config", "scan_layers"),
+    ("kind", "config", "scan_layers", "mixed"),
     [
-        (GPT2, CONFIG, False),
-        pytest.param(GPT2, CONFIG, True, marks=pytest.mark.full),
-        pytest.param(Decoder, GROUPS, False, marks=pytest.mark.full),
-        pytest.param(Decoder, GROUPS, True, marks=pytest.mark.full),
+        (GPT2, CONFIG, False, True),
+        pytest.param(GPT2, CONFIG, False, False, marks=pytest.mark.full),
+        pytest.param(GPT2, CONFIG, True, True, marks=pytest.mark.full),
+        pytest.param(Decoder, GROUPS, False, True, marks=pytest.mark.full),
+        pytest.param(Decoder, GROUPS, True, False, marks=pytest.mark.full),
     ],
 )
-def test_each_beam_sees_its_prompt_and_its_own_tokens_and_no_other(kind, config, scan_layers):
+def test_each_beam_sees_its_prompt_and_its_own_tokens_and_no_other(kind, config, scan_layers, mixed, monkeypatch):
+    """Beams that are not mixed share no token, so that no token is dropped."""
+    monkeypatch.setattr(beam_cache, "CHUNK", 8)
     random = np.random.default_rng(0)
     params = jax.device_get(init_params(kind(config), jax.random.key(0)))
     model = kind(config, scan_layers=scan_layers)
@@ -61,12 +65,20 @@ def test_each_beam_sees_its_prompt_and_its_own_tokens_and_no_other(kind, config,
 
     cache = read(variables)
     sequences = [[list(prompts[row, :length])] * BEAMS for row, length in enumerate(LENGTHS)]
+    written = np.zeros((BATCH, BEAMS, 0), int)  # by which beam
+    close = jax.jit(lambda cache: cache.close())
     reorder = jax.jit(lambda cache, parents: cache.reorder(parents))
     whole = jax.jit(kind(config).apply)
     for step in range(STEPS):
-        parents = random.integers(0, BEAMS, (BATCH, BEAMS))
+        parents = random.integers(0, BEAMS, (BATCH, BEAMS)) if mixed else np.tile(np.arange(BEAMS), (BATCH, 1))
         tokens = random.integers(0, 23, (BATCH, BEAMS))
         cache = reorder(cache, parents)
+        written = np.take_along_axis(written, parents[..., None], axis=1)
+        if cache.full:
+            cache = close(cache)
+            kept = np.asarray(cache.owned).any(axis=1).sum(-1)
+            assert list(kept) == [sum(len(set(step)) for step in row.T) for row in written]
+        written = np.concatenate([written, np.tile(np.arange(BEAMS)[:, None], (BATCH, 1, 1))], -1)
         sequences = [[[*sequences[row][parents[row, i]], tokens[row, i]] for i in range(BEAMS)] for row in range(BATCH)]
         positions = np.repeat(LENGTHS[:, None] + step, BEAMS, axis=1)
         logits, cache = apply(
@@ -78,16 +90,22 @@ def test_each_beam_sees_its_prompt_and_its_own_tokens_and_no_other(kind, config,
         expected = np.asarray(whole({"params": params}, padded))[np.arange(len(flat)), last]
         np.testing.assert_allclose(np.asarray(logits).reshape(len(flat), -1), expected, rtol=1e-4, atol=1e-5)
     assert int(cache.index) == STEPS
+    assert int(cache.closed) == STEPS // BLOCK * BLOCK
     assert len({tuple(sequence) for sequence in flat}) > BATCH
 
 
-def test_the_prompt_is_held_once():
+@pytest.mark.parametrize("steps", [1, BLOCK, BLOCK + 1, 6 * BLOCK + 2])
+def test_the_prompt_is_held_once_and_there_is_room_for_all_tokens(steps):
     model = GPT2(CONFIG)
-    cache = jax.eval_shape(lambda: BeamCache.after_prompts(model.init_cache(BATCH, LENGTH), BEAMS, STEPS))
-    shapes = jax.tree.map(jnp.shape, cache.layers[0])
-    assert shapes == LayerBeams(
+    cache = jax.eval_shape(lambda: BeamCache.after_prompts(model.init_cache(BATCH, LENGTH), BEAMS, steps))
+    layer = jax.tree.map(jnp.shape, cache.layers[0])
+    block, closed = BEAMS * min(steps, BLOCK), [size for *_, size in layer.keys]
+    assert layer == LayerBeams(
         prompt_keys=(BATCH, 2, 4, LENGTH),
         prompt_values=(BATCH, 2, LENGTH, 4),
-        keys=((BATCH, 2, 4, BLOCK * BEAMS), (BATCH, 2, 4, 3 * BEAMS)),
-        values=((BATCH, 2, BLOCK * BEAMS, 4), (BATCH, 2, 3 * BEAMS, 4)),
+        open_keys=(BATCH, 2, 4, block),
+        open_values=(BATCH, 2, block, 4),
+        keys=tuple((BATCH, 2, 4, size) for size in closed),
+        values=tuple((BATCH, 2, size, 4) for size in closed),
     )
+    assert steps * BEAMS <= block + sum(closed) < (steps + BLOCK) * BEAMS
