@@ -101,7 +101,7 @@ def _continue(model, apply, method: Method, constraints: Constraints, params, se
 
     def fill_block(carry):
         step, state, cache = jax.lax.while_loop(lambda now: unfinished(now) & ~now[2].full, advance, carry)
-        return step, state, cache.close()
+        return step, state, cache.close()  # after the last step nothing reads the cache
 
     logits, cache = read_prompts(model, apply, params, prompts, method.beams, constraints.max_new_tokens)
     state = method.start(constraints, prompts, seed)

@@ -3,8 +3,8 @@
 A beam search drops some beams and copies others. The keys and values of a token then stay where they were written: in
 the open block, which has the newest steps. `origin` records which beam wrote the token of each beam and step. When the
 block is full, it is closed. Tokens that no beam continues any more are dropped, and the others become closed tokens.
-`owned` records which closed tokens each beam continues. Beams mostly share their older tokens. So there are few closed
-tokens: little more than one for each step, however many beams there are.
+`owned` records which closed tokens each beam continues. Beams mostly share their older tokens. So there are usually few
+closed tokens, however many beams there are.
 
 One matrix product multiplies the queries of all beams of a prompt by the keys of all its beams. A mask then leaves each
 beam only its own keys. Some of the products are not needed. The alternative would be to gather each beam's keys. That
@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 from hut_jax.models.shapes import Heads
 
 BLOCK = 8  # steps of the open block
-CHUNK = 128  # closed tokens of the first chunk. Each further one has twice as many, and an unused one is skipped.
+CHUNK = 128  # closed tokens of the first chunk. Each further one has up to twice as many; an unused one is skipped.
 
 # Products sum over the last axis but one: on a CPU other orders took up to eight times as long.
 BeamKeys = Float[Array, "*layers batch heads head_width tokens"]
@@ -37,7 +37,7 @@ class BeamMask(NamedTuple):
     open: Bool[Array, "batch 1 beams tokens"]
     closed: tuple[Bool[Array, "batch 1 beams tokens"], ...]  # one for each chunk
     used: tuple[Bool[Array, ""], ...]  # whether any beam attends to the chunk
-    step: Int[Array, ""]  # of the open block, in which the next token is written
+    step: Int[Array, ""]  # at which the next token is written, counted in the open block
 
 
 class LayerBeams(flax.struct.PyTreeNode):
@@ -101,6 +101,13 @@ class LayerBeams(flax.struct.PyTreeNode):
         y = (sums.values / sums.total).astype(value.dtype)
         y = y.reshape(batch, groups, group, beams, width).transpose(0, 3, 1, 2, 4).reshape(batch, beams, heads, width)
         return y, self.replace(open_keys=open_keys, open_values=open_values)
+
+    def append(self, start: Any, number: int) -> "LayerBeams":
+        """The cache whose chunk of this number holds the tokens of the open block, too, from `start` on."""
+        keys, values = list(self.keys), list(self.values)
+        keys[number] = jax.lax.dynamic_update_slice_in_dim(keys[number], self.open_keys, start, -1)
+        values[number] = jax.lax.dynamic_update_slice_in_dim(values[number], self.open_values, start, -2)
+        return self.replace(keys=tuple(keys), values=tuple(values))
 
     def close(self, order: Int[Array, "batch tokens"], chunks: int) -> "LayerBeams":
         """The cache whose first chunks hold the tokens of the open block, too.
@@ -253,14 +260,17 @@ class BeamCache(flax.struct.PyTreeNode):
         return self.replace(layers=layers, index=self.index + 1)
 
     def close(self) -> "BeamCache":
-        """The cache after its open block, which is full, was closed; the next block is open and empty."""
+        """The cache after its full block was closed; the next one is open and empty.
+
+        If there is room for no more steps, or the block is not full, what it returns must not be used.
+        """
         sizes = _chunks(self.owned.shape[-1])
-        if not sizes:  # the block has room for all steps
+        if not sizes:
             return self
         live = self.owned.any(axis=1).sum(-1) + self._own_open().any(axis=1).sum((-2, -1))
         held = jnp.where(self.owned, jnp.arange(1, self.owned.shape[-1] + 1), 0)
         tokens = jnp.maximum(live.max(), held.max())
-        # Only the chunks that hold tokens before or after are written.
+        # Only the chunks that hold tokens before or after are gathered.
         chunks = jnp.searchsorted(jnp.cumsum(jnp.array(sizes)), tokens)
         closed: BeamCache = jax.lax.switch(
             chunks, [functools.partial(BeamCache._close, chunks=n + 1) for n in range(len(sizes))], self
@@ -275,9 +285,12 @@ class BeamCache(flax.struct.PyTreeNode):
         new = jnp.repeat(self.closed + jnp.arange(block), beams)
         steps = jnp.concatenate([self.steps[:, :size], jnp.broadcast_to(new, (batch, new.size))], -1)
         order = jnp.argsort(~owned.any(axis=1), axis=-1, stable=True)[:, :size]  # tokens without a beam come last
-        layers = jax.tree.map(
-            lambda layer: layer.close(order, chunks), self.layers, is_leaf=lambda one: isinstance(one, LayerBeams)
-        )
+        close = functools.partial(LayerBeams.close, order=order, chunks=chunks)
+        if beams == 1:  # it continues all of its tokens, and a gather would take longer than their attention
+            # A block lies within one chunk: the sizes of all chunks are multiples of a block's.
+            start = self.closed - sum(_chunks(self.owned.shape[-1])[: chunks - 1])
+            close = functools.partial(LayerBeams.append, start=start, number=chunks - 1)
+        layers = jax.tree.map(close, self.layers, is_leaf=lambda one: isinstance(one, LayerBeams))
         return self.replace(
             layers=layers,
             origin=jnp.broadcast_to(jnp.arange(beams)[None, :, None], self.origin.shape),
@@ -287,7 +300,7 @@ class BeamCache(flax.struct.PyTreeNode):
         )
 
     def _own_open(self) -> Bool[Array, "batch beams block beams"]:
-        """For each beam and step of the open block, the beam that wrote its token. It holds for a full block."""
+        """For each beam and step of the open block, the beam that wrote its token; its own where none is written."""
         return self.origin[..., None] == jnp.arange(self.origin.shape[1])
 
 
