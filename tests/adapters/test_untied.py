@@ -55,8 +55,9 @@ def test_zero_factors_are_the_base():
     zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), jax.eval_shape(ADAPTER.init, jax.random.key(0), PARAMS))
     applied, plain, merged = run(PARAMS, zero)
     expected = jax.jit(lambda params: MODEL.apply({"params": params}, IDS))(PARAMS)
-    np.testing.assert_array_equal(applied, expected)
-    np.testing.assert_array_equal(plain, expected)
+    # Not to the bit: the head of its own and the tied one are products of other layouts.
+    np.testing.assert_allclose(applied, expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(plain, expected, rtol=1e-6, atol=1e-6)
     np.testing.assert_array_equal(merged["lm_head"]["kernel"], TABLE.T)
 
 
