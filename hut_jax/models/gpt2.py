@@ -44,7 +44,7 @@ class Layer(nn.Module):
         c = self.config
         stds = c.initializer_range, c.residual_range
         drop = Dropout(c.resid_pdrop, deterministic=deterministic)
-        attention = Attention(c.n_head, c.attn_pdrop, *stds, self.dtype, self.attention, name="attention")
+        attention = Attention(c.n_head, c.attn_pdrop, *stds, self.dtype, self.attention, causal=True, name="attention")
         mlp = MLP(c.inner_width, c.activation_function, *stds, self.dtype, name="mlp")
         y = layer_norm(c.layer_norm_epsilon, self.dtype, "attention_norm")(x)
         y, cache = attention(y, mask, scale, deterministic, cache, index)

@@ -12,7 +12,6 @@ from safetensors.numpy import load_file
 
 from hut_jax.core.errors import UserError
 from hut_jax.core.scanned_layers import stack_layers, unstack_layers
-from hut_jax.models.attention import plain_attention
 from hut_jax.models.compute import Compute
 from hut_jax.models.gpt2 import GPT2
 from hut_jax.models.gpt2_config import GPT2Config
@@ -192,22 +191,6 @@ def test_dropout_obeys_deterministic_and_its_rng(params, ids):
         assert np.abs(first - plain).max() > 1e-2, name
         np.testing.assert_array_equal(again, first)
         assert np.abs(other - first).max() > 1e-2, name
-
-
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_plain_attention_equals_jaxs(dtype):
-    query, key, value = np.random.default_rng(0).normal(size=(3, 2, 5, 4, 6)).astype(dtype)
-    mask = np.tril(np.ones((5, 5), bool))[None, None] & (np.arange(5) != np.array([[1], [4]]))[:, None, None]
-
-    @jax.jit
-    def both(query, key, value):
-        expected = jax.nn.dot_product_attention(query, key, value, mask=mask, scale=0.7)
-        found = plain_attention(query, key, value, jnp.asarray(mask), 0.7)
-        return found.astype(jnp.float32), expected.astype(jnp.float32)
-
-    found, expected = both(query, key, value)
-    changed, _ = both(query, key * dtype(2), value)
-    check_parity(found, expected, changed, 1e-6 if dtype == jnp.float32 else 1e-2)
 
 
 @pytest.mark.full

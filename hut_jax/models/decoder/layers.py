@@ -89,6 +89,7 @@ class Attention(nn.Module):
             c.attention_scale,
             drop,
             self.attention,
+            causal=True,
             cache=cache,
             index=index,
             cap=c.attn_logit_softcapping,
