@@ -17,6 +17,7 @@ from hut_jax.adapters.adapter import Adapter
 from hut_jax.core.errors import UserError
 from hut_jax.generation import Beam, Constraints, Greedy, Sampling, generate
 from hut_jax.generation.model_steps import Prompts
+from hut_jax.models import beam_cache
 from hut_jax.models.gpt2 import GPT2
 from hut_jax.models.gpt2_config import GPT2Config
 from hut_jax.models.hub.pretrained import init_params
@@ -229,10 +230,13 @@ def test_where_no_token_may_come_twice_each_comes_once():
 
 
 @pytest.mark.full
-def test_devices_share_out_a_batch_and_say_nothing_to_each_other(model, params, prompts, two_devices):
+def test_devices_share_out_a_batch_and_say_nothing_to_each_other(model, params, prompts, two_devices, monkeypatch):
+    """The tokens fill several blocks, and on two devices several chunks, too."""
     sharding, compiled = two_devices
-    options = Beam(3), Constraints(12, 7, no_repeat_ngram=2)
+    options = Beam(3), Constraints(2 * beam_cache.BLOCK + 4, 7, no_repeat_ngram=2)
     alone = generate(model, params, prompts, *options)
+    assert max(len(one.tokens) for one in alone) > 2 * beam_cache.BLOCK
+    monkeypatch.setattr(beam_cache, "CHUNK", 8)
     shared = generate(model, params, prompts, *options, batch_size=4, sharding=sharding)
     for one, other in zip(shared, alone, strict=True):
         assert tokens_of([one, *one.others]) == tokens_of([other, *other.others])

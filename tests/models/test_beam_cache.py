@@ -39,22 +39,29 @@ LENGTHS = np.array([6, 1, 4])
 
 
 @pytest.mark.parametrize(
-    ("kind", "config", "scan_layers", "mixed", "beams"),
+    ("kind", "config", "scan_layers", "parents_are", "beams"),
     [
-        (GPT2, CONFIG, False, True, BEAMS),
-        (GPT2, CONFIG, False, True, 1),
-        pytest.param(GPT2, CONFIG, False, False, BEAMS, marks=pytest.mark.full),
-        pytest.param(GPT2, CONFIG, True, True, BEAMS, marks=pytest.mark.full),
-        pytest.param(GPT2, CONFIG, True, True, 1, marks=pytest.mark.full),
-        pytest.param(Decoder, GROUPS, False, True, BEAMS, marks=pytest.mark.full),
-        pytest.param(Decoder, GROUPS, True, False, BEAMS, marks=pytest.mark.full),
-        pytest.param(Decoder, GROUPS, False, True, 1, marks=pytest.mark.full),
+        (Decoder, GROUPS, False, "any", BEAMS),
+        (GPT2, CONFIG, False, "any", 1),
+        (GPT2, CONFIG, False, "own, then one", BEAMS),
+        *(
+            pytest.param(*case, marks=pytest.mark.full)
+            for case in [
+                (GPT2, CONFIG, False, "any", BEAMS),
+                (GPT2, CONFIG, False, "own", BEAMS),
+                (GPT2, CONFIG, True, "any", BEAMS),
+                (GPT2, CONFIG, True, "any", 1),
+                (Decoder, GROUPS, True, "own", BEAMS),
+                (Decoder, GROUPS, True, "own, then one", BEAMS),
+                (Decoder, GROUPS, False, "any", 1),
+            ]
+        ),
     ],
 )
 def test_each_beam_sees_its_prompt_and_its_own_tokens_and_no_other(
-    kind, config, scan_layers, mixed, beams, monkeypatch
+    kind, config, scan_layers, parents_are, beams, monkeypatch
 ):
-    """Beams that are not mixed share no token, so that no token is dropped."""
+    """Beams that are their own parents share no token, so that none is dropped. With one parent chunks empty again."""
     monkeypatch.setattr(beam_cache, "CHUNK", 8)
     random = np.random.default_rng(0)
     params = jax.device_get(init_params(kind(config), jax.random.key(0)))
@@ -71,11 +78,16 @@ def test_each_beam_sees_its_prompt_and_its_own_tokens_and_no_other(
     cache = read(variables)
     sequences = [[list(prompts[row, :length])] * beams for row, length in enumerate(LENGTHS)]
     written = np.zeros((BATCH, beams, 0), int)  # by which beam
+    used = []  # how many chunks, in each step
     close = jax.jit(lambda cache: cache.close())
     reorder = jax.jit(lambda cache, parents: cache.reorder(parents))
     whole = jax.jit(kind(config).apply)
     for step in range(STEPS):
-        parents = random.integers(0, beams, (BATCH, beams)) if mixed else np.tile(np.arange(beams), (BATCH, 1))
+        parents = np.tile(np.arange(beams), (BATCH, 1))
+        if parents_are == "any":
+            parents = random.integers(0, beams, (BATCH, beams))
+        elif parents_are == "own, then one" and step == 2 * BLOCK + 1:
+            parents = np.zeros_like(parents)
         tokens = random.integers(0, 23, (BATCH, beams))
         cache = reorder(cache, parents)
         written = np.take_along_axis(written, parents[..., None], axis=1)
@@ -83,6 +95,7 @@ def test_each_beam_sees_its_prompt_and_its_own_tokens_and_no_other(
             cache = close(cache)
             kept = np.asarray(cache.owned).any(axis=1).sum(-1)
             assert list(kept) == [sum(len(set(step)) for step in row.T) for row in written]
+        used.append(sum(map(bool, cache.mask(np.ones((BATCH, LENGTH), bool)).used)))
         written = np.concatenate([written, np.tile(np.arange(beams)[:, None], (BATCH, 1, 1))], -1)
         sequences = [[[*sequences[row][parents[row, i]], tokens[row, i]] for i in range(beams)] for row in range(BATCH)]
         positions = np.repeat(LENGTHS[:, None] + step, beams, axis=1)
@@ -94,6 +107,7 @@ def test_each_beam_sees_its_prompt_and_its_own_tokens_and_no_other(
         last = np.array([len(sequence) - 1 for sequence in flat])
         expected = np.asarray(whole({"params": params}, padded))[np.arange(len(flat)), last]
         np.testing.assert_allclose(np.asarray(logits).reshape(len(flat), -1), expected, rtol=1e-4, atol=1e-5)
+    assert parents_are != "own, then one" or used[-1] < max(used)
     assert int(cache.index) == STEPS
     assert int(cache.closed) == STEPS // BLOCK * BLOCK
     assert beams == 1 or len({tuple(sequence) for sequence in flat}) > BATCH
