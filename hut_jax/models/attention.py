@@ -152,19 +152,21 @@ def attend(
         query: of the tokens that attend.
         key: of the tokens attended to. If they have fewer heads, each head serves a group of the queries', in order.
         value: of the same tokens.
-        mask: True where a query may attend to a key. A query that may attend to none gets a mean of some values.
+        mask: True where a query may attend to a key. A query that may attend to none gets a mean of values: of all, or
+            of those up to the end of its block.
         scale: the factor of the query-key products: a number, or an array of one.
         drop: for the attention weights.
         attention: "xla" or "cudnn". "cudnn" is fused: attention weights are not written to memory, and not dropped.
             It needs an NVIDIA GPU (`check_attention`), and as many keys as queries.
         cap: the products x, times the scale, become `cap * tanh(x / cap)`. "cudnn" has none.
-        causal: whether the queries are of the same tokens as the keys, and the mask lets none attend to later ones.
+        causal: whether the queries are of the same tokens as the keys, and the mask, with a row for each query, lets
+            none attend to later ones.
     """
     if attention == "cudnn":
         return _fused_attention(query, key, value, mask, scale)
     dropping = not drop.deterministic and drop.rate > 0
     if jax.default_backend() == "cpu":
-        # With dropout all weights are drawn in one call, so that a resumed run draws as it did before.
+        # Dropout draws for all weights in one call, so that it draws the same on every device.
         blocks = _causal_blocks(query.shape[1]) if causal and not dropping else 1
         return _attention_by_blocks(query, key, value, mask, scale, drop, cap, blocks)
     if cap is None and not dropping:
@@ -226,16 +228,18 @@ def plain_attention(
 ) -> Heads:
     """What `jax.nn.dot_product_attention` computes, with the cap, and `drop` applied to the attention weights.
 
-    The queries of a group of heads become rows of one matrix, since they meet the same keys. On a CPU that takes little
-    more than half of the time of JAX's own function, in which XLA copies the weights into other orders.
+    The queries of a group of heads become rows of one matrix, since they meet the same keys. On a CPU this is faster
+    than JAX's own function, in which XLA copies the attention weights into another layout (`benchmarks.attention`).
     """
     batch, length, heads, width = query.shape
     key_heads, keys = key.shape[2], key.shape[1]
-    query = query.reshape(batch, length, key_heads, -1, width).transpose(0, 2, 3, 1, 4)
-    query = query.reshape(batch, key_heads, -1, width)
+    group = heads // key_heads
+    query = query.reshape(batch, length, key_heads, group, width).transpose(0, 2, 3, 1, 4)
+    query = query.reshape(batch, key_heads, group * length, width)
     scores = jnp.einsum("bhqd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32) * scale
     scores = scores if cap is None else cap * jnp.tanh(scores / cap)
-    mask = jnp.broadcast_to(mask[:, :, None], (*mask.shape[:2], heads // key_heads, length, keys))
-    scores = jnp.where(mask.reshape(*mask.shape[:2], -1, keys), scores, jnp.finfo(jnp.float32).min)
+    mask = jnp.broadcast_to(mask[:, :, None], (*mask.shape[:2], group, length, keys))
+    scores = jnp.where(mask.reshape(*mask.shape[:2], group * length, keys), scores, jnp.finfo(jnp.float32).min)
     y = jnp.einsum("bhqk,bkhd->bhqd", drop(nn.softmax(scores).astype(value.dtype)), value)
-    return y.reshape(batch, key_heads, -1, length, width).transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, width)
+    y = y.reshape(batch, key_heads, group, length, width).transpose(0, 3, 1, 2, 4)
+    return y.reshape(batch, length, heads, width)

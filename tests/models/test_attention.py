@@ -7,11 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hut_jax.models.attention import Attention, attend, plain_attention
+from hut_jax.models.attention import attend, plain_attention
+from hut_jax.models.decoder.config import DecoderConfig
+from hut_jax.models.decoder.model import Decoder
 from hut_jax.models.dropout import Dropout
+from hut_jax.models.gpt2 import GPT2
+from hut_jax.models.gpt2_config import GPT2Config
+from hut_jax.models.hub.pretrained import init_params
+from hut_jax.models.roberta import Roberta
+from hut_jax.models.roberta_config import RobertaConfig
 from tests.parity import check_parity
 
 WHOLE = Dropout(0.0, deterministic=True).bind({})
+SIZES = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+SIZES |= {"max_position_embeddings": 80}
 
 
 def drawn(length, heads, key_heads, dtype=np.float32):
@@ -56,36 +65,48 @@ def test_blocks_equal_jaxs_function_and_so_do_their_gradients(length, heads, key
     check_parity([found, gradients], [expected, its_gradients], [changed, its_changed], tolerance)
 
 
-def test_only_a_causal_layer_is_in_blocks():
-    mask, x = causal(64), jnp.zeros((2, 64, 4))
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (GPT2(GPT2Config(23, 64, 8, 1, 2)), [(2, 2, 32, 32), (2, 2, 32, 64)]),
+        (
+            Decoder(DecoderConfig("llama", 23, num_key_value_heads=1, head_dim=4, **SIZES)),
+            [(2, 1, 64, 32), (2, 1, 64, 64)],
+        ),
+        (Roberta(RobertaConfig("roberta", vocab_size=23, **SIZES)), [(2, 2, 64, 64)]),
+    ],
+)
+def test_causal_models_compute_scores_in_blocks_and_others_do_not(model, expected):
+    ids = np.ones((2, 64), np.int32)
+    params = jax.eval_shape(partial(init_params, model), jax.random.key(0))
+    jaxpr = jax.make_jaxpr(lambda params: model.apply({"params": params}, ids, method="hidden"))(params)
+    products = [equation.outvars[0].aval.shape for equation in jaxpr.eqns if equation.primitive.name == "dot_general"]
+    assert [shape for shape in products if len(shape) == 4 and shape[-1] >= 32] == expected
 
-    def scores(**options):
-        layer = Attention(2, 0.0, 0.02, 0.02, jnp.float32, "xla", **options)
-        params = jax.eval_shape(lambda: layer.init(jax.random.key(0), x, mask, 1.0, True))
-        jaxpr = jax.make_jaxpr(lambda params: layer.apply(params, x, mask, 1.0, True)[0])(params)
-        products = [
-            equation.outvars[0].aval.shape for equation in jaxpr.eqns if equation.primitive.name == "dot_general"
-        ]
-        return [shape for shape in products if len(shape) == 4 and shape[-1] > 2]
 
-    assert scores() == [(2, 2, 64, 64)]
-    assert scores(causal=True) == [(2, 2, 32, 32), (2, 2, 32, 64)]
+def test_dropout_draws_for_the_weights_of_each_head_whatever_the_groups():
+    (query, key, value), mask = drawn(64, 4, 2), causal(64)
 
+    def with_heads_of_their_own(drop):
+        scores = jnp.einsum("bqhd,bkhd->bhqk", query, jnp.repeat(key, 2, axis=2))
+        weights = jax.nn.softmax(jnp.where(mask, scores, -1e30))
+        return jnp.einsum("bhqk,bkhd->bqhd", drop(weights), jnp.repeat(value, 2, axis=2))
 
-def test_with_dropout_the_draws_are_those_without_blocks():
-    arrays, mask = drawn(64, 4, 2), causal(64)
-
-    def run(causal, seed):
+    def run(method, seed):
         drop = Dropout(0.5, deterministic=False, parent=None)
+        return drop.apply({}, rngs={"dropout": jax.random.key(seed)}, method=method) * seeing(mask)
 
-        def call(module):
-            return attend(*arrays, mask, 1.0, module, causal=causal)
+    def ours(drop):
+        return attend(query, key, value, mask, 1.0, drop, causal=True)
 
-        return drop.apply({}, rngs={"dropout": jax.random.key(seed)}, method=call)
+    check_parity(run(ours, 0), run(with_heads_of_their_own, 0), run(ours, 1), 1e-5)
 
-    blocks, whole, other = run(True, 0), run(False, 0), run(False, 1)
-    np.testing.assert_array_equal(blocks, whole)
-    assert np.abs(other - whole).max() > 0.1
+
+def test_no_rows_and_no_tokens_are_no_error():
+    for batch, length in ((0, 5), (2, 0)):
+        query, key = jnp.zeros((batch, length, 4, 6)), jnp.zeros((batch, length, 2, 6))
+        mask = jnp.ones((batch, 1, length, length), bool)
+        assert attend(query, key, key, mask, 1.0, WHOLE, causal=True).shape == query.shape
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

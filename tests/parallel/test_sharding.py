@@ -237,7 +237,7 @@ TPU_FORMS = {
         *(pytest.param(f, marks=pytest.mark.full) for f in TPU_FORMS if f != "cyclic"),
     ],
 )
-def test_an_update_lowers_for_tpus(form):
+def test_an_update_lowers_for_tpus(form, monkeypatch):
     """In bf16, over a mesh, layers scanned and computed again: what a TPU pod runs."""
     mesh = make_mesh(2, 2, 2)
     adapter = Adapter(TPU_FORMS[form], "attention/|mlp/")
@@ -246,6 +246,7 @@ def test_an_update_lowers_for_tpus(form):
     )
     batch = place_batch(mesh, next(batches("gpt2")))
     update = jax.jit(lambda state, base, batch: steps.train(state, base, [batch]))
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")  # as attention asks
     module = jax.export.export(update, platforms=["tpu"])(state, base, batch).mlir_module()
     assert "stablehlo.dot_general" in module
     assert "bf16" in module
