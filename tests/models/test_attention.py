@@ -59,6 +59,7 @@ def test_blocks_equal_jaxs_function_and_so_do_their_gradients(length, heads, key
 
     (_, found), gradients = jax.jit(both)(*arrays)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    # A partial is another function to jit, which traces it anew.
     (_, expected), its_gradients = jax.jit(partial(both))(*arrays)
     (_, changed), its_changed = jax.jit(partial(both))(*(2 * array for array in arrays))
     tolerance = 1e-5 if dtype == np.float32 else 5e-2
