@@ -50,6 +50,8 @@ def test_a_notebook_runs_from_top_to_bottom(path, parameters, monkeypatch):
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent))  # without Java, which takes its time
     one_device = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
     monkeypatch.setenv("XLA_FLAGS", one_device)  # as most readers have
+    if path.stem == "quickstart":
+        monkeypatch.delenv("JAX_DISABLE_MOST_OPTIMIZATIONS")  # its model is large enough to gain from them
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         if "parameters" in cell.metadata.get("tags", ()):

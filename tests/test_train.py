@@ -128,6 +128,7 @@ def test_another_seed_gives_other_bits(finished, small_config, tmp_path):
     assert not same(factors_of(tmp_path / "run"), factors_of(finished))
 
 
+@pytest.mark.full
 def test_a_run_may_begin_with_its_first_step(small_config, tmp_path):
     small_config.eval.on_start = False
     small_config.train.steps = 1
@@ -271,8 +272,8 @@ def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(last, small_co
 
 @pytest.mark.full
 def test_kills_at_random_instants_change_no_bit(config_file, small_config, tmp_path):
-    """One run, killed HUT_JAX_KILLS times, or 10: in turns while it starts and soon after a checkpoint."""
-    kills = int(os.environ.get("HUT_JAX_KILLS", "10"))
+    """One run, killed HUT_JAX_KILLS times, or 6: in turns while it starts and soon after a checkpoint."""
+    kills = int(os.environ.get("HUT_JAX_KILLS", "6"))
     # Far more steps than it can do between the kills, so that all of them hit the one run.
     small_config.train.steps, small_config.checkpoint.every, small_config.eval.every = 50 * kills, 10, 25 * kills
     config_file.with_name("config.json").write_text(to_json(freeze(small_config)))
@@ -475,6 +476,7 @@ def test_the_real_e2e_data_with_gpt2s_tokenizer(real_data, tmp_path, monkeypatch
             f"--config.data.dir={real_data / 'e2e'}",
             f"--config.data.cache={tmp_path / 'cache'}",
             f"--config.tokenizer={real_data / 'tokenizers/gpt2'}",
+            "--config.eval.max_examples=500",
             f"--workdir={tmp_path / 'run'}",
             "--config.train.steps=30",
             "--config.mesh.data=1",

@@ -286,19 +286,9 @@ def test_a_models_other_variables_are_passed_on():
     np.testing.assert_allclose(*both(params, factors), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("model", "transform"),
-    [
-        ("plain", HUT(rank=2)),
-        *(
-            pytest.param(model, transform, marks=pytest.mark.full)
-            for model in MODELS
-            for transform in (HUT(rank=2), HUT(rank=1), HiRA(rank=2), LoRA(rank=2))
-            if (model, transform) != ("plain", HUT(rank=2))
-        ),
-    ],
-    ids=str,
-)
+@pytest.mark.full
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("transform", [HUT(rank=2), HUT(rank=1), HiRA(rank=2), LoRA(rank=2)], ids=str)
 def test_parts_of_a_batch_with_a_kernel_each_change_nothing(model, transform):
     adapter = Adapter(transform, "up$|join$|split$")
     x, params, factors = setup(MODELS[model], adapter)

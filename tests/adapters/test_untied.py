@@ -119,7 +119,7 @@ def test_a_bias_named_in_full_trains_alone_beside_the_factors_of_its_layer(also)
 @pytest.mark.parametrize(
     ("transform", "also"),
     [
-        (LoRA(rank=2), [BIAS]),
+        pytest.param(LoRA(rank=2), [BIAS], marks=pytest.mark.full),
         pytest.param(DoRA(rank=2), [f"{UP}/kernel"], marks=pytest.mark.full),
         (IA3(feedforward=""), [BIAS, f"{UP}/kernel"]),
     ],

@@ -22,13 +22,13 @@ def arguments(small_config_file, tmp_path):
 def test_it_sweeps_runs_reports_and_runs_nothing_twice(arguments, tmp_path, capfd):
     text = tmp_path / "text.txt"
     text.write_text("there was a diner by the river and it was good to eat there. " * 300)
-    grid = ["--methods=hut,lora", "--ranks=1,2", "--seeds=0", f"--text={text}", "--jobs=2"]
+    grid = ["--methods=hut", "--ranks=1,2", "--seeds=0", f"--text={text}", "--jobs=2"]
     assert rank_ablation.main([*arguments, *grid, "--rates=1,1e30"]) == 0
     names = {str(path.parent.relative_to(tmp_path / "runs")) for path in (tmp_path / "runs").rglob(RECORD)}
     seeds = (0, 1000)
-    assert names == {f"{m},rank={rank}/1/{seed}" for m in ("hut", "lora") for rank in (1, 2) for seed in seeds}
+    assert names == {f"hut,rank={rank}/1/{seed}" for rank in (1, 2) for seed in seeds}
     output = capfd.readouterr()
-    for adapter in ("hut,rank=1", "hut,rank=2", "lora,rank=1", "lora,rank=2"):
+    for adapter in ("hut,rank=1", "hut,rank=2"):
         assert f"note: {adapter}/1e+30/1000 diverged and is left out: step " in output.out + output.err
     trial = read_record(tmp_path / "runs/hut,rank=2/1/1000")
     assert (trial.config["eval.holdout"], trial.config["train.steps"]) == (0.1, 1)
@@ -44,7 +44,7 @@ def test_it_sweeps_runs_reports_and_runs_nothing_twice(arguments, tmp_path, capf
     assert {record.name for record in read_study(tmp_path / "runs/results.jsonl")} == names
 
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob(RECORD)}
-    broken = tmp_path / "runs/lora,rank=2/1/0" / RECORD
+    broken = tmp_path / "runs/hut,rank=2/1/0" / RECORD
     whole = json.loads(broken.read_text())
     broken.write_text(broken.read_text()[:100])
     assert rank_ablation.main([*arguments, *grid, "--rates=1"]) == 0

@@ -54,7 +54,7 @@ def test_scanned_layers_write_what_separate_ones_do(model, prompts):
     assert greedy(GPT2(config, scan_layers=True), stack_layers(params), prompts) == expected
 
 
-@pytest.mark.parametrize("method", [Greedy(), Sampling(seed=1)])
+@pytest.mark.parametrize("method", [Greedy(), pytest.param(Sampling(seed=1), marks=pytest.mark.full)])
 def test_each_row_stops_at_its_own_end_token_of_several(model, params, prompts, method):
     endless = sample(model, params, prompts, method)
     ends = {endless[0][3], endless[1][0]}

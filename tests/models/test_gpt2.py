@@ -206,6 +206,7 @@ def test_bf16_is_close_and_its_logits_are_fp32(params, ids):
     assert (logits.astype(jnp.bfloat16) != logits).any()
 
 
+@pytest.mark.full
 def test_padding_does_not_leak(params, ids):
     model = GPT2(CONFIG)
     other = np.where(LEFT_PADDED, ids, (ids + 7) % CONFIG.vocab_size)
@@ -351,6 +352,7 @@ def test_config_errors(change, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.full
 def test_texts_in_one_row_have_the_logits_that_they_have_alone(params):
     random = np.random.default_rng(2)
     one, two = (random.integers(0, CONFIG.vocab_size, (1, length), np.int32) for length in (9, 6))

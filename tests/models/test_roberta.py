@@ -245,6 +245,7 @@ def test_a_row_of_nothing_but_padding_has_finite_logits_and_gradients(params, de
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
 
 
+@pytest.mark.full
 def test_padding_does_not_leak(mlm_params):
     model = Roberta(MLM)
     other = np.where(MASK, IDS, 7)

@@ -80,7 +80,9 @@ def test_logits_equal_transformers_flax_classes(name, no_pickle):
     assert lines == []
 
 
-@pytest.mark.parametrize("name", ["flax_gpt2_sharded", "flax_roberta_classification"])
+@pytest.mark.parametrize(
+    "name", ["flax_gpt2_sharded", pytest.param("flax_roberta_classification", marks=pytest.mark.full)]
+)
 def test_flax_and_safetensors_are_one_base_for_adapters(name, tmp_path):
     model, params = load_pretrained(MODELS / name, compute=Compute(scan_layers=True))
     save_pretrained(tmp_path / "converted", model, params)

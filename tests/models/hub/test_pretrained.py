@@ -72,7 +72,7 @@ ENCODERS = ["roberta_odd", "roberta_mlm", "roberta_classification", "roberta_unt
 
 
 @pytest.mark.parametrize("name", ["gpt2_right_padded", "gpt2_sharded", "gpt2_untied", "gpt2_variant", *ENCODERS])
-@pytest.mark.parametrize("scan_layers", [False, True])
+@pytest.mark.parametrize("scan_layers", [False, pytest.param(True, marks=pytest.mark.full)])
 def test_saving_is_the_inverse_of_loading(tmp_path, name, scan_layers):
     model, params = load_pretrained(MODELS / name, compute=Compute(scan_layers=scan_layers))
     save_pretrained(tmp_path / "a" / "b", model, params)
