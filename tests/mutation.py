@@ -339,7 +339,10 @@ def main() -> None:
             lines[folder_of(file)] += len(path.read_bytes().splitlines())
     drawn, equivalents = sample(mutants, lines, options.count, options.seed), read_equivalents(EQUIVALENTS)
     counted = [mutant for mutant in drawn if (mutant.file, mutant.before, mutant.after) not in equivalents]
-    controls = [unchanged(mutant) for mutant in counted[:: -(-len(counted) // options.controls)]]
+    if not counted:
+        parser.error(f"no mutants: --only={options.only} names no file of hut_jax/ in {', '.join(FOLDERS)}")
+    every = -(-len(counted) // max(1, options.controls))
+    controls = [unchanged(mutant) for mutant in counted[::every]] if options.controls else []
     print(f"{len(counted)} of {len(mutants)} mutants; {len(drawn) - len(counted)} more are listed as equivalent")
     if options.list:
         return print("\n".join(map(str, counted)))
