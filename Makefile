@@ -56,7 +56,7 @@ format: $(VENV)/dev.stamp ## put the code in its format
 peers: $(VENV)/peers.stamp $(if $(OLDEST),.venv-oldest/test.stamp) ## install the libraries that the peers tests compare with
 
 test-peers: peers ## the tests against PyTorch, transformers and PEFT
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m peers
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m peers --durations=25
 
 ifeq ($(GEMMA),)
 test-gemma:
