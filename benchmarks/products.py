@@ -1,12 +1,13 @@
-"""Compare the products of a training step in JAX and in PyTorch, in turns. Nearly all of a step's FLOPs are these.
+"""Compare products with a layer's kernels in JAX and in PyTorch, in turns. They are most of a training step's FLOPs.
 
     python -m benchmarks.products
     python -m benchmarks.products --rows=512 --kernels=768x768,768x3072,3072x768
 
-Each line has a kernel's inputs x outputs: of SmolLM2 first, then of GPT-2 small. "forward" multiplies the activations
-of so many rows by it, "backward" the gradients by its transpose. A turn takes several kernels of this shape, as a model
-of several layers does, so that each is read from memory. In each turn the four run once, in random order. Rates are
-medians over turns, and so is PyTorch's rate over JAX's of the same turn, with its quartiles.
+It needs `make peers`. A line has a kernel's inputs x outputs; the default has those of SmolLM2 and then of GPT-2 small.
+"forward" multiplies activations by the kernel, "backward" the gradients of its outputs by its transpose. A run takes
+eight kernels of the shape, with activations of their own, and keeps all products. PyTorch's kernels lie in memory as in
+`torch.nn.Linear`. In each turn both libraries run in both directions, in random order. Rates are medians over turns,
+and so is PyTorch's rate over JAX's of the same turn, with its quartiles.
 """
 
 import argparse
@@ -22,6 +23,8 @@ from benchmarks.machine import machine
 from benchmarks.torch_models import DEVICE, use_the_device_of_jax
 
 KERNELS = 8
+REST = 0.05
+"""Seconds before a run. The threads of PyTorch look for more work for some milliseconds, and would slow JAX's."""
 
 
 def main():
@@ -33,7 +36,7 @@ def main():
         default="576x576,576x192,576x1536,1536x576,768x768,768x3072,3072x768",
         help="inputs x outputs, several with commas",
     )
-    parser.add_argument("--turns", type=int, default=31, help="after one that does not count")
+    parser.add_argument("--turns", type=int, default=31)
     args = parser.parse_args()
     use_the_device_of_jax()
     where = machine(torch)
@@ -48,35 +51,50 @@ def main():
 def measure(rows, inputs, outputs, turns):
     """FLOPs per second of each library and direction, turn by turn."""
     draw = np.random.default_rng(0)
-    x, gradient = (draw.standard_normal((rows, width), np.float32) for width in (inputs, outputs))
-    kernels = [draw.standard_normal((inputs, outputs), np.float32) for _ in range(KERNELS)]
-    jax_kernels, torch_kernels = jax.device_put(kernels), [torch.from_numpy(one).to(DEVICE) for one in kernels]
-
-    def in_jax(x, transposed):
-        multiply = jax.jit(lambda x, kernels: [x @ (one.T if transposed else one) for one in kernels])
-        return lambda: jax.block_until_ready(multiply(x, jax_kernels))
-
-    def in_torch(x, transposed):
-        def run():
-            products = [x @ (one.T if transposed else one) for one in torch_kernels]  # all are kept, as in JAX
-            if DEVICE == "cuda":
-                torch.cuda.synchronize()
-            return products
-
-        return run
-
+    kernels, activations, gradients = (
+        [draw.standard_normal(shape, np.float32) for _ in range(KERNELS)]
+        for shape in ((inputs, outputs), (rows, inputs), (rows, outputs))
+    )
     programs = {}
-    for direction, rows_of in (("forward", x), ("backward", gradient)):
-        transposed = direction == "backward"
-        programs["jax", direction] = in_jax(jax.device_put(rows_of), transposed)
-        programs["torch", direction] = in_torch(torch.from_numpy(rows_of).to(DEVICE), transposed)
+    for direction, factors in (("forward", activations), ("backward", gradients)):
+        programs["jax", direction] = in_jax(kernels, factors, direction)
+        programs["torch", direction] = in_torch(kernels, factors, direction)
     rates = {name: [] for name in programs}
-    for turn in range(turns + 1):
+    for turn in range(turns):
         for name in random.Random(turn).sample(list(programs), len(programs)):
+            time.sleep(REST)
+            programs[name]()  # compiles, and wakes what the rest has put to sleep
             start = time.perf_counter()
             programs[name]()
             rates[name].append(KERNELS * 2 * rows * inputs * outputs / (time.perf_counter() - start))
-    return {name: np.array(values[1:]) for name, values in rates.items()}  # the first turn compiles
+    return {name: np.array(values) for name, values in rates.items()}
+
+
+def in_jax(kernels, factors, direction):
+    """A run of JAX's products."""
+
+    @jax.jit
+    def multiply(factors, kernels):
+        kernels = kernels if direction == "forward" else [kernel.T for kernel in kernels]
+        return [x @ kernel for x, kernel in zip(factors, kernels, strict=True)]
+
+    factors, kernels = jax.device_put((factors, kernels))
+    return lambda: jax.block_until_ready(multiply(factors, kernels))
+
+
+def in_torch(kernels, factors, direction):
+    """A run of PyTorch's products."""
+    factors = [torch.from_numpy(x).to(DEVICE) for x in factors]
+    weights = [torch.from_numpy(np.ascontiguousarray(kernel.T)).to(DEVICE) for kernel in kernels]
+    kernels = [weight.T for weight in weights] if direction == "forward" else weights
+
+    def run():
+        products = [x @ kernel for x, kernel in zip(factors, kernels, strict=True)]
+        if DEVICE == "cuda":
+            torch.cuda.synchronize()
+        return products
+
+    return run
 
 
 def describe(name, ours, theirs):

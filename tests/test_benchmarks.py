@@ -104,3 +104,20 @@ def test_peft_trains_the_same_model_on_the_same_batches(size, real_data):
     trained = report["trained"]
     assert (trained["ours"] == trained["theirs"]) == (size == "smollm2-tiny")
     assert report["rows"]["as used"]["filled"]["ours"] > report["rows"]["same batches"]["filled"]["ours"]
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize(
+    ("script", "options", "lines"),
+    [
+        ("products", ("--rows=4", "--kernels=8x6", "--turns=1"), ["8x6 forward: JAX ", "8x6 backward: JAX "]),
+        ("attention", ("--shapes=2x5x4x2", "--turns=1"), ["2x5x4x2: ours "]),
+    ],
+)
+def test_a_line_for_each_case(script, options, lines):
+    command = [sys.executable, "-m", f"benchmarks.{script}", *options]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    _, *found = done.stdout.splitlines()  # after the machine
+    assert len(found) == len(lines)
+    assert all(map(str.startswith, found, lines))

@@ -28,7 +28,6 @@ VERSION_0_1 = Path(__file__).parent / "goldens/version_0_1"
 
 with zipfile.ZipFile(VERSION_0_1 / "adapters.zip") as archive:
     ADAPTERS = json.loads(archive.read("index.json"))
-QUICK = ("hut_block", "hut_block_all_linear", "lora_ranks_new_head")
 
 
 def unpack(name, folder):
@@ -72,9 +71,7 @@ def logits_of(model, params, ids):
     return model.apply({"params": params}, ids)
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.full) for name in ADAPTERS]
-)
+@pytest.mark.parametrize("name", ADAPTERS)
 def test_an_adapter_merges_as_it_did(name, adapters):
     model, params, ids = base_of(name)
     adapter, factors = hut_jax.load_adapter(adapters / name, params)

@@ -58,7 +58,6 @@ class Jitted(nn.Module):
         return nn.jit(Block)(name="b")(x)[0]
 
 
-@pytest.mark.full
 def test_a_jit_within_a_model_traces_each_adapter_by_itself():
     params = params_of(Jitted(), X)
     outputs = []

@@ -45,8 +45,8 @@ def seeing(mask):
     ("length", "heads", "key_heads", "dtype"),
     [
         (5, 4, 4, np.float32),
+        (64, 4, 4, np.float32),
         (99, 6, 2, np.float32),
-        pytest.param(64, 4, 4, np.float32, marks=pytest.mark.full),
         pytest.param(150, 3, 1, jnp.bfloat16, marks=pytest.mark.full),
     ],
 )

@@ -101,7 +101,7 @@ def made(family, length, dtype=jnp.bfloat16, **options):
 @pytest.mark.parametrize(
     ("family", "length", "scan_layers"),
     [
-        case if case == ("gpt2", 5, True) else pytest.param(*case, marks=FULL)
+        case if case in (("gpt2", 5, True), ("roberta", 5, False)) else pytest.param(*case, marks=FULL)
         for case in itertools.product(MODELS, (5, 6), (False, True))
     ],
 )

@@ -123,7 +123,7 @@ def test_a_scan_of_recomputed_layers_is_its_merged_layers_one_by_one(name):
         assert np.abs(got[which] - plain(params, x)).max() > 0.05
 
 
-@each_with_quick("hut")
+@each_with_quick("hut", "dora")
 def test_gradients_and_vmap_through_the_interceptor_are_those_through_merge(name):
     ((loss, _), got), ((expected_loss, _), expected) = both_ways(name)
     assert jax.tree.structure(got) == jax.tree.structure(adapted(name)[1])

@@ -363,7 +363,6 @@ def test_a_mesh_computes_what_one_device_does(params, ids):
     close(forward(placed, place_batch(mesh, tokens)), run(model, params, tokens))
 
 
-@pytest.mark.full
 def test_a_step_with_a_cache_computes_each_angle_once_and_not_in_every_layer():
     def cosines(layers):
         fields = {"num_hidden_layers": layers, "layer_types": (SLIDING,) * layers, "with_positions": ()}
