@@ -56,9 +56,9 @@ def measure(rows, inputs, outputs, turns):
         for shape in ((inputs, outputs), (rows, inputs), (rows, outputs))
     )
     programs = {}
-    for direction, factors in (("forward", activations), ("backward", gradients)):
-        programs["jax", direction] = in_jax(kernels, factors, direction)
-        programs["torch", direction] = in_torch(kernels, factors, direction)
+    for direction, operands in (("forward", activations), ("backward", gradients)):
+        programs["jax", direction] = in_jax(kernels, operands, direction)
+        programs["torch", direction] = in_torch(kernels, operands, direction)
     rates = {name: [] for name in programs}
     for turn in range(turns):
         for name in random.Random(turn).sample(list(programs), len(programs)):
@@ -70,26 +70,26 @@ def measure(rows, inputs, outputs, turns):
     return {name: np.array(values) for name, values in rates.items()}
 
 
-def in_jax(kernels, factors, direction):
+def in_jax(kernels, operands, direction):
     """A run of JAX's products."""
 
     @jax.jit
-    def multiply(factors, kernels):
+    def multiply(operands, kernels):
         kernels = kernels if direction == "forward" else [kernel.T for kernel in kernels]
-        return [x @ kernel for x, kernel in zip(factors, kernels, strict=True)]
+        return [x @ kernel for x, kernel in zip(operands, kernels, strict=True)]
 
-    factors, kernels = jax.device_put((factors, kernels))
-    return lambda: jax.block_until_ready(multiply(factors, kernels))
+    operands, kernels = jax.device_put((operands, kernels))
+    return lambda: jax.block_until_ready(multiply(operands, kernels))
 
 
-def in_torch(kernels, factors, direction):
+def in_torch(kernels, operands, direction):
     """A run of PyTorch's products."""
-    factors = [torch.from_numpy(x).to(DEVICE) for x in factors]
+    operands = [torch.from_numpy(x).to(DEVICE) for x in operands]
     weights = [torch.from_numpy(np.ascontiguousarray(kernel.T)).to(DEVICE) for kernel in kernels]
     kernels = [weight.T for weight in weights] if direction == "forward" else weights
 
     def run():
-        products = [x @ kernel for x, kernel in zip(factors, kernels, strict=True)]
+        products = [x @ kernel for x, kernel in zip(operands, kernels, strict=True)]
         if DEVICE == "cuda":
             torch.cuda.synchronize()
         return products

@@ -340,7 +340,7 @@ def main() -> None:
     drawn, equivalents = sample(mutants, lines, options.count, options.seed), read_equivalents(EQUIVALENTS)
     counted = [mutant for mutant in drawn if (mutant.file, mutant.before, mutant.after) not in equivalents]
     if not counted:
-        parser.error(f"no mutants to try in --only={options.only}; mutants are made of hut_jax/{{{','.join(FOLDERS)}}}")
+        parser.error(f"no mutants in --only={options.only}; these folders of hut_jax/ have some: {', '.join(FOLDERS)}")
     every = -(-len(counted) // max(1, options.controls))
     controls = [unchanged(mutant) for mutant in counted[::every]] if options.controls else []
     print(f"{len(counted)} of {len(mutants)} mutants; {len(drawn) - len(counted)} more are listed as equivalent")

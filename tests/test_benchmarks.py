@@ -11,11 +11,15 @@ from benchmarks import inference
 from benchmarks.inference import make_turns
 
 
-def report_of(script, *options):
+def printed(script, *options):
     command = [sys.executable, "-m", f"benchmarks.{script}", *options]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return done.stdout
+
+
+def report_of(script, *options):
+    return json.loads(printed(script, *options).splitlines()[-1])
 
 
 @pytest.mark.full
@@ -42,21 +46,15 @@ def test_training_knows_a_decoder():
 @pytest.mark.full
 def test_the_table_of_the_methods_has_a_row_for_each(tmp_path):
     """In processes of their own: a measurement has a compilation cache of its own, which ends with it."""
-
-    def printed(*options):
-        command = [sys.executable, "-m", "benchmarks.methods", f"--output={tmp_path / 'methods.json'}", *options]
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-2000:]
-        return done.stdout
-
-    measured = printed("--model=gpt2-tiny", "--repeats=1")
+    output = f"--output={tmp_path / 'methods.json'}"
+    measured = printed("methods", output, "--model=gpt2-tiny", "--repeats=1")
     head, _, *rows = [line for line in measured.splitlines() if line.startswith("|")]
     assert head == "| method | trainable | ms per step | MB |"
     names = ["LoRA, r = 8", "HUT, r = 1", "HUT, r = 8", "HiRA, r = 8", "DoRA, r = 8", "IA3", "SSF", "BitFit",
              "full fine-tuning"]  # fmt: skip
     assert [row.split(" | ")[0] for row in rows] == [f"| {name}" for name in names]
     assert f"| HUT, r = 8 | {4 * (2 * 8 * 64 + 2 * 64):,} |" in measured
-    assert measured.endswith(printed("--show"))
+    assert measured.endswith(printed("methods", output, "--show"))
 
 
 @pytest.mark.full
@@ -106,18 +104,15 @@ def test_peft_trains_the_same_model_on_the_same_batches(size, real_data):
     assert report["rows"]["as used"]["filled"]["ours"] > report["rows"]["same batches"]["filled"]["ours"]
 
 
+@pytest.mark.full
+def test_attention_has_a_line_for_each_shape():
+    _, *lines = printed("attention", "--shapes=2x5x4x2,1x64x2x2", "--turns=1").splitlines()  # after the machine
+    assert [line.split(": ours ")[0] for line in lines] == ["2x5x4x2", "1x64x2x2"]
+
+
 @pytest.mark.peers
-@pytest.mark.parametrize(
-    ("script", "options", "lines"),
-    [
-        ("products", ("--rows=4", "--kernels=8x6", "--turns=1"), ["8x6 forward: JAX ", "8x6 backward: JAX "]),
-        ("attention", ("--shapes=2x5x4x2", "--turns=1"), ["2x5x4x2: ours "]),
-    ],
-)
-def test_a_line_for_each_case(script, options, lines):
-    command = [sys.executable, "-m", f"benchmarks.{script}", *options]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    _, *found = done.stdout.splitlines()  # after the machine
-    assert len(found) == len(lines)
-    assert all(map(str.startswith, found, lines))
+def test_products_has_a_line_for_each_kernel_and_direction():
+    pytest.importorskip("torch", reason="`make peers` installs PyTorch and transformers")
+    _, *lines = printed("products", "--rows=4", "--kernels=8x6,6x8", "--turns=1").splitlines()  # after the machine
+    directions = ("8x6 forward", "8x6 backward", "6x8 forward", "6x8 backward")
+    assert [line.split(": JAX ")[0] for line in lines] == list(directions)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.mutants import FOLDERS, folder_of, make_mutants, read_equivalents, sample
-from tests.mutation import EQUIVALENTS, key_of, order_tests, read_results, report, unchanged
+from tests.mutation import EQUIVALENTS, key_of, main, order_tests, read_results, report, unchanged
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted(path for folder in FOLDERS for path in (ROOT / "hut_jax" / folder).rglob("*.py"))
@@ -162,3 +162,15 @@ def test_the_report_counts_by_folder_and_lists_the_survivors():
         [noticed, survived], {key_of(noticed): "a test", key_of(survived): None}, {key_of(survived): "a test"}
     )
     assert text.endswith("survived:")
+
+
+def test_a_folder_without_mutants_is_named_and_no_controls_are_fine(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["mutation", "--list", "--only=hut_jax/models"])
+    with pytest.raises(SystemExit):
+        main()
+    assert f"no mutants in --only=hut_jax/models; these folders of hut_jax/ have some: {FOLDERS[0]}" in (
+        capsys.readouterr().err
+    )
+    monkeypatch.setattr("sys.argv", ["mutation", "--list", "--only=hut_jax/transforms/ssf.py", "--controls=0"])
+    main()
+    assert "hut_jax/transforms/ssf.py:" in capsys.readouterr().out

@@ -272,8 +272,8 @@ def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(last, small_co
 
 @pytest.mark.full
 def test_kills_at_random_instants_change_no_bit(config_file, small_config, tmp_path):
-    """One run, killed HUT_JAX_KILLS times, or 6: in turns while it starts and soon after a checkpoint."""
-    kills = int(os.environ.get("HUT_JAX_KILLS", "6"))
+    """One run, killed HUT_JAX_KILLS times, or 10: in turns while it starts and soon after a checkpoint."""
+    kills = int(os.environ.get("HUT_JAX_KILLS", "10"))
     # Far more steps than it can do between the kills, so that all of them hit the one run.
     small_config.train.steps, small_config.checkpoint.every, small_config.eval.every = 50 * kills, 10, 25 * kills
     config_file.with_name("config.json").write_text(to_json(freeze(small_config)))
