@@ -46,6 +46,7 @@ from benchmarks.machine import machine
 from benchmarks.peft_training import ALPHA, RANK, TARGETS, Clock, Collator, Theirs, as_example, as_tensors
 from benchmarks.torch_models import DEVICE, SIZES, random_model, use_the_device_of_jax
 from hut_jax.config import freeze
+from hut_jax.core.products import matmul
 from hut_jax.data.batching import batch_dataset
 from hut_jax.data.e2e.csv_files import FILES, read_records
 from hut_jax.data.e2e.dataset import encode_e2e
@@ -176,7 +177,7 @@ def multiply(dtype):
     """For each side, a function that multiplies large matrices and returns the record of the turn."""
     a = jnp.ones((2048, 2048), dtype)
     b = torch.ones((2048, 2048), dtype=getattr(torch, dtype), device=DEVICE)
-    product = jax.jit(jnp.matmul)
+    product = jax.jit(matmul)
 
     def run(once):
         once()

@@ -3,12 +3,14 @@
     python -m benchmarks.generation
     python -m benchmarks.generation --data=FOLDER_WITH_E2E --tokenizer=GPT2_FOLDER --batch-sizes=8,16 --repeats=5
     python -m benchmarks.generation --size=smollm2 --batch-sizes=8
+    python -m benchmarks.generation --size=smollm2 --batch-sizes=8 --dtype=bfloat16
 
 Both run a model with the shape of GPT-2 small, or of another --size, and the same random weights. Beams, length penalty
 and n-grams are those of E2E. There is no end token, so both write every token. The report also has the floor: the speed
 of the products with the weights alone, measured in the same turns, with their FLOPs and bytes. Other work on the
 machine disturbs the two unequally. So the report has the load, and the ratio of processor times beside that of elapsed
-times. On a GPU JAX multiplies float32 in TF32 by default, and PyTorch is told to do the same.
+times. On a GPU JAX multiplies float32 in TF32 by default, and PyTorch is told to do the same. In bfloat16 rounding
+chooses between candidates that are nearly equal, so that few outputs of the two are the same.
 """
 
 import argparse
@@ -27,10 +29,12 @@ import transformers
 
 from benchmarks.machine import machine
 from benchmarks.torch_models import DEVICE, SIZES, random_model, use_the_device_of_jax
+from hut_jax.core.products import matmul
 from hut_jax.data.e2e.csv_files import read_records
 from hut_jax.data.e2e.dataset import encode_prompts
 from hut_jax.data.tokenizer import load_tokenizer
 from hut_jax.generation import Beam, Constraints, generate
+from hut_jax.models.compute import Compute
 from hut_jax.models.hub.pretrained import load_pretrained
 
 PAD = 0
@@ -44,6 +48,7 @@ def main():
     parser.add_argument("--beams", type=int, default=10)
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3, help="turns of each, after one that does not count")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the model, for both")
     parser.add_argument("--data", help="the folder of E2E; without it prompts are random tokens of E2E's usual lengths")
     parser.add_argument("--tokenizer", help="the folder of the model's tokenizer; needed with --data")
     args = parser.parse_args()
@@ -53,8 +58,8 @@ def main():
     theirs.generation_config.eos_token_id = theirs.generation_config.bos_token_id = None
     with tempfile.TemporaryDirectory() as folder:
         theirs.save_pretrained(folder)
-        model, params = load_pretrained(folder)
-    theirs.to(DEVICE)
+        model, params = load_pretrained(folder, compute=Compute(dtype=getattr(jnp, args.dtype)))
+    theirs.to(DEVICE, getattr(torch, args.dtype))
 
     everything = prompts_of(args, theirs.config.vocab_size)
     report = machine(torch, transformers) | vars(args) | {"rows": []}
@@ -69,7 +74,7 @@ def main():
         row["rates"] = {name: batch * args.new_tokens / seconds for name, seconds in row["seconds"].items()}
         weights = sum(leaf.size for leaf in matrices(params))
         row["gflop_a_token"] = 2e-9 * weights * args.beams
-        row["weight_megabytes_a_token"] = 4e-6 * weights / batch
+        row["weight_megabytes_a_token"] = 1e-6 * jnp.dtype(args.dtype).itemsize * weights / batch
         report["rows"].append(row)
         print(describe(row), flush=True)
     best = {name: max(row["rates"][name] for row in report["rows"]) for name in ("ours", "theirs")}
@@ -155,11 +160,11 @@ def matrices(params):
 def products(params, rows, steps):
     """A function that multiplies this many rows by each of the weights, once per step."""
     weights = matrices(params)
-    inputs = {width: jnp.ones((rows, width)) for width in {weight.shape[0] for weight in weights}}
+    inputs = {width: jnp.ones((rows, width), weights[0].dtype) for width in {weight.shape[0] for weight in weights}}
 
     @jax.jit
     def once(weights, inputs):
-        return [inputs[weight.shape[0]] @ weight for weight in weights]
+        return [matmul(inputs[weight.shape[0]], weight) for weight in weights]
 
     def run():
         for _ in range(steps):

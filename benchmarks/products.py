@@ -2,12 +2,14 @@
 
     python -m benchmarks.products
     python -m benchmarks.products --rows=512 --kernels=768x768,768x3072,3072x768
+    python -m benchmarks.products --dtype=bfloat16
 
 It needs `make peers`. A line has a kernel's inputs x outputs; the default has those of SmolLM2 and then of GPT-2 small.
 "forward" multiplies activations by the kernel, "backward" the gradients of its outputs by its transpose. A run takes
 eight kernels of the shape, with activations of their own, and keeps all products. PyTorch's kernels lie in memory as in
 `torch.nn.Linear`. In each turn both libraries run in both directions, in random order. Rates are medians over turns,
-and so is PyTorch's rate over JAX's of the same turn, with its quartiles.
+and so is PyTorch's rate over JAX's of the same turn, with its quartiles. JAX's products are those of our models
+(`hut_jax.core.products`). In bfloat16 "plain" is JAX's own product.
 """
 
 import argparse
@@ -16,11 +18,13 @@ import random
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
 
 from benchmarks.machine import machine
 from benchmarks.torch_models import DEVICE, use_the_device_of_jax
+from hut_jax.core.products import matmul
 
 KERNELS = 8
 REST = 0.05
@@ -36,19 +40,24 @@ def main():
         default="576x576,576x192,576x1536,1536x576,768x768,768x3072,3072x768",
         help="inputs x outputs, several with commas",
     )
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--turns", type=int, default=31)
     args = parser.parse_args()
     use_the_device_of_jax()
     where = machine(torch)
-    print(f"{where['device']} ({where['processor']}), {where['cores']} cores, {where['versions']}, {args.rows} rows")
+    place = f"{where['device']} ({where['processor']}), {where['cores']} cores, {where['versions']}"
+    print(f"{place}, {args.rows} rows, {args.dtype}")
     for shape in args.kernels.split(","):
         inputs, outputs = map(int, shape.split("x"))
-        rates = measure(args.rows, inputs, outputs, args.turns)
+        rates = measure(args.rows, inputs, outputs, args.turns, args.dtype)
         for direction in ("forward", "backward"):
-            print(describe(f"{shape} {direction}", rates["jax", direction], rates["torch", direction]), flush=True)
+            print(describe(f"{shape} {direction}", *(rates[side, direction] for side in ("jax", "torch"))), end="")
+            if args.dtype == "bfloat16":
+                print(f"; plain {1e-9 * np.median(rates['plain', direction]):.0f} GFLOP/s", end="")
+            print(flush=True)
 
 
-def measure(rows, inputs, outputs, turns):
+def measure(rows, inputs, outputs, turns, dtype):
     """FLOPs per second of each library and direction, turn by turn."""
     draw = np.random.default_rng(0)
     kernels, activations, gradients = (
@@ -57,8 +66,10 @@ def measure(rows, inputs, outputs, turns):
     )
     programs = {}
     for direction, operands in (("forward", activations), ("backward", gradients)):
-        programs["jax", direction] = in_jax(kernels, operands, direction)
-        programs["torch", direction] = in_torch(kernels, operands, direction)
+        programs["jax", direction] = in_jax(kernels, operands, direction, dtype, matmul)
+        programs["torch", direction] = in_torch(kernels, operands, direction, dtype)
+        if dtype == "bfloat16":
+            programs["plain", direction] = in_jax(kernels, operands, direction, dtype, jnp.matmul)
     rates = {name: [] for name in programs}
     for turn in range(turns):
         for name in random.Random(turn).sample(list(programs), len(programs)):
@@ -70,22 +81,23 @@ def measure(rows, inputs, outputs, turns):
     return {name: np.array(values) for name, values in rates.items()}
 
 
-def in_jax(kernels, operands, direction):
+def in_jax(kernels, operands, direction, dtype, product):
     """A run of JAX's products."""
 
     @jax.jit
     def multiply(operands, kernels):
         kernels = kernels if direction == "forward" else [kernel.T for kernel in kernels]
-        return [x @ kernel for x, kernel in zip(operands, kernels, strict=True)]
+        return [product(x, kernel) for x, kernel in zip(operands, kernels, strict=True)]
 
-    operands, kernels = jax.device_put((operands, kernels))
+    operands, kernels = jax.tree.map(lambda one: jnp.asarray(one, dtype), (operands, kernels))
     return lambda: jax.block_until_ready(multiply(operands, kernels))
 
 
-def in_torch(kernels, operands, direction):
+def in_torch(kernels, operands, direction, dtype):
     """A run of PyTorch's products."""
-    operands = [torch.from_numpy(x).to(DEVICE) for x in operands]
-    weights = [torch.from_numpy(np.ascontiguousarray(kernel.T)).to(DEVICE) for kernel in kernels]
+    to = {"device": DEVICE, "dtype": getattr(torch, dtype)}
+    operands = [torch.from_numpy(x).to(**to) for x in operands]
+    weights = [torch.from_numpy(np.ascontiguousarray(kernel.T)).to(**to) for kernel in kernels]
     kernels = [weight.T for weight in weights] if direction == "forward" else weights
 
     def run():

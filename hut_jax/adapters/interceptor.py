@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from hut_jax.adapters.layout import Layout
 from hut_jax.adapters.site import Site
 from hut_jax.core.errors import UserError
+from hut_jax.core.products import dot_general
 from hut_jax.core.trees import show
 from hut_jax.parallel.activations import ANY, split_batch, splits_kernels
 from hut_jax.transforms.base import Factors, Layer
@@ -189,7 +190,7 @@ class _Call:
         dot = getattr(module, "dot_general", None)
         if isinstance(dot, partial):
             dot = dot.func  # with another precision, or another dtype for the result
-        if dot not in (None, jax.lax.dot_general) or getattr(module, "dot_general_cls", None) is not None:
+        if dot not in (None, jax.lax.dot_general, dot_general) or getattr(module, "dot_general_cls", None) is not None:
             return None
         if getattr(module, "preferred_element_type", None) is not None:
             return None

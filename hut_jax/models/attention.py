@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from hut_jax.core.errors import UserError, nearest
+from hut_jax.core.products import einsum
 from hut_jax.models.beam_cache import LayerBeams
 from hut_jax.models.dropout import Dropout
 from hut_jax.models.layers import dense
@@ -186,15 +187,14 @@ def _attention_by_blocks(
     if blocks == 1:
         return plain_attention(query, key, value, mask, scale, drop, cap)
     ends = [query.shape[1] * n // blocks for n in range(blocks + 1)]
-    return jnp.concatenate(
-        [
-            plain_attention(
-                query[:, start:end], key[:, :end], value[:, :end], mask[:, :, start:end, :end], scale, drop, cap
-            )
-            for start, end in itertools.pairwise(ends)
-        ],
-        axis=1,
-    )
+    # A CPU slices, joins and adds bf16 slowly.
+    dtype, (query, key, value) = query.dtype, (each.astype(jnp.float32) for each in (query, key, value))
+
+    def block(start: int, end: int) -> Heads:
+        given = (each.astype(dtype) for each in (query[:, start:end], key[:, :end], value[:, :end]))
+        return plain_attention(*given, mask[:, :, start:end, :end], scale, drop, cap).astype(jnp.float32)
+
+    return jnp.concatenate([block(*ends) for ends in itertools.pairwise(ends)], axis=1).astype(dtype)
 
 
 def _fused_attention(query: Heads, key: Keys, value: Keys, mask: Any, scale: Any) -> Heads:
@@ -236,10 +236,10 @@ def plain_attention(
     group = heads // key_heads
     query = query.reshape(batch, length, key_heads, group, width).transpose(0, 2, 3, 1, 4)
     query = query.reshape(batch, key_heads, group * length, width)
-    scores = jnp.einsum("bhqd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32) * scale
+    scores = einsum("bhqd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32) * scale
     scores = scores if cap is None else cap * jnp.tanh(scores / cap)
     mask = jnp.broadcast_to(mask[:, :, None], (*mask.shape[:2], group, length, keys))
     scores = jnp.where(mask.reshape(*mask.shape[:2], group * length, keys), scores, jnp.finfo(jnp.float32).min)
-    y = jnp.einsum("bhqk,bkhd->bhqd", drop(nn.softmax(scores).astype(value.dtype)), value)
+    y = einsum("bhqk,bkhd->bhqd", drop(nn.softmax(scores).astype(value.dtype)), value)
     y = y.reshape(batch, key_heads, group, length, width).transpose(0, 3, 1, 2, 4)
     return y.reshape(batch, length, heads, width)

@@ -10,19 +10,20 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from hut_jax.core.errors import UserError, nearest
+from hut_jax.core.products import dot_general, dots_saveable
 from hut_jax.models.activations import activation
 from hut_jax.models.shapes import Hidden, Indices
 from hut_jax.parallel.activations import split_batch
 
 REMAT: dict[str, Callable | None] = {
     "none": None,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": dots_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 """The part of each layer that the backward pass recomputes: nothing, all but products with kernels, or everything."""
 
 # In bf16 the products are still summed and returned in fp32. Logits rounded to bf16 would have ties.
-fp32_dot = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
+fp32_dot = functools.partial(dot_general, preferred_element_type=jnp.float32)
 
 
 class MLP(nn.Module):
@@ -59,7 +60,8 @@ def dense(features: int, std: float, dtype: Any, name: str | None = None, **opti
         name: the module's.
         **options: further fields of `nn.Dense`.
     """
-    return nn.Dense(features, dtype=dtype, kernel_init=nn.initializers.normal(std), name=name, **options)
+    init = nn.initializers.normal(std)
+    return nn.Dense(features, dtype=dtype, kernel_init=init, name=name, **{"dot_general": dot_general} | options)
 
 
 def layer_norm(epsilon: float, dtype: Any, name: str | None = None) -> nn.LayerNorm:
@@ -74,7 +76,8 @@ def tied_logits(
     hidden: Float[Array, "*batch width"], table: Float[Array, "vocab width"], dtype: Any
 ) -> Float[Array, "*batch vocab"]:
     """The logits, in fp32, of a head whose kernel is the token embedding."""
-    return jnp.einsum("...d,vd->...v", hidden, table.astype(dtype), preferred_element_type=jnp.float32)
+    summed = ((hidden.ndim - 1,), (1,))
+    return fp32_dot(hidden, table.astype(dtype), (summed, ((), ())))
 
 
 def at_positions(hidden: Hidden, logits_at: Indices | None) -> Float[Array, "*n width"]:

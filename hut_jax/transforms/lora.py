@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from hut_jax.core.products import matmul
 from hut_jax.transforms.base import Cost, Factors, Layer, Transform, add, check_number, check_rank, same_kind, wide
 from hut_jax.transforms.low_rank import concatenate, product, thin_pair
 
@@ -84,7 +85,8 @@ class LoRA(Transform):
 
     def path(self, x: Float[Array, "*batch d"], dtype: jnp.dtype, factors: Factors) -> Float[Array, "*batch k"]:
         """`s (x A) B`, computed in `dtype`."""
-        return (x.astype(dtype) @ factors["a"].astype(dtype)) @ (self.scaling * factors["b"]).astype(dtype)
+        thin = matmul(x.astype(dtype), factors["a"].astype(dtype))
+        return matmul(thin, (self.scaling * factors["b"]).astype(dtype))
 
     def under(self, other: Transform, factors: Factors) -> Factors:
         """Rescale B by the ratio of the scalings."""

@@ -164,12 +164,12 @@ def rotated(
     cos: Float[Array, "#batch length half"],
     sin: Float[Array, "#batch length half"],
 ) -> Float[Array, "batch length heads head_width"]:
-    """Queries or keys with their pairs turned. The products are in fp32."""
+    """Queries or keys with their pairs turned, in fp32 until the result: CPUs slice and join bf16 slowly."""
     half = cos.shape[-1]
     cos, sin = cos[:, :, None], sin[:, :, None]
-    first, second = x[..., :half].astype(jnp.float32), x[..., half : 2 * half].astype(jnp.float32)
-    turned = [first * cos - second * sin, second * cos + first * sin]
-    return jnp.concatenate([*(part.astype(x.dtype) for part in turned), x[..., 2 * half :]], axis=-1)
+    first, second, rest = jnp.split(x.astype(jnp.float32), (half, 2 * half), axis=-1)
+    turned = [first * cos - second * sin, second * cos + first * sin, rest]
+    return jnp.concatenate(turned, axis=-1).astype(x.dtype)
 
 
 def _frequencies(rope: Rope, width: int, trained: int, length: Int[Array, "#batch #length 1"]) -> Any:

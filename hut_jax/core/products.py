@@ -1,0 +1,101 @@
+"""Matrix products in bf16 that a CPU's matrix units compute.
+
+Some CPUs have such units (Intel's AMX). XLA has code for them where the matrices are bf16 and their product is fp32. If
+the product is bf16, it first converts both matrices to fp32, which takes several times as long. So on a CPU the product
+here is fp32, and then rounded. The products of its derivatives are computed likewise. `benchmarks.products` shows what
+each takes. Elsewhere, and in other dtypes, these functions are JAX's own.
+"""
+
+import functools
+import string
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float
+
+_NAME = "product"
+
+dots_saveable = jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    jax.checkpoint_policies.save_only_these_names(_NAME),
+)
+"""A policy for `jax.checkpoint`: save the products that have no batch axes. JAX's own does not see those made here."""
+
+
+def dot_general(
+    lhs: Float[Array, "..."],
+    rhs: Float[Array, "..."],
+    dimension_numbers: Any,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+) -> Float[Array, "..."]:
+    """`jax.lax.dot_general`, for the field `dot_general` of a Flax layer.
+
+    In bf16 on a CPU it has no derivatives in forward mode (`jax.jvp`), and is exact until it is rounded, whatever
+    `precision` is.
+
+    Args:
+        lhs: the first matrix.
+        rhs: the second matrix.
+        dimension_numbers: the axes that are summed, and those of the batch, as for `jax.lax.dot_general`.
+        precision: as for `jax.lax.dot_general`.
+        preferred_element_type: the dtype of the product; None: that of the matrices.
+    """
+    if not _has_units_for(lhs, rhs):
+        return jax.lax.dot_general(
+            lhs, rhs, dimension_numbers, precision=precision, preferred_element_type=preferred_element_type
+        )
+    (lhs_summed, rhs_summed), (lhs_batch, rhs_batch) = dimension_numbers
+    of_lhs = string.ascii_letters[: lhs.ndim]
+    of_rhs = list(string.ascii_letters[lhs.ndim : lhs.ndim + rhs.ndim])
+    for left, right in zip((*lhs_summed, *lhs_batch), (*rhs_summed, *rhs_batch), strict=True):
+        of_rhs[right] = of_lhs[left]
+    batch = "".join(of_lhs[axis] for axis in lhs_batch)
+    free = [axis for axis in of_lhs if axis not in of_rhs] + [axis for axis in of_rhs if axis not in of_lhs]
+    equation = f"{of_lhs},{''.join(of_rhs)}->{batch}{''.join(free)}"
+    y = _summed(equation, lhs, rhs)
+    y = y if batch else checkpoint_name(y, _NAME)
+    return y.astype(preferred_element_type or lhs.dtype)
+
+
+def einsum(
+    equation: str, a: Float[Array, "..."], b: Float[Array, "..."], preferred_element_type: Any = None
+) -> Float[Array, "..."]:
+    """`jnp.einsum` of two arrays, without an ellipsis. Each of an array's axes is in the other one or in the result."""
+    if not _has_units_for(a, b):
+        return jnp.einsum(equation, a, b, preferred_element_type=preferred_element_type)
+    return _summed(equation, a, b).astype(preferred_element_type or a.dtype)
+
+
+def matmul(x: Float[Array, "*batch n"], matrix: Float[Array, "n m"]) -> Float[Array, "*batch m"]:
+    """`x @ matrix`."""
+    return dot_general(x, matrix, (((x.ndim - 1,), (0,)), ((), ())))
+
+
+def _has_units_for(a: Array, b: Array) -> bool:
+    return jax.default_backend() == "cpu" and a.dtype == b.dtype == jnp.bfloat16
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _summed(equation: str, a: Array, b: Array) -> Array:
+    """The product of two bf16 arrays, in fp32."""
+    return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
+
+
+def _forward(equation: str, a: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _summed(equation, a, b), (a, b)
+
+
+def _backward(equation: str, given: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    a, b = given
+    factors, of_y = equation.split("->")
+    of_a, of_b = factors.split(",")
+    gradient = gradient.astype(jnp.bfloat16)
+    d_a = _summed(f"{of_y},{of_b}->{of_a}", gradient, b)
+    d_b = _summed(f"{of_y},{of_a}->{of_b}", gradient, a)
+    return d_a.astype(jnp.bfloat16), d_b.astype(jnp.bfloat16)
+
+
+_summed.defvjp(_forward, _backward)

@@ -1,0 +1,113 @@
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hut_jax.core.products import dot_general, dots_saveable, einsum, matmul
+
+ROUNDING = 2**-8  # the largest relative error of a number rounded to bf16, and a little more
+IN_BF16 = r"bf16\[[^\]]*\] = dot_general"
+
+
+def drawn(seed, *shape, dtype=jnp.bfloat16):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+
+
+def exact(array):
+    return np.asarray(array, np.float64)
+
+
+def assert_rounded_once(got, want, of):
+    """`got` is `want`, which sums products of about size 1, rounded to bf16; `of` is the number summed."""
+    np.testing.assert_allclose(exact(got), want, rtol=ROUNDING, atol=1e-5 * of)
+
+
+@pytest.mark.parametrize(
+    ("lhs_shape", "rhs_shape", "numbers"),
+    [
+        ((3, 4), (4, 5), (((1,), (0,)), ((), ()))),
+        ((4, 3), (5, 4), (((0,), (1,)), ((), ()))),
+        ((2, 3, 4), (4, 5), (((2,), (0,)), ((), ()))),
+        ((2, 3, 4), (4, 2, 5), (((2,), (0,)), ((0,), (1,)))),
+        ((2, 3, 4, 5), (5, 6, 3, 2), (((3, 1), (0, 2)), ((0,), (3,)))),
+        ((2, 3, 4, 5), (7, 3, 5, 2), (((3,), (2,)), ((1, 0), (1, 3)))),
+        ((3,), (3,), (((0,), (0,)), ((), ()))),
+        ((2, 3), (4,), (((), ()), ((), ()))),
+    ],
+)
+def test_a_bf16_product_is_jaxs_own_on_any_axes(lhs_shape, rhs_shape, numbers):
+    lhs, rhs = drawn(0, *lhs_shape), drawn(1, *rhs_shape)
+    got = dot_general(lhs, rhs, numbers)
+    plain = jax.lax.dot_general(lhs.astype(jnp.float32), rhs.astype(jnp.float32), numbers)
+    assert (got.dtype, got.shape) == (jnp.bfloat16, plain.shape)
+    assert_rounded_once(got, exact(plain), of=15)
+
+
+@pytest.mark.parametrize("equation", ["ab,bc->ac", "ab,cb->ca", "abc,abd->acd", "bhqd,bkhd->bhqk"])
+def test_gradients_of_a_bf16_product_are_rounded_once(equation):
+    letters = dict(zip("abcdhkq", (3, 4, 5, 6, 2, 7, 8), strict=True))
+    of_a, of_b, of_y = re.split(",|->", equation)
+    a, b, cotangent = (drawn(seed, *(letters[name] for name in names)) for seed, names in enumerate((of_a, of_b, of_y)))
+    y, pull = jax.vjp(lambda a, b: einsum(equation, a, b), a, b)
+    assert_rounded_once(y, np.einsum(equation, exact(a), exact(b)), of=8)
+    d_a, d_b = pull(cotangent)
+    assert_rounded_once(d_a, np.einsum(f"{of_y},{of_b}->{of_a}", exact(cotangent), exact(b)), of=35)
+    assert_rounded_once(d_b, np.einsum(f"{of_y},{of_a}->{of_b}", exact(cotangent), exact(a)), of=35)
+
+
+def test_a_product_in_fp32_of_bf16_matrices_is_not_rounded():
+    a, b = drawn(0, 9, 50), drawn(1, 50, 9)
+    y = einsum("ab,bc->ac", a, b, preferred_element_type=jnp.float32)
+    np.testing.assert_allclose(y, exact(a) @ exact(b), rtol=1e-5, atol=1e-5)
+    assert (y.astype(jnp.bfloat16) != y).any()
+
+
+@pytest.mark.parametrize("dtypes", [(jnp.float32, jnp.float32), (jnp.bfloat16, jnp.float32), (jnp.float16,) * 2])
+def test_in_other_dtypes_it_is_jaxs_own_function(dtypes):
+    a, b = (drawn(seed, 5, 5, dtype=dtype) for seed, dtype in enumerate(dtypes))
+    numbers = (((1,), (0,)), ((), ()))
+    ours = jax.make_jaxpr(lambda a, b: dot_general(a, b, numbers, "highest", jnp.float32))(a, b)
+    assert str(ours) == str(
+        jax.make_jaxpr(lambda a, b: jax.lax.dot_general(a, b, numbers, "highest", jnp.float32))(a, b)
+    )
+    assert str(jax.make_jaxpr(lambda a, b: einsum("ab,bc->ac", a, b))(a, b)) == str(
+        jax.make_jaxpr(lambda a, b: jnp.einsum("ab,bc->ac", a, b))(a, b)
+    )
+
+
+def test_a_device_that_is_no_cpu_computes_jaxs_own_function(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    a, b = drawn(0, 5, 5), drawn(1, 5, 5)
+    assert re.search(IN_BF16, str(jax.make_jaxpr(matmul)(a, b)))
+    assert re.search(IN_BF16, str(jax.make_jaxpr(lambda a, b: einsum("ab,bc->ac", a, b))(a, b)))
+
+
+def test_no_product_of_a_layer_or_of_its_gradients_has_a_result_in_bf16():
+    x = drawn(0, 3, 5)
+
+    def program(**options):
+        layer = nn.Dense(4, dtype=jnp.bfloat16, **options)
+        params = layer.init(jax.random.key(0), x)
+        return str(jax.make_jaxpr(jax.grad(lambda params, x: layer.apply(params, x).sum(), (0, 1)))(params, x))
+
+    ours = program(dot_general=dot_general)
+    assert len(re.findall("= dot_general", ours)) == 3
+    assert not re.search(IN_BF16, ours)
+    assert re.search(IN_BF16, program())
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_saved_products_are_not_computed_again(dtype):
+    x, kernel = drawn(0, 3, 5, dtype=dtype), drawn(1, 5, 5, dtype=dtype)
+
+    def products(policy):
+        layers = jax.checkpoint(lambda x: jnp.tanh(matmul(jnp.tanh(matmul(x, kernel)), kernel)).sum(), policy=policy)
+        program = jax.jit(jax.value_and_grad(layers)).lower(x).as_text()
+        return len(re.findall("stablehlo.dot_general", program))
+
+    assert products(jax.checkpoint_policies.everything_saveable) == 4
+    assert products(dots_saveable) == 4
+    assert products(jax.checkpoint_policies.nothing_saveable) == 6
