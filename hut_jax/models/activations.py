@@ -78,4 +78,10 @@ PARAMETERS = {"prelu": {"weight": "slope"}, "xielu": {name: name for name in ("a
 
 def activation(name: str) -> Callable[[Any], Any]:
     """The activation of this name. One that learns is a submodule "activation" of the module that calls this."""
-    return LEARNED[name](name="activation") if name in LEARNED else FIXED[name]
+    return LEARNED[name](name="activation") if name in LEARNED else functools.partial(_rounded_once, FIXED[name])
+
+
+def _rounded_once(function: Callable[[Array], Array], x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The function of x. A CPU rounds after each operation in bf16, which takes long. So there it computes in fp32."""
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    return function(x.astype(wide)).astype(x.dtype) if jax.default_backend() == "cpu" else function(x)

@@ -188,11 +188,12 @@ def _attention_by_blocks(
         return plain_attention(query, key, value, mask, scale, drop, cap)
     ends = [query.shape[1] * n // blocks for n in range(blocks + 1)]
     # A CPU slices, joins and adds bf16 slowly.
-    dtype, (query, key, value) = query.dtype, (each.astype(jnp.float32) for each in (query, key, value))
+    dtype, wide = query.dtype, jnp.promote_types(query.dtype, jnp.float32)
+    query, key, value = (each.astype(wide) for each in (query, key, value))
 
     def block(start: int, end: int) -> Heads:
         given = (each.astype(dtype) for each in (query[:, start:end], key[:, :end], value[:, :end]))
-        return plain_attention(*given, mask[:, :, start:end, :end], scale, drop, cap).astype(jnp.float32)
+        return plain_attention(*given, mask[:, :, start:end, :end], scale, drop, cap).astype(wide)
 
     return jnp.concatenate([block(*ends) for ends in itertools.pairwise(ends)], axis=1).astype(dtype)
 
