@@ -24,7 +24,7 @@ import torch
 
 from benchmarks.machine import machine
 from benchmarks.torch_models import DEVICE, use_the_device_of_jax
-from hut_jax.core.products import matmul
+from hut_jax.core.products import einsum
 
 KERNELS = 8
 REST = 0.05
@@ -66,10 +66,10 @@ def measure(rows, inputs, outputs, turns, dtype):
     )
     programs = {}
     for direction, operands in (("forward", activations), ("backward", gradients)):
-        programs["jax", direction] = in_jax(kernels, operands, direction, dtype, matmul)
+        programs["jax", direction] = in_jax(kernels, operands, direction, dtype, einsum)
         programs["torch", direction] = in_torch(kernels, operands, direction, dtype)
         if dtype == "bfloat16":
-            programs["plain", direction] = in_jax(kernels, operands, direction, dtype, jnp.matmul)
+            programs["plain", direction] = in_jax(kernels, operands, direction, dtype, jnp.einsum)
     rates = {name: [] for name in programs}
     for turn in range(turns):
         for name in random.Random(turn).sample(list(programs), len(programs)):
@@ -86,8 +86,8 @@ def in_jax(kernels, operands, direction, dtype, product):
 
     @jax.jit
     def multiply(operands, kernels):
-        kernels = kernels if direction == "forward" else [kernel.T for kernel in kernels]
-        return [product(x, kernel) for x, kernel in zip(operands, kernels, strict=True)]
+        equation = "nd,dk->nk" if direction == "forward" else "nk,dk->nd"
+        return [product(equation, x, kernel) for x, kernel in zip(operands, kernels, strict=True)]
 
     operands, kernels = jax.tree.map(lambda one: jnp.asarray(one, dtype), (operands, kernels))
     return lambda: jax.block_until_ready(multiply(operands, kernels))

@@ -1,9 +1,12 @@
 """Matrix products in bf16 that a CPU's matrix units compute.
 
 Some CPUs have such units (Intel's AMX). XLA has code for them where the matrices are bf16 and their product is fp32. If
-the product is bf16, it first converts both matrices to fp32, which takes several times as long. So on a CPU the product
-here is fp32, and then rounded. The products of its derivatives are computed likewise. `benchmarks.products` shows what
-each takes. Elsewhere, and in other dtypes, these functions are JAX's own.
+the product is bf16, it first converts both matrices to fp32, which takes several times as long. So on every CPU the
+product here is fp32, and then rounded. So are the products of its gradients; for these the gradient of an fp32 product
+is first rounded to bf16. `benchmarks.products` shows what each takes. On other devices and in other dtypes these
+functions are JAX's own.
+
+In bf16 on a CPU they have no derivatives in forward mode (`jax.jvp`).
 """
 
 import functools
@@ -33,20 +36,18 @@ def dot_general(
 ) -> Float[Array, "..."]:
     """`jax.lax.dot_general`, for the field `dot_general` of a Flax layer.
 
-    In bf16 on a CPU it has no derivatives in forward mode (`jax.jvp`), and is exact until it is rounded, whatever
-    `precision` is.
-
     Args:
         lhs: the first matrix.
         rhs: the second matrix.
         dimension_numbers: the axes that are summed, and those of the batch, as for `jax.lax.dot_general`.
-        precision: as for `jax.lax.dot_general`.
+        precision: as for `jax.lax.dot_general`. In bf16 a CPU sums in fp32 whatever it is.
         preferred_element_type: the dtype of the product; None: that of the matrices.
     """
-    if not _has_units_for(lhs, rhs):
+    if not _widens(lhs, rhs):
         return jax.lax.dot_general(
             lhs, rhs, dimension_numbers, precision=precision, preferred_element_type=preferred_element_type
         )
+    jax.eval_shape(lambda a, b: jax.lax.dot_general(a, b, dimension_numbers), lhs, rhs)  # checks the sizes
     (lhs_summed, rhs_summed), (lhs_batch, rhs_batch) = dimension_numbers
     of_lhs = string.ascii_letters[: lhs.ndim]
     of_rhs = list(string.ascii_letters[lhs.ndim : lhs.ndim + rhs.ndim])
@@ -56,6 +57,7 @@ def dot_general(
     free = [axis for axis in of_lhs if axis not in of_rhs] + [axis for axis in of_rhs if axis not in of_lhs]
     equation = f"{of_lhs},{''.join(of_rhs)}->{batch}{''.join(free)}"
     y = _summed(equation, lhs, rhs)
+    # Saved in fp32: a scan stacks what is saved, and for each layer XLA would convert the whole of a stack in bf16.
     y = y if batch else checkpoint_name(y, _NAME)
     return y.astype(preferred_element_type or lhs.dtype)
 
@@ -63,8 +65,11 @@ def dot_general(
 def einsum(
     equation: str, a: Float[Array, "..."], b: Float[Array, "..."], preferred_element_type: Any = None
 ) -> Float[Array, "..."]:
-    """`jnp.einsum` of two arrays, without an ellipsis. Each of an array's axes is in the other one or in the result."""
-    if not _has_units_for(a, b):
+    """`jnp.einsum` of two arrays, without an ellipsis.
+
+    An array has each axis once, and all of its axes are in the other array or in the result.
+    """
+    if not _widens(a, b):
         return jnp.einsum(equation, a, b, preferred_element_type=preferred_element_type)
     return _summed(equation, a, b).astype(preferred_element_type or a.dtype)
 
@@ -74,7 +79,8 @@ def matmul(x: Float[Array, "*batch n"], matrix: Float[Array, "n m"]) -> Float[Ar
     return dot_general(x, matrix, (((x.ndim - 1,), (0,)), ((), ())))
 
 
-def _has_units_for(a: Array, b: Array) -> bool:
+def _widens(a: Array, b: Array) -> bool:
+    """Whether the product is computed in fp32 and rounded. JAX does not tell whether a CPU has matrix units."""
     return jax.default_backend() == "cpu" and a.dtype == b.dtype == jnp.bfloat16
 
 

@@ -78,7 +78,8 @@ PARAMETERS = {"prelu": {"weight": "slope"}, "xielu": {name: name for name in ("a
 
 def activation(name: str) -> Callable[[Any], Any]:
     """The activation of this name. One that learns is a submodule "activation" of the module that calls this."""
-    return LEARNED[name](name="activation") if name in LEARNED else functools.partial(_rounded_once, FIXED[name])
+    function = LEARNED[name](name="activation") if name in LEARNED else FIXED[name]
+    return functools.partial(_rounded_once, function)
 
 
 def _rounded_once(function: Callable[[Array], Array], x: Float[Array, "..."]) -> Float[Array, "..."]:

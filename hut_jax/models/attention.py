@@ -192,10 +192,10 @@ def _attention_by_blocks(
     query, key, value = (each.astype(wide) for each in (query, key, value))
 
     def block(start: int, end: int) -> Heads:
-        given = (each.astype(dtype) for each in (query[:, start:end], key[:, :end], value[:, :end]))
-        return plain_attention(*given, mask[:, :, start:end, :end], scale, drop, cap).astype(wide)
+        q, k, v = (each.astype(dtype) for each in (query[:, start:end], key[:, :end], value[:, :end]))
+        return plain_attention(q, k, v, mask[:, :, start:end, :end], scale, drop, cap).astype(wide)
 
-    return jnp.concatenate([block(*ends) for ends in itertools.pairwise(ends)], axis=1).astype(dtype)
+    return jnp.concatenate([block(start, end) for start, end in itertools.pairwise(ends)], axis=1).astype(dtype)
 
 
 def _fused_attention(query: Heads, key: Keys, value: Keys, mask: Any, scale: Any) -> Heads:

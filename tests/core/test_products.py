@@ -65,6 +65,20 @@ def test_a_product_in_fp32_of_bf16_matrices_is_not_rounded():
     assert (y.astype(jnp.bfloat16) != y).any()
 
 
+def test_the_gradient_of_a_product_in_fp32_is_rounded_to_bf16_before_its_products():
+    a, b, cotangent = drawn(0, 9, 50), drawn(1, 50, 9), drawn(2, 9, 9, dtype=jnp.float32)
+    _, pull = jax.vjp(lambda a, b: einsum("ab,bc->ac", a, b, preferred_element_type=jnp.float32), a, b)
+    d_a, d_b = pull(cotangent)
+    rounded = exact(cotangent.astype(jnp.bfloat16))
+    assert_rounded_once(d_a, rounded @ exact(b).T, of=9)
+    assert_rounded_once(d_b, exact(a).T @ rounded, of=9)
+
+
+def test_sizes_that_differ_are_refused_as_by_jax():
+    with pytest.raises(TypeError, match="contracting dimensions to have the same shape"):
+        matmul(drawn(0, 3, 4), drawn(1, 1, 5))
+
+
 @pytest.mark.parametrize("dtypes", [(jnp.float32, jnp.float32), (jnp.bfloat16, jnp.float32), (jnp.float16,) * 2])
 def test_in_other_dtypes_it_is_jaxs_own_function(dtypes):
     a, b = (drawn(seed, 5, 5, dtype=dtype) for seed, dtype in enumerate(dtypes))

@@ -88,6 +88,18 @@ def test_what_an_activation_learns_is_in_its_formula(name, params, definition):
 
 def test_every_name_has_its_activation():
     assert len(set(ACTIVATIONS)) == len(ACTIVATIONS)
-    assert activation("relu") is FIXED["relu"]
-    assert type(activation("prelu")).__name__ == "PReLU"
-    assert activation("prelu").name == "activation"
+    (learned,) = activation("prelu").args
+    assert type(learned).__name__ == "PReLU"
+    assert learned.name == "activation"
+
+
+def test_in_bf16_a_cpu_rounds_once(monkeypatch):
+    x = jnp.linspace(-5, 5, 4001).astype(jnp.bfloat16)
+    gelu_on_a_cpu = activation("gelu_new")(x)
+    once = FIXED["gelu_new"](x.astype(jnp.float32)).astype(jnp.bfloat16)
+    assert gelu_on_a_cpu.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(gelu_on_a_cpu, once)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    elsewhere = activation("gelu_new")(x)
+    np.testing.assert_array_equal(elsewhere, FIXED["gelu_new"](x))
+    assert (elsewhere != once).any()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from hut_jax import Adapter, LoRA
+from hut_jax.costs.flops import count_flops
 from tests.models.test_layers import FULL, MODELS, made
 
 IN_BF16 = r"bf16\[[^\]]*\] = dot_general"
@@ -27,6 +28,19 @@ def test_no_product_of_a_step_has_a_result_in_bf16(family):
     program = str(jax.make_jaxpr(jax.grad(loss))(both))
     assert len(re.findall(r"f32\[[^\]]*\] = dot_general", program)) > 40
     assert not re.search(IN_BF16, program)
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_the_backward_pass_computes_no_more_in_bf16_than_in_fp32(family):
+    def step(dtype):
+        model, params, ids, mask = made(family, 6, dtype=dtype, remat="dots")
+        params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+        adapter = Adapter(LoRA(rank=2), targets="all-linear")
+        factors = adapter.init(jax.random.key(0), params)
+        return jax.value_and_grad(lambda factors: adapter.apply(model, params, factors, ids, mask).sum()), factors
+
+    half, single = (count_flops(*step(dtype)) for dtype in (jnp.bfloat16, jnp.float32))
+    assert half == single
 
 
 @pytest.mark.parametrize("family", [pytest.param(name, marks=FULL) if name != "decoder" else name for name in MODELS])
