@@ -116,3 +116,7 @@ def test_products_has_a_line_for_each_kernel_and_direction():
     _, *lines = printed("products", "--rows=4", "--kernels=8x6,6x8", "--turns=1").splitlines()  # after the machine
     directions = ("8x6 forward", "8x6 backward", "6x8 forward", "6x8 backward")
     assert [line.split(": JAX ")[0] for line in lines] == list(directions)
+    assert not any("plain" in line for line in lines)
+    _, *lines = printed("products", "--rows=4", "--kernels=8x6", "--turns=1", "--dtype=bfloat16").splitlines()
+    assert [line.split(": JAX ")[0] for line in lines] == list(directions[:2])
+    assert all("; plain " in line for line in lines)

@@ -60,8 +60,8 @@ def dense(features: int, std: float, dtype: Any, name: str | None = None, **opti
         name: the module's.
         **options: further fields of `nn.Dense`.
     """
-    init = nn.initializers.normal(std)
-    return nn.Dense(features, dtype=dtype, kernel_init=init, name=name, **{"dot_general": dot_general} | options)
+    options = {"dot_general": dot_general} | options
+    return nn.Dense(features, dtype=dtype, kernel_init=nn.initializers.normal(std), name=name, **options)
 
 
 def layer_norm(epsilon: float, dtype: Any, name: str | None = None) -> nn.LayerNorm:

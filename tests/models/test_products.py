@@ -9,10 +9,10 @@ import pytest
 
 from hut_jax import Adapter, LoRA
 from hut_jax.costs.flops import count_flops
+from tests.core.test_products import IN_BF16
 from tests.models.test_layers import FULL, MODELS, made
 
 FAMILIES = [name if name == "decoder" else pytest.param(name, marks=FULL) for name in MODELS]
-IN_BF16 = r"bf16\[[^\]]*\] = dot_general"
 
 
 @pytest.mark.parametrize("family", FAMILIES)

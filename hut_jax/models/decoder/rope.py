@@ -164,7 +164,10 @@ def rotated(
     cos: Float[Array, "#batch length half"],
     sin: Float[Array, "#batch length half"],
 ) -> Float[Array, "batch length heads head_width"]:
-    """Queries or keys with their pairs turned, at least in fp32 until the result: CPUs slice and join bf16 slowly."""
+    """Queries or keys with their pairs turned.
+
+    It computes in fp32 or wider and rounds the result, since CPUs slice and join bf16 slowly.
+    """
     half = cos.shape[-1]
     cos, sin = cos[:, :, None], sin[:, :, None]
     first, second, rest = jnp.split(x.astype(jnp.promote_types(x.dtype, jnp.float32)), (half, 2 * half), axis=-1)
