@@ -15,13 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
 from hut_jax.config import RunConfig
 from hut_jax.core import cli
+from hut_jax.core.compilation import Program
 from hut_jax.core.errors import UserError
 from hut_jax.data.batching import Batch, Batches
 from hut_jax.runs.batches import evaluation_batching
@@ -113,7 +113,7 @@ def make_predict(run: TrainedRun, task: PredictsLabels) -> Predict:
     """
     apply = partial(run.model.apply, {"params": run.merge()})
 
-    @jax.jit
+    @Program
     def predict_batch(batch: Batch) -> tuple[Array, Array]:
         logits: list[Array] = []
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hut_jax.core.compilation import Program
 from hut_jax.core.errors import UserError
 from hut_jax.generation.constraints import Constraints
 from hut_jax.generation.method import Continuation, Method
@@ -80,7 +81,7 @@ def generate(
     return found
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+@functools.partial(Program, static_argnums=(0, 1, 2, 3, 4))
 def _decode(model, apply, method: Method, constraints: Constraints, sharding, params, seed, prompts: Prompts):
     decode = functools.partial(_continue, model, apply or plain(model), method, constraints)
     return on_each_device(sharding, decode, params, seed, prompts)

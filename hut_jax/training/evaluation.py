@@ -7,6 +7,7 @@ import jax
 from jax.sharding import NamedSharding
 from jaxtyping import Array, PyTree
 
+from hut_jax.core.compilation import Program
 from hut_jax.data.batching import Batch
 from hut_jax.data.loss import Evaluated, Loss
 from hut_jax.training.steps import Forward
@@ -31,7 +32,7 @@ class Evaluation:
         whole: NamedSharding | None = None,
     ):
         self._place = place
-        self._evaluate = jax.jit(
+        self._evaluate = Program(
             lambda base, factors, batch: loss(partial(forward, base, factors), batch, deterministic=True),
             out_shardings=whole,
         )

@@ -13,6 +13,7 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
+from hut_jax.core.compilation import Program
 from hut_jax.data.batching import Batch
 from hut_jax.data.loss import Loss
 
@@ -69,7 +70,7 @@ class Steps:
         whole = None if shardings is None else shardings.step
         sums = None if shardings is None else (shardings.factors, whole, whole, whole)
         self._init = jax.jit(self._first, out_shardings=shardings)
-        self._gradients = jax.jit(self._sum_gradients, out_shardings=sums)
+        self._gradients = Program(self._sum_gradients, out_shardings=sums)
         self._add = jax.jit(partial(jax.tree.map, jnp.add), donate_argnums=0)
         self._apply = jax.jit(self._update, donate_argnums=0, out_shardings=(shardings, whole))
 

@@ -1,4 +1,4 @@
-"""Compiled code is kept between processes, where nobody said otherwise."""
+"""How programs are compiled, and that compiled code is kept between processes, where nobody said otherwise."""
 
 import os
 import subprocess
@@ -6,9 +6,14 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from hut_jax.core import compilation
+from hut_jax.core.compilation import Program
+from hut_jax.core.products import matmul
 
 COMMAND = """
 import jax, jax.numpy as jnp
@@ -26,6 +31,39 @@ def run(**environment):
 
 def compiled(folder):
     return sorted(path for path in folder.rglob("*-cache"))
+
+
+def through_layers(x, kernels):
+    """The last of some scanned layers."""
+    return jax.lax.scan(lambda x, kernel: (jnp.tanh(matmul(x, kernel)), None), x, kernels)[0]
+
+
+SHAPES = jax.ShapeDtypeStruct((4, 128), jnp.bfloat16), jax.ShapeDtypeStruct((6, 128, 128), jnp.bfloat16)
+
+
+def test_a_loop_converts_no_whole_stack_of_kernels():
+    stack = 4 * SHAPES[1].size  # bytes in fp32
+
+    def converts(compiled):
+        return compiled(through_layers).lower(*SHAPES).compile().memory_analysis().temp_size_in_bytes >= stack
+
+    assert not converts(Program)
+    assert converts(jax.jit) == compilation._FLOATS_SLICES  # the option can go when no supported JAX needs it
+
+
+def test_it_computes_the_same_alone_and_within_other_programs():
+    given = [jnp.asarray(np.random.default_rng(0).normal(size=one.shape), one.dtype) for one in SHAPES]
+    program = Program(through_layers)
+    want = np.asarray(jax.jit(through_layers)(*given))
+    assert np.array_equal(program(*given), want)
+    assert np.array_equal(jax.jit(program)(*given), want)
+    assert jax.eval_shape(program, *SHAPES).shape == want.shape
+    assert jax.make_jaxpr(jax.grad(lambda *given: program(*given).sum()))(*SHAPES)
+
+
+def test_the_options_of_jit_are_its_options():
+    program = Program(lambda times, x: jnp.tile(x, times), static_argnums=0)
+    assert program(3, jnp.ones(2)).shape == jax.jit(lambda x: program(3, x))(jnp.ones(2)).shape == (6,)
 
 
 class Config:
