@@ -11,13 +11,12 @@ split, and its scores are printed. The predictions are made with the run's best 
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from hut_jax.config import RunConfig
 from hut_jax.core import cli
@@ -111,14 +110,14 @@ def make_predict(run: TrainedRun, task: PredictsLabels) -> Predict:
     Raises:
         UserError: a merged parameter or a logit is not finite.
     """
-    apply = partial(run.model.apply, {"params": run.merge()})
+    params = run.merge()
 
     @Program
-    def predict_batch(batch: Batch) -> tuple[Array, Array]:
+    def predict_batch(params: PyTree, batch: Batch) -> tuple[Array, Array]:
         logits: list[Array] = []
 
         def kept(*args: Any, **kwargs: Any) -> Array:
-            logits.append(apply(*args, **kwargs))
+            logits.append(run.model.apply({"params": params}, *args, **kwargs))
             return logits[-1]
 
         return task.predict(kept, batch), jnp.array([jnp.isfinite(one).all() for one in logits]).all()
@@ -135,7 +134,7 @@ def make_predict(run: TrainedRun, task: PredictsLabels) -> Predict:
         rows = batches.plan(0)
         predicted = []
         for number, own in enumerate(rows):
-            values, finite = predict_batch(batches[number])
+            values, finite = predict_batch(params, batches[number])
             if not finite:  # the largest of logits that are no numbers would be the first class
                 raise UserError(
                     "the model's logits are not finite: its factors are too large; train again with a lower "

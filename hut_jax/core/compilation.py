@@ -3,57 +3,64 @@
 import hashlib
 import os
 from collections.abc import Callable
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 MOST_BYTES = 2 * 2**30
 """The most bytes that are kept. Beyond them, the code that was used least recently is deleted."""
 
 
-_FLOATS_SLICES = jax.__version_info__ < (0, 11)
+_WIDENS_SLICES = jax.__version_info__ < (0, 11, 2)
 """Whether XLA slices bf16 arrays in fp32 on a CPU."""
+
+_NO_HOISTING = {"xla_disable_hlo_passes": "while-loop-invariant-code-motion"}
 
 
 class Program:
-    """`jax.jit` for a function that runs a model, with the compiler's options that suit the device.
+    """`jax.jit` for a function that runs a model, faster where a CPU loops over a stack of bf16 kernels.
 
-    Before JAX 0.11 a CPU slices bf16 arrays in fp32. So a loop over layers converts the stack of all kernels for each
+    Before JAX 0.11.2 a CPU slices bf16 arrays in fp32. So a loop over layers converts the stack of all kernels for each
     layer. XLA sees that this is the same every time, and converts the stack once, before the loop. The loop then reads
-    twice the bytes, and the copy takes memory. Without this pass XLA converts no more than the slice.
+    twice the bytes, and the copy takes memory. Without this pass of XLA no more than the slice is converted.
 
-    JAX takes such options at the outermost `jax.jit` alone. Within another one this is `jax.jit` without them.
+    The pass stays on where the user gave XLA a list of passes to leave out, and within other traced functions, because
+    JAX takes options of the outermost `jax.jit` alone.
 
     Args:
-        function: as for `jax.jit`.
+        function: as for `jax.jit`. Work that is the same in all turns of a loop must stand outside of it: XLA does not
+            move it.
         **options: of `jax.jit`.
+
+    Attributes:
+        plain: `jax.jit` of the function. XLA moves work out of its loops.
     """
 
     def __init__(self, function: Callable[..., Any], **options: Any):
-        self._function, self._options = function, options
+        self.plain = jax.jit(function, **options)
+        self._unhoisted = jax.jit(function, compiler_options=_NO_HOISTING, **options)
 
-    @cached_property
-    def alone(self) -> Any:
-        """What runs outside of other traced functions. The device is asked for at the first use, not at an import."""
-        off = None
-        if _FLOATS_SLICES and jax.default_backend() == "cpu":
-            off = {"xla_disable_hlo_passes": "while-loop-invariant-code-motion"}
-        return jax.jit(self._function, compiler_options=off, **self._options)
-
-    @cached_property
-    def _within(self) -> Any:
-        return jax.jit(self._function, **self._options)
-
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """As `jax.jit`."""
-        traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(args))
-        return (self._within if traced else self.alone)(*args)
+        return self._chosen(args, kwargs)(*args, **kwargs)
 
-    def lower(self, *args: Any) -> jax.stages.Lowered:
+    def lower(self, *args: Any, **kwargs: Any) -> jax.stages.Lowered:
         """As `jax.jit`."""
-        return self.alone.lower(*args)
+        return self._chosen(args, kwargs).lower(*args, **kwargs)
+
+    def _chosen(self, *given: Any) -> Any:
+        has_bf16 = any(getattr(leaf, "dtype", None) == jnp.bfloat16 for leaf in jax.tree.leaves(given))
+        if not (_WIDENS_SLICES and has_bf16 and jax.default_backend() == "cpu"):
+            return self.plain
+        told = "xla_disable_hlo_passes" in os.environ.get("XLA_FLAGS", "")
+        traced = isinstance(jnp.zeros(()), jax.core.Tracer)
+        return self.plain if told or traced or _has_tracer(given) else self._unhoisted
+
+
+def _has_tracer(tree: Any) -> bool:
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def keep_compiled() -> None:

@@ -60,8 +60,10 @@ def generate(
     # The seed is an argument of the program, so that another seed compiles nothing.
     seed = method.seed if isinstance(method, Sampling) else 0
     seedless = replace(method, seed=0) if isinstance(method, Sampling) else method
+    # An adapter forms its kernels in each call. XLA moves that out of the loop over tokens, unless it is told not to.
+    decode = _decode if apply is None else _decode.plain
     results = in_batches(
-        functools.partial(_decode, model, apply, seedless, constraints, sharding, params, np.uint32(seed)),
+        functools.partial(decode, model, apply, seedless, constraints, sharding, params, np.uint32(seed)),
         prompts,
         batch_size=batch_size,
         length_multiple=length_multiple,

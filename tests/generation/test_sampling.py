@@ -122,14 +122,14 @@ def test_a_length_of_prompt_is_compiled_once(model, params):
     def search(*lengths):
         greedy(model, params, [[1] * length for length in lengths], batch_size=2)
 
-    decoding._decode.alone.clear_cache()
+    decoding._decode.plain.clear_cache()
     for lengths in ((3, 5), (16, 1), (9, 9), (2, 2)):
         search(*lengths)
-    assert decoding._decode.alone._cache_size() == 1
+    assert decoding._decode.plain._cache_size() == 1
     search(17, 1)
-    assert decoding._decode.alone._cache_size() == 2
+    assert decoding._decode.plain._cache_size() == 2
     greedy(model, params, [[1] * 9, [1] * 3], batch_size=2, length_multiple=32)  # the same 32 positions
-    assert decoding._decode.alone._cache_size() == 2
+    assert decoding._decode.plain._cache_size() == 2
     with pytest.raises(UserError, match="length_multiple must be at least 1, not 0"):
         greedy(model, params, [[1]], length_multiple=0)
 
@@ -177,9 +177,9 @@ def test_a_seed_draws_the_same_tokens_whatever_the_batch(model, params, prompts,
     method = Sampling(1, temperature=1.5)
     first = sample(model, params, prompts, method)
     assert sample(model, params, prompts, method, batch_size=2) == first
-    compiled = decoding._decode.alone._cache_size()
+    compiled = decoding._decode.plain._cache_size()
     assert sample(model, params, prompts, Sampling(2, temperature=1.5)) != first != expected
-    assert decoding._decode.alone._cache_size() == compiled  # another seed, the same program
+    assert decoding._decode.plain._cache_size() == compiled  # another seed, the same program
     assert len(sample(model, params, prompts, Sampling(2**32 - 1, temperature=1.5))) == 3  # the largest seed
     again = sample(model, params, [*prompts[:2], prompts[0]], method)
     assert again[:2] == first[:2]

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from hut_jax.core.products import matmul
 from hut_jax.parallel.mesh import make_mesh
 from hut_jax.training.config import TrainConfig
 from hut_jax.training.evaluation import Evaluation
@@ -165,3 +166,25 @@ def test_a_steps_two_programs_can_be_lowered_alone():
     gradient, optimiser = steps.lower(steps.init(factors), base, batch)
     assert "dot_general" in gradient.as_text()
     assert "dot_general" not in optimiser.as_text()
+
+
+def test_neither_program_converts_a_whole_stack_of_bf16_kernels():
+    kernels = jax.ShapeDtypeStruct((6, 128, 128), jnp.bfloat16)
+    factors = {"a": np.zeros(128, np.float32)}
+    batch = {"x": jnp.ones((4, 128), jnp.bfloat16), "y": np.ones((4, 128), np.float32)}
+    batch |= {"attention_mask": np.ones((4, 2), bool), "weights": np.ones(4, np.float32)}
+
+    def forward(base, factors, x, *, deterministic):
+        def layer(x, kernel):
+            return jnp.tanh(matmul(x, kernel)) * (1 + factors["a"]).astype(x.dtype), None
+
+        return jax.lax.scan(layer, x, base)[0].astype(jnp.float32)
+
+    def no_rngs(apply, batch, *, deterministic, rngs=None):
+        return loss(apply, batch, deterministic=deterministic)
+
+    steps = Steps(forward, no_rngs, optax.sgd(0.1), dropout=False)
+    gradient, _ = steps.lower(steps.init(factors), kernels, batch)
+    evaluation = Evaluation(forward, no_rngs)._evaluate.lower(kernels, factors, batch)
+    for program in (gradient, evaluation):
+        assert program.compile().memory_analysis().temp_size_in_bytes < 4 * kernels.size  # that in fp32
