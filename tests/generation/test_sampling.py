@@ -251,3 +251,11 @@ def test_options_out_of_range(model, params, options, message):
 
 def test_all_tokens_of_the_vocabulary_may_be_the_top_ones(model):
     Sampling(seed=0, top_k=model.config.vocab_size).check(model.config, Constraints(3, eos_id=None))
+
+
+@pytest.mark.full
+def test_xla_may_move_an_adapters_kernels_out_of_the_loop_over_tokens(model, params):
+    half = jax.tree.map(lambda leaf: jax.numpy.asarray(leaf, "bfloat16"), params)
+    decoding._decode.plain.clear_cache()
+    greedy(model, half, [[1]], apply=lambda params, *args, **kwargs: model.apply({"params": params}, *args, **kwargs))
+    assert decoding._decode.plain._cache_size() == 1
