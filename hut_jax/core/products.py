@@ -62,6 +62,15 @@ def dot_general(
     return y.astype(preferred_element_type or lhs.dtype)
 
 
+def rounded(y: Float[Array, "..."], dtype: Any) -> Float[Array, "..."]:
+    """The array in another dtype. In bf16 on a CPU `dots_saveable` saves it, in place of the products it is made of.
+
+    Otherwise the backward pass makes it again from the saved products, and reads and rounds them slowly.
+    """
+    slow = jax.default_backend() == "cpu" and jnp.dtype(dtype) == jnp.bfloat16
+    return (checkpoint_name(y, _NAME) if slow else y).astype(dtype)
+
+
 def einsum(
     equation: str, a: Float[Array, "..."], b: Float[Array, "..."], preferred_element_type: Any = None
 ) -> Float[Array, "..."]:

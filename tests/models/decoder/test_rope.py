@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hut_jax.core.errors import UserError
+from hut_jax.core.products import dots_saveable, matmul
 from hut_jax.models.decoder.rope import Rope, rotated, rotation
 
 WIDTH, LENGTH = 8, 12
@@ -142,3 +143,18 @@ def test_half_precision_is_turned_in_full():
     y = turned(x, *turns)
     assert y.dtype == jnp.bfloat16
     np.testing.assert_array_equal(y, turned(x.astype(jnp.float32), *turns).astype(jnp.bfloat16))
+
+
+@pytest.mark.parametrize(("dtype", "again"), [("bfloat16", 0), ("float32", 1)])
+def test_in_bf16_on_a_cpu_the_backward_pass_turns_nothing_again(dtype, again):
+    cos = jnp.ones((1, LENGTH, WIDTH // 2))
+
+    def loss(x, kernel):
+        heads = matmul(x, kernel).reshape(1, LENGTH, 2, WIDTH)
+        return jnp.sum(jnp.square(rotated(heads, cos, cos)).astype(jnp.float32))
+
+    def turns(function):
+        return str(jax.make_jaxpr(jax.grad(function))(x, kernel)).count("concatenate[")
+
+    x, kernel = jnp.ones((LENGTH, 3), dtype), jnp.ones((3, 2 * WIDTH), dtype)
+    assert turns(jax.checkpoint(loss, policy=dots_saveable)) == turns(loss) + again
