@@ -24,7 +24,10 @@ dots_saveable = jax.checkpoint_policies.save_from_both_policies(
     jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     jax.checkpoint_policies.save_only_these_names(_NAME),
 )
-"""A policy for `jax.checkpoint`: save the products that have no batch axes. JAX's own does not see those made here."""
+"""A policy for `jax.checkpoint`: save the products that have no batch axes, and what `saved_and_rounded` names.
+
+JAX's own policy does not see the products made here.
+"""
 
 
 def dot_general(
@@ -62,13 +65,14 @@ def dot_general(
     return y.astype(preferred_element_type or lhs.dtype)
 
 
-def rounded(y: Float[Array, "..."], dtype: Any) -> Float[Array, "..."]:
-    """The array in another dtype. In bf16 on a CPU `dots_saveable` saves it, in place of the products it is made of.
+def saved_and_rounded(y: Float[Array, "..."], dtype: Any) -> Float[Array, "..."]:
+    """`y` in another dtype. In bf16 on a CPU `dots_saveable` saves `y`, in fp32, before it is rounded.
 
-    Otherwise the backward pass makes it again from the saved products, and reads and rounds them slowly.
+    Otherwise the backward pass would compute `y` again from saved products, which a CPU reads and rounds slowly. Those
+    products are then saved only if their own gradients need them.
     """
-    slow = jax.default_backend() == "cpu" and jnp.dtype(dtype) == jnp.bfloat16
-    return (checkpoint_name(y, _NAME) if slow else y).astype(dtype)
+    saves = jax.default_backend() == "cpu" and jnp.dtype(dtype) == jnp.bfloat16
+    return (checkpoint_name(y, _NAME) if saves else y).astype(dtype)
 
 
 def einsum(

@@ -20,7 +20,10 @@ REMAT: dict[str, Callable | None] = {
     "dots": dots_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
-"""The part of each layer that the backward pass recomputes: nothing, all but products with kernels, or everything."""
+"""The part of each layer that the backward pass recomputes: nothing, all but products with kernels, or everything.
+
+In bf16 on a CPU a decoder's rotary positions are not recomputed either with "dots".
+"""
 
 # In bf16 the products are still summed and returned in fp32. Logits rounded to bf16 would have ties.
 fp32_dot = functools.partial(dot_general, preferred_element_type=jnp.float32)

@@ -41,7 +41,9 @@ def test_the_backward_pass_computes_no_more_in_bf16_than_in_fp32(family):
         return jax.value_and_grad(lambda factors: adapter.apply(model, params, factors, ids, mask).sum()), factors
 
     half, single = (count_flops(*step(dtype)) for dtype in (jnp.bfloat16, jnp.float32))
-    assert half == single
+    assert half.transcendentals == single.transcendentals
+    # In bf16 a decoder's rotary positions are not computed again.
+    assert half.flops < single.flops if family == "decoder" else half.flops == single.flops
 
 
 @pytest.mark.parametrize("family", FAMILIES)

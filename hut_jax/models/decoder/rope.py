@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from hut_jax.core.errors import UserError, nearest
-from hut_jax.core.products import rounded
+from hut_jax.core.products import saved_and_rounded
 from hut_jax.models.config_json import Numbers
 from hut_jax.models.shapes import HostOrDevice, PerToken
 
@@ -173,7 +173,7 @@ def rotated(
     cos, sin = cos[:, :, None], sin[:, :, None]
     first, second, rest = jnp.split(x.astype(jnp.promote_types(x.dtype, jnp.float32)), (half, 2 * half), axis=-1)
     turned = [first * cos - second * sin, second * cos + first * sin, rest]
-    return rounded(jnp.concatenate(turned, axis=-1), x.dtype)
+    return saved_and_rounded(jnp.concatenate(turned, axis=-1), x.dtype)
 
 
 def _frequencies(rope: Rope, width: int, trained: int, length: Int[Array, "#batch #length 1"]) -> Any:
