@@ -29,7 +29,7 @@ import transformers
 
 from benchmarks.machine import machine
 from benchmarks.torch_models import DEVICE, SIZES, random_model, use_the_device_of_jax
-from hut_jax.core.products import matmul
+from hut_jax.core.products import einsum
 from hut_jax.data.e2e.csv_files import read_records
 from hut_jax.data.e2e.dataset import encode_prompts
 from hut_jax.data.tokenizer import load_tokenizer
@@ -158,13 +158,16 @@ def matrices(params):
 
 
 def products(params, rows, steps):
-    """A function that multiplies this many rows by each of the weights, once per step."""
+    """A function that multiplies this many rows by each of the weights, as decoding has them, once per step."""
     weights = matrices(params)
     inputs = {width: jnp.ones((rows, width), weights[0].dtype) for width in {weight.shape[0] for weight in weights}}
+    exchanged = jax.default_backend() == "cpu" and weights[0].dtype == jnp.bfloat16
+    equation, summed = ("nd,kd->nk", 1) if exchanged else ("nd,dk->nk", 0)
+    weights = [weight.T for weight in weights] if exchanged else weights
 
     @jax.jit
     def once(weights, inputs):
-        return [matmul(inputs[weight.shape[0]], weight) for weight in weights]
+        return [einsum(equation, inputs[weight.shape[summed]], weight) for weight in weights]
 
     def run():
         for _ in range(steps):

@@ -9,7 +9,8 @@ It needs `make peers`. A line has a kernel's inputs x outputs; the default has t
 eight kernels of the shape, with activations of their own, and keeps all products. PyTorch's kernels lie in memory as in
 `torch.nn.Linear`. In each turn both libraries run in both directions, in random order. Rates are medians over turns,
 and so is PyTorch's rate over JAX's of the same turn, with its quartiles. JAX's products are those of our models
-(`hut_jax.core.products`). In bfloat16 "plain" is JAX's own product.
+(`hut_jax.core.products`). In bfloat16 "plain" is JAX's own product, and "exchanged" ours, forward, with a kernel of
+outputs x inputs, as decoding has it (`hut_jax.generation.transposed`).
 """
 
 import argparse
@@ -27,6 +28,7 @@ from benchmarks.torch_models import DEVICE, use_the_device_of_jax
 from hut_jax.core.products import einsum
 
 KERNELS = 8
+EQUATIONS = {"forward": "nd,dk->nk", "backward": "nk,dk->nd", "exchanged": "nd,kd->nk"}
 REST = 0.05
 """Seconds before a run. The threads of PyTorch look for more work for some milliseconds, and would slow JAX's."""
 
@@ -52,8 +54,9 @@ def main():
         rates = measure(args.rows, inputs, outputs, args.turns, args.dtype)
         for direction in ("forward", "backward"):
             print(describe(f"{shape} {direction}", *(rates[side, direction] for side in ("jax", "torch"))), end="")
-            if args.dtype == "bfloat16":
-                print(f"; plain {1e-9 * np.median(rates['plain', direction]):.0f} GFLOP/s", end="")
+            for other in ("plain", "exchanged"):
+                if (other, direction) in rates:
+                    print(f"; {other} {1e-9 * np.median(rates[other, direction]):.0f} GFLOP/s", end="")
             print(flush=True)
 
 
@@ -70,6 +73,9 @@ def measure(rows, inputs, outputs, turns, dtype):
         programs["torch", direction] = in_torch(kernels, operands, direction, dtype)
         if dtype == "bfloat16":
             programs["plain", direction] = in_jax(kernels, operands, direction, dtype, jnp.einsum)
+    if dtype == "bfloat16":
+        exchanged = [kernel.T for kernel in kernels]
+        programs["exchanged", "forward"] = in_jax(exchanged, activations, "exchanged", dtype, einsum)
     rates = {name: [] for name in programs}
     for turn in range(turns):
         for name in random.Random(turn).sample(list(programs), len(programs)):
@@ -86,8 +92,7 @@ def in_jax(kernels, operands, direction, dtype, product):
 
     @jax.jit
     def multiply(operands, kernels):
-        equation = "nd,dk->nk" if direction == "forward" else "nk,dk->nd"
-        return [product(equation, x, kernel) for x, kernel in zip(operands, kernels, strict=True)]
+        return [product(EQUATIONS[direction], x, kernel) for x, kernel in zip(operands, kernels, strict=True)]
 
     operands, kernels = jax.tree.map(lambda one: jnp.asarray(one, dtype), (operands, kernels))
     return lambda: jax.block_until_ready(multiply(operands, kernels))

@@ -10,6 +10,7 @@ In bf16 on a CPU they have no derivatives in forward mode (`jax.jvp`).
 """
 
 import functools
+import math
 import string
 from typing import Any
 
@@ -100,7 +101,26 @@ def _widens(a: Array, b: Array) -> bool:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _summed(equation: str, a: Array, b: Array) -> Array:
     """The product of two bf16 arrays, in fp32."""
-    return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
+    axis = _axis_of_a_single_row(equation, a.shape, b.shape)
+    if axis is None:
+        return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
+    of_a, of_y = equation.split(",")[0], equation.split("->")[1]
+    twice = jnp.concatenate([a, a], axis)
+    y = jnp.einsum(equation, twice, b, preferred_element_type=jnp.float32)
+    return jax.lax.slice_in_dim(y, 0, 1, axis=of_y.index(of_a[axis]))
+
+
+def _axis_of_a_single_row(equation: str, shape: tuple[int, ...], shape_of_b: tuple[int, ...]) -> int | None:
+    """An axis along which the first array has its only row, if the second has several columns.
+
+    XLA does not use the matrix units for a vector. Two rows take a fifth to a tenth of the time of one.
+    """
+    factors, of_y = equation.split("->")
+    of_a, of_b = factors.split(",")
+    own = [axis for axis, letter in enumerate(of_a) if letter in of_y and letter not in of_b]
+    columns = [size for size, letter in zip(shape_of_b, of_b, strict=True) if letter in of_y and letter not in of_a]
+    single = own and math.prod(shape[axis] for axis in own) == 1 and math.prod(columns) > 1
+    return own[0] if single else None
 
 
 def _forward(equation: str, a: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:

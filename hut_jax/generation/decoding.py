@@ -16,6 +16,7 @@ from hut_jax.generation.method import Continuation, Method
 from hut_jax.generation.model_steps import Prompts, next_logits, on_each_device, plain, read_prompts
 from hut_jax.generation.prompts import check_prompts, in_batches
 from hut_jax.generation.sampling import Sampling
+from hut_jax.generation.transposed import for_decoding
 
 
 def generate(
@@ -60,8 +61,11 @@ def generate(
     # The seed is an argument of the program, so that another seed compiles nothing.
     seed = method.seed if isinstance(method, Sampling) else 0
     seedless = replace(method, seed=0) if isinstance(method, Sampling) else method
-    # An adapter forms its kernels in each call. XLA moves that out of the loop over tokens, unless it is told not to.
-    decode = _decode if apply is None else _decode.plain
+    decode: Callable[..., Any] = _decode
+    if apply is None:
+        params = for_decoding(params)
+    else:
+        decode = _decode.plain  # XLA moves the forming of an adapter's kernels out of the loop over tokens
     results = in_batches(
         functools.partial(decode, model, apply, seedless, constraints, sharding, params, np.uint32(seed)),
         prompts,

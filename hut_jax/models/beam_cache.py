@@ -20,12 +20,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from hut_jax.core.products import einsum
 from hut_jax.models.shapes import Heads
 
 BLOCK = 8  # steps of the open block
 CHUNK = 128  # closed tokens of the first chunk. Each further one has up to twice as many; an unused one is skipped.
 
-# Products sum over the last axis but one: on a CPU other orders took up to eight times as long.
+# Products sum over the last axis but one: on a CPU other orders took up to eight times as long. The keys of the open
+# block are few, and lie as values do, so that a new token is written in one piece.
 BeamKeys = Float[Array, "*layers batch heads head_width tokens"]
 BeamValues = Float[Array, "*layers batch heads tokens head_width"]
 
@@ -54,7 +56,7 @@ class LayerBeams(flax.struct.PyTreeNode):
 
     prompt_keys: BeamKeys
     prompt_values: BeamValues
-    open_keys: BeamKeys
+    open_keys: BeamValues
     open_values: BeamValues
     keys: tuple[BeamKeys, ...]
     values: tuple[BeamValues, ...]
@@ -89,12 +91,12 @@ class LayerBeams(flax.struct.PyTreeNode):
         tiled = functools.partial(jnp.tile, reps=(1, 1, group, 1))
         add = functools.partial(_add_keys, cap=cap)
         start = mask.step * beams
-        open_keys = jax.lax.dynamic_update_slice_in_dim(self.open_keys, key.transpose(0, 2, 3, 1), start, 3)
+        open_keys = jax.lax.dynamic_update_slice_in_dim(self.open_keys, key.transpose(0, 2, 1, 3), start, 2)
         open_values = jax.lax.dynamic_update_slice_in_dim(self.open_values, value.transpose(0, 2, 1, 3), start, 2)
         nothing = jnp.zeros((*query.shape[:3], 1))
         sums = _Sums(nothing + jnp.finfo(jnp.float32).min, nothing, jnp.zeros(query.shape))
         sums = add(sums, query, self.prompt_keys, self.prompt_values, mask.prompt, scale)
-        sums = add(sums, query, open_keys, open_values, tiled(mask.open), scale)
+        sums = add(sums, query, _tokens_last(open_keys), open_values, tiled(mask.open), scale)
         for chunk in zip(self.keys, self.values, map(tiled, mask.closed), mask.used, strict=True):
             keys, values, own, used = chunk
             sums = jax.lax.cond(used, add, _unchanged, sums, query, keys, values, own, scale)
@@ -105,7 +107,7 @@ class LayerBeams(flax.struct.PyTreeNode):
     def append(self, start: Any, number: int) -> "LayerBeams":
         """The cache whose chunk of this number holds the tokens of the open block, too, from `start` on."""
         keys, values = list(self.keys), list(self.values)
-        keys[number] = jax.lax.dynamic_update_slice_in_dim(keys[number], self.open_keys, start, -1)
+        keys[number] = jax.lax.dynamic_update_slice_in_dim(keys[number], _tokens_last(self.open_keys), start, -1)
         values[number] = jax.lax.dynamic_update_slice_in_dim(values[number], self.open_values, start, -2)
         return self.replace(keys=tuple(keys), values=tuple(values))
 
@@ -117,7 +119,7 @@ class LayerBeams(flax.struct.PyTreeNode):
             chunks: the number of chunks; the others stay as they are.
         """
         ends = _ends(order.shape[-1])
-        keys = _take(jnp.concatenate([*self.keys[:chunks], self.open_keys], -1), order, -1)
+        keys = _take(jnp.concatenate([*self.keys[:chunks], _tokens_last(self.open_keys)], -1), order, -1)
         values = _take(jnp.concatenate([*self.values[:chunks], self.open_values], -2), order, -2)
         return self.replace(
             keys=(*jnp.split(keys, ends, -1), *self.keys[chunks:]),
@@ -136,13 +138,17 @@ class _Sums(NamedTuple):
 def _add_keys(
     sums: _Sums, query: Array, keys: Array, values: Array, mask: Array, scale: Any, *, cap: float | None
 ) -> _Sums:
-    scores = jnp.einsum("bhid,bhdk->bhik", query, keys, preferred_element_type=jnp.float32) * scale
+    scores = einsum("bhid,bhdk->bhik", query, keys, preferred_element_type=jnp.float32) * scale
     scores = scores if cap is None else cap * jnp.tanh(scores / cap)
     scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
     largest = jnp.maximum(sums.largest, scores.max(-1, keepdims=True))
     weights, shrink = jnp.exp(scores - largest), jnp.exp(sums.largest - largest)
-    more = jnp.einsum("bhik,bhkd->bhid", weights.astype(values.dtype), values, preferred_element_type=jnp.float32)
+    more = einsum("bhik,bhkd->bhid", weights.astype(values.dtype), values, preferred_element_type=jnp.float32)
     return _Sums(largest, sums.total * shrink + weights.sum(-1, keepdims=True), sums.values * shrink + more)
+
+
+def _tokens_last(keys: BeamValues) -> BeamKeys:
+    return jnp.swapaxes(keys, -1, -2)
 
 
 def _unchanged(sums: _Sums, *_: Array) -> _Sums:
@@ -193,13 +199,13 @@ class BeamCache(flax.struct.PyTreeNode):
             def empty(size):
                 return jnp.zeros((*batch, width, size), keys.dtype), jnp.zeros((*batch, size, width), keys.dtype)
 
-            open_keys, open_values = empty(block * beams)
+            open_block = empty(block * beams)[1]
             closed = [empty(size) for size in sizes]
             return LayerBeams(
                 prompt_keys=prompt_keys,
                 prompt_values=prompt_values,
-                open_keys=open_keys,
-                open_values=open_values,
+                open_keys=open_block,
+                open_values=open_block,
                 keys=tuple(keys for keys, _ in closed),
                 values=tuple(values for _, values in closed),
             )

@@ -1,3 +1,4 @@
+import functools
 import re
 
 import flax.linen as nn
@@ -111,6 +112,38 @@ def test_no_product_of_a_layer_or_of_its_gradients_has_a_result_in_bf16():
     assert len(re.findall("= dot_general", ours)) == 3
     assert not re.search(IN_BF16, ours)
     assert re.search(IN_BF16, program())
+
+
+@pytest.mark.parametrize(
+    ("equation", "lhs", "rhs", "multiplied"),
+    [
+        ("ab,bc->ac", (1, 5), (5, 4), (2, 5)),
+        ("abc,dc->abd", (1, 1, 5), (4, 5), (2, 1, 5)),
+        ("hab,hbc->hac", (3, 1, 5), (3, 5, 4), (3, 2, 5)),
+        ("hab,hbc->hca", (3, 1, 5), (3, 5, 4), (3, 2, 5)),
+        ("ab,bc->ac", (2, 5), (5, 4), (2, 5)),
+        ("ab,bc->ac", (1, 5), (5, 1), (1, 5)),
+        ("ab,bc->ac", (3, 5), (5, 1), (3, 5)),
+        ("b,bc->c", (5,), (5, 4), (5,)),
+    ],
+)
+def test_the_only_row_is_multiplied_twice_since_matrix_units_take_no_vector(equation, lhs, rhs, multiplied):
+    a, b = drawn(0, *lhs), drawn(1, *rhs)
+    y, pull = jax.vjp(functools.partial(einsum, equation), a, b)
+    expected, exact_pull = jax.vjp(functools.partial(jnp.einsum, equation), *(x.astype(jnp.float32) for x in (a, b)))
+    assert y.shape == expected.shape
+    assert_rounded_once(y, exact(expected), of=5)
+    for got, want in zip(pull(y), exact_pull(y.astype(jnp.float32)), strict=True):
+        assert_rounded_once(got, exact(want), of=5)
+
+    def shapes(a, b):
+        program = str(jax.make_jaxpr(lambda a, b: einsum(equation, a, b))(a, b))
+        return program, re.findall(r"(\w+):bf16\[2?[^]]*\] = concatenate", program)
+
+    program, twice = shapes(a, b)
+    assert bool(twice) is (multiplied != lhs)
+    assert f"bf16[{','.join(map(str, multiplied))}]" in program
+    assert not shapes(a.astype(jnp.float32), b.astype(jnp.float32))[1]
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

@@ -122,7 +122,7 @@ def test_the_prompt_is_held_once_and_there_is_room_for_all_tokens(steps):
     assert layer == LayerBeams(
         prompt_keys=(BATCH, 2, 4, LENGTH),
         prompt_values=(BATCH, 2, LENGTH, 4),
-        open_keys=(BATCH, 2, 4, block),
+        open_keys=(BATCH, 2, block, 4),
         open_values=(BATCH, 2, block, 4),
         keys=tuple((BATCH, 2, 4, size) for size in closed),
         values=tuple((BATCH, 2, size, 4) for size in closed),
