@@ -63,7 +63,7 @@ def generate(
     seedless = replace(method, seed=0) if isinstance(method, Sampling) else method
     decode: Callable[..., Any] = _decode
     if apply is None:
-        params = for_decoding(params)
+        params = for_decoding(model, params)
     else:
         decode = _decode.plain  # XLA moves the forming of an adapter's kernels out of the loop over tokens
     results = in_batches(

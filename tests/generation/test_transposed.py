@@ -43,16 +43,20 @@ def is_box(leaf):
     return isinstance(leaf, Transposed)
 
 
+def boxes(params):
+    return sum(map(is_box, jax.tree.leaves(params, is_leaf=is_box)))
+
+
 @pytest.mark.parametrize(("kind", "config"), MODELS)
 def test_a_model_computes_the_same_with_them(kind, config):
     model, params = model_and_params(kind, config)
-    exchanged = for_decoding(params)
+    exchanged = for_decoding(model, params)
     tokens = np.random.default_rng(0).integers(0, 23, (2, 9))
     run = jax.jit(lambda params: model.apply({"params": params}, tokens))
     np.testing.assert_allclose(run(exchanged), run(params), rtol=1e-4, atol=1e-4)
     jax.tree.map(np.testing.assert_array_equal, nn.meta.unbox(exchanged), params)
     for path, leaf in jax.tree_util.tree_leaves_with_path(exchanged, is_leaf=is_box):
-        assert is_box(leaf) is (path[-1].key == "kernel")
+        assert is_box(leaf) is (path[0].key != "lm_head" and path[-1].key == "kernel")
 
 
 @pytest.mark.parametrize("rows", [1, 3])
@@ -67,21 +71,26 @@ def test_the_exchange_is_a_part_of_the_product(rows):
         return re.findall(r"rhs_contracting_dims=\{(\d)\}", compiled)
 
     assert contracted(params) == ["0"]
-    assert contracted(for_decoding(params)) == ["1"]
+    kernel = Transposed(params["params"]["kernel"].T)
+    assert contracted({"params": params["params"] | {"kernel": kernel}}) == ["1"]
 
 
 @pytest.mark.parametrize(("dtype", "backend"), [("float32", "cpu"), ("bfloat16", "gpu")])
 def test_other_dtypes_and_devices_keep_their_kernels(dtype, backend, monkeypatch):
-    _, params = model_and_params(*MODELS[0], dtype)
+    model, params = model_and_params(*MODELS[0], dtype)
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    assert not any(map(is_box, jax.tree.leaves(for_decoding(params), is_leaf=is_box)))
+    assert not boxes(for_decoding(model, params))
 
 
 def test_scanned_layers_keep_their_kernels():
-    _, params = model_and_params(*MODELS[1])
-    exchanged = for_decoding(stack_layers(params))
-    assert not any(map(is_box, jax.tree.leaves(exchanged["layers"], is_leaf=is_box)))
-    assert is_box(exchanged["lm_head"]["kernel"])
+    model, params = model_and_params(*MODELS[1])
+    assert not boxes(for_decoding(model.clone(scan_layers=True), stack_layers(params)))
+
+
+def test_other_models_keep_their_kernels_since_they_may_read_them_otherwise():
+    layer = nn.Dense(48, param_dtype=jnp.bfloat16, name="layer_0")
+    params = {"layer_0": layer.init(jax.random.key(0), jnp.ones((3, 32)))["params"]}
+    assert not boxes(for_decoding(layer, params))
 
 
 @pytest.mark.parametrize("adapted", [False, True])
@@ -91,7 +100,7 @@ def test_decoding_takes_them_unless_there_is_another_apply(adapted, monkeypatch)
     real = decoding.read_prompts
 
     def watched(model, apply, params, *args):
-        seen.append(sum(map(is_box, jax.tree.leaves(params, is_leaf=is_box))))
+        seen.append(boxes(params))
         return real(model, apply, params, *args)
 
     monkeypatch.setattr(decoding, "read_prompts", watched)
