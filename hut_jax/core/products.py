@@ -113,8 +113,8 @@ def _summed(equation: str, a: Array, b: Array) -> Array:
 def _axis_of_a_single_row(equation: str, shape: tuple[int, ...], shape_of_b: tuple[int, ...]) -> int | None:
     """An axis along which the first array has its only row, if the second has several columns.
 
-    XLA does not use the matrix units for a vector. Two rows take a fifth of the time of one, or less. Within `jax.vmap`
-    a row counts as the only one of its batch.
+    XLA does not use the matrix units for a vector, so that two rows take less time than one. Within `jax.vmap` a row
+    counts as the only one of its batch.
     """
     factors, of_y = equation.split("->")
     of_a, of_b = factors.split(",")
