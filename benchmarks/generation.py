@@ -29,7 +29,7 @@ import transformers
 
 from benchmarks.machine import machine
 from benchmarks.torch_models import DEVICE, SIZES, random_model, use_the_device_of_jax
-from hut_jax.core.products import einsum
+from hut_jax.core.products import einsum, on_matrix_units
 from hut_jax.data.e2e.csv_files import read_records
 from hut_jax.data.e2e.dataset import encode_prompts
 from hut_jax.data.tokenizer import load_tokenizer
@@ -161,7 +161,7 @@ def products(params, rows, steps):
     """A function that multiplies this many rows by each of the weights, as decoding has them, once per step."""
     weights = matrices(params)
     inputs = {width: jnp.ones((rows, width), weights[0].dtype) for width in {weight.shape[0] for weight in weights}}
-    exchanged = jax.default_backend() == "cpu" and weights[0].dtype == jnp.bfloat16
+    exchanged = on_matrix_units() and weights[0].dtype == jnp.bfloat16
     equation, summed = ("nd,kd->nk", 1) if exchanged else ("nd,dk->nk", 0)
     weights = [weight.T for weight in weights] if exchanged else weights
 

@@ -9,8 +9,9 @@ It needs `make peers`. A line has a kernel's inputs x outputs; the default has t
 eight kernels of the shape, with activations of their own, and keeps all products. PyTorch's kernels lie in memory as in
 `torch.nn.Linear`. In each turn both libraries run in both directions, in random order. Rates are medians over turns,
 and so is PyTorch's rate over JAX's of the same turn, with its quartiles. JAX's products are those of our models
-(`hut_jax.core.products`). In bfloat16 "plain" is JAX's own product, and "exchanged" ours, forward, with a kernel of
-outputs x inputs, as decoding has it (`hut_jax.generation.transposed`).
+(`hut_jax.core.products`). In bfloat16 "plain" is JAX's own product, which ours is, too, on a CPU without matrix units.
+"exchanged" is ours, forward, with a kernel of outputs x inputs, as decoding with such units has it
+(`hut_jax.generation.transposed`).
 """
 
 import argparse

@@ -47,6 +47,16 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if without_peers and collection_path == ROOT / "tests/peers" else None
 
 
+@pytest.fixture(scope="session", autouse=True)
+def matrix_units() -> Iterator[None]:
+    """Every test sees a CPU with matrix units for bf16, unless it says otherwise: all machines test the same."""
+    from hut_jax.core import processor
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processor, "has_matrix_units", lambda: True)
+        yield
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real data; without it the test is skipped, and the summary says in one line how many were."""

@@ -1,6 +1,5 @@
 """How programs that run a model are compiled, and their code kept on disk for the next run of a command."""
 
-import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +7,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from hut_jax.core.processor import fingerprint
 
 MOST_BYTES = 2 * 2**30
 """The most bytes that are kept. Beyond them, the code that was used least recently is deleted."""
@@ -70,7 +71,7 @@ def keep_compiled() -> None:
     """
     if jax.config.values["jax_compilation_cache_dir"]:
         return
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hut_jax" / "compiled" / _processor()
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hut_jax" / "compiled" / fingerprint()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:  # the home folder is not writable
@@ -79,13 +80,3 @@ def keep_compiled() -> None:
     jax.config.update("jax_compilation_cache_max_size", MOST_BYTES)
     # Keep even what compiles fast: a run has dozens of small programs, which together delay the next start.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-
-
-def _processor() -> str:
-    """A name for this processor's features, since machines may share a home and JAX does not tell CPUs apart."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return "any"
-    able = sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))})
-    return hashlib.sha256("\n".join(able).encode()).hexdigest()[:12]

@@ -1,12 +1,12 @@
 """Matrix products in bf16 that a CPU's matrix units compute.
 
 Some CPUs have such units (Intel's AMX). XLA has code for them where the matrices are bf16 and their product is fp32. If
-the product is bf16, it first converts both matrices to fp32, which takes several times as long. So on every CPU the
+the product is bf16, it first converts both matrices to fp32, which takes several times as long. So on these CPUs the
 product here is fp32, and then rounded. So are the products of its gradients; for these the gradient of an fp32 product
-is first rounded to bf16. `benchmarks.products` shows what each takes. On other devices and in other dtypes these
-functions are JAX's own.
+is first rounded to bf16. `benchmarks.products` shows what each takes. Without such units the conversion is the faster
+way. There, on other devices and in other dtypes these functions are JAX's own.
 
-In bf16 on a CPU they have no derivatives in forward mode (`jax.jvp`).
+In bf16 on a CPU with matrix units they have no derivatives in forward mode (`jax.jvp`).
 """
 
 import functools
@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
+
+from hut_jax.core import processor
 
 _NAME = "product"
 
@@ -44,7 +46,7 @@ def dot_general(
         lhs: the first matrix.
         rhs: the second matrix.
         dimension_numbers: the axes that are summed, and those of the batch, as for `jax.lax.dot_general`.
-        precision: as for `jax.lax.dot_general`. In bf16 a CPU sums in fp32 whatever it is.
+        precision: as for `jax.lax.dot_general`. In bf16 a CPU with matrix units sums in fp32 whatever it is.
         preferred_element_type: the dtype of the product; None: that of the matrices.
     """
     if not _widens(lhs, rhs):
@@ -88,14 +90,19 @@ def einsum(
     return _summed(equation, a, b).astype(preferred_element_type or a.dtype)
 
 
+def on_matrix_units() -> bool:
+    """Whether products in bf16 are computed by the matrix units of a CPU."""
+    return jax.default_backend() == "cpu" and processor.has_matrix_units()
+
+
 def matmul(x: Float[Array, "*batch n"], matrix: Float[Array, "n m"]) -> Float[Array, "*batch m"]:
     """`x @ matrix`."""
     return dot_general(x, matrix, (((x.ndim - 1,), (0,)), ((), ())))
 
 
 def _widens(a: Array, b: Array) -> bool:
-    """Whether the product is computed in fp32 and rounded. JAX does not tell whether a CPU has matrix units."""
-    return jax.default_backend() == "cpu" and a.dtype == b.dtype == jnp.bfloat16
+    """Whether the product is computed in fp32 and rounded."""
+    return a.dtype == b.dtype == jnp.bfloat16 and on_matrix_units()
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -11,6 +11,7 @@ import numpy as np
 
 from hut_jax.core.compilation import Program
 from hut_jax.core.errors import UserError
+from hut_jax.core.products import on_matrix_units
 from hut_jax.generation.constraints import Constraints
 from hut_jax.generation.method import Continuation, Method
 from hut_jax.generation.model_steps import Prompts, next_logits, on_each_device, plain, read_prompts
@@ -64,8 +65,10 @@ def generate(
     decode: Callable[..., Any] = _decode
     if apply is None:
         params = for_decoding(model, params)
-    else:
-        decode = _decode.plain  # XLA moves the forming of an adapter's kernels out of the loop over tokens
+    if apply is not None or not on_matrix_units():
+        # Out of the loop over tokens XLA moves the forming of an adapter's kernels, and the conversion of kernels to
+        # fp32, which a CPU without matrix units needs for its products.
+        decode = _decode.plain
     results = in_batches(
         functools.partial(decode, model, apply, seedless, constraints, sharding, params, np.uint32(seed)),
         prompts,

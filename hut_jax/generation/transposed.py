@@ -1,4 +1,4 @@
-"""Kernels with their axes exchanged, by which a CPU multiplies a few rows in bf16 up to twice as fast.
+"""Kernels with their axes exchanged, by which matrix units of a CPU multiply a few rows up to twice as fast.
 
 XLA brings a kernel `[n, m]` into the order that the CPU's matrix units read, anew for each product. One of `[m, n]` is
 in that order already. Where a product has many rows, as in training, this hardly matters (`benchmarks.products`).
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from hut_jax.core.products import on_matrix_units
 from hut_jax.models.transformer import Transformer
 
 
@@ -46,12 +47,12 @@ class Transposed(flax.struct.PyTreeNode, nn.meta.AxisMetadata):
 
 
 def for_decoding(model: Any, params: Any) -> Any:
-    """The parameters with `Transposed` kernels in the model's layers, in bf16 on a CPU; else as they are.
+    """The parameters with `Transposed` kernels in the model's layers, in bf16 on matrix units; else as they are.
 
     Those of scanned layers stay as they are, because nothing was gained there. So does the kernel of a head, whose
     input has two axes after the prompts, and so do all of models that are not ours: they may read a kernel otherwise.
     """
-    if jax.default_backend() != "cpu" or not isinstance(model, Transformer):
+    if not on_matrix_units() or not isinstance(model, Transformer):
         return params
     return jax.tree_util.tree_map_with_path(_for_decoding, params)
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from hut_jax.core import processor
 from hut_jax.core.products import dot_general, dots_saveable, einsum, matmul, saved_and_rounded
 
 ROUNDING = 2**-8  # the largest relative error of a number rounded to bf16, and a little more
@@ -93,11 +94,21 @@ def test_in_other_dtypes_it_is_jaxs_own_function(dtypes):
     )
 
 
-def test_a_device_that_is_no_cpu_computes_jaxs_own_function(monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    a, b = drawn(0, 5, 5), drawn(1, 5, 5)
-    assert re.search(IN_BF16, str(jax.make_jaxpr(matmul)(a, b)))
-    assert re.search(IN_BF16, str(jax.make_jaxpr(lambda a, b: einsum("ab,bc->ac", a, b))(a, b)))
+@pytest.mark.parametrize(
+    ("where", "name", "value"), [(jax, "default_backend", "gpu"), (processor, "has_matrix_units", False)]
+)
+def test_other_devices_and_cpus_without_matrix_units_compute_jaxs_own_function(where, name, value, monkeypatch):
+    monkeypatch.setattr(where, name, lambda: value)
+    a, b = drawn(0, 1, 5), drawn(1, 5, 5)
+    for ours, jaxs in (
+        (matmul, jnp.matmul),
+        (functools.partial(einsum, "ab,bc->ac"), functools.partial(jnp.einsum, "ab,bc->ac")),
+    ):
+        programs = [str(jax.make_jaxpr(function)(a, b)) for function in (ours, jaxs)]
+        assert all(re.search(IN_BF16, program) for program in programs)
+        assert not any("concatenate" in program for program in programs)
+        np.testing.assert_array_equal(ours(a, b), jaxs(a, b))
+    assert jax.jvp(matmul, (a, b), (a, b))[1].dtype == jnp.bfloat16
 
 
 def test_no_product_of_a_layer_or_of_its_gradients_has_a_result_in_bf16():

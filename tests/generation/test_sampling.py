@@ -10,7 +10,7 @@ from scipy.stats import chisquare
 
 from benchmarks.xla_text import count_collectives
 from hut_jax import HUT, Adapter
-from hut_jax.core import compilation
+from hut_jax.core import compilation, processor
 from hut_jax.core.errors import UserError
 from hut_jax.core.scanned_layers import stack_layers
 from hut_jax.generation import Constraints, Greedy, Sampling, decoding, generate
@@ -255,10 +255,13 @@ def test_all_tokens_of_the_vocabulary_may_be_the_top_ones(model):
 
 
 @pytest.mark.full
-def test_xla_may_move_an_adapters_kernels_out_of_the_loop_over_tokens(model, params):
+def test_xla_may_move_an_adapters_kernels_out_of_the_loop_over_tokens(model, params, monkeypatch):
     half = jax.tree.map(lambda leaf: jax.numpy.asarray(leaf, "bfloat16"), params)
     decoding._decode.plain.clear_cache()
     greedy(model, half, [[1]], apply=lambda params, *args, **kwargs: model.apply({"params": params}, *args, **kwargs))
     assert decoding._decode.plain._cache_size() == 1
     greedy(model, half, [[1]])  # without one, XLA must not where that costs more than it saves
     assert decoding._decode.plain._cache_size() == 1 + (not compilation._WIDENS_SLICES)
+    monkeypatch.setattr(processor, "has_matrix_units", lambda: False)
+    greedy(model, half, [[1]])  # a CPU without matrix units converts all kernels to fp32, best only once
+    assert decoding._decode.plain._cache_size() == 2

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from hut_jax.core import processor
 from hut_jax.core.products import dot_general
 from hut_jax.core.scanned_layers import stack_layers
 from hut_jax.generation import Constraints, Greedy, decoding, generate
@@ -75,10 +76,13 @@ def test_the_exchange_is_a_part_of_the_product(rows):
     assert contracted({"params": params["params"] | {"kernel": kernel}}) == ["1"]
 
 
-@pytest.mark.parametrize(("dtype", "backend"), [("float32", "cpu"), ("bfloat16", "gpu")])
-def test_other_dtypes_and_devices_keep_their_kernels(dtype, backend, monkeypatch):
+@pytest.mark.parametrize(
+    ("dtype", "backend", "units"), [("float32", "cpu", True), ("bfloat16", "gpu", True), ("bfloat16", "cpu", False)]
+)
+def test_other_dtypes_and_devices_keep_their_kernels(dtype, backend, units, monkeypatch):
     model, params = model_and_params(*MODELS[0], dtype)
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(processor, "has_matrix_units", lambda: units)
     assert not boxes(for_decoding(model, params))
 
 
