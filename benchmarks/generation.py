@@ -158,7 +158,10 @@ def matrices(params):
 
 
 def products(params, rows, steps):
-    """A function that multiplies this many rows by each of the weights, as decoding has them, once per step."""
+    """A function that multiplies this many rows by each of the weights, as decoding has them, once per step.
+
+    In bf16 on a CPU without matrix units XLA converts the weights to fp32 in each step, and decoding does so only once.
+    """
     weights = matrices(params)
     inputs = {width: jnp.ones((rows, width), weights[0].dtype) for width in {weight.shape[0] for weight in weights}}
     exchanged = on_matrix_units() and weights[0].dtype == jnp.bfloat16

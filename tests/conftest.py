@@ -49,7 +49,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.fixture(scope="session", autouse=True)
 def matrix_units() -> Iterator[None]:
-    """Every test sees a CPU with matrix units for bf16, unless it says otherwise: all machines test the same."""
+    """Let a test see a CPU with matrix units for bf16, unless it says otherwise. So all machines test the same here."""
     from hut_jax.core import processor
 
     with pytest.MonkeyPatch.context() as patch:

@@ -156,7 +156,7 @@ class Adapter:
         less memory and, for some transformations, forms no W. To know this, the model is traced twice more in each
         call. Under `jit` this happens once for each compilation. Derivatives in forward mode (`jax.jvp`, `jax.hessian`)
         of a compiled function need `merge`, for a transformation with a backward pass of its own (HUT at rank 2 or
-        more; LoRA in bfloat16 on a CPU).
+        more; LoRA in bfloat16 on a CPU with matrix units).
 
         The transformation's own dropout (LoRA's) draws from the rng "dropout". It obeys the model's argument
         `deterministic`, `train` or `training`. If the model has none of them, dropout acts if that rng is given.

@@ -3,8 +3,8 @@
 Some CPUs have such units (Intel's AMX). XLA has code for them where the matrices are bf16 and their product is fp32. If
 the product is bf16, it first converts both matrices to fp32, which takes several times as long. So on these CPUs the
 product here is fp32, and then rounded. So are the products of its gradients; for these the gradient of an fp32 product
-is first rounded to bf16. `benchmarks.products` shows what each takes. Without such units the conversion is the faster
-way. There, on other devices and in other dtypes these functions are JAX's own.
+is first rounded to bf16. `benchmarks.products` shows what each takes. On other CPUs, where that made training slower
+(docs/speed.md), on other devices, and in other dtypes these functions are JAX's own.
 
 In bf16 on a CPU with matrix units they have no derivatives in forward mode (`jax.jvp`).
 """

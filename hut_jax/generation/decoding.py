@@ -66,8 +66,8 @@ def generate(
     if apply is None:
         params = for_decoding(model, params)
     if apply is not None or not on_matrix_units():
-        # Out of the loop over tokens XLA moves the forming of an adapter's kernels, and the conversion of kernels to
-        # fp32, which a CPU without matrix units needs for its products.
+        # XLA moves two things out of the loop over tokens: the forming of an adapter's kernels, and the conversion of
+        # kernels to fp32, which a CPU without matrix units needs for its products.
         decode = _decode.plain
     results = in_batches(
         functools.partial(decode, model, apply, seedless, constraints, sharding, params, np.uint32(seed)),

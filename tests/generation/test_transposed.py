@@ -112,3 +112,16 @@ def test_decoding_takes_them_unless_there_is_another_apply(adapted, monkeypatch)
     generate(model, params, [[1, 2]], Greedy(), Constraints(3, None), apply=apply)
     assert seen
     assert all(bool(count) is not adapted for count in seen)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("kind", "config"), MODELS)
+def test_a_cpu_without_matrix_units_writes_the_same_text(kind, config, monkeypatch):
+    model, params = model_and_params(kind, config)
+
+    def texts(units):
+        monkeypatch.setattr(processor, "has_matrix_units", lambda: units)
+        return [one.tokens for one in generate(model, params, [[1, 2], [3], [4, 5, 6]], Greedy(), Constraints(5, None))]
+
+    assert texts(False) == texts(True)
+    assert len(set(map(tuple, texts(False)))) > 1

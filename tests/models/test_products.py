@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from hut_jax import Adapter, LoRA
+from hut_jax.core import processor
 from hut_jax.costs.flops import count_flops
 from tests.core.test_products import IN_BF16
 from tests.models.test_layers import FULL, MODELS, made
@@ -46,8 +47,10 @@ def test_the_backward_pass_computes_no_more_in_bf16_than_in_fp32(family):
     assert half.flops < single.flops if family == "decoder" else half.flops == single.flops
 
 
+@pytest.mark.parametrize("units", [True, pytest.param(False, marks=FULL)])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_gradients_in_bf16_are_those_in_fp32_but_for_rounding(family):
+def test_gradients_in_bf16_are_those_in_fp32_but_for_rounding(family, units, monkeypatch):
+    monkeypatch.setattr(processor, "has_matrix_units", lambda: units)
     model, params, ids, mask = made(family, 6)
     # Both begin with what bf16 holds, so that only the computation is rounded.
     params = jax.tree.map(lambda leaf: np.float32(jnp.asarray(0.3 * leaf, jnp.bfloat16)), params)
