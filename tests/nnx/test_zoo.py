@@ -1,4 +1,4 @@
-"""Every module of the zoo: the base at zero factors, to the bit; what `merge` computes; the gradients through it."""
+"""Every module of the zoo: the base at zero factors, to the bit but for one; what `merge` computes; the gradients through it."""
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,9 @@ METHODS = [
     IA3(),
     SSF(),
 ]
+ROUNDED = {"ensemble": (HUT(rank=2, spread="sum"), HUT(rank=1))}
+"""Where zero factors give the base but for rounding. These scale the input that the members of the ensemble share, so
+that each member has its own. Some CPUs sum such products in another order."""
 QUICK = ("linear", "einsum", "tied embedding", "weight norm")
 
 
@@ -66,7 +69,8 @@ def test_an_adapted_module_is_the_base_at_zero_and_what_merge_gives_otherwise(na
     given = [(start, factors, rest) for (_, start, rest), factors in zip(split, drawn, strict=True)]
     tolerance = 5e-2 if "bf16" in name else 1e-5
     for transform, (zero, *outputs, ours, wanted) in zip(methods, run(given, kind.inputs), strict=True):
-        np.testing.assert_array_equal(np.float32(zero), base, err_msg=str(transform))
+        rounding = 1e-6 if transform in ROUNDED.get(name, ()) else 0
+        np.testing.assert_allclose(np.float32(zero), base, rtol=0, atol=rounding, err_msg=str(transform))
         adapted, merged = map(np.float32, outputs)
         size = max(np.abs(merged).max(), 1)
         np.testing.assert_allclose(adapted, merged, rtol=tolerance, atol=tolerance * size, err_msg=str(transform))
