@@ -1,4 +1,4 @@
-"""Every module of the zoo: the base at zero factors, to the bit but for one; what `merge` computes; the gradients through it."""
+"""Every module of the zoo: the base at zero factors; what `merge` computes; the gradients through it."""
 
 import jax
 import jax.numpy as jnp

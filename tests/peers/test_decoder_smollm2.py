@@ -56,7 +56,9 @@ def test_logits_of_20_sentences(loaded):
         expected = theirs(torch.tensor(ids), attention_mask=torch.tensor(mask).long()).logits.numpy()[mask]
     run = jax.jit(model.apply)
     ours, changed = (np.asarray(run({"params": given}, ids, mask))[mask] for given in (params, change(params)))
-    check_parity(ours, expected, changed, 1e-4)
+    # It was 1e-4 on CPUs with AVX-512. With AVX2 alone XLA's products round more: 30 of 13.6 million logits differ
+    # by up to 1.9e-4. With its library YNNPACK off, logits of random tokens were nearer to float64 than PyTorch's.
+    check_parity(ours, expected, changed, 3e-4)
 
 
 @pytest.mark.parametrize("beams", [1, 4])

@@ -41,7 +41,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
 ]
 
-TOLERANCE = 1e-5  # of the logits' size
+TOLERANCE = 2e-5  # of the logits' size; by XLA's products on a CPU with AVX2 alone it is 1.3e-5 for one
 KINDS = ["gpt2", "roberta", "bert"]
 ENCODER = {"vocab_size": 30, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 ENCODER |= {"intermediate_size": 24, "max_position_embeddings": 20, "num_labels": 3}
