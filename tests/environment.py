@@ -1,16 +1,22 @@
 """The environment of the tests."""
 
 import os
+import threading
 from importlib.metadata import version
 from pathlib import Path
 
 
 def set_environment() -> None:
-    """Eight virtual devices, and compiled code that is kept. To be called before jax is imported."""
+    """Eight virtual devices, and compiled code that is kept. To be called before jax and PyTorch are imported."""
     os.environ["JAX_PLATFORMS"] = "cpu"
-    # Most of the tests' time goes into XLA's compiler. Programs this small run no faster for its optimisations, and
-    # each is compiled once: all workers, and the commands that tests start, share what was compiled.
+    # Each worker has one core. Threads of PyTorch keep a core busy while they wait, so that those for other cores would
+    # slow the other workers: the tests against PyTorch took a half longer.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    # XLA's optimisations would take most of the tests' time, and programs this small run no faster for them. Each is
+    # compiled once: all workers, and the commands that tests start, share what was compiled.
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
+    # Nobody reads where in the source an operation of theirs stands, and JAX looks it up for each.
+    os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
     os.environ["XLA_FLAGS"] = " ".join(
         [
             os.environ.get("XLA_FLAGS", ""),
@@ -23,3 +29,23 @@ def set_environment() -> None:
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "jax"))
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+
+def reuse_contexts() -> None:
+    """Let JAX lower ten programs in one MLIR context, as its later versions do by themselves.
+
+    Before, it makes one for each program, which takes longer than the rest of lowering a small one.
+    """
+    if not version("jax").startswith("0.10."):
+        return
+    from jax._src.interpreters import mlir
+
+    make, own = mlir.make_ir_context, threading.local()
+
+    def make_or_reuse():
+        if not getattr(own, "left", 0):
+            own.context, own.left = make(), 10
+        own.left -= 1
+        return own.context
+
+    mlir.make_ir_context = make_or_reuse
