@@ -9,13 +9,13 @@ from pathlib import Path
 def set_environment() -> None:
     """Eight virtual devices, and compiled code that is kept. To be called before jax and PyTorch are imported."""
     os.environ["JAX_PLATFORMS"] = "cpu"
-    # Each worker has one core. Threads of PyTorch keep a core busy while they wait, so that those for other cores would
-    # slow the other workers: the tests against PyTorch took a half longer.
+    # Each worker has one core. A thread of PyTorch keeps a core busy while it waits. With a thread for each core the
+    # workers slowed each other: the tests against PyTorch took a third to a half longer.
     os.environ["OMP_NUM_THREADS"] = "1"
-    # XLA's optimisations would take most of the tests' time, and programs this small run no faster for them. Each is
-    # compiled once: all workers, and the commands that tests start, share what was compiled.
+    # Programs this small run no faster for XLA's optimisations, which take long. Each is compiled once: all workers,
+    # and the commands that tests start, share what was compiled.
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
-    # Nobody reads where in the source an operation of theirs stands, and JAX looks it up for each.
+    # JAX looks up where in the source each operation stands, and no test reads it.
     os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
     os.environ["XLA_FLAGS"] = " ".join(
         [
@@ -32,9 +32,9 @@ def set_environment() -> None:
 
 
 def reuse_contexts() -> None:
-    """Let JAX lower ten programs in one MLIR context, as its later versions do by themselves.
+    """Let JAX 0.10 lower ten programs in one MLIR context, as JAX 0.12 does by itself.
 
-    Before, it makes one for each program, which takes longer than the rest of lowering a small one.
+    JAX 0.10 makes a context for each program, which takes longer than the rest of lowering a small one.
     """
     if not version("jax").startswith("0.10."):
         return
